@@ -1,0 +1,41 @@
+# make install | test | check | demo | bench | clean.  Every target installs what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+# The tested build. Another one (a CUDA or CPU index of yours): make install TORCH="torch torchvision --index-url …"
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+TYPES = build/types
+
+.PHONY: install test slow check format demo clean
+
+install: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p $(TYPES) && ln -sfn ../.. $(TYPES)/samdiff
+	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../setup.cfg samdiff/*.py samdiff/pipeline/*.py samdiff/model/*.py
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(STAMP)
+	$(BIN)/python -m samdiff.cli demo
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache .mypy_cache *.egg-info

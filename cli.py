@@ -1,0 +1,5 @@
+"""The command line: parse, call, report."""
+
+
+def main() -> None:
+    """Placeholder entry."""

@@ -1,0 +1,1 @@
+"""Offline, once per data set: images -> shards. Never imports `samdiff.model`."""

@@ -1,0 +1,79 @@
+"""Bytes under keys: the few operations that a store needs of the place where it lies.
+
+A local folder for now. Every write is one whole object (object stores have no rename, and two writers in one Zarr shard corrupt
+it silently: zarr-python issue 3682), made visible by an atomic rename.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+_PARTIAL = ".partial"
+
+
+class LocalFolder:
+    """Objects as files below one folder. Safe to pickle and to use from forked or spawned processes."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def __repr__(self) -> str:
+        return str(self.root)
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
+        """The object's bytes, or `length` of them from `start`; None if there is no such object."""
+        try:
+            with open(self.root / key, "rb") as file:
+                file.seek(start)
+                return file.read() if length is None else file.read(length)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def size(self, key: str) -> int | None:
+        """Bytes of the object, None if there is none."""
+        try:
+            return os.stat(self.root / key).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def set(self, key: str, value: bytes) -> None:
+        """Write the whole object: readers see the old one or the new one, never a part."""
+        target = self.root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, value)
+
+    def keys(self) -> Iterator[str]:
+        """Every object's key, in sorted order."""
+        for folder, folders, files in os.walk(self.root):
+            folders.sort()
+            for name in sorted(files):
+                yield (Path(folder) / name).relative_to(self.root).as_posix()
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens if it is not there."""
+        (self.root / key).unlink(missing_ok=True)
+
+
+def write_atomic(target: Path, value: bytes) -> None:
+    """Write a file beside its place, flush it to the disk, move it into place. A failed write leaves no partial file."""
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_PARTIAL}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(value)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sweep_partial(root: Path) -> int:
+    """Remove what killed writers left below `root`; returns how many files that were."""
+    left = list(root.rglob(f".*{_PARTIAL}"))
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)

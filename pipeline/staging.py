@@ -1,0 +1,173 @@
+"""Work in progress beside a store: one committed record per finished image, so that no image is ever segmented twice.
+
+The folder `NAME.zarr.staging` holds `settings.json` (what the records were made with), a lock, and `images/SHA256.npz`, named by
+the content of the source file: a record is found again when files are renamed, added or removed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ..errors import StoreError
+from .keystore import sweep_partial, write_atomic
+from .shards import canonical
+
+log = logging.getLogger(__name__)
+
+
+def _empty(shape: tuple[int, ...], dtype: str) -> Any:
+    return field(default_factory=lambda: np.zeros(shape, dtype))
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What the mask stage found in one image; M masks in painting order, HR frame."""
+
+    height: int
+    """Rows, after the crop to a multiple of the scale; 0 if the image was skipped."""
+    width: int
+    """Columns, likewise."""
+    note: str = ""
+    """Why it was skipped, or what decoding did to it."""
+    skipped: bool = False
+    codes: np.ndarray = _empty((0, 2), "float32")
+    area: np.ndarray = _empty((0,), "int64")
+    box_hr: np.ndarray = _empty((0, 4), "int32")
+    predicted_iou: np.ndarray = _empty((0,), "float32")
+    stability: np.ndarray = _empty((0,), "float32")
+    point_hr: np.ndarray = _empty((0, 2), "float32")
+    crop_box_hr: np.ndarray = _empty((0, 4), "int32")
+    rle_offset: np.ndarray = _empty((1,), "uint64")
+    """[M + 1]: where each mask's runs start in `rle`."""
+    rle: np.ndarray = _empty((0,), "uint32")
+
+    @property
+    def n_masks(self) -> int:
+        """M."""
+        return len(self.area)
+
+    def runs(self) -> list[np.ndarray]:
+        """COCO runs of each mask, uint32."""
+        return np.split(self.rle, self.rle_offset[1:-1].astype(np.int64)) if self.n_masks else []
+
+
+class Staging:
+    """The staging folder of one store; opening it takes the lock, and leaving the `with` block gives it back."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.root = out.with_name(out.name + ".staging")
+        self._lock: IO[str] | None = None
+
+    def settings(self) -> dict[str, Any] | None:
+        """The settings that the records were made with; None if nothing was begun."""
+        try:
+            return json.loads((self.root / "settings.json").read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StoreError(f"{self.root}/settings.json: {error}; delete {self.root} to begin again") from error
+
+    def open(self, settings: Mapping[str, Any]) -> Staging:
+        """Make or go on with the folder.
+
+        Raises:
+            StoreError: another `prepare` is at work on this store, or the records were made with other settings.
+        """
+        (self.root / "images").mkdir(parents=True, exist_ok=True)
+        self._lock = _take_lock(self.root / "lock", self.out)
+        before = self.settings()
+        if before is not None and before != settings:
+            self.close()
+            raise StoreError(
+                f"{self.out}: begun with other settings ({'; '.join(differences(before, settings))}); "
+                f"use the same ones to go on, another --out, or delete {self.root} to begin again"
+            )
+        sweep_partial(self.root)
+        if before is None:
+            write_atomic(self.root / "settings.json", canonical(settings))
+        return self
+
+    def close(self) -> None:
+        """Give the lock back; the records stay."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Staging:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def load(self, sha256: str) -> ImageRecord | None:
+        """The committed record of a source file, None if there is none (or it was damaged, which is logged)."""
+        path = self._path(sha256)
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return ImageRecord(**{f.name: _value(data[f.name]) for f in fields(ImageRecord)})
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+            log.warning("%s: damaged (%s); this image is done again", path, error)
+            return None
+
+    def has(self, sha256: str) -> bool:
+        """Whether a record was committed."""
+        return self._path(sha256).exists()
+
+    def save(self, sha256: str, record: ImageRecord) -> None:
+        """Commit a record: whole, or not at all."""
+        data = io.BytesIO()
+        np.savez_compressed(data, **{f.name: getattr(record, f.name) for f in fields(ImageRecord)})
+        write_atomic(self._path(sha256), data.getvalue())
+
+    def remove(self) -> None:
+        """Delete the folder: the store is committed, or nothing came of it."""
+        self.close()
+        shutil.rmtree(self.root)
+
+    def _path(self, sha256: str) -> Path:
+        return self.root / "images" / f"{sha256}.npz"
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`scale: was 4, now 2` for each setting that differs, nested ones as `segmenter.mode`."""
+    lines: list[str] = []
+    for key in sorted({*before, *now}):
+        old, new, name = before.get(key), now.get(key), f"{prefix}{key}"
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{name}.")
+        elif old != new:
+            lines.append(f"{name}: was {old!r}, now {new!r}")
+    return lines
+
+
+def _value(array: np.ndarray) -> Any:
+    return array if array.ndim else array.item()
+
+
+def _take_lock(path: Path, out: Path) -> IO[str]:
+    """An advisory lock that the system gives back when the process ends, however it ends: it cannot become stale."""
+    file = open(path, "a")  # noqa: SIM115
+    try:
+        import fcntl
+    except ImportError:  # not on this system: two runs at once are then the user's to avoid
+        log.warning("this system has no file locks: do not run two `prepare` on %s at once", out)
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise StoreError(f"{out}: another `samdiff prepare` is at work on this store; wait for it, or give another --out") from error
+    return file

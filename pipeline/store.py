@@ -1,0 +1,224 @@
+"""Read a store: `open_store(path)` checks the root and the contract, then hands out tables, tiles and masks.
+
+Reads are whole chunks with their checksums; a missing or damaged one is a `StoreError` that names the file, never zeros (Zarr's
+own readers return the fill value for a missing chunk). Nothing here needs an event loop, so a `Store` works in forked workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import StoreError
+from .contract import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY, sizes_from, tiles_per_shard, violations
+from .keystore import LocalFolder
+from .shardcodec import DamageError, chunk_span, decode_chunk, decode_index, index_bytes
+from .shards import ROOT_KEY, chunk_key, digest, unseal
+
+
+def open_store(path: Path | str) -> Store:
+    """Open a committed store for reading.
+
+    Args:
+        path: the folder `NAME.zarr` that `samdiff prepare` wrote.
+
+    Raises:
+        StoreError: nothing there, not a store, not finished, another format version, or metadata that breaks the contract.
+    """
+    place = LocalFolder(path)
+    data = place.get(ROOT_KEY)
+    if data is None:
+        raise StoreError(_nothing_there(Path(path)))
+    try:
+        document = json.loads(data)
+        attributes = document.get("attributes", {})
+    except (ValueError, AttributeError) as error:
+        raise StoreError(f"{path}: {ROOT_KEY} is not readable ({error}); the store is damaged, prepare it again") from error
+    if attributes.get("format") != FORMAT:
+        raise StoreError(
+            f"{path}: expected a samdiff store, got a Zarr group without its mark; make one with `samdiff prepare`"
+        )
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{path}: expected format version {FORMAT_VERSION}, got {attributes.get('format_version')!r}; "
+            "use the samdiff release that wrote it, or prepare it again"
+        )
+    try:
+        attributes = unseal(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: {ROOT_KEY}: {error}; restore the file or prepare the store again") from error
+    return Store(place, attributes)
+
+
+def _nothing_there(path: Path) -> str:
+    staging = path.with_name(path.name + ".staging")
+    if staging.exists():
+        return f"{path}: the store is not finished ({staging.name} lies beside it); the same `samdiff prepare` command goes on with it"
+    if path.exists():
+        what = "folder" if path.is_dir() else "file"
+        return f"{path}: expected a samdiff store, got a {what} without {ROOT_KEY}"
+    return f"{path}: there is no such store; make one with `samdiff prepare SOURCE --out {path}`"
+
+
+class Store:
+    """One store, read-only: `len(store)` tiles of `tile` HR pixels at `scale`, from `n_images` images with `n_masks` masks."""
+
+    def __init__(self, place: LocalFolder, attributes: dict[str, Any]) -> None:
+        self.place = place
+        self.attrs = attributes
+        self.scale: int = attributes["scale"]
+        self._documents = {spec.path: self._document(spec.path) for spec in ARRAYS}
+        try:
+            problems = violations(self._documents, self.scale)
+        except (KeyError, TypeError, IndexError) as error:
+            problems = [f"array metadata without {error}"]
+        if problems:
+            raise StoreError(f"{place}: the store breaks its contract: {'; '.join(problems[:5])}; prepare it again")
+        self.sizes = sizes_from(self._documents, self.scale)
+        self.tile = self.sizes["T"]
+        self._indices: dict[str, np.ndarray] = {}
+        self._tables: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.sizes["N"]
+
+    def __repr__(self) -> str:
+        sizes = f"x{self.scale}, {len(self)} tiles of {self.tile} px, {self.n_images} images, {self.n_masks} masks"
+        return f"Store({str(self.place)!r}, {sizes})"
+
+    @property
+    def n_images(self) -> int:
+        """Images in the store's table, skipped ones included."""
+        return self.sizes["I"]
+
+    @property
+    def n_masks(self) -> int:
+        """Masks of all images."""
+        return self.sizes["M"]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the sources and every setting that made the store."""
+        return self.attrs["fingerprint"]
+
+    def table(self, path: str) -> np.ndarray:
+        """A whole table, e.g. `masks/codes`; kept after the first use, read-only. For tiles use `read_tiles`."""
+        if path not in self._tables:
+            rows = self._documents[path]["shape"][0]
+            self._tables[path] = self._rows(path, 0, rows)
+        return self._tables[path]
+
+    def read_tiles(self, name: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Tiles of one array (`hr`, `lr` or `labels`) by row.
+
+        Returns:
+            [len(rows), …] in the array's dtype, in the order asked for.
+
+        Raises:
+            StoreError: a row is not in the store, or a shard is missing or damaged; the message names it.
+        """
+        path = f"tiles/{name}"
+        document = self._documents[path]
+        shape, dtype = tuple(document["shape"][1:]), np.dtype(document["data_type"]).newbyteorder("<")
+        out = np.empty((len(rows), *shape), dtype)
+        slots = tiles_per_shard(self.tile)
+        for place, row in enumerate(rows):
+            if not 0 <= row < len(self):
+                raise StoreError(f"{self.place}: tile {row} asked for, but the store has {len(self)}")
+            key = chunk_key(path, int(row) // slots, len(shape) + 1)
+            try:
+                start, length = chunk_span(self._index(key, slots), int(row) % slots)
+                out[place] = decode_chunk(self._get(key, start, length), dtype, shape)
+            except (DamageError, RuntimeError) as error:
+                raise self._damaged(key, error) from error
+        return out
+
+    def names(self) -> list[str]:
+        """Names of all images as the source listed them."""
+        return [self._text("name", image) for image in range(self.n_images)]
+
+    def note(self, image: int) -> str:
+        """Why an image was skipped, or what decoding did to it; empty for most."""
+        return self._text("note", image)
+
+    def skipped(self) -> dict[str, str]:
+        """name -> reason of every image that was not used."""
+        return {self._text("name", int(i)): self.note(int(i)) for i in np.flatnonzero(self.table("images/status"))}
+
+    def masks(self, image: int) -> list[np.ndarray]:
+        """The image's overlapping masks as found, in painting order: COCO runs, uint32, column-major, HR frame."""
+        first, count = int(self.table("images/first_mask")[image]), int(self.table("images/n_masks")[image])
+        offsets = self.table("masks/rle_offset")[first : first + count + 1].astype(np.int64)
+        if count == 0:
+            return []
+        runs = self._rows("masks/rle", int(offsets[0]), int(offsets[-1]))
+        return np.split(runs, offsets[1:-1] - offsets[0])
+
+    @cached_property
+    def record(self) -> dict[str, tuple[int, str]]:
+        """key -> (bytes, SHA-256) of every file of the store, as committed."""
+        for key, (size, sha256) in self.attrs["digests"]["record"].items():
+            data = self.place.get(key)
+            if data is None or (len(data), digest(data)) != (size, sha256):
+                raise StoreError(f"{self.place}/{key}: {'missing' if data is None else 'damaged'}; restore it or prepare again")
+        document = self._document(RECORD_KEY)
+        text = self._read_chunks(RECORD_KEY, document, 0, document["shape"][0]).tobytes().decode()
+        lines = (line.split("  ", 2) for line in text.splitlines())
+        return {key: (int(size), sha256) for sha256, size, key in lines}
+
+    def _text(self, column: str, image: int) -> str:
+        offsets = self.table(f"images/{column}_offset")
+        return self.table(f"images/{column}")[int(offsets[image]) : int(offsets[image + 1])].tobytes().decode()
+
+    def _rows(self, path: str, start: int, stop: int) -> np.ndarray:
+        return self._read_chunks(path, self._documents[path], start, stop)
+
+    def _read_chunks(self, path: str, document: dict[str, Any], start: int, stop: int) -> np.ndarray:
+        shape, dtype = tuple(document["shape"]), np.dtype(document["data_type"]).newbyteorder("<")
+        if len(document["codecs"]) == 1:  # sharded
+            return self.read_tiles(path.split("/")[1], range(start, stop))
+        rows = LONG_ROWS if path == RECORD_KEY else document["chunk_grid"]["configuration"]["chunk_shape"][0]
+        parts = [np.empty((0, *shape[1:]), dtype)]
+        for index in range(start // rows, -(-stop // rows)):
+            key = chunk_key(path, index, len(shape))
+            try:
+                chunk = decode_chunk(self._get(key), dtype, (rows, *shape[1:]))
+            except (DamageError, RuntimeError) as error:
+                raise self._damaged(key, error) from error
+            parts.append(chunk[max(0, start - index * rows) : max(0, stop - index * rows)])
+        joined = np.concatenate(parts)
+        joined.flags.writeable = False
+        return joined
+
+    def _index(self, key: str, slots: int) -> np.ndarray:
+        if key not in self._indices:
+            size = self.place.size(key)
+            if size is None:
+                raise self._damaged(key, DamageError("the file is missing"))
+            if size != self.record[key][0]:
+                raise self._damaged(key, DamageError(f"the file has {size} bytes instead of {self.record[key][0]}"))
+            self._indices[key] = decode_index(self._get(key, size - index_bytes(slots), index_bytes(slots)), slots)
+        return self._indices[key]
+
+    def _get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        data = self.place.get(key, start, length)
+        if data is None:
+            raise self._damaged(key, DamageError("the file is missing"))
+        return data
+
+    def _document(self, path: str) -> dict[str, Any]:
+        key = f"{path}/{ROOT_KEY}"
+        try:
+            return json.loads(self._get(key))
+        except ValueError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise self._damaged(key, error) from error
+
+    def _damaged(self, key: str, error: Exception) -> StoreError:
+        return StoreError(f"{self.place}/{key}: {error}; restore this file from a copy, or prepare the store again")

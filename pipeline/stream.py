@@ -1,0 +1,151 @@
+"""Training samples from one or several stores: `ShardDataset`.
+
+Everything random about a sample (which tile, which crop, which flip) is a function of (seed, global position), so a run can
+be resumed from the position alone, by any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigError, StoreError
+from .contract import tiles_per_shard
+from .order import Order, draw
+from .store import Store, open_store
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ShardDataset", "Store", "open_store"]
+
+
+class ShardDataset:
+    """Random HR-aligned crops from stores, as uint8; sample `i` is a function of the seed and `i` alone.
+
+    Usable as a map-style PyTorch data set (`dataset[position]`, `len(dataset)` tiles per epoch; positions go on beyond it, into the
+    next epoch) or by whole batches (`dataset.batch(first, size)`). Pickles and forks: files are opened per read.
+    """
+
+    def __init__(
+        self, stores: Sequence[Path | str | Store] | Path | str | Store, patch: int | None = None, seed: int = 0
+    ) -> None:
+        """
+        Args:
+            stores: one or several stores, or their paths; all of one scale.
+            patch: size of the crop in HR pixels, a multiple of the scale; None takes whole tiles.
+            seed: of the order, the crops and the flips.
+
+        Raises:
+            StoreError: a store cannot be read, or the stores differ in scale or hold no tile.
+            ConfigError: the patch does not fit the tiles.
+        """
+        several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
+        self.stores = [store if isinstance(store, Store) else open_store(store) for store in several]
+        if not self.stores:
+            raise StoreError("expected at least one store, got none")
+        first = self.stores[0]
+        for store in self.stores[1:]:
+            if store.scale != first.scale:
+                raise StoreError(
+                    f"stores of one scale are needed: {first.place} is x{first.scale}, {store.place} is x{store.scale}"
+                )
+        self.scale, self.seed = first.scale, seed
+        smallest = min(store.tile for store in self.stores)
+        self.patch = smallest if patch is None else patch
+        if self.patch % self.scale or not 0 < self.patch <= smallest:
+            raise ConfigError(f"patch: expected a multiple of {self.scale} up to the tile size {smallest}, got {patch}")
+        self.order = Order(tuple(len(s) for s in self.stores), tuple(tiles_per_shard(s.tile) for s in self.stores), seed)
+        if self.order.total == 0:
+            raise StoreError(f"{first.place}: the store holds no tile; prepare it from images of at least one tile")
+        counts = [store.n_images for store in self.stores]
+        self._first_image = np.cumsum([0, *counts[:-1]])
+
+    def __len__(self) -> int:
+        return self.order.total
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        return {name: values[0] for name, values in self.batch(position, 1).items()}
+
+    def batch(self, first: int, size: int) -> dict[str, np.ndarray]:
+        """The samples at global positions first .. first + size - 1.
+
+        Returns:
+            `hr` uint8 [B, P, P, 3], `lr` uint8 [B, P/s, P/s, 3], `labels` int32 [B, P, P], `image` int64 [B] (row of `codes`'
+            offsets: an image's number over all stores), `position` int64 [B].
+        """
+        positions = np.arange(first, first + size)
+        which, rows = self.order.locate(positions)
+        p_hr, p_lr = self.patch, self.patch // self.scale
+        out = {
+            "hr": np.empty((size, p_hr, p_hr, 3), np.uint8),
+            "lr": np.empty((size, p_lr, p_lr, 3), np.uint8),
+            "labels": np.empty((size, p_hr, p_hr), np.int32),
+            "image": np.empty(size, np.int64),
+            "position": positions,
+        }
+        for index, store in enumerate(self.stores):
+            mine = np.flatnonzero(which == index)
+            if len(mine) == 0:
+                continue
+            places = store.table("tiles/place")[rows[mine]]
+            out["image"][mine] = places[:, 0] + self._first_image[index]
+            cuts = plan_crops(positions[mine], store.tile // self.scale, p_lr, self.seed)
+            for name, factor in (("hr", self.scale), ("lr", 1), ("labels", self.scale)):
+                tiles = store.read_tiles(name, rows[mine])
+                for slot, tile, cut in zip(mine, tiles, cuts, strict=True):
+                    out[name][slot] = crop_flip(tile, cut, p_lr, factor)
+        return out
+
+    def codes(self, mean: str = "mask") -> tuple[np.ndarray, np.ndarray]:
+        """What turns labels into E_SAM on the training device: `table[offset[image] + labels]`, see `e_sam`.
+
+        Returns:
+            table float32: for each image a zero (no mask), then its codes; offset int64: where each image starts.
+        """
+        column = {"mask": 0, "image": 1}.get(mean)
+        if column is None:
+            raise ConfigError(f"mean: expected 'mask' or 'image', got {mean!r}")
+        tables, offsets, start = [], [], 0
+        for store in self.stores:
+            counts = store.table("images/n_masks").astype(np.int64)
+            begins = np.cumsum(counts + 1) - (counts + 1)  # one zero row per image
+            table = np.zeros(int(counts.sum()) + len(counts), np.float32)
+            is_code = np.ones(len(table), bool)
+            is_code[begins] = False
+            table[is_code] = store.table("masks/codes")[:, column]
+            tables.append(table)
+            offsets.append(begins + start)
+            start += len(table)
+        return np.concatenate(tables), np.concatenate(offsets)
+
+
+def e_sam(labels: torch.Tensor, image: torch.Tensor, table: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """E_SAM float32 [B, 1, P, P] of integer labels [B, P, P], by lookup on their device.
+
+    Args:
+        labels: integers; 0 no mask, k the k-th mask of the image.
+        image: int64 [B], from the batch.
+        table: float32, from `ShardDataset.codes`, on the same device.
+        offset: int64, from `ShardDataset.codes`, on the same device.
+    """
+    return table[labels.long() + offset[image][:, None, None]][:, None]
+
+
+def plan_crops(positions: np.ndarray, tile_lr: int, patch_lr: int, seed: int) -> np.ndarray:
+    """int64 [B, 5]: y_lr, x_lr of the crop's corner, flip rows, flip columns, transpose; a function of seed and position."""
+    room = tile_lr - patch_lr + 1
+    columns = [draw(0, limit, seed, stream, positions) for stream, limit in ((11, room), (12, room), (13, 2), (14, 2), (15, 2))]
+    return np.stack(columns, axis=1)
+
+
+def crop_flip(tile: np.ndarray, cut: np.ndarray, patch_lr: int, factor: int) -> np.ndarray:
+    """One crop of a tile [S, S, …] in the frame `factor` times LR, flipped and transposed as `plan_crops` said."""
+    y, x, rows, columns, transpose = (int(value) for value in cut)
+    size = patch_lr * factor
+    part = tile[y * factor : y * factor + size, x * factor : x * factor + size]
+    part = part[:: -1 if rows else 1, :: -1 if columns else 1]
+    return part.swapaxes(0, 1) if transpose else part
