@@ -45,7 +45,7 @@ class LocalFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, value)
 
-    def keys(self) -> Iterator[str]:
+    def list_keys(self) -> Iterator[str]:
         """Every object's key, in sorted order."""
         for folder, folders, files in os.walk(self.root):
             folders.sort()

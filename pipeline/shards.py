@@ -131,7 +131,7 @@ class StoreWriter:
         self.place, self.sizes = place, dict(sizes)
         self.written: dict[str, tuple[int, str]] = {}
         place.delete(ROOT_KEY)  # from here on there is no store, until `commit`
-        for key in list(place.keys()):
+        for key in list(place.list_keys()):
             place.delete(key)
         for group in dict.fromkeys(spec.group for spec in ARRAYS):
             self._set(f"{group}/{ROOT_KEY}", canonical(_group_document({})))

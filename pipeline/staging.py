@@ -34,12 +34,11 @@ class ImageRecord:
     """What the mask stage found in one image; M masks in painting order, HR frame."""
 
     height: int
-    """Rows, after the crop to a multiple of the scale; 0 if the image was skipped."""
+    """Rows, after the crop to a multiple of the scale."""
     width: int
     """Columns, likewise."""
     note: str = ""
-    """Why it was skipped, or what decoding did to it."""
-    skipped: bool = False
+    """What decoding did to it."""
     codes: np.ndarray = _empty((0, 2), "float32")
     area: np.ndarray = _empty((0,), "int64")
     box_hr: np.ndarray = _empty((0, 4), "int32")
@@ -169,5 +168,7 @@ def _take_lock(path: Path, out: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
-        raise StoreError(f"{out}: another `samdiff prepare` is at work on this store; wait for it, or give another --out") from error
+        raise StoreError(
+            f"{out}: another `samdiff prepare` is at work on this store; wait for it, or give another --out"
+        ) from error
     return file

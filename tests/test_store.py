@@ -84,15 +84,15 @@ def test_same_rows_in_other_portions_give_the_same_bytes(written, tmp_path):
     path, _ = written
     _write(tmp_path / "y.zarr", step=4999)
     ours, theirs = LocalFolder(path), LocalFolder(tmp_path / "y.zarr")
-    assert list(ours.keys()) == list(theirs.keys())
-    assert all(ours.get(key) == theirs.get(key) for key in ours.keys())
+    assert list(ours.list_keys()) == list(theirs.list_keys())
+    assert all(ours.get(key) == theirs.get(key) for key in ours.list_keys())
 
 
 def test_every_file_is_in_the_record_with_its_size(written):
     """The record names all files but the root document and itself."""
     path, _ = written
     store = open_store(path)
-    keys = set(LocalFolder(path).keys())
+    keys = set(LocalFolder(path).list_keys())
     assert keys - set(store.record) == {"zarr.json", "record/zarr.json", "record/c/0"}
     assert all(LocalFolder(path).size(key) == size for key, (size, _) in store.record.items())
 

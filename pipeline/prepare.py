@@ -1,0 +1,269 @@
+"""The offline stages wired together: pictures -> masks and codes -> shards.
+
+`prepare` may be killed anywhere and run again: finished images are records in the staging folder, the store is written from them
+in the order of the source, and nothing counts until the root document is there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import ConfigError, ImageError, StoreError
+from ..runtime import progress
+from .assemble import UNREADABLE, Found, crop_to_scale, image_record, summarise, write_store
+from .contract import ARRAYS, FORMAT_VERSION, RECORD_KEY
+from .images import Decoded, Limits, read_ahead
+from .shards import canonical, digest
+from .sources import list_source
+from .staging import Staging, differences
+from .store import Store, open_store
+from .structure import THETA
+
+log = logging.getLogger(__name__)
+
+
+class MaskSource(Protocol):
+    """What `prepare` needs of a segmenter; `MaskGenerator` is one, and so is any class with these two methods."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able facts that decide the masks: name, weights' hash, every parameter. Versions under `versions`."""
+
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
+        """Masks of uint8 [H, W, 3] images, in order, as segment-anything's records (`segmentation` = COCO RLE)."""
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What decides the content of a store, besides the pictures and the segmenter."""
+
+    scale: int = 4
+    """HR pixels per LR pixel along each axis."""
+    tile: int | None = None
+    """Tile size in HR pixels, a multiple of the scale; None: the largest multiple up to 320."""
+    degradation: str = "bicubic"
+    """How LR is made from HR."""
+    limits: Limits = Limits()
+    """Bounds on picture sizes; larger pictures are skipped and listed."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.scale <= 16:
+            raise ConfigError(f"scale: expected 1 to 16, got {self.scale}")
+        if self.tile is not None and (self.tile % self.scale or not 2 * self.scale <= self.tile <= 4096):
+            raise ConfigError(
+                f"tile: expected a multiple of the scale {self.scale} from {2 * self.scale} to 4096, got {self.tile}"
+            )
+
+    @property
+    def tile_hr(self) -> int:
+        """The tile size in use."""
+        return self.tile or 320 // self.scale * self.scale
+
+    def as_attributes(self, segmenter: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that decides the content, as the store records it and a rerun compares it."""
+        return {
+            "scale": self.scale,
+            "tile": self.tile_hr,
+            "degradation": {"kind": self.degradation},
+            "limits": asdict(self.limits),
+            "structure": {"kind": "rope", "theta": THETA},
+            "segmenter": {key: value for key, value in segmenter.items() if key != "versions"},
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of `prepare` did."""
+
+    out: Path
+    images: int
+    tiles: int
+    masks: int
+    segmented: int
+    """Images that went through the segmenter in this run; the others had been finished before."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """name -> reason."""
+    already_complete: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would find and do; nothing was written to make it."""
+
+    found: list[Found]
+    """Every picture of the source, in order."""
+    missing: list[Found]
+    """Pictures that no committed record covers, each content once."""
+    committed: Store | None
+    """The finished store, if there is one."""
+    changed: list[str]
+    """How a finished or begun store differs from what is asked for."""
+    fingerprint: str
+
+
+def scan(source: str | Path, limit: int | None = None) -> list[Found]:
+    """Stage `scan`: list the source's pictures in order and hash each file.
+
+    Raises:
+        ImageError: the source does not exist, cannot be read or holds no picture.
+    """
+    found = []
+    for picture in progress(list_source(source)[:limit], desc="scan", unit="file"):
+        try:
+            found.append(Found(picture, picture.sha256()))
+        except ImageError as error:
+            found.append(Found(picture, UNREADABLE, str(error)))
+    return found
+
+
+def plan_prepare(found: list[Found], out: Path, settings: Mapping[str, Any]) -> Plan:
+    """Compare what is asked for with what lies at `out`."""
+    images = [[item.picture.name, item.sha256] for item in found]
+    fingerprint = digest(canonical({"format_version": FORMAT_VERSION, "settings": settings, "images": images}))
+    if (out / "zarr.json").exists():
+        store = open_store(out)
+        changed = [] if store.fingerprint == fingerprint else _store_differences(store, settings, found)
+        return Plan(found, [], store, changed, fingerprint)
+    staging = Staging(out)
+    begun = staging.settings()
+    changed = differences(begun, settings) if begun is not None else []
+    missing, seen = [], {UNREADABLE}
+    for item in found:
+        if item.sha256 not in seen and not staging.has(item.sha256):
+            missing.append(item)
+        seen.add(item.sha256)
+    return Plan(found, missing, None, changed, fingerprint)
+
+
+def prepare(
+    source: str | Path,
+    out: Path,
+    masks: MaskSource,
+    settings: PrepareSettings | None = None,
+    *,
+    limit: int | None = None,
+    strict: bool = False,
+) -> Report:
+    """Make a store of a source's pictures, or go on with one that was begun.
+
+    Args:
+        source: a folder, an archive, or `samples`.
+        out: the store, e.g. `data/photos.zarr`; `photos.zarr.staging` beside it holds the work in progress.
+        masks: the segmenter.
+        settings: scale, tile, degradation, bounds on picture sizes.
+        limit: take only the first so many pictures.
+        strict: stop at the first picture that cannot be used, instead of listing it.
+
+    Raises:
+        ImageError: no picture can be used, or (strict) one cannot.
+        StoreError: `out` holds another store, or other settings began it, or it cannot be written.
+    """
+    settings = settings or PrepareSettings()
+    segmenter = masks.describe()
+    attributes = settings.as_attributes(segmenter)
+    plan = plan_prepare(scan(source, limit), out, attributes)
+    if plan.changed:
+        raise StoreError(
+            f"{out}: made with something else ({'; '.join(plan.changed[:6])}); "
+            f"give the same settings and source, another --out, or delete {out} and {Staging(out).root.name} beside it"
+        )
+    if plan.committed is not None:
+        return _report(plan.committed, out, segmented=0, complete=True)
+    _refuse_foreign(out)
+    with Staging(out).open(attributes) as staging:
+        skipped = _make_masks(plan, staging, masks, settings, strict)
+        if len(skipped) == len(plan.found):
+            staging.remove()
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])
+            raise ImageError(f"{source}: none of {len(skipped)} pictures can be used ({reasons})")
+        facts = {**attributes, "software": _versions(segmenter), "fingerprint": plan.fingerprint}
+        write_store(
+            summarise(plan.found, skipped, staging, settings.tile_hr, settings.scale), staging, out, facts, settings.limits
+        )
+        staging.remove()
+    return _report(open_store(out), out, segmented=len(plan.missing))
+
+
+def _make_masks(plan: Plan, staging: Staging, masks: MaskSource, settings: PrepareSettings, strict: bool) -> dict[str, str]:
+    """Stage `masks`: commit a record for each picture that can be used; returns name -> reason for the others."""
+    skipped = {item.picture.name: item.problem for item in plan.found if item.problem}
+    by_name = {item.picture.name: item for item in plan.missing}
+    inside: deque[tuple[str, str, tuple[int, int]]] = deque()  # (SHA-256, note, shape) of images that the segmenter holds
+    bar = progress(desc="masks", total=len(plan.missing), unit="image")
+
+    def images() -> Iterator[np.ndarray]:
+        for picture, decoded in read_ahead([item.picture for item in plan.missing], settings.limits):
+            reason = _why_not(decoded, settings)
+            if reason is not None:
+                skipped[picture.name] = reason
+                _refuse_or_log(picture.name, reason, strict)
+                bar.update()
+                continue
+            assert isinstance(decoded, Decoded)
+            image = crop_to_scale(decoded.pixels, settings.scale)
+            inside.append((by_name[picture.name].sha256, "; ".join(decoded.notes), image.shape[:2]))
+            yield image
+
+    for records in masks.generate_batch(images()):
+        sha256, note, (height, width) = inside.popleft()
+        record = image_record(records, height, width, note)
+        staging.save(sha256, record)
+        bar.update()
+        bar.set_postfix(masks=record.n_masks)
+    bar.close()
+    assert not inside, "the segmenter gave fewer results than images"
+    return skipped
+
+
+def _refuse_or_log(name: str, reason: str, strict: bool) -> None:
+    if strict:
+        raise ImageError(f"{name}: {reason}; leave out --strict to skip and list such pictures")
+    log.warning("skipped %s: %s", name, reason)
+
+
+def _why_not(decoded: Decoded | ImageError, settings: PrepareSettings) -> str | None:
+    """The reason why a picture cannot be used, None if it can."""
+    if isinstance(decoded, ImageError):
+        return str(decoded)
+    height, width = (side // settings.scale * settings.scale for side in decoded.pixels.shape[:2])
+    if min(height, width) < settings.tile_hr:
+        return f"smaller than a tile: {width} x {height} pixels, a tile has {settings.tile_hr} x {settings.tile_hr} (--tile)"
+    return None
+
+
+def _store_differences(store: Store, settings: Mapping[str, Any], found: list[Found]) -> list[str]:
+    changed = differences({key: store.attrs.get(key) for key in settings}, settings)
+    before, now = set(store.names()), {item.picture.name for item in found}
+    for what, names in (("no longer in the source", before - now), ("new in the source", now - before)):
+        if names:
+            changed.append(f"{len(names)} pictures {what}, such as {min(names)}")
+    return changed or ["the content of some pictures changed"]
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Only what an unfinished write of ours left may be overwritten."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise StoreError(f"{out}: expected a folder or nothing, got a file; give another --out")
+    ours = {*(spec.group for spec in ARRAYS), RECORD_KEY}
+    foreign = [path.name for path in out.iterdir() if path.name not in ours and not path.name.startswith(".")]
+    if foreign:
+        raise StoreError(f"{out}: holds files that are not a store's ({', '.join(sorted(foreign)[:3])}); give another --out")
+
+
+def _versions(segmenter: Mapping[str, Any]) -> dict[str, str]:
+    """Recorded, never compared: a finished image is not segmented again because a library was updated."""
+    ours = {name: version(name) for name in ("samdiff", "numpy", "numcodecs", "opencv-python-headless")}
+    return {**ours, **segmenter.get("versions", {})}
+
+
+def _report(store: Store, out: Path, segmented: int, complete: bool = False) -> Report:
+    return Report(out, store.n_images, len(store), store.n_masks, segmented, store.skipped(), complete)
