@@ -1,0 +1,61 @@
+"""Contact sheets: pictures side by side with a caption each, for people to look at. Pure: arrays in, one array out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_MARGIN, _CAPTION = 8, 44  # pixels
+
+
+def contact_sheet(panels: Sequence[tuple[str, np.ndarray]], columns: int, width: int = 320) -> np.ndarray:
+    """Panels in reading order on white, each with its caption above.
+
+    Args:
+        panels: (caption, picture); pictures uint8 [H, W, 3] RGB or [H, W], all of one aspect ratio. A caption may hold one line break.
+        columns: panels per row.
+        width: of a panel in pixels; smaller pictures are enlarged by whole pixels (nearest), larger ones reduced by area.
+
+    Returns:
+        uint8 [h, w, 3] RGB.
+    """
+    cells = [_cell(caption, picture, width) for caption, picture in panels]
+    height = max(cell.shape[0] for cell in cells)
+    blank = np.full((height, width + 2 * _MARGIN, 3), 255, np.uint8)
+    cells += [blank] * (-len(cells) % columns)
+    padded = [np.concatenate([cell, blank[cell.shape[0] :]]) for cell in cells]
+    rows = [np.concatenate(padded[start : start + columns], axis=1) for start in range(0, len(padded), columns)]
+    return np.concatenate(rows)
+
+
+def colour_map(values: np.ndarray) -> np.ndarray:
+    """A map float [H, W] as colours uint8 [H, W, 3]: lowest dark, highest bright (viridis); a constant map is dark."""
+    low, high = float(values.min()), float(values.max())
+    scaled = ((values - low) / (high - low or 1.0) * 255).round().astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+
+
+def colour_labels(labels: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Integer labels [H, W] in distinct colours over a picture uint8 [H, W, 3]; label 0 (no mask) leaves the picture."""
+    hues = (np.arange(int(labels.max()) + 1) * 0.61803398875 * 180 % 180).astype(np.uint8)  # golden ratio: neighbours differ
+    palette = cv2.cvtColor(
+        np.stack([hues, np.full_like(hues, 200), np.full_like(hues, 235)], axis=-1)[None], cv2.COLOR_HSV2RGB
+    )[0]
+    painted = (0.45 * image + 0.55 * palette[labels]).round().astype(np.uint8)
+    return np.where((labels > 0)[..., None], painted, image)
+
+
+def _cell(caption: str, picture: np.ndarray, width: int) -> np.ndarray:
+    if picture.ndim == 2:
+        picture = np.repeat(picture[..., None], 3, axis=2)
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    how = cv2.INTER_NEAREST if width >= picture.shape[1] else cv2.INTER_AREA
+    picture = cv2.resize(picture, (width, height), interpolation=how)
+    cell = np.full((height + _CAPTION + _MARGIN, width + 2 * _MARGIN, 3), 255, np.uint8)
+    cell[_CAPTION : _CAPTION + height, _MARGIN : _MARGIN + width] = picture
+    for line, text in enumerate(caption.split("\n")):
+        cv2.putText(cell, text, (_MARGIN, 18 + 18 * line), _FONT, 0.45, (20, 20, 20), 1, cv2.LINE_AA)
+    return cell
