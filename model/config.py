@@ -1,0 +1,231 @@
+"""Settings of a run: frozen dataclasses, presets as TOML files, `--set section.key=value`. An unknown key is an error.
+
+load_config("small", file=None, sets=["train.lr=1e-4"])     preset < configuration file < --set
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ..errors import ConfigError
+from .modulation import MODULATIONS, Modulation, modulation
+from .schedule import Schedule
+
+PRESETS = ("tiny", "small", "paper")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the two networks."""
+
+    width: int = 64
+    """Channels of the U-Net's first level."""
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    """Channels of each level as multiples of the width."""
+    rrdb_blocks: int = 17
+    """Residual blocks of the RRDB."""
+    rrdb_features: int = 64
+    """Channels of the RRDB."""
+    rrdb_growth: int = 32
+    """Channels that each dense convolution of the RRDB adds."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "width", "rrdb_blocks", "rrdb_features", "rrdb_growth")
+        if self.width % 2 or not self.multipliers or min(self.multipliers) < 1:
+            raise ConfigError(
+                f"model: expected an even width and positive multipliers, got {self.width} and {self.multipliers}"
+            )
+        if self.rrdb_blocks < 2:
+            raise ConfigError(
+                f"model.rrdb_blocks: expected at least 2 (every third feature map is the condition), got {self.rrdb_blocks}"
+            )
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The process and what the network predicts."""
+
+    modulation: str = "official"
+    """How E enters the process: none, official, paper or joint."""
+    e_mean: str = "mask"
+    """The mean that codes a mask: over the mask (paper) or over the image (official code)."""
+    loss: str = "l1"
+    """l1 (official code) or l2 (paper)."""
+    timesteps: int = 100
+    """T."""
+    schedule: str = "cosine"
+    """cosine (as the official code builds it) or linear."""
+    sampling_steps: int = 0
+    """For `paper`: the number of sampling steps that it is trained for; 0: all T."""
+
+    def __post_init__(self) -> None:
+        _one_of(self, "modulation", MODULATIONS)
+        _one_of(self, "e_mean", ("mask", "image"))
+        _one_of(self, "loss", ("l1", "l2"))
+        _one_of(self, "schedule", ("cosine", "linear"))
+        _at_least(self, 2, "timesteps")
+        _at_least(self, 0, "sampling_steps")
+
+    def build(self) -> Modulation:
+        """The modulation with its schedule."""
+        schedule = Schedule.cosine(self.timesteps) if self.schedule == "cosine" else Schedule.linear(self.timesteps)
+        return modulation(self.modulation, schedule, self.sampling_steps or None)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; both stages share what is not named after one."""
+
+    rrdb_steps: int = 100_000
+    """Steps of stage one (RRDB, L1)."""
+    steps: int = 400_000
+    """Steps of stage two (diffusion)."""
+    batch: int = 16
+    """Samples per step."""
+    patch: int = 160
+    """HR crop in pixels, a multiple of the scale and of the U-Net's coarsest pixel."""
+    lr: float = 2e-4
+    """Adam's learning rate."""
+    halve_every: int = 200_000
+    """Steps after which the rate is halved."""
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    clip: float = 10.0
+    """Bound on the gradient's norm; 0: none."""
+    ema: float = 0.999
+    """Decay of the weights' average, which is what inference uses; 0: none."""
+    seed: int = 0
+    """Of the initial weights, the order, the crops, t and the noise."""
+    amp: str = "off"
+    """off (fp32) or bf16 autocast."""
+    log_every: int = 100
+    """Steps between lines of the log."""
+    checkpoint_every: int = 5_000
+    """Steps between saved states."""
+    keep: int = 2
+    """Saved states that are kept."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "rrdb_steps", "steps", "warmup", "clip", "ema", "seed")
+        _at_least(self, 1, "batch", "patch", "halve_every", "log_every", "checkpoint_every", "keep")
+        _one_of(self, "amp", ("off", "bf16"))
+        if self.lr <= 0 or self.ema >= 1:
+            raise ConfigError(f"train: expected lr above 0 and ema below 1, got {self.lr} and {self.ema}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything about a run, as saved with it."""
+
+    preset: str = "paper"
+    """The preset that it began from."""
+    scale: int = 4
+    """HR pixels per LR pixel; taken from the store."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, every setting resolved."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def load_config(preset: str = "paper", file: Path | None = None, sets: Sequence[str] = (), scale: int = 4) -> RunConfig:
+    """A run's settings: the preset, then a TOML file, then `section.key=value` texts.
+
+    Raises:
+        ConfigError: an unknown preset or key (the nearest known one is named), a value of another type or out of range.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}{_nearest(preset, PRESETS)}")
+    layers = [_read(files(__package__).joinpath(f"presets/{preset}.toml").read_text(), preset)]
+    if file is not None:
+        try:
+            layers.append(_read(file.read_text(), str(file)))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: cannot be read ({error}); give a TOML file") from error
+    layers.append(_parse_sets(sets))
+    merged: dict[str, Any] = {"preset": preset, "scale": scale}
+    for layer in layers:
+        for section, values in layer.items():
+            merged[section] = {**merged.get(section, {}), **values} if isinstance(values, Mapping) else values
+    return config_from(merged)
+
+
+def config_from(values: Mapping[str, Any]) -> RunConfig:
+    """Settings from nested mappings (as `RunConfig.as_dict` gives them), every key and type checked."""
+    return _build(RunConfig, values, "")
+
+
+def _read(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not valid TOML ({error})") from error
+
+
+def _parse_sets(sets: Sequence[str]) -> dict[str, Any]:
+    layer: dict[str, Any] = {}
+    for text in sets:
+        name, equals, value = text.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not (equals and dot):
+            raise ConfigError(f"--set: expected section.key=value, such as train.lr=1e-4, got {text!r}")
+        try:
+            parsed = tomllib.loads(f"x = {value}")["x"]
+        except tomllib.TOMLDecodeError:
+            parsed = value.strip()  # a bare word
+        layer.setdefault(section, {})[key] = parsed
+    return layer
+
+
+def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    known = get_type_hints(kind)
+    arguments = {}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"unknown setting {prefix}{key}{_nearest(key, list(known))}; known: {', '.join(known)}")
+        arguments[key] = _convert(known[key], value, f"{prefix}{key}")
+    return kind(**arguments)
+
+
+def _convert(kind: Any, value: Any, name: str) -> Any:
+    if hasattr(kind, "__dataclass_fields__"):
+        if not isinstance(value, Mapping):
+            raise ConfigError(
+                f"{name}: expected a section [{name}] with keys {', '.join(f.name for f in fields(kind))}, got {value!r}"
+            )
+        return _build(kind, value, f"{name}.")
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{name}: expected a list such as [1, 2, 3], got {value!r}")
+        return tuple(_convert(get_args(kind)[0], item, name) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ConfigError(f"{name}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _one_of(config: Any, name: str, allowed: Sequence[str]) -> None:
+    value = getattr(config, name)
+    if value not in allowed:
+        raise ConfigError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}{_nearest(str(value), allowed)}")
+
+
+def _at_least(config: Any, bound: float, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < bound:
+            raise ConfigError(f"{name}: expected at least {bound:g}, got {getattr(config, name)}")
