@@ -13,11 +13,9 @@ import cv2
 import numpy as np
 
 from ..errors import SamdiffError
+from .banded import banded_product, mirror
 
-_BLOCK = 8  # output rows per matrix product: few, so that its band of weights holds few zeros
-_STRIP = 8192  # values per row and product, so that its operands stay in the cache
-_STEP = 2.0**-15  # what the weights must be multiples of for sums that are exact in float32
-_HALF_STEP = _STEP / 2
+_STEP = 2.0**-15  # sums of uint8 times multiples of this are exact in float32
 _NEAR = 1e-9  # distance from a half within which the order of a float64 sum may decide the rounding
 
 
@@ -40,13 +38,11 @@ def imresize(image: np.ndarray, scale: float | None = None, *, size: tuple[int, 
             f"imresize: expected uint8, float32 or float64 [H, W] or [H, W, C], got {image.dtype} {list(image.shape)}"
         )
     scales, (rows, columns) = _scales_and_size(image.shape[:2], scale, size)
-    down = resize_weights(image.shape[0], rows, scales[0])
-    across = resize_weights(image.shape[1], columns, scales[1])
     work = image if image.dtype == np.uint8 else image.astype(np.float64)
     if scales[0] <= scales[1]:  # MATLAB sorts the dimensions by scale; equal scales keep their order
-        out = _transposed(_resize_rows(_transposed(_resize_rows(work, *down)), *across))
+        out = _transposed(_resize_rows(_transposed(_resize_rows(work, rows, scales[0])), columns, scales[1]))
     else:
-        out = _resize_rows(_transposed(_resize_rows(_transposed(work), *across)), *down)
+        out = _resize_rows(_transposed(_resize_rows(_transposed(work), columns, scales[1])), rows, scales[0])
     return out.astype(image.dtype, copy=False)
 
 
@@ -62,16 +58,20 @@ def resize_weights(n_in: int, n_out: int, scale: float) -> tuple[np.ndarray, np.
         indices int64 [n_out, P] in 0 .. n_in - 1 (mirrored at the borders, so one may occur twice) and weights float64
         [n_out, P]; each row sums to 1.
     """
+    first, weights = _taps(n_out, scale)
+    return mirror(first[:, None] + np.arange(weights.shape[1]), n_in), weights
+
+
+def _taps(n_out: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """As if the input had no borders: the first input pixel of each output pixel, int64 [n_out], and the weights from there on."""
     shrink = min(scale, 1.0)  # < 1: the kernel is stretched, which is the antialiasing
     width = 4.0 / shrink
-    centre = np.arange(1, n_out + 1) / scale + 0.5 * (1 - 1 / scale)  # MATLAB's 1-based coordinates
+    centre = np.arange(1, n_out + 1) / scale + 0.5 * (1 - 1 / scale)  # MATLAB's coordinates: the first pixel is 1
     left = np.floor(centre - width / 2)
-    indices = left[:, None] + np.arange(math.ceil(width) + 2)
-    weights = shrink * _cubic(shrink * (centre[:, None] - indices))
+    weights = shrink * _cubic(shrink * (centre[:, None] - left[:, None] - np.arange(math.ceil(width) + 2)))
     weights /= weights.sum(axis=1, keepdims=True)
-    mirrored = np.concatenate([np.arange(n_in), np.arange(n_in)[::-1]])
-    used = weights.any(axis=0)
-    return mirrored[(indices[:, used].astype(np.int64) - 1) % (2 * n_in)], weights[:, used]
+    used = np.flatnonzero(weights.any(axis=0))
+    return left.astype(np.int64) + used[0] - 1, weights[:, used[0] : used[-1] + 1]
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
@@ -81,38 +81,22 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
-def _resize_rows(image: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _resize_rows(image: np.ndarray, n_out: int, scale: float) -> np.ndarray:
     """One pass along the first axis: [n_in, ...] -> [n_out, ...]; uint8 is rounded, float64 stays."""
     flat = image.reshape(len(image), -1)
-    out = np.empty((len(indices), flat.shape[1]), image.dtype)
+    out = np.empty((n_out, flat.shape[1]), image.dtype)
+    first, weights = _taps(n_out, scale)
     exact = image.dtype == np.uint8 and _exact_in_float32(weights)
-    dtype = np.float32 if exact else np.float64
-    bands, lows, highs = _bands(indices, weights.astype(dtype))
-    for x in range(0, flat.shape[1], _STRIP):
-        for block, (band, low, high) in enumerate(zip(bands, lows, highs, strict=True)):
-            rows = slice(block * _BLOCK, (block + 1) * _BLOCK)
-            part = out[rows, x : x + _STRIP]
-            source = flat[low:high, x : x + _STRIP]
-            total = band[: len(part), : high - low] @ source.astype(dtype, copy=False)
-            if exact:  # OpenCV rounds halves to even; half a step more, and halves go up
-                cv2.add(total, _HALF_STEP, dst=part, dtype=cv2.CV_8U)
-            elif image.dtype == np.uint8:
-                _sum_in_order(total, source, indices[rows] - low, weights[rows])
-                part[:] = np.clip(total + 0.5, 0, 255)  # the cast cuts off
-            else:
-                part[:] = total
-    return out.reshape(len(indices), *image.shape[1:])
-
-
-def _bands(indices: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
-    """Weights as matrices: [n, _BLOCK, K] for every _BLOCK output rows, over the input rows low .. high - 1 of each."""
-    starts = np.arange(0, len(indices), _BLOCK)
-    low = np.minimum.reduceat(indices.min(axis=1), starts)
-    high = np.maximum.reduceat(indices.max(axis=1), starts) + 1
-    bands = np.zeros((len(starts), _BLOCK, int((high - low).max())), weights.dtype)
-    row = np.arange(len(indices))[:, None]
-    np.add.at(bands, (row // _BLOCK, row % _BLOCK, indices - low[row // _BLOCK]), weights)
-    return bands, low.tolist(), high.tolist()
+    for rows, columns, sums in banded_product(flat, first, weights.astype(np.float32) if exact else weights):
+        part = out[rows, columns]
+        if exact:  # OpenCV rounds halves to even; half a step more, and halves go up
+            cv2.add(sums, np.array(_STEP / 2), dst=part, dtype=cv2.CV_8U)
+        elif image.dtype == np.uint8:
+            _sum_in_order(sums, flat[:, columns], first[rows], weights[rows])
+            part[:] = np.clip(sums + 0.5, 0, 255)  # the cast cuts off
+        else:
+            part[:] = sums
+    return out.reshape(n_out, *image.shape[1:])
 
 
 def _exact_in_float32(weights: np.ndarray) -> bool:
@@ -125,13 +109,13 @@ def _exact_in_float32(weights: np.ndarray) -> bool:
     return bool((steps == np.rint(steps)).all() and np.abs(steps).sum(axis=1).max() * 255 < 2**24)
 
 
-def _sum_in_order(total: np.ndarray, flat: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> None:
-    """Sum again, tap after tap as MATLAB's loop does, where a BLAS's order could tip a half to the other side. In place."""
-    row, column = np.nonzero(np.abs(total - np.floor(total) - 0.5) < _NEAR)
+def _sum_in_order(sums: np.ndarray, values: np.ndarray, first: np.ndarray, weights: np.ndarray) -> None:
+    """Sum again, tap after tap as a plain loop does, where a BLAS's order could tip a half to the other side. In place."""
+    row, column = np.nonzero(np.abs(sums - np.floor(sums) - 0.5) < _NEAR)
     again = np.zeros(len(row))
-    for tap in range(indices.shape[1]):
-        again += weights[row, tap] * flat[indices[row, tap], column]
-    total[row, column] = again
+    for tap in range(weights.shape[1]):
+        again += weights[row, tap] * values[mirror(first[row] + tap, len(values)), column]
+    sums[row, column] = again
 
 
 def _transposed(image: np.ndarray) -> np.ndarray:

@@ -1,0 +1,59 @@
+"""PSNR and SSIM as the field's tables have them. Pure numpy.
+
+Y is BT.601 luma, 16 … 235, not rounded; borders are shaved by the scale; SSIM is the 11 x 11 Gaussian one (sigma 1.5) of Wang et al.
+2004 without padding (as MATLAB's and BasicSR's). A grey picture ([H, W], such as Set14's `bridge`) is scored on its grey values, one that is
+stored as RGB with equal bands (Set14's `man`) on Y: so the published averages come out.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """float64 [H, W]: Y (16 … 235, not rounded) of uint8 RGB [H, W, 3]; a grey picture [H, W] gives its grey values."""
+    if image.ndim == 2:
+        return image.astype(np.float64)
+    return image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255 + 16
+
+
+def psnr(a: np.ndarray, b: np.ndarray, shave: int = 0) -> float:
+    """Peak signal-to-noise ratio in dB of two pictures of one shape, range 0 … 255; infinite if they are equal."""
+    if a.shape != b.shape:
+        raise ValueError(f"expected pictures of one shape, got {a.shape} and {b.shape}")
+    difference = _shaved(a, shave).astype(np.float64) - _shaved(b, shave)
+    mse = float((difference**2).mean())
+    return float("inf") if mse == 0 else 10 * np.log10(255**2 / mse)
+
+
+def ssim(a: np.ndarray, b: np.ndarray, shave: int = 0) -> float:
+    """Structural similarity of two planes [H, W], range 0 … 255; sides of at least 11 after the shave."""
+    x, y = _shaved(a, shave).astype(np.float64), _shaved(b, shave).astype(np.float64)
+    if min(x.shape) < 11:
+        raise ValueError(f"ssim: expected sides of at least 11 pixels after the shave, got {x.shape}")
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x, var_y, cov = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2, _blur(x * y) - mean_x * mean_y
+    top = (2 * mean_x * mean_y + _C1) * (2 * cov + _C2)
+    return float((top / ((mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2))).mean())
+
+
+def psnr_y(a: np.ndarray, b: np.ndarray, shave: int) -> float:
+    """PSNR on Y of two uint8 pictures [H, W, 3], or on the grey values of two [H, W]."""
+    return psnr(luma(a), luma(b), shave)
+
+
+def ssim_y(a: np.ndarray, b: np.ndarray, shave: int) -> float:
+    """SSIM on Y of two uint8 pictures, likewise."""
+    return ssim(luma(a), luma(b), shave)
+
+
+def _shaved(image: np.ndarray, shave: int) -> np.ndarray:
+    return image[shave : image.shape[0] - shave, shave : image.shape[1] - shave]
+
+
+def _blur(plane: np.ndarray) -> np.ndarray:
+    """Gaussian 11 x 11, sigma 1.5; only where the window lies inside."""
+    return cv2.GaussianBlur(plane, (11, 11), 1.5, borderType=cv2.BORDER_REFLECT)[5:-5, 5:-5]

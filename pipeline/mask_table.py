@@ -1,0 +1,86 @@
+"""Masks of one image as arrays, and as segment-anything's records. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .rle import area, box, counts_of, to_coco
+
+
+@dataclass(frozen=True)
+class MaskTable:
+    """M masks of one image, in the generator's order (descending predicted IoU), in the image's own frame."""
+
+    height: int
+    """H of the image."""
+    width: int
+    """W of the image."""
+    counts: list[np.ndarray]
+    """Runs of each mask: uint32 [R], column-major, zeros first (`rle`)."""
+    area: np.ndarray
+    """int64 [M]: pixels."""
+    box: np.ndarray
+    """int32 [M, 4]: x0, y0, x1, y1, half-open."""
+    predicted_iou: np.ndarray
+    """float32 [M]: the segmenter's own estimate."""
+    stability: np.ndarray
+    """float32 [M]: |logit > offset| / |logit > -offset|; before region clean-up."""
+    point: np.ndarray
+    """float64 [M, 2]: (x, y) of the prompt, in pixels."""
+    crop_box: np.ndarray
+    """int32 [M, 4]: crop it was found in, x0, y0, x1, y1, half-open."""
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Segment-anything's records: XYWH boxes whose width and height are last - first pixel, as that generator has them."""
+        return [
+            {
+                "segmentation": to_coco(counts, self.height, self.width),
+                "area": int(self.area[k]),
+                "bbox": _inclusive_xywh(self.box[k]),
+                "predicted_iou": float(self.predicted_iou[k]),
+                "point_coords": [self.point[k].tolist()],
+                "stability_score": float(self.stability[k]),
+                "crop_box": _xywh(self.crop_box[k]),
+            }
+            for k, counts in enumerate(self.counts)
+        ]
+
+    @classmethod
+    def of_records(cls, records: Sequence[Mapping[str, Any]], height: int, width: int) -> MaskTable:
+        """The table of segment-anything's records for an image [height, width]; what a record lacks is NaN or the whole image.
+
+        Raises:
+            SamdiffError: a mask is damaged or of another size.
+        """
+        runs = [counts_of(record["segmentation"], height, width) for record in records]
+        crops = np.array([record.get("crop_box") or [0, 0, width, height] for record in records], np.int32).reshape(-1, 4)
+        crops[:, 2:] += crops[:, :2]
+        points = [(record.get("point_coords") or [[np.nan, np.nan]])[0] for record in records]
+        return cls(
+            height,
+            width,
+            runs,
+            np.array([area(counts) for counts in runs], np.int64),
+            np.array([box(counts, height) for counts in runs], np.int32).reshape(-1, 4),
+            np.array([record.get("predicted_iou", np.nan) for record in records], np.float32),
+            np.array([record.get("stability_score", np.nan) for record in records], np.float32),
+            np.array(points, np.float64).reshape(-1, 2),
+            crops,
+        )
+
+
+def _xywh(box_xyxy: np.ndarray) -> list[int]:
+    x0, y0, x1, y1 = box_xyxy.tolist()
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _inclusive_xywh(box_xyxy: np.ndarray) -> list[int]:
+    x0, y0, x1, y1 = box_xyxy.tolist()
+    return [x0, y0, max(0, x1 - 1 - x0), max(0, y1 - 1 - y0)]
