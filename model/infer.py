@@ -108,7 +108,7 @@ class SuperResolver:
     @torch.inference_mode()
     def _keep_nature(self, image: np.ndarray | Image.Image, enlarge: Callable[[Tensor], Tensor]) -> np.ndarray | Image.Image:
         if isinstance(image, Image.Image):
-            return Image.fromarray(self._keep_nature(np.asarray(_plain_mode(image)), enlarge))  # type: ignore[arg-type]
+            return Image.fromarray(self._keep_nature(np.asarray(eight_bits(image)), enlarge))
         colour, alpha, grey = split_nature(image)
         height, width = colour.shape[:2]
         padded = pad_lr(colour, self.unet.multiple, self.scale)
@@ -154,12 +154,16 @@ def _luma(rgb: np.ndarray) -> np.ndarray:
     return (rgb @ np.array([0.299, 0.587, 0.114], np.float32)).round().astype(np.uint8)
 
 
-def _plain_mode(image: Image.Image) -> Image.Image:
-    """L, LA, RGB or RGBA; palettes and other modes are converted without loss of what they show."""
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The picture as L, LA, RGB or RGBA; 16-bit grey keeps its high byte, rounded. ImageError for floating-point pictures."""
     if image.mode in ("L", "LA", "RGB", "RGBA"):
         return image
+    if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey: the high byte, rounded
+        return Image.fromarray(np.clip(np.round(np.asarray(image, np.float64) / 257), 0, 255).astype(np.uint8))
     if image.mode == "1":
         return image.convert("L")
+    if image.mode == "F":
+        raise ImageError("a floating-point picture; save it with 8 or 16 bits")
     return image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
 
 

@@ -46,7 +46,7 @@ class _Task:
 
     def __init__(self, data: ShardDataset, network: nn.Module, config: RunConfig, device: torch.device) -> None:
         self.data, self.config, self.device = data, config, device
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = network.to(device).to(memory_format=torch.channels_last)
 
     def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
         """The data set's samples as tensors on the CPU."""
@@ -82,7 +82,7 @@ class DiffusionTask(_Task):
 
     def __init__(self, data: ShardDataset, network: UNet, rrdb: RRDB, config: RunConfig, device: torch.device) -> None:
         super().__init__(data, network, config, device)
-        self.rrdb = rrdb.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.rrdb = rrdb.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.modulation: Modulation = config.diffusion.build()
         self.grid = np.array(sorted(self.modulation.grid))
         table, offset = data.codes(config.diffusion.e_mean)

@@ -47,6 +47,10 @@ class Level(nn.Module):
         self.second = Block(channels_out, channels_out, time_width)
         self.resample = resample or nn.Identity()
 
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """The two blocks; the caller changes the resolution, so that it can take what lies between."""
+        return self.second(self.first(x, time), time)
+
 
 class Down(nn.Module):
     """Half the size: 3 x 3 convolution of stride 2, reflected borders."""
@@ -58,6 +62,12 @@ class Down(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H/2, W/2]."""
         return self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect"))
+
+
+def resample(level: nn.Module, x: Tensor) -> Tensor:
+    """The level's change of resolution."""
+    assert isinstance(level, Level)
+    return level.resample(x)
 
 
 class UNet(nn.Module):
@@ -101,16 +111,16 @@ class UNet(nn.Module):
         condition = self.condition(condition)
         skips = []
         for index, level in enumerate(self.down):
-            x = level.second(level.first(x, time), time)
+            x = level(x, time)
             if index == 0:
                 x = x + condition
             skips.append(x)
-            x = level.resample(x)
+            x = resample(level, x)
         for block in self.middle:
             x = block(x, time)
         for level in self.up:
-            x = level.second(level.first(torch.cat([x, skips.pop()], dim=1), time), time)
-            x = level.resample(x)
+            x = level(torch.cat([x, skips.pop()], dim=1), time)
+            x = resample(level, x)
         return self.out(self.final(x))
 
 

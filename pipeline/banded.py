@@ -37,12 +37,13 @@ def banded_product(values: np.ndarray, first: np.ndarray, weights: np.ndarray) -
         rows = slice(block * _BLOCK, min((block + _STACK) * _BLOCK, len(first)))
         source = np.empty((starts[-1] - starts[0] + taps, min(_STRIP, values.shape[1])), weights.dtype)
         sums = np.empty((len(stack), _BLOCK, source.shape[1]), weights.dtype)
+        windows = sliding_window_view(source, taps, axis=0).swapaxes(1, 2)  # [., taps, columns], a view
+        chosen = _as_slice(starts - starts[0])
         for x in range(0, values.shape[1], _STRIP):
             columns = slice(x, min(x + _STRIP, values.shape[1]))
             width = columns.stop - x
             _copy_rows(values[:, columns], int(starts[0]), source[:, :width])
-            windows = sliding_window_view(source[:, :width], taps, axis=0).swapaxes(1, 2)  # [., taps, width]
-            np.matmul(stack, windows[_as_slice(starts - starts[0])], out=sums[:, :, :width])
+            np.matmul(stack, windows[chosen][:, :, :width], out=sums[:, :, :width])
             yield rows, columns, sums[:, :, :width].reshape(-1, width)[: rows.stop - rows.start]
 
 
@@ -68,7 +69,6 @@ def _copy_rows(values: np.ndarray, start: int, out: np.ndarray) -> None:
 
 def _as_slice(starts: np.ndarray) -> slice | np.ndarray:
     """Evenly spaced indices as a slice, which makes a view; others as they are, which makes a copy."""
-    steps = np.unique(np.diff(starts))
-    if len(steps) == 0 or (len(steps) == 1 and steps[0] > 0):
-        return slice(int(starts[0]), int(starts[-1]) + 1, int(steps[0]) if len(steps) else 1)
-    return starts
+    step = int(starts[1] - starts[0]) if len(starts) > 1 else 1
+    even = step > 0 and bool((np.diff(starts) == step).all())
+    return slice(int(starts[0]), int(starts[-1]) + 1, step) if even else starts

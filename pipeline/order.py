@@ -19,7 +19,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def mix(*words: int | np.ndarray) -> np.ndarray:
     """uint64 hash of integers (scalars or equal shapes): splitmix64, folded over the words (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
-        state = np.uint64(0)
+        state: np.ndarray | np.uint64 = np.uint64(0)
         for word in words:
             state = state ^ np.asarray(word).astype(np.uint64)
             state = state + _GOLDEN

@@ -80,7 +80,7 @@ class ShardDataset:
         positions = np.arange(first, first + size)
         which, rows = self.order.locate(positions)
         p_hr, p_lr = self.patch, self.patch // self.scale
-        out = {
+        out: dict[str, np.ndarray] = {
             "hr": np.empty((size, p_hr, p_hr, 3), np.uint8),
             "lr": np.empty((size, p_lr, p_lr, 3), np.uint8),
             "labels": np.empty((size, p_hr, p_hr), np.int32),
