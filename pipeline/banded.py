@@ -9,8 +9,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 # Tuned on 2040 x 1356 x 1/4. The products stay below OpenBLAS's threshold for threads, which would cost more than they give.
 _BLOCK = 4  # output rows per dense product: few, so that it holds few zeros
-_STACK = 16  # dense products per call
-_STRIP = 1024  # columns at a time, so that the operands stay in the cache
+_STACK = 128  # dense products per call
+_STRIP = 512  # columns at a time, so that the operands stay in the cache
 
 
 def mirror(indices: np.ndarray, n: int) -> np.ndarray:
@@ -31,20 +31,22 @@ def banded_product(values: np.ndarray, first: np.ndarray, weights: np.ndarray) -
         The rows and columns of a piece and its sums, which may be overwritten afterwards.
     """
     bands, low = _bands(first, weights)
-    taps = bands.shape[2]
-    for block in range(0, len(bands), _STACK):
-        stack, starts = bands[block : block + _STACK], low[block : block + _STACK]
-        rows = slice(block * _BLOCK, min((block + _STACK) * _BLOCK, len(first)))
-        source = np.empty((starts[-1] - starts[0] + taps, min(_STRIP, values.shape[1])), weights.dtype)
-        sums = np.empty((len(stack), _BLOCK, source.shape[1]), weights.dtype)
-        windows = sliding_window_view(source, taps, axis=0).swapaxes(1, 2)  # [., taps, columns], a view
-        chosen = _as_slice(starts - starts[0])
-        for x in range(0, values.shape[1], _STRIP):
-            columns = slice(x, min(x + _STRIP, values.shape[1]))
-            width = columns.stop - x
-            _copy_rows(values[:, columns], int(starts[0]), source[:, :width])
-            np.matmul(stack, windows[chosen][:, :, :width], out=sums[:, :, :width])
-            yield rows, columns, sums[:, :, :width].reshape(-1, width)[: rows.stop - rows.start]
+    taps, m = bands.shape[2], values.shape[1]
+    stacks = [slice(k, min(k + _STACK, len(low))) for k in range(0, len(low), _STACK)]
+    heights = [int(low[stack][-1] - low[stack][0]) + taps for stack in stacks]
+    source = np.empty((max(heights), min(_STRIP, m)), weights.dtype)
+    sums = np.empty((_STACK, _BLOCK, min(_STRIP, m)), weights.dtype)
+    windows = sliding_window_view(source, taps, axis=0).swapaxes(1, 2)  # [., taps, columns], a view
+    for stack, height in zip(stacks, heights, strict=True):
+        rows = slice(stack.start * _BLOCK, min(stack.stop * _BLOCK, len(first)))
+        start = int(low[stack][0])
+        chosen = _as_slice(low[stack] - start)
+        for x in range(0, m, _STRIP):
+            width = min(_STRIP, m - x)
+            _copy_rows(values[:, x : x + width], start, source[:height, :width])
+            out = sums[: stack.stop - stack.start, :, :width]
+            np.matmul(bands[stack], windows[chosen][:, :, :width], out=out)
+            yield rows, slice(x, x + width), out.reshape(-1, width)[: rows.stop - rows.start]
 
 
 def _bands(first: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -77,7 +77,8 @@ def _taps(n_out: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
 def _cubic(x: np.ndarray) -> np.ndarray:
     """Keys' cubic convolution kernel with a = -1/2 (IEEE TASSP 29(6), 1981, equation 15)."""
     x = np.abs(x)
-    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    x2, x3 = x * x, x * x * x
+    near, far = 1.5 * x3 - 2.5 * x2 + 1, -0.5 * x3 + 2.5 * x2 - 4 * x + 2
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 

