@@ -40,7 +40,7 @@ class DemoSettings:
     """Everything goes there; delete it to begin anew."""
     tile: int = 256
     """HR pixels; fits the smallest of the photographs."""
-    points_per_side: int = 16
+    points_per_side: int = 8
     """Prompts per side for the masks (prepare's default is 32)."""
     rrdb_steps: int = 400
     """Training steps of stage one."""

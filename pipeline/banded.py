@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 # Tuned on 2040 x 1356 x 1/4. The products stay below OpenBLAS's threshold for threads, which would cost more than they give.
 _BLOCK = 4  # output rows per dense product: few, so that it holds few zeros
-_STACK = 128  # dense products per call
+_STACK = 64  # dense products per call
 _STRIP = 512  # columns at a time, so that the operands stay in the cache
 
 

@@ -188,7 +188,8 @@ def prepare(
             summarise(plan.found, skipped, staging, settings.tile_hr, settings.scale), staging, out, facts, settings.limits
         )
         staging.remove()
-    return _report(open_store(out), out, segmented=len(plan.missing))
+    segmented = sum(item.picture.name not in skipped for item in plan.missing)
+    return _report(open_store(out), out, segmented)
 
 
 def _make_masks(plan: Plan, staging: Staging, masks: MaskSource, settings: PrepareSettings, strict: bool) -> dict[str, str]:

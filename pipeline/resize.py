@@ -104,7 +104,7 @@ def _exact_in_float32(weights: np.ndarray) -> bool:
     """Whether sums of weights times uint8 come out exact in float32, whatever the order and with or without fused products.
 
     True if all weights are multiples of 2^-15 and sum |w| 255 2^15 < 2^24: then every product and every partial sum is an integer
-    multiple of 2^-15 with at most 24 bits. It holds for the scales 2, 4, 8 and their inverses; halves are then true halves.
+    multiple of 2^-15 with at most 24 bits. It holds for the scales 1/2, 1/4, 2, 4 and 8; halves are then true halves.
     """
     steps = weights / _STEP
     return bool((steps == np.rint(steps)).all() and np.abs(steps).sum(axis=1).max() * 255 < 2**24)

@@ -41,8 +41,9 @@ def counts_of(mask: Mapping[str, Any] | np.ndarray, height: int | None = None, w
         if height is None or width is None:
             raise SamdiffError("mask: runs without a size need height and width")
         size, counts = (height, width), _as_integers(mask)
+    size = tuple(size)
     wanted = (size[0] if height is None else height, size[1] if width is None else width)
-    if tuple(size) != wanted:
+    if size != wanted:
         raise SamdiffError(
             f"mask: expected {wanted[0]} x {wanted[1]} (H x W) like the image, got {size[0]} x {size[1]}; "
             "masks must be those of the full image in the same frame"
@@ -139,9 +140,7 @@ def _size_of(mask: Mapping[str, Any]) -> tuple[int, int]:
 
 def _as_integers(values: Any) -> np.ndarray:
     counts = np.asarray(values)
-    if counts.size == 0:
-        counts = counts.astype(np.int64)
-    if counts.ndim != 1 or counts.dtype.kind not in "iu":
+    if counts.ndim != 1 or (counts.dtype.kind not in "iu" and counts.size):
         raise SamdiffError(f"mask: counts: expected integers [R], got {counts.dtype} of shape {list(counts.shape)}")
     return counts
 

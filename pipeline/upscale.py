@@ -1,0 +1,62 @@
+"""The last part of SAM's mask decoder: image tokens 64 x 64 -> logits 256 x 256, as matrix products. Pure, given the layers.
+
+A transposed convolution of kernel 2 and stride 2 is a matrix product per pixel whose outputs are its 2 x 2 children. The children
+stay where the product leaves them; only the finished logits are put into rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .gemm import bmm, linear, linear_gelu
+
+
+class Upscale:
+    """`output_upscaling` of segment-anything's MaskDecoder, times the masks' vectors.
+
+    Args:
+        layers: ConvTranspose2d(C, C/4, 2, 2), LayerNorm2d, GELU, ConvTranspose2d(C/4, C/8, 2, 2), GELU.
+        columns: of the image tokens (64).
+        dtype: to compute in.
+    """
+
+    def __init__(self, layers: nn.Sequential, columns: int, dtype: torch.dtype) -> None:
+        up1, norm, _, up2, _ = layers
+        # Children in the order x, y: then a row of logits is a regular stride over the tokens and their x-children.
+        weight1 = up1.weight.permute(3, 2, 1, 0)  # [dx, dy, C/4, C]
+        # LayerNorm2d first subtracts the mean over channels. Taken from the weights, the mean of the product is 0 already.
+        weight1, bias1 = weight1 - weight1.mean(2, keepdim=True), up1.bias - up1.bias.mean()
+        self.weight1, self.bias1 = weight1.flatten(0, 2).to(dtype).contiguous(), bias1.repeat(4).to(dtype)
+        self.norm_weight, self.norm_bias, self.eps = norm.weight.to(dtype), norm.bias.to(dtype), norm.eps
+        self.weight2 = up2.weight.permute(2, 3, 1, 0).flatten(0, 2).to(dtype).contiguous()  # [(dy dx C/8), C/4]
+        self.bias2 = up2.bias.repeat(4).to(dtype)
+        self.columns, self.dtype = columns, dtype
+
+    def __call__(self, keys: Tensor, vectors: Tensor, owner: list[int], rows: int) -> Tensor:
+        """Logits of some masks.
+
+        Args:
+            keys: image tokens [b, P, C].
+            vectors: one per mask, float32 [n, C/8].
+            owner: the point 0 .. b - 1 of each mask, ascending; every point has at least one.
+            rows: upscale only the first so many rows of tokens.
+
+        Returns:
+            float32 [n, 4 rows, 4 columns].
+        """
+        x = linear(keys[:, : rows * self.columns], self.weight1, self.bias1).unflatten(-1, (4, -1))  # [b, p, 4, C/4]
+        x = F.gelu(F.rms_norm(x, x.shape[-1:], self.norm_weight, self.eps).add_(self.norm_bias))
+        x = linear_gelu(x, self.weight2, self.bias2).view(len(keys), -1, vectors.shape[1])  # [b, p 4 4, C/8]
+        if len(keys) == 1:
+            maps = bmm(vectors.to(self.dtype)[None], x.transpose(1, 2))[0]
+        else:
+            maps = (x[owner] @ vectors.to(self.dtype)[:, :, None])[..., 0]
+        return self._in_rows(maps, rows)
+
+    def _in_rows(self, maps: Tensor, rows: int) -> Tensor:
+        """[n, (y x dx dy dy2 dx2)] -> float32 [n, (y dy dy2), (x dx dx2)]: a pixel shuffle of both levels at once."""
+        maps = maps.view(len(maps), rows, self.columns, 2, 2, 2, 2).permute(0, 1, 4, 5, 2, 3, 6)
+        out = torch.empty(maps.shape, dtype=torch.float32, device=maps.device)
+        return out.copy_(maps).view(len(maps), rows * 4, self.columns * 4)
