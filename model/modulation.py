@@ -101,7 +101,7 @@ def modulation(name: str, schedule: Schedule, steps: int | None = None) -> Modul
     if steps is not None and name != "paper":
         raise ConfigError(f"modulation {name!r} is sampled with any number of steps; a grid of steps belongs to 'paper' only")
     abar, zero = schedule.alpha_bars, torch.zeros(len(schedule), dtype=torch.float64)
-    grid = time_grid(len(schedule), steps or len(schedule))
+    grid = time_grid(len(schedule), len(schedule) if steps is None else steps)
     if name == "none":
         return Modulation(name, schedule, zero, zero, grid)
     if name == "official":

@@ -55,7 +55,11 @@ def check_pair(modulation: Modulation, sampler: str, steps: int | None) -> tuple
             f"sampler 'paper': the model was trained for {len(modulation.grid)} steps, got {steps}; other numbers need training "
             "with the coefficient of their grid"
         )
-    return modulation.grid if sampler == "paper" else time_grid(len(modulation.schedule), steps or len(modulation.schedule))
+    return (
+        modulation.grid
+        if sampler == "paper"
+        else time_grid(len(modulation.schedule), len(modulation.schedule) if steps is None else steps)
+    )
 
 
 def sample(

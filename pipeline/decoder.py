@@ -10,13 +10,14 @@ segment-anything 1.0, `modeling/mask_decoder.py` and `modeling/transformer.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .absorbed import ImageToToken, TokenToImage, self_attention, split_heads
+from .absorbed import ImageToToken, TokenToImage, self_attention
 from .gemm import add_bmm, bmm, linear
 from .upscale import Upscale
 
@@ -44,8 +45,8 @@ class Decoded:
 
     predicted_iou: Tensor
     """float32 [B, 3]."""
-    keys: Tensor
-    """[B, P, C]: image tokens after both layers."""
+    keys: list[Tensor]
+    """[b, P, C] each, b <= `pixel_batch`, together B: image tokens after both layers."""
     vectors: Tensor
     """float32 [B, 3, C/8]: a mask is its vector times the upscaled image tokens."""
 
@@ -121,14 +122,14 @@ class GridDecoder:
         Returns:
             float32 [len(point), 4 rows, 256].
         """
-        out = []
-        wanted = sorted(set(point))
-        for start in range(0, len(wanted), self.pixel_batch):
-            group = wanted[start : start + self.pixel_batch]
-            place = {b: k for k, b in enumerate(group)}
-            chosen = [k for k, b in enumerate(point) if b in place]
+        out, size = [], self.pixel_batch
+        for group in sorted({b // size for b in point}):
+            chosen = [k for k, b in enumerate(point) if b // size == group]
+            owners = sorted({point[k] % size for k in chosen})
+            keys = decoded.keys[group]
+            keys = keys if len(owners) == len(keys) else keys[owners]
             vectors = decoded.vectors[[point[k] for k in chosen], [mask[k] for k in chosen]]
-            out.append(self.upscale(decoded.keys[group], vectors, [place[point[k]] for k in chosen], rows))
+            out.append(self.upscale(keys, vectors, [owners.index(point[k] % size) for k in chosen], rows))
         return torch.cat(out)
 
     def _look_at_image(self, image: ImageSide, placed: Tensor) -> Tensor:
@@ -139,28 +140,31 @@ class GridDecoder:
         seen = torch.bmm(attention, image.v0).unflatten(1, (b, -1))  # [h, B, T, d]
         return self.t2i_0.out(seen.permute(1, 2, 0, 3).flatten(2).float())
 
-    def _first_pixels(self, image: ImageSide, heads: Tensor, scatter: Tensor, ask: Tensor) -> tuple[Tensor, Tensor]:
-        """First attention from image to tokens, then the second from tokens to image: keys [B, P, C], seen [B, h T, C]."""
-        keys, seen = image.keys.new_empty(len(ask), *image.keys.shape[1:]), torch.empty_like(ask)
-        for part in torch.arange(len(ask)).split(self.pixel_batch):
-            s = slice(int(part[0]), int(part[-1]) + 1)
-            few = heads[s].transpose(0, 1).flatten(1, 2)  # [h, b T, d]
-            logits = torch.bmm(few, image.q0).unflatten(1, (len(part), -1))  # [h, b, T, P]
+    def _first_pixels(self, image: ImageSide, heads: Tensor, scatter: Tensor, ask: Tensor) -> tuple[list[Tensor], Tensor]:
+        """First attention from image to tokens, then the second from tokens to image: keys [b, P, C] each, seen [B, h T, C]."""
+        keys, seen = [], []
+        for few, back, question in self._few(heads, scatter, ask):
+            logits = torch.bmm(few.transpose(0, 1).flatten(1, 2), image.q0).unflatten(1, few.shape[::2])  # [h, b, T, P]
             attention = logits.softmax(2).transpose(0, 1).flatten(1, 2)  # over tokens: [b, h T, P], pixels last
-            keys[s] = self._norm(0, add_bmm(image.keys, attention.transpose(1, 2), scatter[s]))
-            seen[s] = self._gather(keys[s], ask[s])
-        return keys, seen
+            keys.append(self._norm(0, add_bmm(image.keys, attention.transpose(1, 2), back)))
+            seen.append(self._gather(keys[-1], question))
+        return keys, torch.cat(seen)
 
-    def _second_pixels(self, keys: Tensor, back: Tensor, shift: Tensor, scatter: Tensor, ask: Tensor) -> tuple[Tensor, Tensor]:
+    def _second_pixels(
+        self, keys: list[Tensor], back: Tensor, shift: Tensor, scatter: Tensor, ask: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
         """Second attention from image to tokens, then the final one from tokens to image; `keys` is overwritten."""
-        seen = torch.empty_like(ask)
-        for start in range(0, len(ask), self.pixel_batch):
-            s = slice(start, start + self.pixel_batch)
-            logits = bmm(back[s], (keys[s] + self.position_cast).transpose(1, 2)).add_(shift[s])  # [b, h T, P]
-            attention = logits.unflatten(1, (-1, ask.shape[1] // self.t2i_1.heads)).softmax(2).flatten(1, 2)
-            keys[s] = self._norm(1, add_bmm(keys[s], attention.transpose(1, 2), scatter[s]))
-            seen[s] = self._gather(keys[s], ask[s])
-        return keys, seen
+        seen = []
+        for k, (few, constant, forth, question) in enumerate(self._few(back, shift, scatter, ask)):
+            logits = bmm(few, (keys[k] + self.position_cast).transpose(1, 2)).add_(constant)  # [b, h T, P]
+            attention = logits.unflatten(1, (self.t2i_1.heads, -1)).softmax(2).flatten(1, 2)
+            keys[k] = self._norm(1, add_bmm(keys[k], attention.transpose(1, 2), forth))
+            seen.append(self._gather(keys[k], question))
+        return keys, torch.cat(seen)
+
+    def _few(self, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """The same tensors, `pixel_batch` points at a time."""
+        return zip(*(part.split(self.pixel_batch) for part in parts), strict=True)
 
     def _gather(self, keys: Tensor, ask: Tensor) -> Tensor:
         """`softmax(ask . (keys + position)) keys`: [b, h T, C]."""

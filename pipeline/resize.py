@@ -8,6 +8,7 @@ first if equal), and for uint8 a rounding to uint8 after each pass, halves up.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from ..errors import SamdiffError
 from .banded import banded_product, mirror
 
 _STEP = 2.0**-15  # sums of uint8 times multiples of this are exact in float32
+_PART = 1 << 21  # values that are worth a thread; there are at most as many as OpenCV may use (`runtime.setup_process`)
 _NEAR = 1e-9  # distance from a half within which the order of a float64 sum may decide the rounding
 
 
@@ -86,18 +88,29 @@ def _resize_rows(image: np.ndarray, n_out: int, scale: float) -> np.ndarray:
     """One pass along the first axis: [n_in, ...] -> [n_out, ...]; uint8 is rounded, float64 stays."""
     flat = image.reshape(len(image), -1)
     out = np.empty((n_out, flat.shape[1]), image.dtype)
-    first, weights = _taps(n_out, scale)
-    exact = image.dtype == np.uint8 and _exact_in_float32(weights)
-    for rows, columns, sums in banded_product(flat, first, weights.astype(np.float32) if exact else weights):
+    taps = _taps(n_out, scale)
+    parts = min(cv2.getNumThreads(), flat.size // _PART)
+    if parts < 2:
+        _fill(out, flat, *taps)
+    else:  # columns are independent, so any number of threads gives the same bytes
+        cuts = np.linspace(0, flat.shape[1], parts + 1).astype(int)
+        with ThreadPoolExecutor(parts) as pool:
+            list(pool.map(lambda a, b: _fill(out[:, a:b], flat[:, a:b], *taps), cuts[:-1], cuts[1:]))
+    return out.reshape(n_out, *image.shape[1:])
+
+
+def _fill(out: np.ndarray, values: np.ndarray, first: np.ndarray, weights: np.ndarray) -> None:
+    """Weighted sums of the rows of `values` [n_in, m] into `out` [n_out, m], rounded for uint8."""
+    exact = values.dtype == np.uint8 and _exact_in_float32(weights)
+    for rows, columns, sums in banded_product(values, first, weights.astype(np.float32) if exact else weights):
         part = out[rows, columns]
         if exact:  # OpenCV rounds halves to even; half a step more, and halves go up
             cv2.add(sums, np.array(_STEP / 2), dst=part, dtype=cv2.CV_8U)
-        elif image.dtype == np.uint8:
-            _sum_in_order(sums, flat[:, columns], first[rows], weights[rows])
+        elif values.dtype == np.uint8:
+            _sum_in_order(sums, values[:, columns], first[rows], weights[rows])
             part[:] = np.clip(sums + 0.5, 0, 255)  # the cast cuts off
         else:
             part[:] = sums
-    return out.reshape(n_out, *image.shape[1:])
 
 
 def _exact_in_float32(weights: np.ndarray) -> bool:

@@ -64,7 +64,8 @@ def decode(counts: np.ndarray, height: int, width: int) -> np.ndarray:
     """Runs uint32 [R] -> bool [H, W], C-contiguous."""
     if height == 0 or width == 0:
         return np.zeros((height, width), bool)
-    return cv2.transpose(_ones_and_zeros(counts).reshape(width, height)).view(bool)
+    values = np.repeat((np.arange(len(counts)) % 2).astype(np.uint8), counts)
+    return cv2.transpose(values.reshape(width, height)).view(bool)
 
 
 def area(counts: np.ndarray) -> int:
@@ -113,20 +114,16 @@ def paint_labels(masks: Sequence[np.ndarray], height: int, width: int) -> np.nda
         raise SamdiffError(f"masks: expected at most {MAX_MASKS} per image (labels are uint16), got {len(masks)}")
     flat = np.zeros(height * width, np.uint16)  # column-major, like the runs
     for label, counts in enumerate(masks, start=1):
-        before = int(counts[0])
-        inside = _ones_and_zeros(counts[1 : len(counts) // 2 * 2], first=1)
-        np.copyto(flat[before : before + len(inside)], np.uint16(label), where=inside.view(bool))
+        before, inside = int(counts[0]), counts[1 : len(counts) // 2 * 2]  # from the first run of ones to the last
+        values = np.repeat(np.where(np.arange(len(inside)) % 2, 0, label).astype(np.uint16), inside)
+        part = flat[before : before + len(values)]
+        np.maximum(part, values, out=part)  # the later label is the larger one
     return cv2.transpose(flat.reshape(width, height)) if flat.size else flat.reshape(height, width)
 
 
 def to_coco(counts: np.ndarray, height: int, width: int) -> dict[str, Any]:
     """Runs as a COCO dict with the compressed string."""
     return {"size": [height, width], "counts": to_string(counts)}
-
-
-def _ones_and_zeros(counts: np.ndarray, first: int = 0) -> np.ndarray:
-    """Runs spelled out: uint8 [sum]; the first run has the value `first`."""
-    return np.repeat((np.arange(len(counts)) & 1).astype(np.uint8) ^ np.uint8(first), counts)
 
 
 def _size_of(mask: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """Samples: aligned crops, functions of the seed and the position, E_SAM by lookup."""
 
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,32 +8,9 @@ import torch
 
 from samdiff import ShardDataset
 from samdiff.errors import ConfigError, StoreError
-from samdiff.pipeline.contract import ARRAYS, shape_of
-from samdiff.pipeline.keystore import LocalFolder
-from samdiff.pipeline.shards import StoreWriter
 from samdiff.pipeline.stream import e_sam
 
-T = 24
-
-
-def make_store(path: Path, n: int = 10, scale: int = 4, masks: tuple[int, ...] = (2, 0, 1)) -> Path:
-    """Tiles whose pixels are functions of their place: red = tile, green = row, blue = column; LR in LR pixels."""
-    sizes = {"I": len(masks), "N": n, "M": sum(masks), "R": 0, "B": 0, "B2": 0, "T": T, "t": T // scale}
-    rows = {spec.path: np.zeros(shape_of(spec, sizes), spec.dtype) for spec in ARRAYS}
-    y, x = np.mgrid[:T, :T]
-    image = np.arange(n) % len(masks)
-    rows["tiles/hr"] = np.stack([np.stack([np.full_like(y, i), y, x], axis=-1) for i in range(n)]).astype(np.uint8)
-    rows["tiles/lr"] = rows["tiles/hr"][:, ::scale, ::scale].copy()
-    rows["tiles/lr"][..., 1:] //= scale
-    rows["tiles/labels"] = np.stack([(y + x) % (masks[i] + 1) for i in image]).astype(np.uint16)
-    rows["tiles/place"][:, 0] = image
-    rows["images/n_masks"] = np.array(masks, np.int32)
-    rows["images/first_mask"] = np.cumsum(masks) - masks
-    rows["masks/codes"] = np.stack([np.arange(sum(masks)) + 0.5, np.arange(sum(masks)) + 0.25], axis=1)
-    writer = StoreWriter(LocalFolder(path), sizes)
-    writer.append(rows)
-    writer.commit({"scale": scale, "fingerprint": "f"})
-    return path
+from .stores import make_store
 
 
 def test_crops_stay_aligned_under_every_flip(tmp_path):

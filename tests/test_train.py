@@ -1,0 +1,258 @@
+"""Training: falls, resumes to the same weights, refuses what does not fit, loses nothing when a step or a disk fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from samdiff import open_store
+from samdiff.errors import CheckpointError, ConfigError
+from samdiff.model import loop
+from samdiff.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from samdiff.model.config import load_config
+from samdiff.model.loop import TrainingError, ema_decay, learning_rate
+from samdiff.model.train import train
+
+from .stores import make_store
+
+CPU = torch.device("cpu")
+SMALL = [
+    "model.width=8",
+    "model.multipliers=[1, 2]",
+    "model.rrdb_blocks=2",
+    "model.rrdb_features=8",
+    "model.rrdb_growth=4",
+    "train.patch=12",
+    "train.batch=4",
+    "train.rrdb_steps=6",
+    "train.steps=8",
+    "train.log_every=2",
+    "train.checkpoint_every=3",
+    "train.lr=1e-3",
+]
+
+
+def config(*more: str):
+    return load_config("tiny", sets=[*SMALL, *more])
+
+
+def run(tmp_path: Path, name: str, *more: str, rrdb: Path | None = None) -> Path:
+    store = tmp_path / "a.zarr"
+    if not store.exists():
+        make_store(store, n=40)
+    return train([open_store(store)], tmp_path / name, config(*more), CPU, rrdb)
+
+
+@pytest.mark.parametrize("modulation", ["none", "official", "paper", "joint"])
+def test_every_modulation_trains_and_falls(tmp_path, modulation):
+    """120 steps on one store: the loss at the end is well below that at the start; everything is finite."""
+    more = (
+        f"diffusion.modulation={modulation}",
+        "train.steps=120",
+        "train.log_every=10",
+        "train.lr=5e-3",
+        "diffusion.e_mean=image",
+    )
+    model = run(tmp_path, "r", *more)
+    lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["stage"] == "diffusion"]
+    assert len(losses) == 12
+    assert sum(losses[-3:]) / 3 < 0.93 * losses[0]
+    tensors = load_checkpoint(model, kind="diffusion").tensors
+    assert all(torch.isfinite(value).all() for value in tensors.values())
+
+
+def test_resume_equals_an_uninterrupted_run(tmp_path):
+    """8 steps at once and 3 + 5 steps in two calls give the same weights, average and optimiser, bit for bit on the CPU."""
+    whole = run(tmp_path, "whole", "train.steps=8")
+    run(tmp_path, "parts", "train.steps=3")
+    part = run(tmp_path, "parts", "train.steps=8")
+    states = [loop.states(path.parent, "diffusion")[-1] for path in (whole, part)]
+    ours, theirs = (load_checkpoint(path).tensors for path in states)
+    assert ours.keys() == theirs.keys()
+    assert any(name.startswith("adam.exp_avg_sq.") for name in ours)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_killed_and_run_again(tmp_path):
+    """kill -9 between two states: the same command ends in the same weights as an uninterrupted run."""
+    whole = run(tmp_path, "whole", "train.steps=40")
+    sets = [argument for text in [*SMALL, "train.steps=40"] for argument in ("--set", text)]
+    command = [
+        sys.executable,
+        "-m",
+        "samdiff.cli",
+        "train",
+        "--shards",
+        str(tmp_path / "a.zarr"),
+        "--out",
+        str(tmp_path / "killed"),
+    ]
+    command += ["--preset", "tiny", "--device", "cpu", *sets]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        while not loop.states(tmp_path / "killed", "diffusion"):
+            assert process.poll() is None, "it ended before it could be killed"
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    ours, theirs = load_checkpoint(whole).tensors, load_checkpoint(tmp_path / "killed").tensors
+    difference = max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+    assert difference < 1e-5  # another process may split its sums among threads differently
+
+
+def test_sigterm_saves_first(tmp_path, monkeypatch):
+    """Asked to stop, the loop finishes its step, saves, and says so by KeyboardInterrupt."""
+    real = loop._update
+
+    def update(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "_update", update)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "r", "train.rrdb_steps=50")
+    saved = loop.states(tmp_path / "r", "rrdb")
+    assert [load_checkpoint(path).facts["step"] for path in saved] == [1]
+
+
+def test_a_finished_run_does_nothing(tmp_path):
+    """The same command again leaves every file as it is but the configuration's."""
+    model = run(tmp_path, "r")
+    before = {path.name: path.stat().st_mtime_ns for path in model.parent.iterdir() if path.name != "config.json"}
+    run(tmp_path, "r")
+    assert before == {path.name: path.stat().st_mtime_ns for path in model.parent.iterdir() if path.name != "config.json"}
+    assert len(loop.states(model.parent, "diffusion")) == 2  # the last `keep`
+
+
+def test_rrdb_from_another_run_is_frozen(tmp_path):
+    """--rrdb skips stage one; the weights arrive unchanged in the model; a wrong scale or size is refused."""
+    first = run(tmp_path, "first")
+    second = run(tmp_path, "second", rrdb=first)
+    ours, theirs = load_checkpoint(first).part("rrdb"), load_checkpoint(second).part("rrdb")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not loop.states(tmp_path / "second", "rrdb")
+    with pytest.raises(CheckpointError, match="do not fit the configured network: .*of another shape"):
+        run(tmp_path, "third", "model.rrdb_features=16", rrdb=first)
+    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+        run(tmp_path, "fourth", rrdb=tmp_path / "none.safetensors")
+
+
+def test_a_run_of_other_settings_is_refused(tmp_path):
+    """The difference is shown; more steps are no difference."""
+    run(tmp_path, "r")
+    with pytest.raises(ConfigError, match=r"diffusion.loss: was 'l1', now 'l2'"):
+        run(tmp_path, "r", "diffusion.loss=l2")
+    run(tmp_path, "r", "train.steps=9")
+
+
+def test_not_finite_steps_are_skipped_and_ten_stop_the_run(tmp_path):
+    """One NaN is skipped and counted; ten in a row are an error that keeps the last state."""
+    real, calls = loop._update, [0]
+
+    def sometimes(network, optimiser, loss, clip):
+        calls[0] += 1
+        return real(network, optimiser, loss * float("nan") if calls[0] == 2 else loss, clip)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_update", sometimes)
+        run(tmp_path, "r")
+    lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
+    assert [line["skipped"] for line in lines if line["stage"] == "rrdb"] == [1, 1, 1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_update", lambda n, o, loss, c: real(n, o, loss * float("nan"), c))
+        with pytest.raises(TrainingError, match="not finite in 10 steps running"):
+            run(tmp_path, "s", "train.rrdb_steps=20")
+
+
+def test_masks_that_are_needed_and_missing(tmp_path):
+    """A store without masks trains `none` only."""
+    make_store(tmp_path / "a.zarr", n=40, masks=(0, 0))
+    with pytest.raises(ConfigError, match="'official' needs masks, and .*a.zarr has none"):
+        run(tmp_path, "r")
+    run(tmp_path, "s", "diffusion.modulation=none")
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ("train.patch=14", "multiple of 4"),
+        ("train.patch=48", "up to the tile size 24"),
+        ("train.batch=0", "batch: expected at least 1"),
+        ("train.lrr=1", r"unknown setting train.lrr \(did you mean 'lr'\?\)"),
+        ("modell.width=3", r"unknown setting modell \(did you mean 'model'\?\)"),
+        ("train.lr=fast", "train.lr: expected float, got 'fast'"),
+        ("model.multipliers=4", r"expected a list such as \[1, 2, 3\]"),
+        ("train=3", "expected section.key=value"),
+        ("diffusion.loss=l3", r"expected one of l1, l2, got 'l3'"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path, setting, match):
+    with pytest.raises(ConfigError, match=match):
+        run(tmp_path, "r", setting)
+    assert not (tmp_path / "r").exists()
+
+
+def test_presets_and_files(tmp_path):
+    """Preset < file < --set; a resolved configuration builds itself again; unknown presets and broken files are named."""
+    file = tmp_path / "mine.toml"
+    file.write_text("[train]\nlr = 3e-4\nbatch = 8\n")
+    settings = load_config("small", file, ["train.batch=2"])
+    assert (settings.model.width, settings.train.lr, settings.train.batch, settings.train.patch) == (48, 3e-4, 2, 96)
+    with pytest.raises(ConfigError, match=r"got 'smal' \(did you mean 'small'\?\)"):
+        load_config("smal")
+    file.write_text("[train\n")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config("small", file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config("small", tmp_path / "none.toml")
+
+
+def test_rates_and_averages():
+    """Halved on time after a linear warm-up; the average's decay grows to its bound."""
+    settings = config("train.lr=1e-3", "train.halve_every=100", "train.warmup=10").train
+    assert [learning_rate(step, settings) for step in (0, 9, 99, 100, 250)] == pytest.approx([1e-4, 1e-3, 1e-3, 5e-4, 2.5e-4])
+    assert [ema_decay(1, 0.99), ema_decay(10_000, 0.99), ema_decay(5, 0.0)] == [2 / 11, 0.99, 0.0]
+
+
+def test_checkpoints_are_whole_or_refused(tmp_path):
+    """Round trip; text, a cut file, foreign weights, a newer format, another kind."""
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, Checkpoint("rrdb", {"rrdb.a": torch.arange(6.0).view(2, 3).T}, {"scale": 4}, {"step": 3}))
+    found = load_checkpoint(path, kind="rrdb")
+    assert torch.equal(found.part("rrdb")["a"], torch.arange(6.0).view(2, 3).T)
+    assert (found.config, found.facts) == ({"scale": 4}, {"step": 3})
+    with pytest.raises(CheckpointError, match="expected a checkpoint of kind 'diffusion', got 'rrdb'"):
+        load_checkpoint(path, kind="diffusion")
+    data = path.read_bytes()
+    for broken, match in (
+        (data[: len(data) - 5], "not a readable safetensors file"),
+        (b"hello", "not a readable safetensors file"),
+        (data.replace(b'"format_version":"1"', b'"format_version":"9"'), "expected checkpoint format 1, got 9"),
+        (data.replace(b"samdiff-checkpoint", b"somebody-elses-own"), "without samdiff's header"),
+    ):
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError, match=match):
+            load_checkpoint(path)
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    """A failed save leaves the older file whole and no partial one."""
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, Checkpoint("rrdb", {"rrdb.a": torch.zeros(3)}, {}))
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, Checkpoint("rrdb", {"rrdb.a": torch.ones(3)}, {}))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
