@@ -79,11 +79,11 @@ class SuperResolver:
             ConfigError: a sampler or a number of steps that does not fit the model.
         """
         check_pair(self.modulation, sampler or DEFAULT_SAMPLER[self.modulation.name], steps)
-        return self._keep_nature(image, lambda lr: self._diffuse(lr, steps, seed, sampler, on_step))
+        return self._keep_nature(image, lambda lr, kept: self._diffuse(lr, kept, steps, seed, sampler, on_step))
 
     def regress(self, image: np.ndarray | Image.Image) -> np.ndarray | Image.Image:
         """The RRDB's picture alone (stage one): smoother, and closer in the mean square."""
-        return self._keep_nature(image, lambda lr: self.rrdb(lr))
+        return self._keep_nature(image, lambda lr, _: self.rrdb(lr))
 
     def _ready(self, network: Any, weights: dict[str, Tensor]) -> Any:
         load_into(network, weights, self.name)
@@ -91,9 +91,11 @@ class SuperResolver:
 
     @torch.inference_mode()
     def _diffuse(
-        self, lr: Tensor, steps: int | None, seed: int, sampler: str | None, on_step: Callable[[int], Any] | None
+        self, lr: Tensor, kept: Tensor, steps: int | None, seed: int, sampler: str | None, on_step: Callable[[int], Any] | None
     ) -> Tensor:
         given, lr_up = condition(self.rrdb.features(lr)), upsample(lr, self.scale)
+        enlarged = upsample(kept, self.scale)  # the border of the padded picture would lean on the padding's own mirror
+        lr_up[..., : enlarged.shape[2], : enlarged.shape[3]] = enlarged
         generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device starts from the same noise
 
         def noise(_: int) -> Tensor:
@@ -106,14 +108,16 @@ class SuperResolver:
         return from_residual(x_0, lr_up)
 
     @torch.inference_mode()
-    def _keep_nature(self, image: np.ndarray | Image.Image, enlarge: Callable[[Tensor], Tensor]) -> np.ndarray | Image.Image:
+    def _keep_nature(
+        self, image: np.ndarray | Image.Image, enlarge: Callable[[Tensor, Tensor], Tensor]
+    ) -> np.ndarray | Image.Image:
         if isinstance(image, Image.Image):
             return Image.fromarray(self._keep_nature(np.asarray(eight_bits(image)), enlarge))
         colour, alpha, grey = split_nature(image)
         height, width = colour.shape[:2]
         padded = pad_lr(colour, self.unet.multiple, self.scale)
         lr = to_picture_range(torch.from_numpy(padded)[None]).to(self.device).contiguous(memory_format=torch.channels_last)
-        out = to_pixels(enlarge(lr))[0, : height * self.scale, : width * self.scale].cpu().numpy()
+        out = to_pixels(enlarge(lr, lr[..., :height, :width]))[0, : height * self.scale, : width * self.scale].cpu().numpy()
         if grey:
             out = _luma(out)
         if alpha is None:
@@ -141,7 +145,7 @@ def split_nature(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool
 def pad_lr(lr: np.ndarray, multiple: int, scale: int) -> np.ndarray:
     """Mirror LR [h, w, 3] at the bottom and the right until HR fits the U-Net: sides multiples of `multiple`, at least twice it.
 
-    Mirroring is what the bicubic enlargement does at its borders, so the part that is kept is not changed by it.
+    Mirroring is what the bicubic enlargement does at its borders, so the networks see what they know.
     """
     step = multiple // math.gcd(multiple, scale)
     least = -(-2 * multiple // scale)

@@ -150,7 +150,7 @@ def decode_picture(data: bytes, name: str, limits: Limits | None = None) -> Deco
             image.verify()
             image = reader(io.BytesIO(data))
         notes = _first_notes(image, kind, name)
-        turn = image.getexif().get(0x0112, 1) if kind != "TIFF" else 1  # Pillow turns TIFF itself
+        turn = image.getexif().get(0x0112, 1)
         wide = _bits(image, kind, data) > 8
         image.load()
         pixels, more = _wide_pixels(data) if wide else _pixels(image)
@@ -159,7 +159,9 @@ def decode_picture(data: bytes, name: str, limits: Limits | None = None) -> Deco
             raise
         raise ImageError(f"damaged or cut off {kind} file: {' '.join(str(error).split()) or type(error).__name__}") from error
     if turn in _TURNS:
-        pixels, more = _TURNS[turn](pixels), [*more, "turned upright as its EXIF orientation says"]
+        # Pillow and OpenCV have turned TIFF already
+        pixels = pixels if kind == "TIFF" else _TURNS[turn](pixels)
+        more = [*more, "turned upright as its EXIF orientation says"]
     return Decoded(np.ascontiguousarray(pixels), (*notes, *more))
 
 
