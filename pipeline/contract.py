@@ -47,11 +47,15 @@ def _tiles(name: str, dtype: str, shape: tuple[str | int, ...], dims: tuple[str,
 
 
 ARRAYS: tuple[ArraySpec, ...] = (
-    ArraySpec("images/name_offset", "uint64", ("I+1",), ("image_edge",), "", "where each image's name starts in `name`", "scan"),
+    ArraySpec(
+        "images/name_offset", "uint64", ("I+1",), ("image_edge",), "", "where each image's name starts in `name`", "scan"
+    ),
     ArraySpec("images/name", "uint8", ("B",), ("name_byte",), "", "UTF-8 names, one after the other", "scan", rows=LONG_ROWS),
     ArraySpec("images/sha256", "uint8", ("I", 32), ("image", "digest"), "", "SHA-256 of the source file", "scan"),
     ArraySpec("images/status", "uint8", ("I",), ("image",), "", "0 used, 1 skipped", "masks"),
-    ArraySpec("images/note_offset", "uint64", ("I+1",), ("image_edge",), "", "where each image's note starts in `note`", "masks"),
+    ArraySpec(
+        "images/note_offset", "uint64", ("I+1",), ("image_edge",), "", "where each image's note starts in `note`", "masks"
+    ),
     ArraySpec(
         "images/note",
         "uint8",
@@ -89,7 +93,9 @@ ARRAYS: tuple[ArraySpec, ...] = (
         rows=LONG_ROWS,
     ),
     _tiles("hr", "uint8", ("N", "T", "T", 3), ("tile", "y_hr", "x_hr", "band"), "HR", "RGB 0..255"),
-    _tiles("lr", "uint8", ("N", "t", "t", 3), ("tile", "y_lr", "x_lr", "band"), "LR", "RGB 0..255; cut from the whole image's LR"),
+    _tiles(
+        "lr", "uint8", ("N", "t", "t", 3), ("tile", "y_lr", "x_lr", "band"), "LR", "RGB 0..255; cut from the whole image's LR"
+    ),
     _tiles(
         "labels",
         "uint16",
@@ -121,7 +127,9 @@ STAGES: tuple[Stage, ...] = (
     Stage("scan", "prepare", ("SOURCE",), _written("scan"), "list the pictures, hash each file"),
     Stage("masks", "prepare", ("SOURCE", "segmenter weights"), _written("masks"), "decode, crop, segment, encode structure"),
     Stage("tiles", "prepare", ("SOURCE", "masks/rle"), _written("tiles"), "degrade the whole image, cut aligned tiles"),
-    Stage("commit", "prepare", ("every file",), (RECORD_KEY, "zarr.json"), "record size and SHA-256 of all, write the root last"),
+    Stage(
+        "commit", "prepare", ("every file",), (RECORD_KEY, "zarr.json"), "record size and SHA-256 of all, write the root last"
+    ),
     Stage(
         "rrdb",
         "train",
@@ -209,7 +217,9 @@ def _check_array(spec: ArraySpec, document: Mapping[str, Any], sizes: Mapping[st
     if shard:
         found["inner chunk"] = tuple(codecs[0]["configuration"].get("chunk_shape", ()))
         wanted["inner chunk"] = chunk_of(spec, shape)
-    return [f"{spec.path}: {what}: expected {wanted[what]}, got {found[what]}" for what in wanted if found[what] != wanted[what]]
+    return [
+        f"{spec.path}: {what}: expected {wanted[what]}, got {found[what]}" for what in wanted if found[what] != wanted[what]
+    ]
 
 
 def stage_table() -> str:
