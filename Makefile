@@ -28,7 +28,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p $(TYPES) && ln -sfn ../.. $(TYPES)/samdiff
-	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../setup.cfg samdiff/*.py samdiff/pipeline/*.py samdiff/model/*.py
+	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../setup.cfg samdiff/*.py samdiff/commands/*.py samdiff/pipeline/*.py samdiff/model/*.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,33 @@
+"""What the commands share: options, and how they report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SKIPPED = 3  # exit status
+
+Device = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: the library's choice.")]
+CACHE = "the cache (SAMDIFF_CACHE, default the user's cache folder)"
+
+
+def default_store(source: str) -> Path:
+    """data/NAME.zarr, NAME being the source's name without its suffixes."""
+    return Path("data") / f"{Path(source).resolve().name.split('.')[0]}.zarr"
+
+
+def say(text: str) -> None:
+    """One line for the user, at once."""
+    print(text, flush=True)
+
+
+def finish(skipped: dict[str, str]) -> None:
+    """List what was skipped and leave with status 3 if there was any."""
+    for name, reason in skipped.items():
+        print(f"skipped {name}: {reason}", file=sys.stderr)
+    if skipped:
+        raise typer.Exit(SKIPPED)

