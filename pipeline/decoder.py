@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .absorbed import ImageToToken, TokenToImage, self_attention
@@ -60,7 +61,7 @@ class GridDecoder:
         pixel_batch: points whose image tokens are processed together: 1 keeps them in a CPU's cache.
     """
 
-    def __init__(self, sam: nn.Module, dtype: torch.dtype = torch.float32, pixel_batch: int = 1) -> None:
+    def __init__(self, sam: Any, dtype: torch.dtype = torch.float32, pixel_batch: int = 1) -> None:
         decoder, prompts = sam.mask_decoder, sam.prompt_encoder
         self.dtype, self.pixel_batch = dtype, pixel_batch
         self.layer0, self.layer1 = decoder.transformer.layers
@@ -175,11 +176,11 @@ class GridDecoder:
         return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
-def _mlp(block: nn.Module, x: Tensor) -> Tensor:
+def _mlp(block: Any, x: Tensor) -> Tensor:
     return linear(F.relu(linear(x, block.lin1.weight, block.lin1.bias)), block.lin2.weight, block.lin2.bias)
 
 
-def _head(mlp: nn.Module, x: Tensor) -> Tensor:
+def _head(mlp: Any, x: Tensor) -> Tensor:
     for k, layer in enumerate(mlp.layers):
         x = linear(x if k == 0 else F.relu(x), layer.weight, layer.bias)
     return x

@@ -58,7 +58,7 @@ class MaskSettings:
             raise ConfigError(f"stability_score_offset: expected a number >= 0, got {self.stability_score_offset}")
         if self.point_grids is not None:
             self._check_grids()
-        elif self.points_per_side // self.crop_n_points_downscale_factor**self.crop_n_layers < 1:  # type: ignore[operator]
+        elif self.points_per_side // self.crop_n_points_downscale_factor**self.crop_n_layers < 1:
             raise ConfigError(
                 f"crop_n_points_downscale_factor: no point is left in layer {self.crop_n_layers} "
                 f"of {self.points_per_side} per side; lower it or crop_n_layers"

@@ -36,12 +36,12 @@ def counts_of(mask: Mapping[str, Any] | np.ndarray, height: int | None = None, w
     elif isinstance(mask, np.ndarray) and mask.dtype == np.bool_:
         if mask.ndim != 2:
             raise SamdiffError(f"mask: expected bool [H, W], got shape {list(mask.shape)}")
-        size, counts = mask.shape, encode(mask)
+        size, counts = (mask.shape[0], mask.shape[1]), encode(mask)
     else:
         if height is None or width is None:
             raise SamdiffError("mask: runs without a size need height and width")
         size, counts = (height, width), _as_integers(mask)
-    size = tuple(size)
+    size = int(size[0]), int(size[1])
     wanted = (size[0] if height is None else height, size[1] if width is None else width)
     if size != wanted:
         raise SamdiffError(

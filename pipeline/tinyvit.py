@@ -6,6 +6,8 @@ other libraries' TinyViT halves it. `norm_head` and `head` belong to the layout 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
@@ -140,7 +142,9 @@ class TinyViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised, padded pictures [B, 3, 1024, 1024] -> [B, 256, 64, 64]."""
-        x = self.patch_embed.seq(x)
+        embed: Any = self.patch_embed
+        x = embed.seq(x)
+        stage: Any
         for index, stage in enumerate(self.layers):
             x = x if index == 0 else x.permute(0, 2, 3, 1)
             for block in stage.blocks:

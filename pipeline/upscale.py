@@ -6,8 +6,10 @@ stay where the product leaves them; only the finished logits are put into rows.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .gemm import bmm, linear, linear_gelu
@@ -22,7 +24,7 @@ class Upscale:
         dtype: to compute in.
     """
 
-    def __init__(self, layers: nn.Sequential, columns: int, dtype: torch.dtype) -> None:
+    def __init__(self, layers: Any, columns: int, dtype: torch.dtype) -> None:
         up1, norm, _, up2, _ = layers
         # Children in the order x, y: then a row of logits is a regular stride over the tokens and their x-children.
         weight1 = up1.weight.permute(3, 2, 1, 0)  # [dx, dy, C/4, C]
