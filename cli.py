@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .commands import demo, fetch, infer, prepare, store, train
+from .commands import checkpoints, demo, fetch, infer, prepare, store, train
 from .commands.common import say
 from .errors import SamdiffError
 
@@ -33,6 +33,8 @@ for command in (
     train.train,
     infer.infer,
     fetch.weights,
+    checkpoints.import_checkpoint,
+    checkpoints.publish,
     demo.demo,
 ):
     app.command()(command)

@@ -30,15 +30,15 @@ def infer(
     threads: Threads = None,
 ) -> None:
     """A picture, super-resolved. Never needs SAM or masks."""
-    from ..model.checkpoint import newest_run
     from ..model.infer import load_model
     from ..model.pictures import plan_outputs, upscale_files
+    from ..model.publish import default_checkpoint
     from ..runtime import pick_device, setup_process
 
     setup_process(threads)
-    path = checkpoint or newest_run()
+    path, why = (checkpoint, "") if checkpoint else default_checkpoint()
     model = load_model(path, pick_device(device))
-    if checkpoint is None:
-        say(f"--checkpoint {path} (the newest run)")
+    if why:
+        say(f"--checkpoint {path} ({why})")
     jobs = plan_outputs(inputs, out, model.scale, overwrite)
     finish(upscale_files(model, jobs, scale=scale, steps=steps, seed=seed, sampler=sampler, regress=regress, say=say))

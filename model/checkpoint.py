@@ -22,6 +22,7 @@ from ..pipeline.keystore import write_atomic
 FORMAT = "samdiff-checkpoint"
 FORMAT_VERSION = "1"
 MODEL_FILE = "model.safetensors"
+BEST_FILE = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
             header = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            tensors = {name: _single(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{file}: not a readable safetensors file ({error}); give a checkpoint that `samdiff train` wrote"
@@ -126,6 +127,11 @@ def newest_run(runs: Path = Path("runs")) -> Path:
             f"no checkpoint: {runs}/ holds no trained model; train one with `samdiff train --shards STORE`, or give --checkpoint FILE"
         )
     return models[-1]
+
+
+def _single(value: torch.Tensor) -> torch.Tensor:
+    """Half precision is for storage only: as float32."""
+    return value.float() if value.dtype == torch.float16 else value
 
 
 def _named(missing: list[str], extra: list[str], misshaped: list[str]) -> list[tuple[str, list[str]]]:

@@ -64,6 +64,8 @@ class DiffusionConfig:
     """cosine (as the official code builds it) or linear."""
     sampling_steps: int = 0
     """For `paper`: the number of sampling steps that it is trained for; 0: all T."""
+    lr_levels: int = 255
+    """What LR is divided by before its bicubic enlargement: 255; imported official weights know 256."""
 
     def __post_init__(self) -> None:
         _one_of(self, "modulation", MODULATIONS)
@@ -72,6 +74,8 @@ class DiffusionConfig:
         _one_of(self, "schedule", ("cosine", "linear"))
         _at_least(self, 2, "timesteps")
         _at_least(self, 0, "sampling_steps")
+        if self.lr_levels not in (255, 256):
+            raise ConfigError(f"diffusion.lr_levels: expected 255 or 256, got {self.lr_levels}")
 
     def build(self) -> Modulation:
         """The modulation with its schedule."""

@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint, load_checkpoint, load_into
 from .config import RunConfig, config_from
 from .modulation import Modulation
 from .networks import build_rrdb, build_unet
-from .residual import from_residual, to_picture_range, to_pixels, upsample
+from .residual import base_picture, from_residual, to_picture_range, to_pixels
 from .rrdb import RRDB, condition
 from .sampler import DEFAULT as DEFAULT_SAMPLER
 from .sampler import check_pair, sample_steps
@@ -93,8 +93,11 @@ class SuperResolver:
     def _diffuse(
         self, lr: Tensor, kept: Tensor, steps: int | None, seed: int, sampler: str | None, on_step: Callable[[int], Any] | None
     ) -> Tensor:
-        given, lr_up = condition(self.rrdb.features(lr)), upsample(lr, self.scale)
-        enlarged = upsample(kept, self.scale)  # the border of the padded picture would lean on the padding's own mirror
+        levels = self.config.diffusion.lr_levels
+        given, lr_up = condition(self.rrdb.features(lr)), base_picture(lr, self.scale, levels)
+        enlarged = base_picture(
+            kept, self.scale, levels
+        )  # the border of the padded picture would lean on the padding's own mirror
         lr_up[..., : enlarged.shape[2], : enlarged.shape[3]] = enlarged
         generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device starts from the same noise
 

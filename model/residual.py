@@ -40,6 +40,12 @@ def upsample(lr: Tensor, scale: int) -> Tensor:
     return _enlarge_last(_enlarge_last(lr.mT, scale).mT, scale)
 
 
+def base_picture(lr: Tensor, scale: int, levels: int = 255) -> Tensor:
+    """The enlarged LR that residuals refer to: pixels / 255, or / 256 as the official code has it (its weights know the difference)."""
+    enlarged = upsample(lr, scale)
+    return enlarged if levels == 255 else (enlarged + 1) * (255 / levels) - 1
+
+
 def _enlarge_last(x: Tensor, scale: int) -> Tensor:
     """Along the last axis: each output is a weighted sum of a few neighbours, summed tap by tap so that no big table is made."""
     indices, weights = resize_weights(x.shape[-1], x.shape[-1] * scale, scale)

@@ -29,7 +29,7 @@ from .config import RunConfig
 from .loop import State, run
 from .modulation import Modulation
 from .networks import build_rrdb, build_unet
-from .residual import to_picture_range, to_residual, upsample
+from .residual import base_picture, to_picture_range, to_residual
 from .rrdb import RRDB, condition
 from .unet import UNet
 
@@ -100,7 +100,7 @@ class DiffusionTask(_Task):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """|| c - c_theta(x_t, LR, t) ||, L1 or L2 (SAM-DiffSR's loss; for `joint` both outputs with the same norm)."""
         hr, lr = self.pictures(batch)
-        x_0 = to_residual(hr, upsample(lr, self.config.scale))
+        x_0 = to_residual(hr, base_picture(lr, self.config.scale, self.config.diffusion.lr_levels))
         e = e_sam(batch["labels"], batch["image"], self.table, self.offset) if self.modulation.needs_masks else None
         x_t = self.modulation.noised(x_0, e, batch["t"], batch["noise"]).contiguous(memory_format=torch.channels_last)
         target = self.modulation.target(e, batch["t"], batch["noise"])

@@ -1,0 +1,46 @@
+"""`samdiff import-checkpoint`, `samdiff publish`: models in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import say
+
+
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="A published SAM-DiffSR, SRDiff or RRDB checkpoint.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Our file; default NAME.safetensors beside it.")] = None,
+    modulation: Annotated[
+        str, typer.Option(help="What it was trained with: official (SAM-DiffSR) or none (SRDiff).")
+    ] = "official",
+    overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
+) -> None:
+    """Published weights -> a checkpoint of ours, every name and shape verified."""
+    from ..errors import ConfigError
+    from ..model.checkpoint import save_checkpoint
+    from ..model.imported import describe, import_official
+
+    target = out or file.with_suffix(".imported.safetensors")
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target}: exists already; give --overwrite, or another --out")
+    checkpoint = import_official(file, modulation)
+    save_checkpoint(target, checkpoint)
+    say(f"{target}: {describe(checkpoint)}")
+
+
+def publish(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a model's file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to give away.")],
+    licence: Annotated[str, typer.Option(help="Of the weights, such as that of the photographs.")],
+    attribution: Annotated[str, typer.Option(help="Whom the licence asks to name.")] = "",
+    half: Annotated[bool, typer.Option(help="Store float16: half the bytes.")] = True,
+) -> None:
+    """A run's best model as one small file, without anything of this machine."""
+    from ..model.publish import publish as write
+
+    made = write(run, out, licence, attribution, half)
+    count = sum(value.numel() for value in made.tensors.values())
+    say(f"{out}: {count / 1e6:.2f} M parameters, {out.stat().st_size / 1e6:.2f} MB, step {made.facts.get('step')}, {licence}")

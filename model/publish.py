@@ -1,0 +1,47 @@
+"""A run's model as a file to give away, and the model that comes with samdiff."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .checkpoint import BEST_FILE, Checkpoint, load_checkpoint, newest_run, save_checkpoint
+
+SHIPPED = Path(__file__).parent / "weights" / "tiny-x4.safetensors"
+"""The small model inside the package; `weights/README.md` says what it was trained on and under which licence it is."""
+
+
+def publish(source: Path, target: Path, licence: str, attribution: str, half: bool = True) -> Checkpoint:
+    """Write a model without anything of the machine that trained it; returns what was written.
+
+    Args:
+        source: a run's folder (its best model by validation if there is one, else its newest), or a model's file.
+        target: the new file.
+        licence: of the weights, such as that of the photographs.
+        attribution: whom the licence asks to name.
+        half: store float16, half the bytes; `load_checkpoint` gives float32 again.
+
+    Raises:
+        CheckpointError: the source cannot be read.
+    """
+    best = source / BEST_FILE
+    found = load_checkpoint(best if source.is_dir() and best.exists() else source, kind="diffusion")
+    dtype = torch.float16 if half else torch.float32
+    config = {key: value for key, value in found.config.items() if key != "rrdb_from"}  # a path
+    facts = {key: found.facts[key] for key in ("step", "version", "stores", "validation") if key in found.facts}
+    facts |= {"licence": licence, "attribution": attribution}
+    made = Checkpoint("diffusion", {name: value.to(dtype) for name, value in found.tensors.items()}, config, facts)
+    save_checkpoint(target, made)
+    return made
+
+
+def default_checkpoint(runs: Path = Path("runs")) -> tuple[Path, str]:
+    """The model to use when none is named, and why: the newest run, else the model that comes with samdiff.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    if SHIPPED.exists() and not any(runs.glob("*/model.safetensors")):
+        return SHIPPED, f"the small model that comes with samdiff; {runs}/ holds no trained one"
+    return newest_run(runs), "the newest run"
