@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ def publish(source: Path, target: Path, licence: str, attribution: str, half: bo
     found = load_checkpoint(best if source.is_dir() and best.exists() else source, kind="diffusion")
     dtype = torch.float16 if half else torch.float32
     config = {key: value for key, value in found.config.items() if key != "rrdb_from"}  # a path
-    facts = {key: found.facts[key] for key in ("step", "version", "stores", "validation") if key in found.facts}
+    facts: dict[str, Any] = {key: found.facts[key] for key in ("step", "version", "stores", "validation") if key in found.facts}
     facts |= {"licence": licence, "attribution": attribution}
     made = Checkpoint("diffusion", {name: value.to(dtype) for name, value in found.tensors.items()}, config, facts)
     save_checkpoint(target, made)
