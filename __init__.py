@@ -16,6 +16,8 @@ _PUBLIC = {
     "MaskGenerator": ".pipeline.masks",
     "open_store": ".pipeline.stream",
     "ShardDataset": ".pipeline.stream",
+    "ShardLoader": ".pipeline.loader",
+    "ShardStream": ".pipeline.loader",
     "Schedule": ".model.schedule",
     "load_model": ".model.infer",
 }
@@ -24,6 +26,8 @@ __all__ = [
     "MaskGenerator",
     "Schedule",
     "ShardDataset",
+    "ShardLoader",
+    "ShardStream",
     "encode_structure",
     "imresize",
     "load_model",

@@ -70,14 +70,23 @@ class ShardDataset:
     def __getitem__(self, position: int) -> dict[str, Any]:
         return {name: values[0] for name, values in self.batch(position, 1).items()}
 
+    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """Several samples at once, as PyTorch's loader asks a map-style data set for them."""
+        batch = self.at(np.asarray(positions, np.int64))
+        return [{name: values[i] for name, values in batch.items()} for i in range(len(positions))]
+
     def batch(self, first: int, size: int) -> dict[str, np.ndarray]:
-        """The samples at global positions first .. first + size - 1.
+        """The samples at global positions first .. first + size - 1, see `at`."""
+        return self.at(np.arange(first, first + size))
+
+    def at(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """The samples at some global positions.
 
         Returns:
             `hr` uint8 [B, P, P, 3], `lr` uint8 [B, P/s, P/s, 3], `labels` int32 [B, P, P], `image` int64 [B] (row of `codes`'
             offsets: an image's number over all stores), `position` int64 [B].
         """
-        positions = np.arange(first, first + size)
+        size = len(positions)
         which, rows = self.order.locate(positions)
         p_hr, p_lr = self.patch, self.patch // self.scale
         out: dict[str, np.ndarray] = {
