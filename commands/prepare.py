@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
 from .common import CACHE, Device, Threads, default_store, finish, say
 
 
@@ -22,9 +23,23 @@ def prepare(
     tile: Annotated[
         int | None, typer.Option(help="Tile size in HR pixels; default the largest multiple of the scale up to 320.")
     ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(help="HR pixels from tile to tile; default the tile size. Border tiles are flush with the border."),
+    ] = None,
     points_per_side: Annotated[int, typer.Option(min=1, help="Prompts per side of the image.")] = 32,
     mode: Annotated[str, typer.Option(help="exact: segment-anything's masks; fast: bf16 decoding.")] = "exact",
-    degrade: Annotated[str, typer.Option(help="How LR is made: bicubic (MATLAB's).")] = "bicubic",
+    degrade: Annotated[
+        str | None,
+        typer.Option(
+            help="How LR is made: bicubic (MATLAB's, the default) or blind (random blur, noise, JPEG: Real-ESRGAN's)."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of --degrade blind.")] = 0,
+    lr: Annotated[
+        str | None, typer.Option(help="LR that exists already: a folder or archive with the same names, or names and x4.")
+    ] = None,
+    max_megapixels: Annotated[float, typer.Option(help="Larger pictures are skipped and listed.")] = 200.0,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first N pictures.")] = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first picture that cannot be used, instead of listing it.")] = False,
     dry_run: Annotated[
@@ -34,10 +49,12 @@ def prepare(
     threads: Threads = None,
 ) -> None:
     """Pictures -> masks -> structure codes -> a store of training tiles. The same command goes on after an interruption."""
+    from ..pipeline.images import Limits
     from ..pipeline.info import plan_lines
     from ..pipeline.masks import MaskGenerator
-    from ..pipeline.prepare import PrepareSettings, plan_prepare, scan
+    from ..pipeline.prepare import PrepareSettings, plan_prepare
     from ..pipeline.prepare import prepare as run
+    from ..pipeline.scan import scan
     from ..runtime import pick_device, setup_process
 
     setup_process(threads)
@@ -45,16 +62,25 @@ def prepare(
     name = sam or ("vit_h" if where.type == "cuda" else "mobile_sam")
     if sam is None:
         say(f"--sam {name} (the default on {where.type})")
-    settings = PrepareSettings(scale=scale, tile=tile, degradation=degrade)
+    if lr is not None and degrade is not None:
+        raise ConfigError(f"--lr gives LR files, so nothing is left for --degrade {degrade}; leave one of them out")
+    settings = PrepareSettings(
+        scale=scale,
+        tile=tile,
+        stride=stride,
+        degradation="given" if lr is not None else degrade or "bicubic",
+        seed=seed,
+        limits=Limits(max_megapixels),
+    )
     target = out or default_store(source)
     generator = MaskGenerator(
         name, mode=mode, device=where, weights=sam_weights, source=weights_source, points_per_side=points_per_side
     )
     if dry_run:
-        plan = plan_prepare(scan(source, limit), target, settings.as_attributes(generator.describe()))
+        plan = plan_prepare(scan(source, limit, lr=lr, scale=scale), target, settings.as_attributes(generator.describe()))
         say(f"{target}\n" + "\n".join(plan_lines(plan, f"weights of {name}")))
         return
-    report = run(source, target, generator, settings, limit=limit, strict=strict)
+    report = run(source, target, generator, settings, lr=lr, limit=limit, strict=strict)
     done = "is complete already: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
     say(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
     finish(report.skipped)

@@ -5,8 +5,9 @@ Deterministic: rows come in the order of the source, and nothing depends on when
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,15 @@ from ..errors import ImageError, StoreError
 from ..runtime import progress
 from .degrade import degrade
 from .grid import tile_grid
-from .images import Limits, read_ahead
+from .images import Limits, map_ahead, read_picture
 from .keystore import LocalFolder
+from .pairs import why_not_lr
 from .rle import box, counts_of, paint
+from .scan import Found, crop_to_scale
 from .shards import StoreWriter
-from .sources import Picture
+from .sources import Picture, Shelf
 from .staging import ImageRecord, Staging
 from .structure import encode_structure
-
-UNREADABLE = "0" * 64  # stands for the digest of a file that cannot be read
-
-
-@dataclass(frozen=True)
-class Found:
-    """One picture of the source."""
-
-    picture: Picture
-    sha256: str
-    """Of the file's content, hexadecimal."""
-    problem: str = ""
-    """Why the file could not even be hashed; empty for most."""
 
 
 def image_record(records: Sequence[Mapping[str, Any]], height: int, width: int, note: str = "") -> ImageRecord:
@@ -63,13 +53,9 @@ def image_record(records: Sequence[Mapping[str, Any]], height: int, width: int, 
     )
 
 
-def crop_to_scale(pixels: np.ndarray, scale: int) -> np.ndarray:
-    """The top-left part whose sides are multiples of the scale."""
-    height, width = (side // scale * scale for side in pixels.shape[:2])
-    return np.ascontiguousarray(pixels[:height, :width])
-
-
-def cut_tiles(hr: np.ndarray, lr: np.ndarray, labels: np.ndarray, tile: int, scale: int) -> dict[str, np.ndarray]:
+def cut_tiles(
+    hr: np.ndarray, lr: np.ndarray, labels: np.ndarray, tile: int, scale: int, stride: int | None = None
+) -> dict[str, np.ndarray]:
     """Tiles of one whole image: the same places cut from HR, LR and labels.
 
     Args:
@@ -78,12 +64,13 @@ def cut_tiles(hr: np.ndarray, lr: np.ndarray, labels: np.ndarray, tile: int, sca
         labels: uint16 [H, W].
         tile: T, a multiple of the scale.
         scale: s.
+        stride: HR pixels from one tile to the next; None: the tile.
 
     Returns:
         `hr` [n, T, T, 3], `lr` [n, T/s, T/s, 3], `labels` [n, T, T], `corner` int32 [n, 2] of y_hr, x_hr.
     """
     assert hr.shape[:2] == labels.shape == (lr.shape[0] * scale, lr.shape[1] * scale), (hr.shape, lr.shape, labels.shape)
-    corners = tile_grid(*labels.shape, tile, scale)
+    corners = tile_grid(*labels.shape, tile, scale, stride)
     small = tile // scale
     return {
         "hr": np.stack([hr[y : y + tile, x : x + tile] for y, x in corners]),
@@ -107,16 +94,18 @@ class Summary:
     tiles: int = 0
 
 
-def summarise(found: Sequence[Found], skipped: Mapping[str, str], staging: Staging, tile: int, scale: int) -> list[Summary]:
+def summarise(
+    found: Sequence[Found], skipped: Mapping[str, str], staging: Staging, tile: int, scale: int, stride: int | None = None
+) -> list[Summary]:
     """The numbers of all images in order, from the committed records; `skipped` gives name -> reason of the others."""
-    return [_summary(item, skipped.get(item.picture.name), staging, tile, scale) for item in found]
+    return [_summary(item, skipped.get(item.picture.name), staging, (tile, scale, stride)) for item in found]
 
 
-def _summary(item: Found, reason: str | None, staging: Staging, tile: int, scale: int) -> Summary:
+def _summary(item: Found, reason: str | None, staging: Staging, grid: tuple[int, int, int | None]) -> Summary:
     if reason is not None:
         return Summary(item, note=reason, skipped=True)
     record = _committed(staging, item.sha256)
-    tiles = len(tile_grid(record.height, record.width, tile, scale))
+    tiles = len(tile_grid(record.height, record.width, *grid))
     return Summary(item, record.height, record.width, record.note, False, record.n_masks, len(record.rle), tiles)
 
 
@@ -127,14 +116,15 @@ def write_store(images: Sequence[Summary], staging: Staging, out: Path, facts: M
         images: from `summarise`.
         staging: holds the records.
         out: the store's folder.
-        facts: the root document's attributes (scale, tile, degradation, …).
+        facts: the root document's attributes (scale, tile, stride, degradation, …).
         limits: bounds on picture sizes.
     """
-    tile, scale, kind = facts["tile"], facts["scale"], facts["degradation"]["kind"]
+    tile, scale, stride = facts["tile"], facts["scale"], facts["stride"]
     sizes = _sizes(images, tile, scale)
     writer = StoreWriter(LocalFolder(out), sizes)
     writer.append({**_image_tables(images), "masks/rle_offset": np.zeros(1, np.uint64)})
-    pixels = _decoded([image.found.picture for image in images if not image.skipped], limits)
+    work = partial(_hr_and_lr, scale=scale, degradation=facts["degradation"], limits=limits)
+    pixels = map_ahead(work, [image.found for image in images if not image.skipped])
     runs = 0
     for number, image in enumerate(progress(images, desc="tiles", unit="image")):
         if image.skipped:
@@ -142,12 +132,12 @@ def write_store(images: Sequence[Summary], staging: Staging, out: Path, facts: M
         record = _committed(staging, image.found.sha256)
         writer.append(_mask_rows(record, runs))
         runs += len(record.rle)
-        hr = crop_to_scale(next(pixels), scale)
+        _, (hr, lr) = next(pixels)
         if hr.shape[:2] != (record.height, record.width):
             raise ImageError(
                 f"{image.found.picture.name}: the file changed while it was at work on; run the same command again"
             )
-        tiles = cut_tiles(hr, degrade(hr, kind, scale), _labels(record), tile, scale)
+        tiles = cut_tiles(hr, lr, _labels(record), tile, scale, stride)
         corners = tiles.pop("corner")
         place = np.concatenate([np.full((len(corners), 1), number, np.int32), corners], axis=1)
         writer.append({"tiles/place": place, **{f"tiles/{name}": values for name, values in tiles.items()}})
@@ -172,11 +162,28 @@ def _labels(record: ImageRecord) -> np.ndarray:
     return labels
 
 
-def _decoded(pictures: Sequence[Picture], limits: Limits) -> Iterator[np.ndarray]:
-    for picture, decoded in read_ahead(pictures, limits):
-        if isinstance(decoded, ImageError):
-            raise ImageError(f"{picture.name}: could be read before and cannot now ({decoded}); run the same command again")
-        yield decoded.pixels
+def _hr_and_lr(
+    found: Found, shelf: Shelf, scale: int, degradation: Mapping[str, Any], limits: Limits
+) -> tuple[np.ndarray, np.ndarray]:
+    """The whole HR image, cropped to the scale, and its LR image: made, or read where it is given. uint8 [H, W, 3], [H/s, W/s, 3]."""
+    hr = crop_to_scale(_read_again(found.picture, shelf, limits), scale)
+    if degradation["kind"] != "given":
+        return hr, degrade(hr, degradation["kind"], scale, seed=degradation.get("seed", 0), content=found.sha256)
+    assert found.lr is not None
+    lr = _read_again(found.lr, shelf, limits)
+    problem = why_not_lr(lr.shape[:2], hr.shape[:2], scale)
+    if problem is not None:
+        raise ImageError(f"{found.picture.name}: {problem}")
+    return hr, lr
+
+
+def _read_again(picture: Picture, shelf: Shelf, limits: Limits) -> np.ndarray:
+    try:
+        return read_picture(picture, limits, shelf).pixels
+    except ImageError as error:
+        raise ImageError(
+            f"{picture.name}: could be read before and cannot now ({error}); run the same command again"
+        ) from error
 
 
 def _sizes(images: Sequence[Summary], tile: int, scale: int) -> dict[str, int]:

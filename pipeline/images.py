@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +23,9 @@ from PIL.ImageFile import ImageFile
 
 from ..errors import ConfigError, ImageError
 from .sources import Picture, Shelf
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _FORMATS: tuple[tuple[str, bytes, tuple[str, ...], Callable[..., ImageFile]], ...] = (
     ("PNG", b"\x89PNG\r\n\x1a\n", (".png",), PngImagePlugin.PngImageFile),
@@ -91,9 +95,7 @@ def read_picture(picture: Picture, limits: Limits | None = None, shelf: Shelf | 
 def read_ahead(
     pictures: Sequence[Picture], limits: Limits | None = None, *, workers: int = 2, ahead: int = 4
 ) -> Iterator[tuple[Picture, Decoded | ImageError]]:
-    """Read pictures in threads ahead of the caller, in order.
-
-    At most `ahead` decoded pictures wait, besides the one that the caller holds.
+    """Read pictures in threads ahead of the caller, in order (see `map_ahead`).
 
     Args:
         pictures: what to read.
@@ -105,18 +107,37 @@ def read_ahead(
         The picture, and its pixels or the reason why there are none.
     """
 
-    def work(picture: Picture) -> Decoded | ImageError:
+    def work(picture: Picture, shelf: Shelf) -> Decoded | ImageError:
         try:
             return read_picture(picture, limits, shelf)
         except ImageError as error:
             return error
 
-    waiting: deque[tuple[Picture, Future[Decoded | ImageError]]] = deque()
+    return map_ahead(work, pictures, workers=workers, ahead=ahead)
+
+
+def map_ahead(
+    work: Callable[[Item, Shelf], Result], items: Sequence[Item], *, workers: int = 2, ahead: int = 4
+) -> Iterator[tuple[Item, Result]]:
+    """Work on items in threads ahead of the caller, in order.
+
+    At most `ahead` results wait, besides the one that the caller holds. An exception of `work` is raised where its result was due.
+
+    Args:
+        work: reads and computes; is given the item and a `Shelf` that all threads share.
+        items: what to work on.
+        workers: threads.
+        ahead: items at work or waiting.
+
+    Yields:
+        The item and its result.
+    """
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
     with Shelf() as shelf:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         try:
-            for picture in pictures:
-                waiting.append((picture, pool.submit(work, picture)))
+            for item in items:
+                waiting.append((item, pool.submit(work, item, shelf)))
                 if len(waiting) >= ahead:
                     first, future = waiting.popleft()
                     yield first, future.result()

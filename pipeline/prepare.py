@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +19,13 @@ import numpy as np
 
 from ..errors import ConfigError, ImageError, StoreError
 from ..runtime import progress
-from .assemble import UNREADABLE, Found, crop_to_scale, image_record, summarise, write_store
+from .assemble import image_record, summarise, write_store
 from .contract import ARRAYS, FORMAT_VERSION, RECORD_KEY
-from .images import Decoded, Limits, read_ahead
+from .degrade import degradation_facts
+from .images import Limits, map_ahead
+from .scan import Found, read_usable, scan
 from .shards import canonical, digest
-from .sources import list_source
+from .sources import Source
 from .staging import Staging, differences
 from .store import Store, open_store
 from .structure import THETA
@@ -48,8 +51,12 @@ class PrepareSettings:
     """HR pixels per LR pixel along each axis."""
     tile: int | None = None
     """Tile size in HR pixels, a multiple of the scale; None: the largest multiple up to 320."""
+    stride: int | None = None
+    """HR pixels from one tile to the next, a multiple of the scale; None: the tile size, so that only border tiles overlap."""
     degradation: str = "bicubic"
-    """How LR is made from HR."""
+    """How LR is made from HR: `bicubic`, `blind`, or `given` with files that exist already."""
+    seed: int = 0
+    """Of the blind degradation."""
     limits: Limits = Limits()
     """Bounds on picture sizes; larger pictures are skipped and listed."""
 
@@ -60,6 +67,11 @@ class PrepareSettings:
             raise ConfigError(
                 f"tile: expected a multiple of the scale {self.scale} from {2 * self.scale} to 4096, got {self.tile}"
             )
+        if self.stride is not None and (self.stride % self.scale or not self.scale <= self.stride <= self.tile_hr):
+            raise ConfigError(
+                f"stride: expected a multiple of the scale {self.scale} up to the tile's {self.tile_hr} (more leaves gaps), got {self.stride}"
+            )
+        degradation_facts(self.degradation)
 
     @property
     def tile_hr(self) -> int:
@@ -71,7 +83,8 @@ class PrepareSettings:
         return {
             "scale": self.scale,
             "tile": self.tile_hr,
-            "degradation": {"kind": self.degradation},
+            "stride": self.stride or self.tile_hr,
+            "degradation": degradation_facts(self.degradation, self.seed),
             "limits": asdict(self.limits),
             "structure": {"kind": "rope", "theta": THETA},
             "segmenter": {key: value for key, value in segmenter.items() if key != "versions"},
@@ -108,24 +121,9 @@ class Plan:
     fingerprint: str
 
 
-def scan(source: str | Path, limit: int | None = None) -> list[Found]:
-    """Stage `scan`: list the source's pictures in order and hash each file.
-
-    Raises:
-        ImageError: the source does not exist, cannot be read or holds no picture.
-    """
-    found = []
-    for picture in progress(list_source(source)[:limit], desc="scan", unit="file"):
-        try:
-            found.append(Found(picture, picture.sha256()))
-        except ImageError as error:
-            found.append(Found(picture, UNREADABLE, str(error)))
-    return found
-
-
 def plan_prepare(found: list[Found], out: Path, settings: Mapping[str, Any]) -> Plan:
     """Compare what is asked for with what lies at `out`."""
-    images = [[item.picture.name, item.sha256] for item in found]
+    images = [[item.picture.name, item.sha256, *([item.lr_sha256] if item.lr else [])] for item in found]
     fingerprint = digest(canonical({"format_version": FORMAT_VERSION, "settings": settings, "images": images}))
     if (out / "zarr.json").exists():
         store = open_store(out)
@@ -134,41 +132,48 @@ def plan_prepare(found: list[Found], out: Path, settings: Mapping[str, Any]) -> 
     staging = Staging(out)
     begun = staging.settings()
     changed = differences(begun, settings) if begun is not None else []
-    missing, seen = [], {UNREADABLE}
+    missing, seen = [], set()
     for item in found:
-        if item.sha256 not in seen and not staging.has(item.sha256):
+        if item.content not in seen and not item.problem and not staging.has(item.sha256):
             missing.append(item)
-        seen.add(item.sha256)
+        seen.add(item.content)
     return Plan(found, missing, None, changed, fingerprint)
 
 
 def prepare(
-    source: str | Path,
+    source: Source,
     out: Path,
     masks: MaskSource,
     settings: PrepareSettings | None = None,
     *,
+    lr: Source | None = None,
     limit: int | None = None,
     strict: bool = False,
 ) -> Report:
     """Make a store of a source's pictures, or go on with one that was begun.
 
     Args:
-        source: a folder, an archive, or `samples`.
+        source: a folder, an archive, `samples`, or several of these.
         out: the store, e.g. `data/photos.zarr`; `photos.zarr.staging` beside it holds the work in progress.
         masks: the segmenter.
         settings: scale, tile, degradation, bounds on picture sizes.
+        lr: where LR files lie already, with `degradation="given"` and only then.
         limit: take only the first so many pictures.
         strict: stop at the first picture that cannot be used, instead of listing it.
 
     Raises:
         ImageError: no picture can be used, or (strict) one cannot.
+        ConfigError: LR files without `degradation="given"`, or the other way round.
         StoreError: `out` holds another store, or other settings began it, or it cannot be written.
     """
     settings = settings or PrepareSettings()
+    if (lr is not None) != (settings.degradation == "given"):
+        raise ConfigError(
+            f"degradation: {settings.degradation!r} does not go with lr={lr!r}; LR files mean 'given', and it needs them"
+        )
     segmenter = masks.describe()
     attributes = settings.as_attributes(segmenter)
-    plan = plan_prepare(scan(source, limit), out, attributes)
+    plan = plan_prepare(scan(source, limit, lr=lr, scale=settings.scale), out, attributes)
     if plan.changed:
         raise StoreError(
             f"{out}: made with something else ({'; '.join(plan.changed[:6])}); "
@@ -185,7 +190,11 @@ def prepare(
             raise ImageError(f"{source}: none of {len(skipped)} pictures can be used ({reasons})")
         facts = {**attributes, "software": _versions(segmenter), "fingerprint": plan.fingerprint}
         write_store(
-            summarise(plan.found, skipped, staging, settings.tile_hr, settings.scale), staging, out, facts, settings.limits
+            summarise(plan.found, skipped, staging, settings.tile_hr, settings.scale, settings.stride),
+            staging,
+            out,
+            facts,
+            settings.limits,
         )
         staging.remove()
     segmented = sum(item.picture.name not in skipped for item in plan.missing)
@@ -194,23 +203,23 @@ def prepare(
 
 def _make_masks(plan: Plan, staging: Staging, masks: MaskSource, settings: PrepareSettings, strict: bool) -> dict[str, str]:
     """Stage `masks`: commit a record for each picture that can be used; returns name -> reason for the others."""
+    unusable: dict[tuple[str, str], str] = {}  # content -> reason
     skipped = {item.picture.name: item.problem for item in plan.found if item.problem}
-    by_name = {item.picture.name: item for item in plan.missing}
-    inside: deque[tuple[str, str, tuple[int, int]]] = deque()  # (SHA-256, note, shape) of images that the segmenter holds
+    for name, reason in skipped.items():
+        _refuse_or_log(name, reason, strict)
+    work = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
+    inside: deque[tuple[str, str, tuple[int, ...]]] = deque()  # (SHA-256, note, shape) of images that the segmenter holds
     bar = progress(desc="masks", total=len(plan.missing), unit="image")
 
     def images() -> Iterator[np.ndarray]:
-        for picture, decoded in read_ahead([item.picture for item in plan.missing], settings.limits):
-            reason = _why_not(decoded, settings)
-            if reason is not None:
-                skipped[picture.name] = reason
-                _refuse_or_log(picture.name, reason, strict)
+        for item, decoded in map_ahead(work, plan.missing):
+            if isinstance(decoded, ImageError):
+                unusable[item.content] = str(decoded)
+                _refuse_or_log(item.picture.name, str(decoded), strict)
                 bar.update()
                 continue
-            assert isinstance(decoded, Decoded)
-            image = crop_to_scale(decoded.pixels, settings.scale)
-            inside.append((by_name[picture.name].sha256, "; ".join(decoded.notes), image.shape[:2]))
-            yield image
+            inside.append((item.sha256, "; ".join(decoded.notes), decoded.pixels.shape[:2]))
+            yield decoded.pixels
 
     for records in masks.generate_batch(images()):
         sha256, note, (height, width) = inside.popleft()
@@ -220,23 +229,14 @@ def _make_masks(plan: Plan, staging: Staging, masks: MaskSource, settings: Prepa
         bar.set_postfix(masks=record.n_masks)
     bar.close()
     assert not inside, "the segmenter gave fewer results than images"
-    return skipped
+    alike = {item.picture.name: unusable[item.content] for item in plan.found if item.content in unusable and not item.problem}
+    return {**skipped, **alike}
 
 
 def _refuse_or_log(name: str, reason: str, strict: bool) -> None:
     if strict:
         raise ImageError(f"{name}: {reason}; leave out --strict to skip and list such pictures")
     log.warning("skipped %s: %s", name, reason)
-
-
-def _why_not(decoded: Decoded | ImageError, settings: PrepareSettings) -> str | None:
-    """The reason why a picture cannot be used, None if it can."""
-    if isinstance(decoded, ImageError):
-        return str(decoded)
-    height, width = (side // settings.scale * settings.scale for side in decoded.pixels.shape[:2])
-    if min(height, width) < settings.tile_hr:
-        return f"smaller than a tile: {width} x {height} pixels, a tile has {settings.tile_hr} x {settings.tile_hr} (--tile)"
-    return None
 
 
 def _store_differences(store: Store, settings: Mapping[str, Any], found: list[Found]) -> list[str]:

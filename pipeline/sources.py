@@ -16,7 +16,7 @@ import threading
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from lzma import LZMAError
@@ -32,6 +32,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", 
 
 SAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 """Photographs that scikit-image's wheel ships."""
+
+Source = str | Path | Sequence[str | Path]
+"""What `list_source` takes."""
 
 _CHUNK = 1 << 20
 
@@ -145,15 +148,18 @@ def hash_pictures(pictures: Iterable[Picture]) -> Iterator[str]:
             yield digest.hexdigest()
 
 
-def list_source(source: str | Path) -> list[Picture]:
+def list_source(source: Source) -> list[Picture]:
     """All pictures of a source, sorted by name (by code points, so everywhere the same).
 
     Args:
-        source: a folder (searched with its subfolders), a picture, a zip or tar archive, or the word `samples`.
+        source: a folder (searched with its subfolders), a picture, a zip or tar archive, the word `samples`, or several of these.
 
     Raises:
         ImageError: the source does not exist, is none of these, or holds no picture.
     """
+    if not isinstance(source, str | Path):
+        together = [picture for one in source for picture in list_source(one)]
+        return _unique(sorted(together, key=lambda picture: picture.name))
     if source == "samples":
         return _samples()
     path = Path(source).expanduser()

@@ -13,7 +13,8 @@ import torch
 from samdiff import ShardDataset, open_store, rope_table
 from samdiff.errors import ConfigError, ImageError, StoreError
 from samdiff.pipeline.keystore import LocalFolder
-from samdiff.pipeline.prepare import PrepareSettings, plan_prepare, prepare, scan
+from samdiff.pipeline.prepare import PrepareSettings, plan_prepare, prepare
+from samdiff.pipeline.scan import scan
 from samdiff.pipeline.stream import e_sam
 
 SETTINGS = PrepareSettings(scale=4, tile=64)
