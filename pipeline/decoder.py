@@ -111,7 +111,7 @@ class GridDecoder:
         vectors = torch.stack([_head(mlp, tokens[:, 2 + k]) for k, mlp in enumerate(self.hyper)], dim=1)
         return Decoded(_head(self.iou_head, tokens[:, 0])[:, 1:], keys, vectors)
 
-    def logits(self, decoded: Decoded, point: list[int], mask: list[int], rows: int) -> Tensor:
+    def logits(self, decoded: Decoded, point: list[int], mask: list[int], rows: int, columns: int) -> Tensor:
         """Low-resolution logits of some masks.
 
         Args:
@@ -119,9 +119,10 @@ class GridDecoder:
             point: of each wanted mask, 0 .. B - 1, ascending.
             mask: of each wanted mask, 0 .. 2.
             rows: of the 64 rows of image tokens, upscale only the first so many: the others are padding.
+            columns: likewise.
 
         Returns:
-            float32 [len(point), 4 rows, 256].
+            float32 [len(point), 4 rows, 4 columns].
         """
         out, size = [], self.pixel_batch
         for group in sorted({b // size for b in point}):
@@ -130,7 +131,7 @@ class GridDecoder:
             keys = decoded.keys[group]
             keys = keys if len(owners) == len(keys) else keys[owners]
             vectors = decoded.vectors[[point[k] for k in chosen], [mask[k] for k in chosen]]
-            out.append(self.upscale(keys, vectors, [owners.index(point[k] % size) for k in chosen], rows))
+            out.append(self.upscale(keys, vectors, [owners.index(point[k] % size) for k in chosen], rows, columns))
         return torch.cat(out)
 
     def _look_at_image(self, image: ImageSide, placed: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .rle import area, box, counts_of, to_coco
+
+_COLUMNS = ("area", "box", "predicted_iou", "stability", "point", "crop_box")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class MaskTable:
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    def take(self, kept: np.ndarray) -> MaskTable:
+        """Some masks, by their numbers, int [m], in that order."""
+        arrays: Any = {name: getattr(self, name)[kept] for name in _COLUMNS}
+        return replace(self, counts=[self.counts[k] for k in kept], **arrays)
+
+    @classmethod
+    def concat(cls, tables: Sequence[MaskTable]) -> MaskTable:
+        """The masks of several tables of the same image, one after the other."""
+        arrays: Any = {name: np.concatenate([getattr(table, name) for table in tables]) for name in _COLUMNS}
+        return replace(tables[0], counts=[runs for table in tables for runs in table.counts], **arrays)
 
     def records(self) -> list[dict[str, Any]]:
         """Segment-anything's records: XYWH boxes whose width and height are last - first pixel, as that generator has them."""

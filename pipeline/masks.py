@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +13,26 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError, ImageError
+from .mask_engine import MaskEngine
 from .mask_settings import MaskSettings
 from .mask_table import MaskTable
+from .regions import clean_regions, drop_duplicates
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
     from .sam import Segmenter
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One crop of one image on its way through the encoder."""
+
+    pixels: np.ndarray
+    crop: tuple[int, int, int, int]
+    layer: int
+    size: tuple[int, int]
+    last: bool
 
 
 class MaskGenerator:
@@ -60,7 +75,8 @@ class MaskGenerator:
             min_mask_region_area=min_mask_region_area,
         )
         self.device = device or torch.device("cpu")
-        self._name, self._weights, self._sam = _resolve(sam, self.device, weights, source)
+        self._name, self._weights, model = _resolve(sam, self.device, weights, source)
+        self._engine = MaskEngine(model, self.settings)
 
     def masks(self, image: np.ndarray) -> MaskTable:
         """Masks of one image, uint8 [H, W, 3] RGB, by descending predicted IoU, as runs."""
@@ -76,24 +92,38 @@ class MaskGenerator:
             yield table.records()
 
     def mask_tables(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable]:
-        """Masks of each image, in order; images may have different sizes."""
-        from segment_anything import SamAutomaticMaskGenerator
+        """Masks of each image, in order; images may have different sizes. At most `encoder_batch` images are held at once."""
+        engine, parts = self._engine, []
+        for group in _groups(self._units(images), engine.encoder_batch):
+            embeddings = engine.encode([unit.pixels for unit in group])
+            for unit, embedding in zip(group, embeddings, strict=True):
+                parts.append(engine.masks(embedding, unit.crop, unit.layer, unit.size))
+                if unit.last:
+                    yield self._merge(parts)
+                    parts = []
 
-        stock = SamAutomaticMaskGenerator(self._sam, output_mode="uncompressed_rle", **self.settings.amg_arguments())
+    def _units(self, images: Iterable[np.ndarray]) -> Iterator[_Unit]:
         for image in images:
             _check_image(image)
-            try:
-                found = stock.generate(image)
-            except IndexError:  # no candidate at all: segment-anything 1.0 fails on an empty list
-                found = []
-            yield MaskTable.of_records(found, image.shape[0], image.shape[1])
+            size = image.shape[:2]
+            crops = self._engine.crops(*size)
+            for k, ((x0, y0, x1, y1), layer) in enumerate(crops):
+                yield _Unit(image[y0:y1, x0:x1], (x0, y0, x1, y1), layer, size, k == len(crops) - 1)
+
+    def _merge(self, parts: list[MaskTable]) -> MaskTable:
+        settings, table = self.settings, parts[0]
+        if len(parts) > 1:
+            table = drop_duplicates(MaskTable.concat(parts), settings.crop_nms_thresh)
+        if settings.min_mask_region_area > 0:
+            table = clean_regions(table, settings.min_mask_region_area, max(settings.box_nms_thresh, settings.crop_nms_thresh))
+        return table
 
     def describe(self) -> dict[str, Any]:
         """JSON-able: all that decides the masks besides the image; library versions under `versions`."""
         return {
             "name": self._name,
             **self._weights,
-            "dtype": "float32",
+            "dtype": str(self._engine.decoder.dtype).removeprefix("torch."),
             **self.settings.as_attributes(),
             "versions": {name: version(name) for name in ("torch", "torchvision", "segment-anything")},
         }
@@ -117,6 +147,11 @@ def _resolve(sam: Any, device: torch.device, weights: Any, source: str) -> tuple
         {"weights": {"source": record.source, "origin": str(record.origin), "sha256": record.sha256}},
         sam.model.to(device).eval(),
     )
+
+
+def _groups(units: Iterator[_Unit], size: int) -> Iterator[list[_Unit]]:
+    while group := list(islice(units, size)):
+        yield group
 
 
 def _check_image(image: np.ndarray) -> None:

@@ -1,65 +1,202 @@
 """From low-resolution logits to stability, boxes and runs at full resolution, without a full-resolution tensor per mask. Pure.
 
-Segment-anything enlarges logits 256 -> 1024, cuts the padding off, and resizes to the image, both bilinear. Per axis that is one
-banded matrix of at most 3 taps. Pixels with the same first taps form a cell: each of its pixels is a weighted mean of the same
-3 x 3 logits. Where all nine lie on one side of a threshold, so does the whole cell; only the other cells are computed.
+Where all nine logits of a cell (see `enlarge`) lie on one side of a threshold, so do all of its pixels. Only the other cells are
+computed, and only for masks that bounds cannot decide.
 
 Letters: n masks, u x v low-resolution logits, H x W pixels, J x I cells, K cells to compute, R x S pixels in the largest cell.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-TAPS = 3
+from .enlarge import TAPS, Axis, Frame
+
+_PIXELS = 1 << 18
+"""Pixels to compute at once: they stay in a CPU's cache."""
+_PIXELS_CUDA = 1 << 24
+_STRIP = 1 << 22
+"""Pixels of a mask to enlarge at once when its runs are made."""
 
 
 @dataclass(frozen=True)
-class Axis:
-    """One axis of the resizing, its pixels in bands of the same taps."""
+class Thresholds:
+    """Where logits are cut."""
 
-    matrix: Tensor
-    """float32 [pixels, low]: the whole axis as a matrix."""
-    low: Tensor
-    """int64 [J]: first of the three taps of each band."""
-    start: Tensor
-    """int64 [J + 1]: first pixel of each band, and the number of pixels."""
-    weights: Tensor
-    """float32 [TAPS, R, J]: weights of each band's pixels; NaN where a band has fewer than R."""
+    mask: float
+    """A pixel belongs to the mask if its logit is above."""
+    offset: float
+    """Stability compares the areas above mask + offset and above mask - offset."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the nine logits of each cell tell, without computing a pixel."""
+
+    lowest: Tensor
+    """float32 [n, J, I]: smallest of the nine."""
+    highest: Tensor
+    """float32 [n, J, I]: largest."""
+    box_inner: Tensor
+    """int64 [n, 4]: box of what is surely mask, x0, y0, x1, y1, inclusive; x1 < x0 if nothing is."""
+    box_outer: Tensor
+    """int64 [n, 4]: box of what may be mask."""
+    stability: Tensor
+    """float64 [n]: not less than the mask's stability."""
+
+
+def bound(logits: Tensor, frame: Frame, cut: Thresholds) -> Bounds:
+    """Bounds of n masks; logits float32 [n, u, v]."""
+    lowest = _over_cells(logits, frame, torch.minimum)
+    highest = _over_cells(logits, frame, torch.maximum)
+    above = _area(highest > cut.mask + cut.offset, frame)
+    below = _area(lowest > cut.mask - cut.offset, frame)
+    return Bounds(
+        lowest, highest, _box(lowest > cut.mask, frame), _box(highest > cut.mask, frame), (above / below).nan_to_num(nan=1.0)
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Facts of n masks at full resolution."""
+
+    above: Tensor
+    """int64 [n]: pixels above mask + offset."""
+    below: Tensor
+    """int64 [n]: pixels above mask - offset."""
+    box: Tensor
+    """int64 [n, 4]: x0, y0, x1, y1 of the mask, inclusive, as segment-anything has it: all 0 if it is empty."""
 
     @property
-    def length(self) -> Tensor:
-        """int64 [J]: pixels of each band."""
-        return self.start[1:] - self.start[:-1]
+    def stability(self) -> Tensor:
+        """float32 [n]; NaN where no pixel is above mask - offset."""
+        return self.above.float() / self.below.float()
 
 
-def make_axis(n_low: int, n_model: int, n_inside: int, n_out: int, device: torch.device) -> Axis:
-    """The axis that enlarges n_low to n_model, keeps the first n_inside and resizes them to n_out pixels.
+def measure(logits: Tensor, bounds: Bounds, frame: Frame, cut: Thresholds) -> Measured:
+    """Exact facts of n masks; logits float32 [n, u, v], bounds of the same masks."""
+    lowest, highest = bounds.lowest, bounds.highest
+    high, low = cut.mask + cut.offset, cut.mask - cut.offset
+    above = _area(lowest > high, frame).long()
+    below = _area(lowest > low, frame).long()
+    sides = bounds.box_inner.clone()
+    empty = sides[:, 2] < sides[:, 0]
+    sides[empty] = torch.tensor([1 << 40, 1 << 40, -1, -1], device=sides.device)
+    cells = ((lowest <= high) & (highest > low)).flatten().nonzero()[:, 0]
+    n_rows, n_columns = len(frame.y.low), len(frame.x.low)
+    most = (_PIXELS_CUDA if logits.is_cuda else _PIXELS) // (frame.y.weights.shape[2] * frame.x.weights.shape[2])
+    for part in cells.split(max(16, most)):
+        i = part % n_columns
+        j, mask = part // n_columns % n_rows, part // (n_columns * n_rows)
+        pixels = _pixels(logits, mask, j, i, frame)  # [R, S, K]
+        # Pixels of a cell that does not straddle a threshold were counted with the whole cells.
+        whole = lowest.flatten()[part]
+        above.index_add_(0, mask, _count(pixels, high))
+        below.index_add_(0, mask, _count(pixels, low) * (whole <= low))
+        _stretch(sides, mask, pixels > cut.mask, frame.y.start[j], frame.x.start[i])
+    sides[sides[:, 2] < 0] = 0
+    return Measured(above, below, sides)
 
-    The matrix is what PyTorch's own `interpolate` makes of the identity: its rounding of coordinates comes with it.
+
+def runs(
+    logits: Tensor, box: list[int], frame: Frame, cut: Thresholds, corner: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Runs (`rle`) of one mask: uint32 [r].
+
+    Args:
+        logits: float32 [u, v].
+        box: of `measure`, in the crop: nothing outside of it is computed.
+        frame: of the crop.
+        cut: thresholds.
+        corner: x0, y0 of the crop in the image.
+        size: H, W of the image.
     """
-    steps = F.interpolate(torch.eye(n_low)[None, :, :, None], (n_model, 1), mode="bilinear", align_corners=False)
-    steps = F.interpolate(steps[:, :, :n_inside], (n_out, 1), mode="bilinear", align_corners=False)
-    matrix = steps[0, :, :, 0].t().contiguous()  # [n_out, n_low]
-    first = (matrix != 0).int().argmax(1).clamp(max=max(0, n_low - TAPS))
-    low, start = _bands(first)
-    used = torch.cat([start, torch.tensor([n_out])])
-    most = int((used[1:] - used[:-1]).max())
-    pixel = start + torch.arange(most)[:, None]  # [R, J]
-    inside = pixel < used[1:]
-    taps = torch.stack([matrix[pixel.clamp(max=n_out - 1), (low + tap).clamp(max=n_low - 1)] for tap in range(TAPS)])
-    weights = torch.where(inside, taps, torch.nan)
-    return Axis(matrix.to(device), low.to(device), used.to(device), weights.contiguous().to(device))
+    x0, y0, x1, y1 = box
+    rows, columns = frame.y.matrix[y0 : y1 + 1], frame.x.matrix[x0 : x1 + 1]
+    down = torch.mm(logits.t(), rows.t())  # [v, h]
+    edges, strip = [], max(1, _STRIP // len(rows))
+    for k, part in enumerate(columns.split(strip)):
+        inside = (torch.mm(part, down) > cut.mask).cpu().numpy()  # [columns, h]: down the columns, as runs go
+        edges.append(_edges(inside) + k * strip * (len(rows) + 1))
+    column, row = np.divmod(np.concatenate(edges), len(rows) + 1)
+    pixel = (column + x0 + corner[0]) * size[0] + row + y0 + corner[1]  # starts and stops in turn
+    if len(rows) == size[0]:  # a run may go on from the bottom of a column to the top of the next
+        again = np.flatnonzero(pixel[1:-1:2] == pixel[2::2])
+        pixel = np.delete(pixel, np.concatenate([2 * again + 1, 2 * again + 2]))
+    return _lengths(pixel, size[0] * size[1])
 
 
-def _bands(first: Tensor) -> tuple[Tensor, Tensor]:
-    """Runs of equal `first` [pixels], none much longer than the others: (first of each run, pixel where it starts)."""
-    changes = torch.cat([torch.zeros(1, dtype=torch.int64), (first[1:] != first[:-1]).nonzero()[:, 0] + 1])
-    length = torch.diff(changes, append=torch.tensor([len(first)]))
-    usual = int(length.median()) + 1  # at the borders the outermost logits also serve the pixels beyond their centres
-    starts = torch.cat([torch.arange(begin, begin + size, usual) for begin, size in zip(changes, length, strict=True)])
-    return first[starts], starts
+def _lengths(edges: np.ndarray, n_pixels: int) -> np.ndarray:
+    """Starts and stops in turn -> runs; the last one is not empty, as everywhere in COCO."""
+    counts = np.diff(np.concatenate([[0], edges, [n_pixels]]))
+    return (counts if counts[-1] or len(counts) == 1 else counts[:-1]).astype(np.uint32)
+
+
+def _edges(inside: np.ndarray) -> np.ndarray:
+    """Where values change in each row of bool [c, h] between zeros: places in a [c, h + 1] array, ascending."""
+    padded = np.zeros((inside.shape[0], inside.shape[1] + 2), bool)
+    padded[:, 1:-1] = inside
+    return np.flatnonzero(padded[:, 1:] != padded[:, :-1])
+
+
+def _over_cells(logits: Tensor, frame: Frame, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Smallest or largest of the nine logits of each cell: [n, u, v] -> [n, J, I]."""
+    rows = pick(pick(logits[:, :-2], logits[:, 1:-1]), logits[:, 2:])
+    nine = pick(pick(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
+    return nine.index_select(1, frame.y.low).index_select(2, frame.x.low)
+
+
+def _area(cells: Tensor, frame: Frame) -> Tensor:
+    """Pixels of the chosen cells, bool [n, J, I] -> float64 [n]."""
+    return (cells.float() @ frame.x.length.float()).double() @ frame.y.length.double()
+
+
+def _box(cells: Tensor, frame: Frame) -> Tensor:
+    """Box of the chosen cells, inclusive: int64 [n, 4]; x1 < x0 if there are none."""
+    x0, x1 = _extent(cells.any(1), frame.x)
+    y0, y1 = _extent(cells.any(2), frame.y)
+    return torch.stack([x0, y0, x1, y1], dim=1)
+
+
+def _extent(bands: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
+    first = torch.where(bands, axis.start, axis.n_out).amin(1)
+    last = torch.where(bands, axis.start + axis.length - 1, -1).amax(1)
+    return first, last
+
+
+def _pixels(logits: Tensor, mask: Tensor, j: Tensor, i: Tensor, frame: Frame) -> Tensor:
+    """Full-resolution logits of K cells: [R, S, K], NaN beyond a cell's own pixels."""
+    _, u, v = logits.shape
+    corner = (mask * u + frame.y.low[j]) * v + frame.x.low[i]
+    steps = torch.tensor([a * v + b for a in range(TAPS) for b in range(TAPS)], device=corner.device)
+    nine = logits.flatten()[corner + steps[:, None]].unflatten(0, (TAPS, 1, TAPS))  # [TAPS, 1, TAPS, K]
+    across = frame.x.weights[i].permute(1, 2, 0).contiguous()  # [TAPS, S, K]
+    down = frame.y.weights[j].permute(1, 2, 0).contiguous()[:, :, None]  # [TAPS, R, 1, K]
+    lines = nine[:, :, 0] * across[0]  # [TAPS, S, K]: each of the three rows of logits, enlarged
+    for tap in range(1, TAPS):
+        lines.addcmul_(nine[:, :, tap], across[tap])
+    out = down[0] * lines[0]
+    for tap in range(1, TAPS):
+        out.addcmul_(down[tap], lines[tap])
+    return out
+
+
+def _count(pixels: Tensor, threshold: float) -> Tensor:
+    """Pixels above: [R, S, K] -> int64 [K]."""
+    return (pixels > threshold).float().flatten(0, 1).sum(0).long()
+
+
+def _stretch(sides: Tensor, mask: Tensor, inside: Tensor, y: Tensor, x: Tensor) -> None:
+    """Stretch boxes [n, 4] to hold the pixels inside, bool [R, S, K], of cells that start at y, x [K]; in place."""
+    rows, columns = inside.any(1), inside.any(0)  # [R, K], [S, K]
+    for side, hit, start in ((0, columns, x), (1, rows, y)):
+        place = start + torch.arange(len(hit), device=x.device)[:, None]
+        first = torch.where(hit, place, 1 << 40).amin(0)
+        last = torch.where(hit, place, -1).amax(0)
+        sides[:, side].scatter_reduce_(0, mask, first, "amin")
+        sides[:, side + 2].scatter_reduce_(0, mask, last, "amax")

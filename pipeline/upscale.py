@@ -36,7 +36,7 @@ class Upscale:
         self.bias2 = up2.bias.repeat(4).to(dtype)
         self.columns, self.dtype = columns, dtype
 
-    def __call__(self, keys: Tensor, vectors: Tensor, owner: list[int], rows: int) -> Tensor:
+    def __call__(self, keys: Tensor, vectors: Tensor, owner: list[int], rows: int, columns: int) -> Tensor:
         """Logits of some masks.
 
         Args:
@@ -44,21 +44,24 @@ class Upscale:
             vectors: one per mask, float32 [n, C/8].
             owner: the point 0 .. b - 1 of each mask, ascending; every point has at least one.
             rows: upscale only the first so many rows of tokens.
+            columns: likewise.
 
         Returns:
             float32 [n, 4 rows, 4 columns].
         """
-        x = linear(keys[:, : rows * self.columns], self.weight1, self.bias1).unflatten(-1, (4, -1))  # [b, p, 4, C/4]
+        keys = keys.unflatten(1, (-1, self.columns))[:, :rows, :columns].flatten(1, 2)  # [b, p, C]
+        x = linear(keys, self.weight1, self.bias1).unflatten(-1, (4, -1))  # [b, p, 4, C/4]
         x = F.gelu(F.rms_norm(x, x.shape[-1:], self.norm_weight, self.eps).add_(self.norm_bias))
         x = linear_gelu(x, self.weight2, self.bias2).view(len(keys), -1, vectors.shape[1])  # [b, p 4 4, C/8]
         if len(keys) == 1:
             maps = bmm(vectors.to(self.dtype)[None], x.transpose(1, 2))[0]
         else:
             maps = (x[owner] @ vectors.to(self.dtype)[:, :, None])[..., 0]
-        return self._in_rows(maps, rows)
+        return _in_rows(maps, rows, columns)
 
-    def _in_rows(self, maps: Tensor, rows: int) -> Tensor:
-        """[n, (y x dx dy dy2 dx2)] -> float32 [n, (y dy dy2), (x dx dx2)]: a pixel shuffle of both levels at once."""
-        maps = maps.view(len(maps), rows, self.columns, 2, 2, 2, 2).permute(0, 1, 4, 5, 2, 3, 6)
-        out = torch.empty(maps.shape, dtype=torch.float32, device=maps.device)
-        return out.copy_(maps).view(len(maps), rows * 4, self.columns * 4)
+
+def _in_rows(maps: Tensor, rows: int, columns: int) -> Tensor:
+    """[n, (y x dx dy dy2 dx2)] -> float32 [n, (y dy dy2), (x dx dx2)]: a pixel shuffle of both levels at once."""
+    maps = maps.view(len(maps), rows, columns, 2, 2, 2, 2).permute(0, 1, 4, 5, 2, 3, 6)
+    out = torch.empty(maps.shape, dtype=torch.float32, device=maps.device)
+    return out.copy_(maps).view(len(maps), rows * 4, columns * 4)
