@@ -22,6 +22,11 @@ def train(
     rrdb: Annotated[Path | None, typer.Option(help="Take the RRDB of this checkpoint in place of stage one.")] = None,
     rrdb_steps: Annotated[int | None, typer.Option(min=0, help="Steps of stage one [the preset's].")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Steps of stage two [the preset's].")] = None,
+    benchmark: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of pictures (or with HR/ and LRxS/) to score at each validation; may be repeated."),
+    ] = None,
+    scale: Annotated[int | None, typer.Option(min=1, help="Refuse a store of another scale.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, over the preset.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value, over everything; may be repeated.")
@@ -30,11 +35,14 @@ def train(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Stores -> a trained model. The same command resumes an interrupted run."""
+    """Stores -> a trained model. The same command resumes an interrupted run; several processes: `torchrun … -m samdiff.cli train …`."""
     import json
 
+    from ..errors import StoreError
     from ..model.config import load_config
+    from ..model.parallel import join
     from ..model.train import train as run
+    from ..model.validate import read_benchmark
     from ..pipeline.store import open_store
     from ..runtime import pick_device, setup_process
 
@@ -47,6 +55,11 @@ def train(
     if print_config:
         say(json.dumps(settings.as_dict(), indent=2))
         return
+    if scale is not None and scale != stores[0].scale:
+        raise StoreError(f"{shards[0]}: holds x{stores[0].scale}, x{scale} was asked for; prepare a store with --scale {scale}")
     target = out or Path("runs") / f"{shards[0].name.removesuffix('.zarr')}-{preset}"
-    model = run(stores, target, settings, pick_device(device), rrdb, say)
-    say(f"done: {model}; use it with `samdiff infer PICTURE --checkpoint {target}`")
+    with join(pick_device(device)) as ranks:
+        benchmarks = [read_benchmark(folder, settings.scale) for folder in benchmark or []] if ranks.first else []
+        model = run(stores, target, settings, ranks.device, rrdb, say, benchmarks, ranks)
+    if ranks.first:
+        say(f"done: {model}; use it with `samdiff infer PICTURE --checkpoint {target}`")

@@ -44,7 +44,11 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint: whole and flushed to the disk, or not at all; an older file stays until then."""
+    """Write a checkpoint: whole and flushed to the disk, or not at all; an older file stays until then.
+
+    Raises:
+        CheckpointError: it cannot be written, such as on a full disk.
+    """
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -53,8 +57,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "facts": json.dumps(checkpoint.facts, sort_keys=True),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, save(tensors, header))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, save(tensors, header))
+    except OSError as error:
+        size = sum(value.nbytes for value in tensors.values()) / 1e6
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror or error}), it needs {size:.0f} MB; what was saved before is untouched: "
+            "make room, then the same command goes on from there"
+        ) from error
 
 
 def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:

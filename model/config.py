@@ -19,6 +19,8 @@ from .modulation import MODULATIONS, Modulation, modulation
 from .schedule import Schedule
 
 PRESETS = ("tiny", "small", "paper")
+BESIDE = ("stores", "rrdb_from", "versions")
+"""What is saved with the settings but is none."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,13 @@ class TrainConfig:
     steps: int = 400_000
     """Steps of stage two (diffusion)."""
     batch: int = 16
-    """Samples per step."""
+    """Samples per step, over all processes."""
     patch: int = 160
     """HR crop in pixels, a multiple of the scale and of the U-Net's coarsest pixel."""
     lr: float = 2e-4
     """Adam's learning rate."""
+    lr_schedule: str = "step"
+    """step (official: halved every `halve_every` steps) or cosine (to 0 at the end of the stage)."""
     halve_every: int = 200_000
     """Steps after which the rate is halved."""
     warmup: int = 0
@@ -104,11 +108,19 @@ class TrainConfig:
     clip: float = 10.0
     """Bound on the gradient's norm; 0: none."""
     ema: float = 0.999
-    """Decay of the weights' average, which is what inference uses; 0: none."""
+    """Decay of the weights' average, which is what inference uses, after a warm-up of (1 + n) / (10 + n); 0: none."""
     seed: int = 0
     """Of the initial weights, the order, the crops, t and the noise."""
     amp: str = "off"
-    """off (fp32) or bf16 autocast."""
+    """off (fp32), or autocast to bf16 or fp16 (with a scaled loss)."""
+    accumulate: int = 1
+    """Pieces that a batch is computed in, one after the other: less memory, the same gradient."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: about half the memory, a third more time."""
+    compile: bool = False
+    """torch.compile the trained network."""
+    tensorboard: bool = False
+    """Write curves and sample pictures for TensorBoard too."""
     log_every: int = 100
     """Steps between lines of the log."""
     checkpoint_every: int = 5_000
@@ -118,10 +130,31 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "rrdb_steps", "steps", "warmup", "clip", "ema", "seed")
-        _at_least(self, 1, "batch", "patch", "halve_every", "log_every", "checkpoint_every", "keep")
-        _one_of(self, "amp", ("off", "bf16"))
+        _at_least(self, 1, "batch", "patch", "halve_every", "log_every", "checkpoint_every", "keep", "accumulate")
+        _one_of(self, "amp", ("off", "bf16", "fp16"))
+        _one_of(self, "lr_schedule", ("step", "cosine"))
         if self.lr <= 0 or self.ema >= 1:
             raise ConfigError(f"train: expected lr above 0 and ema below 1, got {self.lr} and {self.ema}")
+
+
+@dataclass(frozen=True)
+class ValidateConfig:
+    """How the averaged weights are looked at while training."""
+
+    every: int = 5_000
+    """Steps between looks; 0: never."""
+    images: int = 8
+    """Photographs at the end of each store that training never sees, at most a tenth of them; 0: none."""
+    tiles: int = 8
+    """Tiles of them that are scored."""
+    sampler: str = ""
+    """See `sampler.SAMPLERS`; empty: the one that fits the modulation."""
+    steps: int = 20
+    """Of the sampler; 0: all. `paper` always takes the steps that it is trained for."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "every", "images", "steps")
+        _at_least(self, 1, "tiles")
 
 
 @dataclass(frozen=True)
@@ -135,6 +168,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    validate: ValidateConfig = field(default_factory=ValidateConfig)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, every setting resolved."""
@@ -166,6 +200,11 @@ def load_config(preset: str = "paper", file: Path | None = None, sets: Sequence[
 def config_from(values: Mapping[str, Any]) -> RunConfig:
     """Settings from nested mappings (as `RunConfig.as_dict` gives them), every key and type checked."""
     return _build(RunConfig, values, "")
+
+
+def config_of(values: Mapping[str, Any]) -> RunConfig:
+    """Settings as a checkpoint or `config.json` holds them, what is saved beside them left out."""
+    return config_from({key: value for key, value in values.items() if key not in BESIDE})
 
 
 def _read(text: str, where: str) -> dict[str, Any]:
@@ -213,7 +252,7 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return tuple(_convert(get_args(kind)[0], item, name) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{name}: expected {kind.__name__}, got {value!r}")
     return value
 

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, ConfigError, ImageError
 from ..pipeline.resize import imresize
 from ..runtime import pick_device
 from .checkpoint import Checkpoint, load_checkpoint, load_into
-from .config import RunConfig, config_from
+from .config import RunConfig, config_of
 from .modulation import Modulation
 from .networks import build_rrdb, build_unet
 from .residual import base_picture, from_residual, to_picture_range, to_pixels
@@ -175,9 +175,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _config_of(checkpoint: Checkpoint, name: str) -> RunConfig:
-    known = {key: value for key, value in checkpoint.config.items() if key not in ("stores", "rrdb_from")}
     try:
-        return config_from(known)
+        return config_of(checkpoint.config)
     except ConfigError as error:
         raise CheckpointError(
             f"{name}: its configuration is not understood ({error}); use the samdiff release that wrote it"

@@ -1,15 +1,12 @@
-"""The training loop: batches by position, one step, log, checkpoint, resume. What is trained comes in as a `Task`.
+"""The training loop: batches by position, one step, log, validation, checkpoint, resume. What is trained comes in as a `Task`.
 
-The state of a run is (step, weights, EMA, Adam's moments). The sample position is step x batch, and everything random about a sample
-is a function of (seed, position), so a resumed run sees what an uninterrupted one would have seen.
+The sample position is step x batch, and everything random about a sample is a function of (seed, position), so a resumed run sees
+what an uninterrupted one would have seen. Nothing in a step waits for the device.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import queue
 import signal
 import threading
 import time
@@ -25,12 +22,17 @@ from torch import Tensor, nn
 
 from ..errors import SamdiffError
 from ..runtime import progress
-from .checkpoint import Checkpoint, load_checkpoint, load_into, save_checkpoint
 from .config import TrainConfig
+from .feed import Batch, feed
+from .optim import Guard, average, ema_decay, learning_rate, make_optimiser, set_lr, update
+from .parallel import Ranks
+from .states import State, fresh, resume, save_state
+from .tracker import Tracker
 
 log = logging.getLogger(__name__)
 
-_AHEAD = 2  # batches made in advance
+BAD_ROW = 10
+"""Steps in a row without a finite loss after which a run stops. Looked at every so many steps."""
 
 
 class TrainingError(SamdiffError):
@@ -44,180 +46,151 @@ class Task(Protocol):
     """`rrdb` or `diffusion`: names the log's lines and the state files."""
     network: nn.Module
     """Its parameters are trained, and averaged."""
+    forward: nn.Module
+    """What `loss` calls: the network, possibly compiled or spread over processes."""
 
-    def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
+    def make_batch(self, position: int, size: int) -> Batch:
         """The samples from a global position on, on the CPU; a function of its arguments and the seed."""
 
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Scalar loss of a batch that lies on the training device."""
 
 
-@dataclass
-class State:
-    """What changes while training."""
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run."""
 
-    step: int
-    ema: dict[str, Tensor]
-    skipped: int = 0
-    """Steps left out because the loss was not finite."""
+    settings: TrainConfig
+    steps: int
+    """To be done in all."""
+    folder: Path
+    """Of the run; gets `state-TASK-STEP.safetensors`."""
+    config: dict[str, Any]
+    """Saved with each state."""
+    tracker: Tracker
+    """Gets the figures."""
+    on_checkpoint: Callable[[State], None]
+    """Called after each saved state, on rank 0, to write what others read."""
+    validate: Callable[[State], None]
+    """Called every `validate_every` steps and at the end, on rank 0."""
+    validate_every: int = 0
+    """0: never."""
 
 
-def run(
-    task: Task,
-    settings: TrainConfig,
-    steps: int,
-    folder: Path,
-    device: torch.device,
-    config: dict[str, Any],
-    on_checkpoint: Callable[[State], None],
-) -> State:
-    """Train until `steps`, resuming from the folder's newest state; returns the final state.
-
-    Args:
-        task: network, batches and loss.
-        settings: batch, learning rate, EMA, intervals.
-        steps: total number of steps of this stage.
-        folder: of the run; gets `log.jsonl` and `state-TASK-STEP.safetensors`.
-        device: where the network lies and the loss is computed.
-        config: the resolved configuration, saved with each state and compared on resume.
-        on_checkpoint: called after each saved state, to write what others read.
+def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
+    """Train until the stage's number of steps, resuming from the folder's newest state; the final state, and how many steps were done now.
 
     Raises:
         TrainingError: the loss was not finite ten times in a row.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
     """
-    optimiser = torch.optim.Adam(task.network.parameters(), lr=settings.lr, betas=(0.9, 0.99), foreach=True)
-    state = _resume(task, optimiser, folder) or State(0, _copy(task.network))
-    bar = progress(desc=task.name, total=steps, initial=state.step, unit="step")
-    mean, since, bad = _Mean(), time.perf_counter(), 0
-    with _stop_asked() as stop, _batches(task, state.step, steps, settings.batch) as batches:
+    settings, steps = stage.settings, stage.steps
+    share = ranks.share(settings.batch, settings.accumulate)
+    optimiser, guard = make_optimiser(task.network, settings), Guard.new(settings.amp, ranks.device)
+    state = resume(task.name, task.network, optimiser, guard, stage.folder) or fresh(task.network, guard)
+    called: Any = torch.compile(task.network) if settings.compile else task.network
+    task.forward = ranks.wrap(called)
+    clock, begun = _Clock(state.step), state.step
+    bar = progress(desc=task.name, total=steps, initial=state.step, unit="step") if ranks.first else None
+
+    def make(step: int) -> Batch:
+        return task.make_batch(step * settings.batch + ranks.rank * share, share)
+
+    with _stop_asked() as asked, feed(make, range(state.step, steps), ranks.device) as batches:
         task.network.train()
         for batch in batches:
-            on_device = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            set_lr(optimiser, learning_rate(state.step, settings))
-            loss = task.loss(on_device)
-            finite = _update(task.network, optimiser, loss, settings.clip)
-            bad = 0 if finite else bad + 1
-            state.skipped += not finite
+            set_lr(optimiser, learning_rate(state.step, settings, steps))
+            loss, stop = ranks.agree(_backward(task, batch, settings.accumulate, guard, ranks), asked.is_set())
+            bad = update(optimiser, guard, loss, settings)
+            optimiser.zero_grad(set_to_none=True)
             state.step += 1
-            if finite:
-                average(state.ema, task.network, ema_decay(state.step, settings.ema))
-                mean.add(loss.detach())
-            elif bad >= 10:
-                raise TrainingError(
-                    f"{task.name}: the loss was not finite in 10 steps running (step {state.step}); the last good state is in {folder}; "
-                    "try a smaller --set train.lr or check the store with `samdiff info`"
-                )
-            bar.update()
-            if state.step % settings.log_every == 0 or state.step == steps:
-                now = time.perf_counter()
-                line = {
-                    "stage": task.name,
-                    "step": state.step,
-                    "loss": mean.take(),
-                    "lr": learning_rate(state.step - 1, settings),
-                }
-                rate = settings.batch * ((state.step - 1) % settings.log_every + 1) / (now - since)
-                _log(folder, {**line, "samples_per_s": round(rate, 2), "skipped": state.skipped})
-                bar.set_postfix(loss=f"{line['loss']:.4f}", samples_per_s=f"{rate:.1f}")
-                since = now
-            if state.step % settings.checkpoint_every == 0 or state.step == steps or stop.is_set():
-                _save(task, optimiser, state, folder, config, settings.keep)
-                on_checkpoint(state)
-            if stop.is_set() and state.step < steps:
-                bar.close()
+            average(state.ema, task.network, ema_decay(state.step, settings.ema))
+            clock.add(loss, bad)
+            stop = stop or (ranks.world == 1 and asked.is_set())
+            if bar is not None:
+                bar.update()
+            _after_step(task, stage, ranks, optimiser, state, clock, bar, stop)
+            if stop and state.step < steps:
                 raise KeyboardInterrupt
-    bar.close()
-    return state
+    if bar is not None:
+        bar.close()
+    return state, state.step - begun
 
 
-def learning_rate(step: int, settings: TrainConfig) -> float:
-    """The rate of a 0-based step: halved every `halve_every` steps (the official schedule), after a linear warm-up."""
-    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    return settings.lr * warm * 0.5 ** (step // settings.halve_every)
+def _backward(task: Task, batch: Batch, pieces: int, guard: Guard, ranks: Ranks) -> Tensor:
+    """Gradients of the mean loss over a batch that is taken in equal pieces; the loss, detached."""
+    size = len(next(iter(batch.values()))) // pieces
+    total: Tensor | float = 0.0
+    for number in range(pieces):
+        piece = {name: value[number * size : (number + 1) * size] for name, value in batch.items()} if pieces > 1 else batch
+        with ranks.later(task.forward, number == pieces - 1):
+            loss = task.loss(piece) / pieces
+            (loss * guard.scale).backward()
+        total = total + loss.detach()
+    assert isinstance(total, Tensor)
+    return total
 
 
-def set_lr(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group this learning rate."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
+def _after_step(
+    task: Task, stage: Stage, ranks: Ranks, optimiser: torch.optim.Optimizer, state: State, clock: _Clock, bar: Any, stop: bool
+) -> None:
+    """What happens only now and then: the look at the counters, the log, validation, the checkpoint."""
+    settings, done = stage.settings, state.step == stage.steps
+    look = stage.validate_every > 0 and (state.step % stage.validate_every == 0 or done)
+    save = state.step % settings.checkpoint_every == 0 or done or stop
+    if (state.step % BAD_ROW == 0 or look or save) and float(state.guard.longest) >= BAD_ROW:
+        raise TrainingError(
+            f"{task.name}: the loss was not finite in {BAD_ROW} steps running (before step {state.step}); the last good state is in "
+            f"{stage.folder}; try a smaller --set train.lr, --set train.warmup=1000 or train.amp=off, or check the store with `samdiff verify`"
+        )
+    if (state.step % settings.log_every == 0 or done) and ranks.first:
+        rate = learning_rate(state.step - 1, settings, stage.steps)
+        line = {"stage": task.name, "step": state.step, **clock.take(state.step, settings.batch), "lr": rate}
+        stage.tracker.figures({**line, "skipped": int(state.guard.skipped), "loss_scale": float(state.guard.scale)})
+        if bar is not None:
+            bar.set_postfix(loss=f"{line['loss']:.4f}", samples_per_s=f"{line['samples_per_s']:.1f}")
+    if look or save:
+        clock.hold()
+        if ranks.first:
+            if look:
+                stage.validate(state)
+            if save:
+                save_state(task.name, task.network, optimiser, state, stage.folder, stage.config, settings.batch, settings.keep)
+                stage.on_checkpoint(state)
+        ranks.wait()
+        clock.go()
 
 
-def ema_decay(step: int, decay: float) -> float:
-    """The average's decay at a 1-based step: warms up as (1 + n) / (10 + n), so early weights are forgotten."""
-    return min(decay, (1 + step) / (10 + step))
+class _Clock:
+    """Mean loss (kept on the device until it is asked for) and samples per second, validation and saving left out."""
 
-
-@torch.no_grad()
-def average(ema: dict[str, Tensor], network: nn.Module, decay: float) -> None:
-    """ema <- decay ema + (1 - decay) weights, in place."""
-    weights = network.state_dict()
-    names = [name for name, value in weights.items() if value.is_floating_point()]
-    torch._foreach_lerp_([ema[name] for name in names], [weights[name] for name in names], 1 - decay)
-
-
-def _update(network: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, clip: float) -> bool:
-    """One optimiser step, left out (and False) if loss or gradient is not finite."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(network.parameters(), clip or float("inf"), foreach=True)
-    if not torch.isfinite(loss.detach() + norm):  # the one host synchronisation of a step
-        return False
-    optimiser.step()
-    return True
-
-
-class _Mean:
-    """Mean of losses, kept on the device until it is asked for."""
-
-    def __init__(self) -> None:
+    def __init__(self, step: int) -> None:
         self.total: Tensor | float = 0.0
-        self.count = 0
+        self.good: Tensor | float = 0.0
+        self.step, self.spent, self.since = step, 0.0, time.perf_counter()
 
-    def add(self, value: Tensor) -> None:
-        self.total, self.count = self.total + value, self.count + 1
+    def add(self, loss: Tensor, bad: Tensor) -> None:
+        """A step's loss; one that was left out does not count."""
+        self.total, self.good = self.total + torch.where(bad > 0, torch.zeros_like(loss), loss), self.good + (1 - bad)
 
-    def take(self) -> float:
-        mean = float(self.total) / self.count if self.count else float("nan")
-        self.total, self.count = 0.0, 0
-        return mean
+    def hold(self) -> None:
+        """What follows is not training."""
+        self.spent += time.perf_counter() - self.since
 
+    def go(self) -> None:
+        """Training goes on."""
+        self.since = time.perf_counter()
 
-@contextmanager
-def _batches(task: Task, step: int, steps: int, size: int) -> Iterator[Iterator[dict[str, Tensor]]]:
-    """Batches of the steps to come, made in a thread ahead of their use."""
-    ready: queue.Queue[dict[str, Tensor] | BaseException] = queue.Queue(_AHEAD)
-    closed = threading.Event()
-
-    def put(item: dict[str, Tensor] | BaseException) -> None:
-        while not closed.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for index in range(step, steps):
-                if closed.is_set():
-                    return
-                put(task.make_batch(index * size, size))
-        except BaseException as error:  # noqa: BLE001 - handed to the loop, which raises it
-            put(error)
-
-    def take() -> Iterator[dict[str, Tensor]]:
-        for _ in range(step, steps):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    thread = threading.Thread(target=work, name="batches", daemon=True)
-    thread.start()
-    try:
-        yield take()
-    finally:
-        closed.set()
-        thread.join()
+    def take(self, step: int, batch: int) -> dict[str, float]:
+        """Figures since the last call."""
+        seconds = self.spent + time.perf_counter() - self.since
+        good = float(self.good)
+        figures = {
+            "loss": float(self.total) / good if good else float("nan"),
+            "samples_per_s": round(batch * (step - self.step) / seconds, 2),
+        }
+        self.total, self.good, self.step, self.spent, self.since = 0.0, 0.0, step, 0.0, time.perf_counter()
+        return figures
 
 
 @contextmanager
@@ -240,50 +213,3 @@ def _stop_asked() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _copy(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
-def _log(folder: Path, line: dict[str, Any]) -> None:
-    with open(folder / "log.jsonl", "a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def states(folder: Path, name: str) -> list[Path]:
-    """The saved states of a stage, oldest first."""
-    return sorted(folder.glob(f"state-{name}-*.safetensors"))
-
-
-def _save(task: Task, optimiser: torch.optim.Optimizer, state: State, folder: Path, config: dict[str, Any], keep: int) -> None:
-    tensors = {f"network.{name}": value for name, value in task.network.state_dict().items()}
-    tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
-    names = [name for name, _ in task.network.named_parameters()]
-    for index, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{key}.{names[index]}": value for key, value in moments.items()}
-    facts = {"stage": task.name, "step": state.step, "skipped": state.skipped}
-    save_checkpoint(folder / f"state-{task.name}-{state.step:08d}.safetensors", Checkpoint("state", tensors, config, facts))
-    for old in states(folder, task.name)[:-keep]:
-        old.unlink()
-
-
-def _resume(task: Task, optimiser: torch.optim.Optimizer, folder: Path) -> State | None:
-    """Load the newest state into network and optimiser; None if there is none."""
-    saved = states(folder, task.name)
-    if not saved:
-        return None
-    checkpoint = load_checkpoint(saved[-1], kind="state")
-    load_into(task.network, checkpoint.part("network"), str(saved[-1]))
-    parameters = dict(task.network.named_parameters())
-    moments: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(parameters))}
-    for key in ("step", "exp_avg", "exp_avg_sq"):
-        part = checkpoint.part(f"adam.{key}")
-        for index, name in enumerate(parameters):
-            if name in part:
-                moments[index][key] = part[name]
-    whole = optimiser.state_dict()
-    optimiser.load_state_dict({**whole, "state": {index: values for index, values in moments.items() if values}})
-    ema = {name: value.to(task.network.state_dict()[name].device) for name, value in checkpoint.part("ema").items()}
-    log.info("%s: going on from step %d", task.name, checkpoint.facts["step"])
-    return State(checkpoint.facts["step"], ema, checkpoint.facts["skipped"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError
 
@@ -54,6 +55,7 @@ class RRDB(nn.Module):
         super().__init__()
         if scale not in SCALES:
             raise ConfigError(f"scale: expected one of {SCALES}, got {scale}")
+        self.recompute = False  # gradient checkpointing: each block's activations are computed again in the backward pass
         self.factors = (3,) if scale == 3 else (2,) * (scale.bit_length() - 1)
         self.first = nn.Conv2d(3, features, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(features, growth) for _ in range(blocks))
@@ -67,7 +69,7 @@ class RRDB(nn.Module):
         x = first = self.first((lr + 1) / 2)
         maps = []
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(x)
             maps.append(x)
         return [*maps, first + self.trunk(x)]
 

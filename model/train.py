@@ -1,114 +1,75 @@
 """Training: stage one pretrains the RRDB, stage two the diffusion model on its frozen features.
 
 A run is a folder: `config.json` (everything resolved), `log.jsonl`, `state-…` files to resume from, `rrdb.safetensors` after stage one,
-and `model.safetensors` (averaged weights of both networks), which is all that inference needs.
+`model.safetensors` (averaged weights of both networks, all that inference needs) and `best.safetensors`, the best of them by PSNR.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import platform
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from .. import __version__
 from ..errors import CheckpointError, ConfigError
 from ..pipeline.keystore import write_atomic
-from ..pipeline.order import draw, mix
+from ..pipeline.order import mix
 from ..pipeline.staging import differences
 from ..pipeline.store import Store
-from ..pipeline.stream import ShardDataset, e_sam
-from .checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, load_into, save_checkpoint
-from .config import RunConfig
-from .loop import State, run
-from .modulation import Modulation
+from ..pipeline.stream import ShardDataset
+from .checkpoint import BEST_FILE, MODEL_FILE, Checkpoint, load_checkpoint, load_into, save_checkpoint
+from .config import BESIDE, RunConfig, config_of
+from .estimate import measure
+from .infer import SuperResolver
+from .loop import Stage, run
 from .networks import build_rrdb, build_unet
-from .residual import base_picture, to_picture_range, to_residual
-from .rrdb import RRDB, condition
-from .unet import UNet
+from .parallel import Ranks
+from .residual import to_picture_range, to_pixels
+from .rrdb import RRDB
+from .states import State, states
+from .tasks import DiffusionTask, RrdbTask
+from .tracker import Tracker
+from .validate import Benchmark, Upscale, held_out, score
 
 log = logging.getLogger(__name__)
 
 RRDB_FILE = "rrdb.safetensors"
-_T, _NOISE, _WEIGHTS = 21, 22, 23  # streams of random numbers, beside those of the crops
+_WEIGHTS = 23  # stream of random numbers
+FREE = {
+    "rrdb_steps",
+    "steps",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "accumulate",
+    "gradient_checkpointing",
+    "compile",
+    "tensorboard",
+}
+"""Settings of [train] that may change between two parts of a run without a word."""
+TOLD = {"lr", "lr_schedule", "halve_every", "warmup", "clip", "amp"}
+"""Those that may change, and are reported: what one tries when a loss is not finite."""
 
 
-class _Task:
-    """What both stages share: samples by position, precision of the forward pass."""
+@dataclass(frozen=True)
+class _Run:
+    """What both stages need."""
 
-    name = ""
-
-    def __init__(self, data: ShardDataset, network: nn.Module, config: RunConfig, device: torch.device) -> None:
-        self.data, self.config, self.device = data, config, device
-        self.network = network.to(device).to(memory_format=torch.channels_last)
-
-    def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
-        """The data set's samples as tensors on the CPU."""
-        return {name: torch.from_numpy(values) for name, values in self.data.batch(position, size).items()}
-
-    def pictures(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """HR and LR in [-1, 1], float32."""
-        hr, lr = (to_picture_range(batch[name]).contiguous(memory_format=torch.channels_last) for name in ("hr", "lr"))
-        return hr, lr
-
-    def autocast(self) -> torch.autocast:
-        """bf16 for the networks if the configuration says so."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16")
-
-
-class RrdbTask(_Task):
-    """Stage one: the RRDB learns HR from LR with L1."""
-
-    name = "rrdb"
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean |RRDB(LR) - HR|, pictures in [-1, 1]."""
-        hr, lr = self.pictures(batch)
-        with self.autocast():
-            predicted = self.network(lr)
-        return F.l1_loss(predicted.float(), hr)
-
-
-class DiffusionTask(_Task):
-    """Stage two: the U-Net learns the modulated noise of the residual."""
-
-    name = "diffusion"
-
-    def __init__(self, data: ShardDataset, network: UNet, rrdb: RRDB, config: RunConfig, device: torch.device) -> None:
-        super().__init__(data, network, config, device)
-        self.rrdb = rrdb.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-        self.modulation: Modulation = config.diffusion.build()
-        self.grid = np.array(sorted(self.modulation.grid))
-        table, offset = data.codes(config.diffusion.e_mean)
-        self.table, self.offset = torch.from_numpy(table).to(device), torch.from_numpy(offset).to(device)
-
-    def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
-        """The samples with their time and noise: functions of (seed, position), like the crops."""
-        batch, seed = super().make_batch(position, size), self.config.train.seed
-        positions = batch["position"].numpy()
-        batch["t"] = torch.from_numpy(self.grid[draw(0, len(self.grid), seed, _T, positions)])
-        patch = self.data.patch
-        batch["noise"] = torch.stack([_noise((3, patch, patch), seed, int(p)) for p in positions])
-        return batch
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """|| c - c_theta(x_t, LR, t) ||, L1 or L2 (SAM-DiffSR's loss; for `joint` both outputs with the same norm)."""
-        hr, lr = self.pictures(batch)
-        x_0 = to_residual(hr, base_picture(lr, self.config.scale, self.config.diffusion.lr_levels))
-        e = e_sam(batch["labels"], batch["image"], self.table, self.offset) if self.modulation.needs_masks else None
-        x_t = self.modulation.noised(x_0, e, batch["t"], batch["noise"]).contiguous(memory_format=torch.channels_last)
-        target = self.modulation.target(e, batch["t"], batch["noise"])
-        with self.autocast():
-            with torch.no_grad():
-                given = condition(self.rrdb.features(lr))
-            predicted = self.network(x_t, batch["t"], given).float()
-        return F.l1_loss(predicted, target) if self.config.diffusion.loss == "l1" else F.mse_loss(predicted, target)
+    data: ShardDataset
+    out: Path
+    config: RunConfig
+    ranks: Ranks
+    saved: dict[str, Any]
+    facts: dict[str, Any]
+    tracker: Tracker
+    benchmarks: tuple[Benchmark, ...]
+    say: Callable[[str], None]
 
 
 def train(
@@ -118,6 +79,8 @@ def train(
     device: torch.device,
     rrdb: Path | None = None,
     say: Callable[[str], None] = log.info,
+    benchmarks: Sequence[Benchmark] = (),
+    ranks: Ranks | None = None,
 ) -> Path:
     """Train both stages into a run's folder, or go on with it; returns the model's file.
 
@@ -128,76 +91,154 @@ def train(
         device: to train on.
         rrdb: a checkpoint whose RRDB is taken in place of stage one.
         say: told what happens, one line each.
+        benchmarks: scored whole at each validation, beside the held-out tiles; see `validate.read_benchmark`.
+        ranks: the processes of `torchrun`, see `parallel.join`; None: this one alone.
 
     Raises:
-        ConfigError: the patch does not fit tiles or network, the folder holds a run of other settings, or masks are needed and missing.
-        CheckpointError: `rrdb` does not fit.
+        ConfigError: patch or batch do not fit, the folder holds a run of other settings, or masks are needed and missing.
+        CheckpointError: `rrdb` does not fit, or a file cannot be written.
         KeyboardInterrupt: asked to stop; the state is saved.
     """
-    data = ShardDataset(stores, config.train.patch, config.train.seed)
-    _check(config, stores)
-    saved = _claim(out, config, stores, rrdb)
-    facts = {"stores": [store.fingerprint for store in stores], "version": __version__}
-    first = _rrdb_stage(data, out, config, device, rrdb, saved, facts, say)
+    ranks = ranks or Ranks(device)
+    data = ShardDataset(stores, config.train.patch, config.train.seed, config.validate.images)
+    _check(config, stores, data, ranks)
+    speak = say if ranks.first else log.debug
+    asked = _asked(config, stores, rrdb)
+    if ranks.first:
+        for line in _claim(out, asked):
+            speak(line)
+    ranks.wait()
+    own = held_out(stores, config.validate.images, config.validate.tiles) if ranks.first and config.validate.every else None
+    every = tuple(benchmarks) if own is None else (own, *benchmarks)
+    facts = {"stores": asked["stores"], "version": __version__, "versions": _versions()}
+    tracker = Tracker(out, config.train.tensorboard and ranks.first)
+    this = _Run(data, out, config, ranks, asked, facts, tracker, every if config.validate.every else (), speak)
+    first = _rrdb_stage(this, rrdb)
     torch.manual_seed(int(mix(config.train.seed, _WEIGHTS, 2)) >> 1)
-    task = DiffusionTask(data, build_unet(config), first, config, device)
-    frozen = {f"rrdb.{name}": value for name, value in first.state_dict().items()}
-
-    def publish(state: State) -> None:
-        averaged = {f"unet.{name}": value for name, value in state.ema.items()}
-        save_checkpoint(out / MODEL_FILE, Checkpoint("diffusion", {**averaged, **frozen}, saved, {**facts, "step": state.step}))
-
-    state = run(task, config.train, config.train.steps, out, device, saved, publish)
-    say(f"diffusion: {state.step} steps done, {state.skipped} skipped; {out / MODEL_FILE}")
+    _diffusion_stage(this, build_unet(config), first)
     return out / MODEL_FILE
 
 
-def _rrdb_stage(
-    data: ShardDataset,
-    out: Path,
-    config: RunConfig,
-    device: torch.device,
-    given: Path | None,
-    saved: dict[str, Any],
-    facts: dict[str, Any],
-    say: Callable[[str], None],
-) -> RRDB:
+def _diffusion_stage(this: _Run, unet: torch.nn.Module, rrdb: RRDB) -> None:
+    task = DiffusionTask(this.data, unet, rrdb, this.config, this.ranks.device)  # type: ignore[arg-type]
+    frozen = {f"rrdb.{name}": value for name, value in rrdb.state_dict().items()}
+
+    def model(state: State) -> Checkpoint:
+        averaged = {f"unet.{name}": value for name, value in state.ema.items()}
+        return Checkpoint("diffusion", {**averaged, **frozen}, this.saved, {**this.facts, "step": state.step})
+
+    def upscaler(state: State) -> Upscale:
+        resolver, v = SuperResolver(model(state), "the averaged weights", this.ranks.device), this.config.validate
+        steps = None if this.config.diffusion.modulation == "paper" else min(v.steps, this.config.diffusion.timesteps) or None
+        return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=v.sampler or None)  # type: ignore[return-value]
+
+    _stage(this, task, this.config.train.steps, model, upscaler, MODEL_FILE, BEST_FILE)
+
+
+def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
     """The trained RRDB: from a file, from this run's finished stage one, or by training it now."""
-    torch.manual_seed(int(mix(config.train.seed, _WEIGHTS, 1)) >> 1)
-    network = build_rrdb(config)
-    finished = given or out / RRDB_FILE
-    if not finished.exists() and given is None:
+    torch.manual_seed(int(mix(this.config.train.seed, _WEIGHTS, 1)) >> 1)
+    network, looker = build_rrdb(this.config), build_rrdb(this.config)
+    finished, steps = given or this.out / RRDB_FILE, this.config.train.rrdb_steps
 
-        def publish(state: State) -> None:
-            if state.step == config.train.rrdb_steps:
-                tensors = {f"rrdb.{name}": value for name, value in state.ema.items()}
-                save_checkpoint(out / RRDB_FILE, Checkpoint("rrdb", tensors, saved, {**facts, "step": state.step}))
+    def model(state: State) -> Checkpoint:
+        tensors = {f"rrdb.{name}": value for name, value in state.ema.items()}
+        return Checkpoint("rrdb", tensors, this.saved, {**this.facts, "step": state.step})
 
-        state = run(RrdbTask(data, network, config, device), config.train, config.train.rrdb_steps, out, device, saved, publish)
-        say(f"rrdb: {state.step} steps done, {state.skipped} skipped; {out / RRDB_FILE}")
+    def upscaler(state: State) -> Upscale:
+        looker.load_state_dict(state.ema)
+        looker.to(this.ranks.device)
+        return lambda lr, _: _regress(looker, lr, this.ranks.device)
+
+    begun = bool(states(this.out, "diffusion"))  # then its condition must not change any more
+    if given is None and (not finished.exists() or (not begun and load_checkpoint(finished).facts["step"] < steps)):
+        task = RrdbTask(this.data, network, this.config, this.ranks.device)
+        _stage(this, task, steps, model, upscaler, RRDB_FILE, None)
     else:
-        say(f"rrdb: taken from {finished}")
+        this.say(f"rrdb: taken from {finished}")
     checkpoint = load_checkpoint(finished)
     weights = checkpoint.part("rrdb")
     if not weights:
         raise CheckpointError(f"{finished}: holds no RRDB; give the rrdb.safetensors or model.safetensors of a run")
-    if checkpoint.config.get("scale") != config.scale:
-        raise CheckpointError(f"{finished}: trained for x{checkpoint.config.get('scale')}, the store is x{config.scale}")
+    if checkpoint.config.get("scale") != this.config.scale:
+        raise CheckpointError(f"{finished}: trained for x{checkpoint.config.get('scale')}, the store is x{this.config.scale}")
     load_into(network, weights, str(finished))
-    return network.to(device)
+    return network.to(this.ranks.device)
 
 
-def _noise(shape: tuple[int, ...], seed: int, position: int) -> Tensor:
-    generator = torch.Generator().manual_seed(int(mix(seed, _NOISE, position)) >> 1)
-    return torch.randn(shape, generator=generator)
+def _stage(
+    this: _Run,
+    task: RrdbTask | DiffusionTask,
+    steps: int,
+    model: Callable[[State], Checkpoint],
+    upscaler: Callable[[State], Upscale],
+    file: str,
+    best: str | None,
+) -> None:
+    """Estimate, train, report. `file` is written at each checkpoint (the RRDB's at the end only), `best` at the best validation."""
+    settings, v, ranks = this.config.train, this.config.validate, this.ranks
+
+    def publish(state: State) -> None:
+        if task.name == "diffusion" or state.step >= steps:
+            save_checkpoint(this.out / file, model(state))
+
+    def validate(state: State) -> None:
+        for number, benchmark in enumerate(this.benchmarks):
+            figures, sheet = score(benchmark, upscaler(state))
+            how = {"sampler": v.sampler or "default", "sampling_steps": v.steps} if task.name == "diffusion" else {}
+            this.tracker.figures({"stage": task.name, "step": state.step, **figures, **how})
+            this.tracker.picture(f"{task.name}/{benchmark.name}", sheet, state.step)
+            this.say(
+                f"{task.name} {state.step}: {benchmark.name} {figures['psnr_y']:.2f} dB (bicubic {figures['bicubic_psnr_y']:.2f})"
+            )
+            if number == 0 and (state.best is None or figures["psnr_y"] > state.best):
+                state.best = figures["psnr_y"]
+                if best is not None:
+                    found = model(state)
+                    save_checkpoint(
+                        this.out / best,
+                        Checkpoint(found.kind, found.tensors, found.config, {**found.facts, "validation": figures}),
+                    )
+
+    share = ranks.share(settings.batch, settings.accumulate)
+    if ranks.first and steps:
+        estimate = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
+        this.say(estimate.line(task.name, steps, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
+    stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, v.every if this.benchmarks else 0)
+    state, done = run(task, stage, ranks)
+    if steps == 0 or (not done and ranks.first and not (this.out / file).exists()):
+        publish(state)
+    ranks.wait()
+    if done:
+        this.say(f"{task.name}: {done} steps done, {state.step} in all, {int(state.guard.skipped)} left out; {this.out / file}")
+    else:
+        this.say(
+            f"{task.name}: finished before, {state.step} steps; nothing to do (more with --set train.{'rrdb_' * (task.name == 'rrdb')}steps=N)"
+        )
 
 
-def _check(config: RunConfig, stores: Sequence[Store]) -> None:
+@torch.inference_mode()
+def _regress(network: RRDB, lr: Any, device: torch.device) -> Any:
+    grey = lr.ndim == 2
+    rgb = torch.from_numpy(lr)[..., None].expand(-1, -1, 3) if grey else torch.from_numpy(lr)
+    out = to_pixels(network(to_picture_range(rgb[None]).to(device)))[0].cpu().numpy()
+    return out[..., 1] if grey else out
+
+
+def _check(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks: Ranks) -> None:
     multiple = 2 ** (len(config.model.multipliers) - 1)
     if config.train.patch % multiple or config.train.patch < 2 * multiple:
         raise ConfigError(
             f"train.patch: expected a multiple of {multiple} (the U-Net's coarsest pixel) from {2 * multiple}, got {config.train.patch}"
         )
+    if config.train.batch > len(data):
+        raise ConfigError(
+            f"train.batch: expected at most the {len(data)} tiles that there are to train on, got {config.train.batch}; "
+            "prepare more pictures, or take a smaller batch"
+        )
+    ranks.share(config.train.batch, config.train.accumulate)
+    if config.train.amp == "fp16" and ranks.device.type == "cpu":
+        raise ConfigError("train.amp: fp16 is for CUDA, the device is the CPU; use bf16 or off")
     bare = [str(store.place) for store in stores if store.n_masks == 0]
     if bare and config.diffusion.modulation != "none":
         raise ConfigError(
@@ -205,22 +246,37 @@ def _check(config: RunConfig, stores: Sequence[Store]) -> None:
         )
 
 
-def _claim(out: Path, config: RunConfig, stores: Sequence[Store], rrdb: Path | None) -> dict[str, Any]:
-    """Write `config.json`, or compare with the one that is there; returns what is saved with every checkpoint."""
-    asked = {
-        **config.as_dict(),
-        "stores": [store.fingerprint for store in stores],
-        "rrdb_from": None if rrdb is None else str(rrdb.resolve()),
-    }
-    file = out / "config.json"
+def _versions() -> dict[str, str]:
+    return {"samdiff": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _asked(config: RunConfig, stores: Sequence[Store], rrdb: Path | None) -> dict[str, Any]:
+    """What is saved with the run and with every checkpoint: the settings, and what was trained on."""
+    fingerprints = [store.fingerprint for store in stores]
+    return {**config.as_dict(), "stores": fingerprints, "rrdb_from": None if rrdb is None else str(rrdb.resolve())}
+
+
+def _claim(out: Path, asked: dict[str, Any]) -> list[str]:
+    """Write `config.json`, or compare with the one that is there; returns what to tell the user."""
+    file, told = out / "config.json", []
     if file.exists():
         before = json.loads(file.read_text())
-        free = {"rrdb_steps", "steps", "log_every", "checkpoint_every", "keep"}  # may change between two parts of a run
-        changed = [line for line in differences(before, asked) if line.split(":")[0].removeprefix("train.") not in free]
-        if changed:
+        before = {**config_of(before).as_dict(), **{key: before.get(key) for key in BESIDE if key != "versions"}}
+        changed = [
+            line
+            for line in differences(before, asked)
+            if not line.startswith("validate.") or line.startswith("validate.images")
+        ]
+        names = {line: line.split(":")[0].removeprefix("train.") for line in changed}
+        cosine = asked["train"]["lr_schedule"] == "cosine"
+        told = [
+            f"changed in this run: {line}" for line in changed if names[line] in TOLD or (cosine and names[line] == "steps")
+        ]
+        refused = [line for line in changed if names[line] not in FREE | TOLD]
+        if refused:
             raise ConfigError(
-                f"{out}: holds a run of other settings ({'; '.join(changed[:6])}); use the same ones to go on, or another --out"
+                f"{out}: holds a run of other settings ({'; '.join(refused[:6])}); use the same ones to go on, or another --out"
             )
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, json.dumps(asked, indent=1, sort_keys=True).encode())
-    return asked
+    write_atomic(file, json.dumps({**asked, "versions": _versions()}, indent=1, sort_keys=True).encode())
+    return told

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class ConvMish(nn.Module):
@@ -94,6 +95,7 @@ class UNet(nn.Module):
         super().__init__()
         widths = [width * multiplier for multiplier in multipliers]
         self.width, self.multiple = width, 2 ** (len(widths) - 1)
+        self.recompute = False  # gradient checkpointing: each level's activations are computed again in the backward pass
         kernel, padding = _enlarging(scale)
         self.condition = nn.ConvTranspose2d(condition_channels, width, kernel, scale, padding)
         self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
@@ -111,17 +113,22 @@ class UNet(nn.Module):
         condition = self.condition(condition)
         skips = []
         for index, level in enumerate(self.down):
-            x = level(x, time)
+            x = self._run(level, x, time)
             if index == 0:
                 x = x + condition
             skips.append(x)
             x = resample(level, x)
         for block in self.middle:
-            x = block(x, time)
+            x = self._run(block, x, time)
         for level in self.up:
-            x = level(torch.cat([x, skips.pop()], dim=1), time)
+            x = self._run(level, torch.cat([x, skips.pop()], dim=1), time)
             x = resample(level, x)
         return self.out(self.final(x))
+
+    def _run(self, part: nn.Module, x: Tensor, time: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(part, x, time, use_reentrant=False)
+        return part(x, time)
 
 
 def time_embedding(t: Tensor, width: int) -> Tensor:

@@ -31,13 +31,18 @@ class ShardDataset:
     """
 
     def __init__(
-        self, stores: Sequence[Path | str | Store] | Path | str | Store, patch: int | None = None, seed: int = 0
+        self,
+        stores: Sequence[Path | str | Store] | Path | str | Store,
+        patch: int | None = None,
+        seed: int = 0,
+        hold_out: int = 0,
     ) -> None:
         """
         Args:
             stores: one or several stores, or their paths; all of one scale.
             patch: size of the crop in HR pixels, a multiple of the scale; None takes whole tiles.
             seed: of the order, the crops and the flips.
+            hold_out: photographs at the end of each store that are left out, see `held_out_from`.
 
         Raises:
             StoreError: a store cannot be read, or the stores differ in scale or hold no tile.
@@ -58,7 +63,8 @@ class ShardDataset:
         self.patch = smallest if patch is None else patch
         if self.patch % self.scale or not 0 < self.patch <= smallest:
             raise ConfigError(f"patch: expected a multiple of {self.scale} up to the tile size {smallest}, got {patch}")
-        self.order = Order(tuple(len(s) for s in self.stores), tuple(tiles_per_shard(s.tile) for s in self.stores), seed)
+        lengths = tuple(held_out_from(store, hold_out) for store in self.stores)
+        self.order = Order(lengths, tuple(tiles_per_shard(s.tile) for s in self.stores), seed)
         if self.order.total == 0:
             raise StoreError(f"{first.place}: the store holds no tile; prepare it from images of at least one tile")
         counts = [store.n_images for store in self.stores]
@@ -130,6 +136,14 @@ class ShardDataset:
             offsets.append(begins + start)
             start += len(table)
         return np.concatenate(tables), np.concatenate(offsets)
+
+
+def held_out_from(store: Store, images: int) -> int:
+    """The first tile of the last `images` photographs with tiles, at most a tenth of them; `len(store)` if none is held out."""
+    owner = store.table("tiles/place")[:, 0]
+    used = np.unique(owner)
+    count = min(images, len(used) // 10)
+    return int(np.searchsorted(owner, used[-count])) if count else len(store)
 
 
 def e_sam(labels: torch.Tensor, image: torch.Tensor, table: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:

@@ -12,10 +12,12 @@ import torch
 
 from samdiff import open_store
 from samdiff.errors import CheckpointError, ConfigError
-from samdiff.model import loop
+from samdiff.model import loop, optim
 from samdiff.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from samdiff.model.config import load_config
-from samdiff.model.loop import TrainingError, ema_decay, learning_rate
+from samdiff.model.loop import TrainingError
+from samdiff.model.optim import ema_decay, learning_rate
+from samdiff.model.states import states
 from samdiff.model.train import train
 
 from .stores import make_store
@@ -72,8 +74,8 @@ def test_resume_equals_an_uninterrupted_run(tmp_path):
     whole = run(tmp_path, "whole", "train.steps=8")
     run(tmp_path, "parts", "train.steps=3")
     part = run(tmp_path, "parts", "train.steps=8")
-    states = [loop.states(path.parent, "diffusion")[-1] for path in (whole, part)]
-    ours, theirs = (load_checkpoint(path).tensors for path in states)
+    pair = [states(path.parent, "diffusion")[-1] for path in (whole, part)]
+    ours, theirs = (load_checkpoint(path).tensors for path in pair)
     assert ours.keys() == theirs.keys()
     assert any(name.startswith("adam.exp_avg_sq.") for name in ours)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -96,7 +98,7 @@ def test_killed_and_run_again(tmp_path):
     command += ["--preset", "tiny", "--device", "cpu", *sets]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        while not loop.states(tmp_path / "killed", "diffusion"):
+        while not states(tmp_path / "killed", "diffusion"):
             assert process.poll() is None, "it ended before it could be killed"
     finally:
         os.kill(process.pid, signal.SIGKILL)
@@ -109,16 +111,16 @@ def test_killed_and_run_again(tmp_path):
 
 def test_sigterm_saves_first(tmp_path, monkeypatch):
     """Asked to stop, the loop finishes its step, saves, and says so by KeyboardInterrupt."""
-    real = loop._update
+    real = loop.update
 
     def update(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "_update", update)
+    monkeypatch.setattr(loop, "update", update)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "r", "train.rrdb_steps=50")
-    saved = loop.states(tmp_path / "r", "rrdb")
+    saved = states(tmp_path / "r", "rrdb")
     assert [load_checkpoint(path).facts["step"] for path in saved] == [1]
 
 
@@ -128,7 +130,7 @@ def test_a_finished_run_does_nothing(tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in model.parent.iterdir() if path.name != "config.json"}
     run(tmp_path, "r")
     assert before == {path.name: path.stat().st_mtime_ns for path in model.parent.iterdir() if path.name != "config.json"}
-    assert len(loop.states(model.parent, "diffusion")) == 2  # the last `keep`
+    assert len(states(model.parent, "diffusion")) == 2  # the last `keep`
 
 
 def test_rrdb_from_another_run_is_frozen(tmp_path):
@@ -137,7 +139,7 @@ def test_rrdb_from_another_run_is_frozen(tmp_path):
     second = run(tmp_path, "second", rrdb=first)
     ours, theirs = load_checkpoint(first).part("rrdb"), load_checkpoint(second).part("rrdb")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert not loop.states(tmp_path / "second", "rrdb")
+    assert not states(tmp_path / "second", "rrdb")
     with pytest.raises(CheckpointError, match="do not fit the configured network: .*of another shape"):
         run(tmp_path, "third", "model.rrdb_features=16", rrdb=first)
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
@@ -152,23 +154,43 @@ def test_a_run_of_other_settings_is_refused(tmp_path):
     run(tmp_path, "r", "train.steps=9")
 
 
-def test_not_finite_steps_are_skipped_and_ten_stop_the_run(tmp_path):
-    """One NaN is skipped and counted; ten in a row are an error that keeps the last state."""
-    real, calls = loop._update, [0]
+def test_not_finite_steps_are_skipped_and_ten_stop_the_run(tmp_path, monkeypatch):
+    """One step with a NaN changes nothing and is counted; ten in a row are an error that keeps the last state."""
+    real, calls = loop._backward, [0]
 
-    def sometimes(network, optimiser, loss, clip):
+    def sometimes(task, *arguments):
         calls[0] += 1
-        return real(network, optimiser, loss * float("nan") if calls[0] == 2 else loss, clip)
+        loss = real(task, *arguments)
+        if calls[0] == 2 or calls[0] > 14:
+            next(task.network.parameters()).grad.fill_(float("nan"))
+        return loss
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_update", sometimes)
-        run(tmp_path, "r")
+    monkeypatch.setattr(loop, "_backward", sometimes)
+    run(tmp_path, "r", "train.steps=0")
     lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
     assert [line["skipped"] for line in lines if line["stage"] == "rrdb"] == [1, 1, 1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_update", lambda n, o, loss, c: real(n, o, loss * float("nan"), c))
-        with pytest.raises(TrainingError, match="not finite in 10 steps running"):
-            run(tmp_path, "s", "train.rrdb_steps=20")
+    calls[0] = 10
+    with pytest.raises(TrainingError, match="not finite in 10 steps running"):
+        run(tmp_path, "s", "train.rrdb_steps=40")
+    assert [load_checkpoint(path).facts["step"] for path in states(tmp_path / "s", "rrdb")] == [9, 12]
+
+
+def test_a_left_out_step_leaves_everything_as_it_was():
+    """Weights, moments and step count of the fused optimiser stay; the scale of the loss halves, the row is counted."""
+    torch.manual_seed(0)
+    network, settings = torch.nn.Linear(3, 2), config("train.amp=fp16").train
+    optimiser, guard = optim.make_optimiser(network, settings), optim.Guard.new("fp16", CPU)
+    for bad in (False, True, True, False):
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        loss = network(torch.ones(1, 3)).square().mean()
+        (loss * guard.scale).backward()
+        if bad:
+            network.weight.grad[0, 0] = float("inf")
+        assert bool(optim.update(optimiser, guard, loss.detach(), settings)) is bad
+        optimiser.zero_grad()
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()) is bad
+    assert [float(v) for v in (guard.skipped, guard.row, guard.longest, guard.scale)] == [2, 0, 2, 65536 / 4]
+    assert float(optimiser.state[network.weight]["step"]) == 2
 
 
 def test_masks_that_are_needed_and_missing(tmp_path):
@@ -217,7 +239,11 @@ def test_presets_and_files(tmp_path):
 def test_rates_and_averages():
     """Halved on time after a linear warm-up; the average's decay grows to its bound."""
     settings = config("train.lr=1e-3", "train.halve_every=100", "train.warmup=10").train
-    assert [learning_rate(step, settings) for step in (0, 9, 99, 100, 250)] == pytest.approx([1e-4, 1e-3, 1e-3, 5e-4, 2.5e-4])
+    cosine = config("train.lr=1e-3", "train.lr_schedule=cosine").train
+    assert [learning_rate(step, cosine, 100) for step in (0, 50, 100)] == pytest.approx([1e-3, 5e-4, 0])
+    assert [learning_rate(step, settings, 1000) for step in (0, 9, 99, 100, 250)] == pytest.approx(
+        [1e-4, 1e-3, 1e-3, 5e-4, 2.5e-4]
+    )
     assert [ema_decay(1, 0.99), ema_decay(10_000, 0.99), ema_decay(5, 0.0)] == [2 / 11, 0.99, 0.0]
 
 
@@ -252,7 +278,9 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot be written \(No space left on device\).*what was saved before is untouched"
+    ):
         save_checkpoint(path, Checkpoint("rrdb", {"rrdb.a": torch.ones(3)}, {}))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
