@@ -32,6 +32,7 @@ for command in (
     store.info,
     train.train,
     infer.infer,
+    fetch.download,
     fetch.weights,
     checkpoints.import_checkpoint,
     checkpoints.publish,

@@ -1,12 +1,63 @@
-"""`samdiff weights`: what comes from elsewhere."""
+"""`samdiff download` and `samdiff weights`: what comes from elsewhere."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .common import say
+
+if TYPE_CHECKING:
+    from ..pipeline.datasets import DataSet
+
+Mirror = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="SAMDIFF_MIRROR",
+        help="Folder with files of the same names: https://, file:// or a path; tried first; may be repeated.",
+    ),
+]
+Registry = Annotated[
+    Path | None, typer.Option(envvar="SAMDIFF_REGISTRY", help="TOML file with more data sets, tables [data.NAME].")
+]
+Downloads = Annotated[Path, typer.Option(envvar="SAMDIFF_DOWNLOADS", help="Where downloaded archives lie and go.")]
+DOWNLOADS = Path("data") / "downloads"
+
+
+def download(
+    name: Annotated[
+        str | None, typer.Argument(help="div2k, div2k-valid, div2k-lr-x4, flickr2k, df2k, …; none: list them.")
+    ] = None,
+    downloads: Downloads = DOWNLOADS,
+    mirror: Mirror = None,
+    registry: Registry = None,
+    extract: Annotated[
+        bool, typer.Option(help="Unpack the pictures too (not needed: prepare reads the archive in place).")
+    ] = False,
+) -> None:
+    """Fetch a data set: resumed, verified, its pictures counted. The same command goes on after an interruption."""
+    from ..pipeline import datasets
+
+    known = datasets.load_registry(registry)
+    if name is None:
+        say("\n".join(_line(entry) for entry in known.values()))
+        return
+    paths = datasets.obtain(name, known, downloads, mirrors=mirror or ())
+    for path, entry in zip(paths, datasets.archives_of(name, known), strict=True):
+        say(
+            f"{path}: {path.stat().st_size} bytes, {entry.images or 'some'} pictures; licence: {entry.licence}; cite: {entry.citation}"
+        )
+        if extract:
+            folder = path.with_suffix("")
+            say(f"{folder}: {datasets.extract(path, folder, entry.images)} pictures unpacked")
+
+
+def _line(entry: DataSet) -> str:
+    size = f"{entry.bytes / 1e9:6.2f} GB" if entry.bytes else "   ?   GB"
+    what = " + ".join(entry.sets) if entry.sets else size
+    return f"{entry.name:20s}{what:20s} {entry.about}"
 
 
 def weights(

@@ -9,10 +9,16 @@ import typer
 
 from ..errors import ConfigError
 from .common import CACHE, Device, Threads, default_store, finish, say
+from .fetch import DOWNLOADS, Downloads, Mirror, Registry
 
 
 def prepare(
-    source: Annotated[str, typer.Argument(help="samples, a folder, one picture, a zip or a tar.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A data set (div2k, df2k, flickr2k, … as of samdiff download), samples, a folder, a picture, a zip or a tar."
+        ),
+    ] = "div2k",
     out: Annotated[Path | None, typer.Option(help="The store; default data/SOURCE.zarr.")] = None,
     sam: Annotated[
         str | None, typer.Option(help="vit_h, vit_l, vit_b or mobile_sam; default vit_h on CUDA, mobile_sam on the CPU.")
@@ -37,9 +43,13 @@ def prepare(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of --degrade blind.")] = 0,
     lr: Annotated[
-        str | None, typer.Option(help="LR that exists already: a folder or archive with the same names, or names and x4.")
+        str | None,
+        typer.Option(help="LR that exists already: a folder, archive or data set with the same names, or names and x4."),
     ] = None,
     max_megapixels: Annotated[float, typer.Option(help="Larger pictures are skipped and listed.")] = 200.0,
+    downloads: Downloads = DOWNLOADS,
+    mirror: Mirror = None,
+    registry: Registry = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first N pictures.")] = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first picture that cannot be used, instead of listing it.")] = False,
     dry_run: Annotated[
@@ -49,6 +59,7 @@ def prepare(
     threads: Threads = None,
 ) -> None:
     """Pictures -> masks -> structure codes -> a store of training tiles. The same command goes on after an interruption."""
+    from ..pipeline.datasets import load_registry, missing_archives, source_of
     from ..pipeline.images import Limits
     from ..pipeline.info import plan_lines
     from ..pipeline.masks import MaskGenerator
@@ -73,14 +84,22 @@ def prepare(
         limits=Limits(max_megapixels),
     )
     target = out or default_store(source)
+    known = load_registry(registry)
+    if dry_run and (absent := missing_archives((source, lr), known, downloads)):
+        say(f"{target}\ndownload missing: {', '.join(map(str, absent))}; the other stages are not known before it")
+        return
+    pictures = source_of(source, known, downloads, mirror or ())
+    lr_pictures = None if lr is None else source_of(lr, known, downloads, mirror or ())
     generator = MaskGenerator(
         name, mode=mode, device=where, weights=sam_weights, source=weights_source, points_per_side=points_per_side
     )
     if dry_run:
-        plan = plan_prepare(scan(source, limit, lr=lr, scale=scale), target, settings.as_attributes(generator.describe()))
+        plan = plan_prepare(
+            scan(pictures, limit, lr=lr_pictures, scale=scale), target, settings.as_attributes(generator.describe())
+        )
         say(f"{target}\n" + "\n".join(plan_lines(plan, f"weights of {name}")))
         return
-    report = run(source, target, generator, settings, lr=lr, limit=limit, strict=strict)
+    report = run(pictures, target, generator, settings, lr=lr_pictures, limit=limit, strict=strict)
     done = "is complete already: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
     say(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
     finish(report.skipped)

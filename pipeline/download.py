@@ -1,7 +1,7 @@
 """Downloads that survive: resumed by byte range, retried, checked, and moved into place only when whole.
 
-The part lies beside its target as `NAME.part` with `NAME.part.tag` (what the server said of the file), so another run goes on with
-it, and a file that changed on the server begins anew.
+The part lies beside its target as `NAME.part` with `NAME.part.tag` (the address, and what the server said of the file), so another run
+goes on with it, and a file that changed on the server begins anew. Where the SHA-256 is known, another mirror goes on with the part as well.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -78,33 +79,45 @@ def fetch(
         DownloadError: every address failed; one line for each says expected, got and what was done.
     """
     patience = patience or Patience()
-    if target.exists() and _fits(target, sha256, size) is None:
-        return target
+    if target.exists():
+        problem = _fits(target, sha256, size)
+        if problem is None:
+            return target
+        log.warning("%s: %s; it is fetched again", target, problem)
     if sha256 is None:
         log.warning("%s: no SHA-256 is published for it; only its length is checked", target.name)
     failures = []
     for url in urls:
         try:
-            part = _fetch_from(url, target, size, patience, sleep)
-            problem = _fits(part, sha256, size)
-            if problem is None:
-                os.replace(part, target)
-                _tag(target).unlink(missing_ok=True)
-                return target
-            _discard(target)
+            for again in (
+                _part(target).exists(),
+                False,
+            ):  # a part of unknown history may be what is wrong: once more from the beginning
+                part = _fetch_from(url, target, (sha256, size), patience, sleep)
+                problem = _fits(part, sha256, size)
+                if problem is None:
+                    os.replace(part, target)
+                    _tag(target).unlink(missing_ok=True)
+                    return target
+                _discard(target)
+                if not again:
+                    break
+                log.warning("%s: %s after going on with a part; once more from the beginning", url, problem)
             failures.append(f"{url}: {problem}; the download was deleted")
         except DownloadError as error:
             failures.append(f"{url}: {error}")
     raise DownloadError("; ".join(failures) or "no address is known")
 
 
-def _fetch_from(url: str, target: Path, size: int | None, patience: Patience, sleep: Callable[[float], Any]) -> Path:
+def _fetch_from(
+    url: str, target: Path, expected: tuple[str | None, int | None], patience: Patience, sleep: Callable[[float], Any]
+) -> Path:
     """Go on with the part until the server says that it is whole."""
     part, wait, left = _part(target), patience.first_wait, patience.attempts
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _attempt(url, target, size, patience.stall)
+            _attempt(url, target, expected, patience.stall)
             return part
         except _Again as again:
             now = part.stat().st_size if part.exists() else 0
@@ -119,15 +132,15 @@ def _fetch_from(url: str, target: Path, size: int | None, patience: Patience, sl
             wait *= 2
 
 
-def _attempt(url: str, target: Path, size: int | None, stall: float) -> None:
+def _attempt(url: str, target: Path, expected: tuple[str | None, int | None], stall: float) -> None:
     """One connection: append to the part until the end. `_Again` if it ended early."""
-    part = _part(target)
+    part, (sha256, size) = _part(target), expected
     have = part.stat().st_size if part.exists() else 0
-    if size is not None and have > size:
-        _discard(target)
-        have = 0
-    tag = _tag(target).read_text() if have and _tag(target).exists() else ""
-    if have and not tag and size is None:
+    origin, _, tag = _tag(target).read_text().partition("\n") if have and _tag(target).exists() else ("", "", "")
+    tag = tag if origin == url else ""  # another server's tag means nothing here
+    if (size is not None and have > size) or (
+        have and not tag and sha256 is None
+    ):  # nothing could tell a mixture from the file
         _discard(target)
         have = 0
     request = urllib.request.Request(url, headers={"User-Agent": "samdiff", "Accept-Encoding": "identity"})
@@ -137,10 +150,10 @@ def _attempt(url: str, target: Path, size: int | None, stall: float) -> None:
             request.add_header("If-Range", tag)
     try:
         with urllib.request.urlopen(request, timeout=stall) as response:
-            _append(response, target, have, size)
+            _append(response, url, target, have, expected)
     except urllib.error.HTTPError as error:
         _explain_status(error, target, have, size)
-    except (TimeoutError, urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
+    except (TimeoutError, urllib.error.URLError, http.client.HTTPException, ConnectionError, ssl.SSLError) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, FileNotFoundError):
             raise DownloadError(f"there is no such file ({reason})") from error
@@ -149,22 +162,29 @@ def _attempt(url: str, target: Path, size: int | None, stall: float) -> None:
         raise _Again(f"{type(reason).__name__}: {reason}") from error
 
 
-def _append(response: Any, target: Path, have: int, size: int | None) -> None:
-    part, headers = _part(target), response.headers
+def _append(response: Any, url: str, target: Path, have: int, expected: tuple[str | None, int | None]) -> None:
+    part, headers, (sha256, size) = _part(target), response.headers, expected
     if have and getattr(response, "status", 200) != 206:  # ranges are ignored, or the file changed: from the beginning
         have = 0
+    place = headers.get("Content-Range", "")
+    if have and place and not place.startswith(f"bytes {have}-"):
+        _discard(target)
+        raise _Again(f"asked for bytes from {have}, the server sends {place!r}; from the beginning")
     length = headers.get("Content-Length")
     total = have + int(length) if length is not None and length.isdigit() else None
     if size is not None and total is not None and total != size:
         raise DownloadError(_wrong_length(headers, total, size))
+    if sha256 is None and size is None and "text/html" in headers.get("Content-Type", ""):
+        raise DownloadError("the server sends an HTML page (a login or error page?) in place of the file")
     if have == 0:
         _discard(target)
-        _tag(target).write_text(headers.get("ETag") or headers.get("Last-Modified") or "")
-    _check_disk(target, (size or total or 0) - have)
+        etag = headers.get("ETag") or ""
+        _tag(target).write_text(f"{url}\n{etag if etag and not etag.startswith('W/') else headers.get('Last-Modified') or ''}")
+    check_disk(target.parent, (size or total or 0) - have)
     bar = progress(desc=target.name, total=size or total, initial=have, unit="B", unit_scale=True)
     try:
         with open(part, "ab") as file:
-            while block := response.read(_BLOCK):
+            while block := response.read1(_BLOCK):  # what there is: a stall loses nothing that came before it
                 file.write(block)
                 bar.update(len(block))
                 have += len(block)
@@ -212,11 +232,12 @@ def _fits(path: Path, sha256: str | None, size: int | None) -> str | None:
     return None
 
 
-def _check_disk(target: Path, needed: int) -> None:
-    free = shutil.disk_usage(target.parent).free
+def check_disk(folder: Path, needed: int) -> None:
+    """Raises DownloadError if so many bytes and a little more are not free."""
+    free = shutil.disk_usage(folder).free
     if needed + _SPARE > free:
         raise DownloadError(
-            f"{needed / 1e9:.2f} GB are needed in {target.parent}, {free / 1e9:.2f} GB are free; make room or use another disk"
+            f"{needed / 1e9:.2f} GB are needed in {folder}, {free / 1e9:.2f} GB are free; make room or use another disk"
         )
 
 

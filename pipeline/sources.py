@@ -7,7 +7,6 @@ extracts anything, so an archive's names cannot lead out of a folder.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
 import stat
@@ -24,14 +23,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ..errors import ImageError
+from .samples import sample_files
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif")
 """File names that count as pictures, in any case; what a file really is decides its content."""
-
-SAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
-"""Photographs that scikit-image's wheel ships."""
 
 Source = str | Path | Sequence[str | Path]
 """What `list_source` takes."""
@@ -161,12 +158,14 @@ def list_source(source: Source) -> list[Picture]:
         together = [picture for one in source for picture in list_source(one)]
         return _unique(sorted(together, key=lambda picture: picture.name))
     if source == "samples":
-        return _samples()
+        return [Picture(path.name, str(path), path.stat().st_size) for path in sample_files()]
     path = Path(source).expanduser()
     if path.is_dir():
         found = list(_walk(path))
     elif not path.is_file():
-        raise ImageError(f"{source}: no such file or folder; expected a folder, a picture, a zip, a tar, or the word samples")
+        raise ImageError(
+            f"{source}: no such file or folder; expected a folder, a picture, a zip, a tar, the word samples, or a data set that `samdiff download` lists"
+        )
     elif path.suffix.lower() in SUFFIXES:
         found = [Picture(_printable(path.name), str(path), path.stat().st_size)]
     else:
@@ -181,16 +180,6 @@ def list_source(source: Source) -> list[Picture]:
     if ignored:
         log.info("%s: ignored files that are no pictures by name: %s", source, dict(ignored))
     return _unique(sorted(kept, key=lambda picture: picture.name))
-
-
-def _samples() -> list[Picture]:
-    spec = importlib.util.find_spec("skimage")  # found, not imported
-    folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
-    missing = [name for name in SAMPLES if folder is None or not (folder / name).is_file()]
-    if folder is None or missing:
-        what = "scikit-image is not installed" if folder is None else f"scikit-image ships no {', '.join(missing)}"
-        raise ImageError(f"samples: {what}; pip install 'samdiff[samples]', or give a folder of photographs")
-    return [Picture(name, str(folder / name), (folder / name).stat().st_size) for name in SAMPLES]
 
 
 def _walk(root: Path) -> Iterator[Picture]:
