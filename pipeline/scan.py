@@ -82,8 +82,8 @@ def read_usable(item: Found, shelf: Shelf, scale: int, tile: int, limits: Limits
     """A picture cropped to the scale, or the reason why it cannot be used: unreadable, too small, or its LR file does not fit."""
     try:
         decoded = read_picture(item.picture, limits, shelf)
-        height, width = (side // scale * scale for side in decoded.pixels.shape[:2])
-        if min(height, width) < tile:
+        height, width = decoded.pixels.shape[:2]
+        if min(height, width) < tile:  # a multiple of the scale, so the crop to the scale does not matter
             raise ImageError(f"smaller than a tile: {width} x {height} pixels, a tile has {tile} x {tile} (--tile)")
         if item.lr is not None:
             _check_lr(item.lr, decoded.pixels.shape, shelf, scale, limits)

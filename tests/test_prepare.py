@@ -160,7 +160,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason(photos, tmp_path, caplog)
     with caplog.at_level(logging.WARNING):
         report = prepare(photos, tmp_path / "x.zarr", PositionMasks(), SETTINGS)
     assert sorted(report.skipped) == ["c small.png", "d.png"]
-    assert "smaller than a tile: 88 x 60 pixels" in report.skipped["c small.png"]
+    assert "smaller than a tile: 90 x 60 pixels" in report.skipped["c small.png"]
     assert open_store(tmp_path / "x.zarr").skipped() == report.skipped
     assert "skipped c small.png" in caplog.text
     with pytest.raises(ImageError, match=r"(c small|d)\.png: .*--strict"):
