@@ -117,6 +117,8 @@ class TrainConfig:
     """Pieces that a batch is computed in, one after the other: less memory, the same gradient."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: about half the memory, a third more time."""
+    workers: int = 2
+    """Threads that make batches ahead of their use; 0: none. Changes nothing but the speed."""
     compile: bool = False
     """torch.compile the trained network."""
     tensorboard: bool = False
@@ -129,7 +131,7 @@ class TrainConfig:
     """Saved states that are kept."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "rrdb_steps", "steps", "warmup", "clip", "ema", "seed")
+        _at_least(self, 0, "rrdb_steps", "steps", "warmup", "clip", "ema", "seed", "workers")
         _at_least(self, 1, "batch", "patch", "halve_every", "log_every", "checkpoint_every", "keep", "accumulate")
         _one_of(self, "amp", ("off", "bf16", "fp16"))
         _one_of(self, "lr_schedule", ("step", "cosine"))

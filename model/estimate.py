@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .feed import Batch
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -37,7 +35,9 @@ class Estimate:
         return text
 
 
-def measure(network: nn.Module, loss: Callable[[Batch], Tensor], sample: Batch, device: torch.device) -> Estimate:
+def measure(
+    network: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor], sample: dict[str, Tensor], device: torch.device
+) -> Estimate:
     """Run one sample forward and backward twice (the first time warms up); weights are untouched, gradients dropped again."""
     sizes: dict[int, int] = {}
     own = {value.untyped_storage().data_ptr() for value in network.state_dict().values()}

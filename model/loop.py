@@ -6,6 +6,7 @@ what an uninterrupted one would have seen. Nothing in a step waits for the devic
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
@@ -21,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SamdiffError
+from ..pipeline.loader import ShardLoader
 from ..runtime import progress
 from .config import TrainConfig
-from .feed import Batch, feed
 from .optim import Guard, average, ema_decay, learning_rate, make_optimiser, set_lr, update
 from .parallel import Ranks
 from .states import State, fresh, resume, save_state
@@ -49,10 +50,10 @@ class Task(Protocol):
     forward: nn.Module
     """What `loss` calls: the network, possibly compiled or spread over processes."""
 
-    def make_batch(self, position: int, size: int) -> Batch:
+    def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
         """The samples from a global position on, on the CPU; a function of its arguments and the seed."""
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Scalar loss of a batch that lies on the training device."""
 
 
@@ -93,10 +94,17 @@ def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
     clock, begun = _Clock(state.step), state.step
     bar = progress(desc=task.name, total=steps, initial=state.step, unit="step") if ranks.first else None
 
-    def make(step: int) -> Batch:
-        return task.make_batch(step * settings.batch + ranks.rank * share, share)
-
-    with _stop_asked() as asked, feed(make, range(state.step, steps), ranks.device) as batches:
+    loader = ShardLoader(
+        task.make_batch,
+        share,
+        start=state.step * settings.batch,
+        steps=max(0, steps - state.step),
+        rank=ranks.rank,
+        ranks=ranks.world,
+        workers=settings.workers,
+        device=ranks.device,
+    )
+    with _stop_asked() as asked, contextlib.closing(iter(loader)) as batches:  # type: ignore[type-var]
         task.network.train()
         for batch in batches:
             set_lr(optimiser, learning_rate(state.step, settings, steps))
@@ -117,7 +125,7 @@ def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
     return state, state.step - begun
 
 
-def _backward(task: Task, batch: Batch, pieces: int, guard: Guard, ranks: Ranks) -> Tensor:
+def _backward(task: Task, batch: dict[str, Tensor], pieces: int, guard: Guard, ranks: Ranks) -> Tensor:
     """Gradients of the mean loss over a batch that is taken in equal pieces; the loss, detached."""
     size = len(next(iter(batch.values()))) // pieces
     total: Tensor | float = 0.0

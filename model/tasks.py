@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ..pipeline.order import draw, mix
 from ..pipeline.stream import ShardDataset, e_sam
 from .config import RunConfig
-from .feed import Batch
 from .modulation import Modulation
 from .residual import base_picture, to_picture_range, to_residual
 from .rrdb import RRDB, condition
@@ -31,11 +30,11 @@ class _Task:
         network.recompute = config.train.gradient_checkpointing
         self.forward: nn.Module = self.network
 
-    def make_batch(self, position: int, size: int) -> Batch:
+    def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
         """The data set's samples as tensors on the CPU."""
         return {name: torch.from_numpy(values) for name, values in self.data.batch(position, size).items()}
 
-    def pictures(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def pictures(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """HR and LR in [-1, 1], float32."""
         hr, lr = (to_picture_range(batch[name]).contiguous(memory_format=torch.channels_last) for name in ("hr", "lr"))
         return hr, lr
@@ -51,7 +50,7 @@ class RrdbTask(_Task):
 
     name = "rrdb"
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean |RRDB(LR) - HR|, pictures in [-1, 1]."""
         hr, lr = self.pictures(batch)
         with self.autocast():
@@ -72,7 +71,7 @@ class DiffusionTask(_Task):
         table, offset = data.codes(config.diffusion.e_mean)
         self.table, self.offset = torch.from_numpy(table).to(device), torch.from_numpy(offset).to(device)
 
-    def make_batch(self, position: int, size: int) -> Batch:
+    def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
         """The samples with their time and noise: functions of (seed, position), like the crops."""
         batch, seed = super().make_batch(position, size), self.config.train.seed
         positions = batch["position"].numpy()
@@ -88,7 +87,7 @@ class DiffusionTask(_Task):
         with torch.no_grad():
             return condition(maps)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """|| c - c_theta(x_t, LR, t) ||, L1 or L2 (SAM-DiffSR's loss; for `joint` both outputs with the same norm)."""
         hr, lr = self.pictures(batch)
         x_0 = to_residual(hr, base_picture(lr, self.config.scale, self.config.diffusion.lr_levels))

@@ -51,6 +51,7 @@ FREE = {
     "gradient_checkpointing",
     "compile",
     "tensorboard",
+    "workers",
 }
 """Settings of [train] that may change between two parts of a run without a word."""
 TOLD = {"lr", "lr_schedule", "halve_every", "warmup", "clip", "amp"}

@@ -1,0 +1,140 @@
+"""Does structure help, and how? The same data, seeds and steps for every modulation, scored on photographs that training never saw.
+
+    python benchmarks/modulations.py --shards STORE --out FOLDER [--rrdb FILE] [--preset tiny] [--steps 2000] [--seeds 0 1 2]
+
+Trains `none`, and `official`, `paper`, `joint` with each mean of the masks, then samples crops of the held-out photographs with every
+sampler that fits. Settings are trained in rounds (`--rounds`), so that a table for fewer steps is there early; the same command goes on. Prints PSNR
+on Y with its standard error over seeds (or, with one seed, over photographs), and the paired difference to `none`. One line per figure goes
+to FOLDER/results.jsonl.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samdiff import open_store
+from samdiff.model.config import load_config
+from samdiff.model.infer import SuperResolver, load_model
+from samdiff.model.metrics import psnr_y
+from samdiff.model.train import train
+from samdiff.pipeline.resize import imresize
+from samdiff.pipeline.store import Store
+from samdiff.pipeline.stream import held_out_from
+from samdiff.runtime import pick_device, setup_process
+
+SETTINGS = [("none", "mask"), *((m, e) for m in ("official", "paper", "joint") for e in ("mask", "image"))]
+ANY = [("ddpm", None), ("ddpm", 25), ("ddim", 10)]
+SAMPLERS: dict[str, list[tuple[str, int | None]]] = {"paper": [("paper", None), ("paper-clipped", None)]}
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def held_out_crops(store: Store, images: int, size: int) -> tuple[list[Pair], list[int]]:
+    """(LR, HR) from the middle of every held-out tile, and the photograph that each is of."""
+    rows = range(held_out_from(store, images), len(store))
+    first = (store.tile - size) // 2 // store.scale * store.scale
+    hr = store.read_tiles("hr", rows)[:, first : first + size, first : first + size]
+    low, small = first // store.scale, size // store.scale
+    lr = store.read_tiles("lr", rows)[:, low : low + small, low : low + small]
+    return list(zip(lr, hr, strict=True)), store.table("tiles/place")[list(rows), 0].tolist()
+
+
+def figures(pictures: list[np.ndarray], pairs: list[Pair], scale: int) -> list[float]:
+    """PSNR on Y of each crop."""
+    return [psnr_y(picture, hr, scale) for picture, (_, hr) in zip(pictures, pairs, strict=True)]
+
+
+def score(model: SuperResolver, pairs: list[Pair]) -> dict[str, list[float]]:
+    """sampler and steps -> PSNR of each crop; `rrdb` is the regression alone."""
+    scale = model.scale
+    found = {"rrdb": figures([np.asarray(model.regress(lr)) for lr, _ in pairs], pairs, scale)}
+    for sampler, steps in SAMPLERS.get(model.modulation.name, ANY):
+        made = [
+            np.asarray(model.upscale(lr, sampler=sampler, steps=steps, seed=number)) for number, (lr, _) in enumerate(pairs)
+        ]
+        found[f"{sampler} {steps or 'all'}"] = figures(made, pairs, scale)
+    return found
+
+
+def table(lines: list[dict[str, Any]], step: int) -> str:
+    """The figures at one number of steps."""
+    chosen = [line for line in lines if line["step"] == step]
+    rows = [
+        f"after {step} steps",
+        f"{'setting':<16} {'sampler':<18} {'seeds':>5} {'PSNR Y':>8} {'s.e.':>6} {'- none':>7} {'s.e.':>6}",
+    ]
+    base = {(line["seed"], line["sampler"]): line["psnr"] for line in chosen if line["modulation"] == "none"}
+    for key in dict.fromkeys((line["modulation"], line["e_mean"], line["sampler"]) for line in chosen):
+        same = [line for line in chosen if (line["modulation"], line["e_mean"], line["sampler"]) == key]
+        psnr, error = mean_and_error([line["psnr"] for line in same], same[0]["photographs"])
+        reference = key[2] if (0, key[2]) in base or any(k[1] == key[2] for k in base) else "ddpm all"
+        pairs = [
+            np.subtract(line["psnr"], base[line["seed"], reference]).tolist()
+            for line in same
+            if (line["seed"], reference) in base
+        ]
+        gain = "{:+7.2f} {:6.2f}".format(*mean_and_error(pairs, same[0]["photographs"])) if pairs else ""
+        name = key[0] if key[0] in ("none", "bicubic") else f"{key[0]}/{key[1]}"
+        rows.append(f"{name:<16} {key[2]:<18} {len(same):>5} {psnr:8.2f} {error:6.2f} {gain}")
+    return "\n".join(rows)
+
+
+def mean_and_error(values: list[list[float]], photographs: list[int]) -> tuple[float, float]:
+    """Mean, and its standard error over seeds; with one seed, over photographs (crops of one are not independent)."""
+    whole = np.array(values)
+    if len(whole) > 1:
+        groups = whole.mean(axis=1)
+    else:
+        groups = np.array([whole[0][np.array(photographs) == photograph].mean() for photograph in sorted(set(photographs))])
+    return float(whole.mean()), float(groups.std(ddof=1) / len(groups) ** 0.5)
+
+
+def main() -> None:
+    """Train and score setting after setting, round after round, seed after seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rrdb", type=Path)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--images", type=int, default=8, help="photographs held out, at most a tenth of the store")
+    parser.add_argument("--crop", type=int, default=96, help="HR pixels")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    setup_process(arguments.threads)
+    store, device = open_store(arguments.shards), pick_device(arguments.device)
+    pairs, photographs = held_out_crops(store, arguments.images, arguments.crop)
+    print(f"{len(pairs)} crops of {len(set(photographs))} held-out photographs, {arguments.crop} px, x{store.scale}")
+    results = arguments.out / "results.jsonl"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    bicubic = figures([imresize(lr, store.scale) for lr, _ in pairs], pairs, store.scale)
+    for seed in arguments.seeds:
+        for part in range(1, arguments.rounds + 1):
+            step = arguments.steps * part // arguments.rounds
+            for modulation, e_mean in SETTINGS:
+                about = {"modulation": modulation, "e_mean": e_mean, "seed": seed, "step": step, "photographs": photographs}
+                if any(all(line[key] == value for key, value in about.items()) for line in lines):
+                    continue
+                sets = [f"diffusion.modulation={modulation}", f"diffusion.e_mean={e_mean}", f"train.seed={seed}"]
+                sets += [f"train.steps={step}", f"validate.images={arguments.images}", "validate.every=0", *arguments.set]
+                config = load_config(arguments.preset, sets=sets, scale=store.scale)
+                folder = arguments.out / f"{modulation}-{e_mean}-{seed}"
+                model = load_model(train([store], folder, config, device, arguments.rrdb), device)
+                new = [{**about, "sampler": sampler, "psnr": psnr} for sampler, psnr in score(model, pairs).items()]
+                if modulation == "none":
+                    new.append({**about, "modulation": "bicubic", "sampler": "-", "psnr": bicubic})
+                with open(results, "a") as file:
+                    file.writelines(json.dumps(line) + "\n" for line in new)
+                lines += new
+            print(table(lines, step), flush=True)
+
+
+if __name__ == "__main__":
+    main()
