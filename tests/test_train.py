@@ -7,18 +7,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from samdiff import open_store
 from samdiff.errors import CheckpointError, ConfigError
 from samdiff.model import loop, optim
 from samdiff.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from samdiff.model.config import load_config
+from samdiff.model.estimate import measure
+from samdiff.model.infer import load_model
 from samdiff.model.loop import TrainingError
+from samdiff.model.networks import build_rrdb
 from samdiff.model.optim import ema_decay, learning_rate
 from samdiff.model.states import states
+from samdiff.model.tasks import RrdbTask
 from samdiff.model.train import train
+from samdiff.model.validate import held_out, read_benchmark, score
+from samdiff.pipeline.stream import ShardDataset
 
 from .stores import make_store
 
@@ -82,9 +90,14 @@ def test_resume_equals_an_uninterrupted_run(tmp_path):
 
 
 def test_killed_and_run_again(tmp_path):
-    """kill -9 between two states: the same command ends in the same weights as an uninterrupted run."""
-    whole = run(tmp_path, "whole", "train.steps=40")
-    sets = [argument for text in [*SMALL, "train.steps=40"] for argument in ("--set", text)]
+    """60 steps = 20 + kill -9 + resume + 40, bit for bit: weights, average, optimiser, counters, position; other loader threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # another number of threads would split sums differently
+    try:
+        whole = run(tmp_path, "whole", "train.steps=60", "train.checkpoint_every=20")
+    finally:
+        torch.set_num_threads(threads)
+    sets = [*SMALL, "train.steps=60", "train.checkpoint_every=20", "train.workers=4"]
     command = [
         sys.executable,
         "-m",
@@ -95,7 +108,7 @@ def test_killed_and_run_again(tmp_path):
         "--out",
         str(tmp_path / "killed"),
     ]
-    command += ["--preset", "tiny", "--device", "cpu", *sets]
+    command += ["--preset", "tiny", "--device", "cpu", "--threads", "1", *(f"--set={text}" for text in sets)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         while not states(tmp_path / "killed", "diffusion"):
@@ -103,10 +116,16 @@ def test_killed_and_run_again(tmp_path):
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    ours, theirs = load_checkpoint(whole).tensors, load_checkpoint(tmp_path / "killed").tensors
-    difference = max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
-    assert difference < 1e-5  # another process may split its sums among threads differently
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "rrdb: taken from" in said
+    pair = [load_checkpoint(states(folder, "diffusion")[-1]) for folder in (whole.parent, tmp_path / "killed")]
+    ours, theirs = (checkpoint.tensors for checkpoint in pair)
+    assert {name.split(".")[0] for name in ours} == {"network", "ema", "adam", "guard"}
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [checkpoint.facts["position"] for checkpoint in pair] == [240, 240]
+    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "finished before, 60 steps; nothing to do" in again
 
 
 def test_sigterm_saves_first(tmp_path, monkeypatch):
@@ -151,7 +170,59 @@ def test_a_run_of_other_settings_is_refused(tmp_path):
     run(tmp_path, "r")
     with pytest.raises(ConfigError, match=r"diffusion.loss: was 'l1', now 'l2'"):
         run(tmp_path, "r", "diffusion.loss=l2")
-    run(tmp_path, "r", "train.steps=9")
+    run(tmp_path, "r", "train.steps=9", "train.lr=5e-4", "validate.steps=3", "train.workers=0")
+    said = []
+    train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=9"), CPU, say=said.append)
+    assert "changed in this run: train.lr: was 0.0005, now 0.001" in said
+
+
+def test_the_estimate_comes_before_the_first_step(tmp_path):
+    """Parameters exactly, memory and time of the stage; measuring changes no weight."""
+    said: list[str] = []
+    store = open_store(make_store(tmp_path / "a.zarr", n=40))
+    train([store], tmp_path / "r", config(), CPU, say=said.append)
+    count = sum(value.numel() for value in load_checkpoint(tmp_path / "r" / "rrdb.safetensors").tensors.values())
+    assert said[0].startswith(f"rrdb: {count / 1e6:.2f} M parameters on cpu; about ")
+    assert "activations of 4 samples" in said[0]
+    assert "for 6 steps of 4" in said[0]
+    task = RrdbTask(ShardDataset(store, 12), build_rrdb(config()), config(), CPU)
+    before = {name: value.clone() for name, value in task.network.state_dict().items()}
+    one, two = (measure(task.network, task.loss, task.make_batch(0, n), CPU) for n in (1, 2))
+    assert 1.8 * one.per_sample < two.per_sample < 2.2 * one.per_sample
+    assert all(torch.equal(value, before[name]) for name, value in task.network.state_dict().items())
+    assert all(parameter.grad is None for parameter in task.network.parameters())
+
+
+def test_validation_holds_photographs_out_and_keeps_the_best(tmp_path):
+    """Held-out tiles are never trained on; every figure in the log; the best model is that of the highest PSNR; benchmarks too."""
+    masks = tuple([1] * 40)
+    store = open_store(make_store(tmp_path / "v.zarr", n=40, masks=masks))
+    (tmp_path / "bench").mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (41, 50, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "bench" / "a.png")
+    Image.fromarray(picture[..., 0]).save(tmp_path / "bench" / "grey.png")
+    more = ["validate.every=3", "validate.images=9", "validate.steps=4", "validate.tiles=3", "train.tensorboard=true"]
+    bench = read_benchmark(tmp_path / "bench", 4)
+    assert [hr.shape for _, hr in bench.pairs] == [(40, 48, 3), (40, 48)]
+    train([store], tmp_path / "r", config(*more), CPU, benchmarks=[bench])
+    lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
+    looks = [line for line in lines if "validation" in line and line["stage"] == "diffusion"]
+    assert [(line["step"], line["validation"]) for line in looks] == [(n, v) for n in (3, 6, 8) for v in ("held-out", "bench")]
+    assert all(
+        line["pictures"] == (3 if line["validation"] == "held-out" else 2) and line["sampling_steps"] == 4 for line in looks
+    )
+    best = max((line for line in looks if line["validation"] == "held-out"), key=lambda line: line["psnr_y"])
+    kept = load_checkpoint(tmp_path / "r" / "best.safetensors", kind="diffusion")
+    assert (kept.facts["step"], kept.facts["validation"]["psnr_y"]) == (best["step"], best["psnr_y"])
+    resolver = load_model(tmp_path / "r", CPU)
+    own = held_out([store], 9, 3)
+    assert own is not None
+    expected = score(own, lambda lr, n: resolver.upscale(lr, steps=4, seed=n))[0]["psnr_y"]
+    assert looks[-2]["psnr_y"] == pytest.approx(expected, abs=1e-3)
+    assert any((tmp_path / "r" / "tensorboard").iterdir())
+    data = ShardDataset([store], 12, hold_out=9)
+    assert len(data) == 36  # a tenth of 40 photographs is held out
+    assert set(data.batch(0, 72)["image"]) == set(range(36))
 
 
 def test_not_finite_steps_are_skipped_and_ten_stop_the_run(tmp_path, monkeypatch):
@@ -212,6 +283,8 @@ def test_masks_that_are_needed_and_missing(tmp_path):
         ("train.lr=fast", "train.lr: expected float, got 'fast'"),
         ("model.multipliers=4", r"expected a list such as \[1, 2, 3\]"),
         ("train=3", "expected section.key=value"),
+        ("validate.evry=3", r"did you mean 'every'"),
+        ("train.compile=1", "train.compile: expected bool, got 1"),
         ("diffusion.loss=l3", r"expected one of l1, l2, got 'l3'"),
     ],
 )
