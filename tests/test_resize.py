@@ -1,6 +1,7 @@
 """MATLAB's imresize, against a slow loop in double precision and MATLAB's own files where they lie beside the project."""
 
 import math
+import os
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from samdiff.errors import SamdiffError
 from samdiff.pipeline.resize import _exact_in_float32, imresize, resize_weights
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("SAMDIFF_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
 def kernel(x):
@@ -152,7 +153,9 @@ def test_what_cannot_be_resized_is_refused():
         imresize(good, size=(0, 4))
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the benchmark photographs (research use) do not lie beside the project")
+@pytest.mark.skipif(
+    not DATA.is_dir(), reason="SAMDIFF_DATA names no folder with set5 and set14 (research use, not part of the project)"
+)
 @pytest.mark.parametrize(
     "folder", ["set5/LRx2_matlab", "set5/LRx4_matlab", "set5/LRx2", "set5/LRx4", "set14/LRx2", "set14/LRx4"]
 )

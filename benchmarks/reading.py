@@ -1,0 +1,77 @@
+"""Pictures read and degraded per second of one core's time, against plain `cv2.imread`. CPU time, so that other work does not count.
+
+    python benchmarks/reading.py [FOLDER …]
+
+FOLDER: photographs (default: the samples), also written as JPEG into a temporary folder. Each column does all that the one before it does:
+decoding with all checks, then the bicubic LR, or the blind LR, or the bicubic LR made ahead of the caller in two threads.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from samdiff.pipeline.degrade import degrade
+from samdiff.pipeline.images import map_ahead, read_picture
+from samdiff.pipeline.scan import crop_to_scale
+from samdiff.pipeline.sources import Picture, Shelf, list_source
+from samdiff.runtime import setup_process
+
+RUNS = 3
+
+
+def hr_and_lr(picture: Picture, shelf: Shelf, kind: str = "bicubic") -> None:
+    """What the stage `tiles` does with a picture before it cuts."""
+    degrade(crop_to_scale(read_picture(picture, shelf=shelf).pixels, 4), kind, 4)
+
+
+def rate(pictures: Sequence[Picture], work: Callable[[Picture, Shelf], Any], runs: int = RUNS) -> float:
+    """Pictures per second: the median of several rounds."""
+    times = []
+    with Shelf() as shelf:
+        for _ in range(runs):
+            start = time.process_time()
+            for picture in pictures:
+                work(picture, shelf)
+            times.append(time.process_time() - start)
+    return len(pictures) / statistics.median(times)
+
+
+def ahead(pictures: Sequence[Picture]) -> float:
+    """The same with `map_ahead`, the caller doing nothing."""
+    times = []
+    for _ in range(RUNS):
+        start = time.process_time()
+        for _ in map_ahead(hr_and_lr, pictures):
+            pass
+        times.append(time.process_time() - start)
+    return len(pictures) / statistics.median(times)
+
+
+def main() -> None:
+    """One line for each source and kind of file."""
+    setup_process(1)
+    for source in sys.argv[1:] or ["samples"]:
+        originals = list_source(source)
+        with tempfile.TemporaryDirectory() as folder:
+            for k, picture in enumerate(originals):
+                cv2.imwrite(str(Path(folder, f"{k}.jpg")), cv2.imread(picture.path), [cv2.IMWRITE_JPEG_QUALITY, 95])
+            for name, pictures in (("as they are", originals), ("as JPEG", list_source(folder))):
+                plain = rate(pictures, lambda picture, _: cv2.imread(picture.path))
+                ours = rate(pictures, lambda picture, shelf: read_picture(picture, shelf=shelf))
+                bicubic, blind = rate(pictures, hr_and_lr), rate(pictures, partial(hr_and_lr, kind="blind"), 1)
+                print(
+                    f"{Path(source).name}, {name}, {len(pictures)} pictures: cv2.imread {plain:.1f}/s, read_picture {ours:.1f}/s "
+                    f"({ours / plain:.2f} of it), with bicubic LR {bicubic:.1f}/s, with blind LR {blind:.1f}/s, "
+                    f"bicubic ahead in threads {ahead(pictures):.1f}/s"
+                )
+
+
+if __name__ == "__main__":
+    main()
