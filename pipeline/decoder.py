@@ -25,6 +25,9 @@ from .upscale import Upscale
 POINT_MASKS = 3
 """Masks per point: the first of the four mask tokens is for several prompts and stays unused."""
 
+_USED = [0, 2, 3, 4]
+"""Tokens that are read in the end: predicted IoU and three masks. The others are not asked in the last attention."""
+
 
 @dataclass(frozen=True)
 class ImageSide:
@@ -104,11 +107,12 @@ class GridDecoder:
         tokens = layer.norm3(tokens + _mlp(layer.mlp, tokens))
         back, shift, scatter = self.i2t_1.absorbed(tokens + first, tokens)
 
+        tokens, first = tokens[:, _USED], first[:, _USED]
         ask = self.t2i_final.ask(tokens + first)
         cast = (part.to(self.dtype) for part in (back, shift, scatter, ask))
         keys, seen = self._second_pixels(keys, *cast)
         tokens = self.final_norm(tokens + self.t2i_final.answer(seen.float()))
-        vectors = torch.stack([_head(mlp, tokens[:, 2 + k]) for k, mlp in enumerate(self.hyper)], dim=1)
+        vectors = torch.stack([_head(mlp, tokens[:, 1 + k]) for k, mlp in enumerate(self.hyper)], dim=1)
         return Decoded(_head(self.iou_head, tokens[:, 0])[:, 1:], keys, vectors)
 
     def logits(self, decoded: Decoded, point: list[int], mask: list[int], rows: int, columns: int) -> Tensor:

@@ -76,7 +76,7 @@ class MaskGenerator:
         )
         self.device = device or torch.device("cpu")
         self._name, self._weights, model = _resolve(sam, self.device, weights, source)
-        self._engine = MaskEngine(model, self.settings)
+        self.engine = MaskEngine(model, self.settings)
 
     def masks(self, image: np.ndarray) -> MaskTable:
         """Masks of one image, uint8 [H, W, 3] RGB, by descending predicted IoU, as runs."""
@@ -93,7 +93,7 @@ class MaskGenerator:
 
     def mask_tables(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable]:
         """Masks of each image, in order; images may have different sizes. At most `encoder_batch` images are held at once."""
-        engine, parts = self._engine, []
+        engine, parts = self.engine, []
         for group in _groups(self._units(images), engine.encoder_batch):
             embeddings = engine.encode([unit.pixels for unit in group])
             for unit, embedding in zip(group, embeddings, strict=True):
@@ -106,7 +106,7 @@ class MaskGenerator:
         for image in images:
             _check_image(image)
             size = image.shape[:2]
-            crops = self._engine.crops(*size)
+            crops = self.engine.crops(*size)
             for k, ((x0, y0, x1, y1), layer) in enumerate(crops):
                 yield _Unit(image[y0:y1, x0:x1], (x0, y0, x1, y1), layer, size, k == len(crops) - 1)
 
@@ -123,7 +123,7 @@ class MaskGenerator:
         return {
             "name": self._name,
             **self._weights,
-            "dtype": str(self._engine.decoder.dtype).removeprefix("torch."),
+            "dtype": str(self.engine.decoder.dtype).removeprefix("torch."),
             **self.settings.as_attributes(),
             "versions": {name: version(name) for name in ("torch", "torchvision", "segment-anything")},
         }

@@ -1,0 +1,154 @@
+"""segment-anything's automatic mask generator against ours: same weights, photograph, points and threads, in turn in one process.
+
+    python benchmarks/masks.py PHOTO --threads 2 --points-per-side 32 --stock-runs 2 --runs 3
+
+Prints medians per stage, the ratio, peak memory, and how well the masks agree. The stock generator runs once more with the C
+library's own allocator settings, as its users have it: `setup_process` (what the command line calls) speeds up both sides.
+"""
+
+import argparse
+import ctypes
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from pycocotools import mask as coco
+from segment_anything import SamAutomaticMaskGenerator
+
+from samdiff.pipeline.masks import MaskGenerator
+from samdiff.pipeline.sam import Segmenter, load_segmenter
+from samdiff.pipeline.structure import encode_structure
+from samdiff.runtime import setup_process
+
+STAGES = ("encoder", "decoder", "post-processing", "total")
+
+
+@contextmanager
+def timed(owner: Any, name: str, stage: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Add the time spent in `owner.name` to `seconds[stage]`."""
+    inner = getattr(owner, name)
+
+    def call(*args: Any, **more: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return inner(*args, **more)
+        finally:
+            seconds[stage] += time.perf_counter() - start
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+
+
+def peak_memory(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Result, and the highest resident memory of the process meanwhile in GB (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    result = work()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return result, next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
+
+
+def run_stock(segmenter: Segmenter, image: np.ndarray, points: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Records and seconds per stage of the stock generator."""
+    generator = SamAutomaticMaskGenerator(segmenter.model, points_per_side=points, output_mode="coco_rle")
+    decoder = segmenter.model.mask_decoder
+    return staged(lambda: generator.generate(image), (generator.predictor, "set_image"), (decoder, "forward"))
+
+
+def run_ours(generator: MaskGenerator, image: np.ndarray) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Records and seconds per stage of our generator."""
+    return staged(lambda: generator.generate(image), (generator.engine, "encode"), (generator.engine, "candidates"))
+
+
+def staged(work: Callable[[], Any], encoder: tuple[Any, str], decoder: tuple[Any, str]) -> tuple[Any, dict[str, float]]:
+    """Result and seconds per stage: what is neither encoder nor decoder is post-processing."""
+    seconds: dict[str, float] = defaultdict(float)
+    with timed(*encoder, "encoder", seconds), timed(*decoder, "decoder", seconds):
+        start = time.perf_counter()
+        result = work()
+        seconds["total"] = time.perf_counter() - start
+    seconds["post-processing"] = seconds["total"] - seconds["encoder"] - seconds["decoder"]
+    return result, seconds
+
+
+def agreement(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+    """How many masks have a twin, and how E_SAM differs."""
+    overlap = coco.iou([r["segmentation"] for r in theirs], [r["segmentation"] for r in ours], [0] * len(ours))
+    best = np.asarray(overlap).reshape(len(theirs), len(ours)).max(1, initial=0)
+    height, width = theirs[0]["segmentation"]["size"]
+    a, b = (encode_structure([r["segmentation"] for r in side], height, width).e_sam() for side in (theirs, ours))
+    difference = np.abs(a - b).mean() / a.std()
+    return (
+        f"{len(ours)} masks for {len(theirs)}; {(best > 0.9).sum()} matched at IoU > .9, {(best >= 0.999).sum()} at IoU >= .999; "
+        f"mean |E_SAM difference| {difference:.2%} of its standard deviation"
+    )
+
+
+def report(name: str, runs: list[dict[str, float]], peak: float) -> dict[str, float]:
+    """Print the medians of a side."""
+    medians = {stage: statistics.median(run[stage] for run in runs) for stage in STAGES}
+    columns = "".join(f"{medians[stage]:>17.2f}" for stage in STAGES)
+    print(f"{name:<34}{columns}{peak:>10.2f}{len(runs):>6}", flush=True)
+    return medians
+
+
+def main() -> None:
+    """Run every side in turn."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photo", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--points-per-side", type=int, default=32)
+    parser.add_argument("--stock-runs", type=int, default=2, help="0: only our modes, compared with exact")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--sam", default="mobile_sam")
+    options = parser.parse_args()
+    setup_process(options.threads, keep_memory=False)
+    image = np.ascontiguousarray(cv2.imread(str(options.photo))[..., ::-1])
+    segmenter, points = load_segmenter(options.sam, torch.device("cpu")), options.points_per_side
+    modes = {mode: MaskGenerator(segmenter, mode=mode, points_per_side=points) for mode in ("exact", "fast")}
+    print(
+        f"{image.shape[1]} x {image.shape[0]}, {points} x {points} points, {options.threads} threads, {options.sam}; seconds, GB"
+    )
+    print(f"{'':<34}" + "".join(f"{stage:>17}" for stage in STAGES) + f"{'peak GB':>10}{'runs':>6}")
+    theirs, plain, stock = [], {}, {}
+    if options.stock_runs:
+        (_, seconds), peak = peak_memory(lambda: run_stock(segmenter, image, points))
+        plain = report("stock, default allocator", [seconds], peak)
+    setup_process(options.threads)
+    runs: dict[str, list[dict[str, float]]] = defaultdict(list)
+    peaks: dict[str, float] = defaultdict(float)
+    found = {}
+    for turn in range(max(options.runs, options.stock_runs)):
+        sides: dict[str, Callable[[], Any]] = {}
+        if turn < options.stock_runs:
+            sides["stock"] = lambda: run_stock(segmenter, image, points)
+        if turn < options.runs:
+            sides |= {mode: (lambda mode=mode: run_ours(modes[mode], image)) for mode in modes}
+        for name, work in sides.items():
+            (found[name], seconds), peak = peak_memory(work)
+            runs[name].append(seconds)
+            peaks[name] = max(peaks[name], peak)
+    if options.stock_runs:
+        theirs, stock = found["stock"], report("stock", runs["stock"], peaks["stock"])
+    for mode in modes:
+        ours = report(mode, runs[mode], peaks[mode])
+        if stock:
+            ratios = "".join(f"{stock[stage] / ours[stage]:>16.1f}x" for stage in STAGES)
+            print(f"{'  faster than stock':<34}{ratios}")
+            ratios = "".join(f"{plain[stage] / ours[stage]:>16.1f}x" for stage in STAGES)
+            print(f"{'  than stock, default allocator':<34}{ratios}")
+        print(f"  {agreement(found[mode], theirs or found['exact'])}")
+
+
+if __name__ == "__main__":
+    main()
