@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .commands import checkpoints, demo, fetch, infer, prepare, store, train
+from .commands import checkpoints, demo, fetch, infer, masks, prepare, store, train
 from .commands.common import say
 from .errors import SamdiffError
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 
 for command in (
     prepare.prepare,
+    masks.masks,
     store.info,
     train.train,
     infer.infer,

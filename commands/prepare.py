@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import ConfigError
 from .common import CACHE, Device, Threads, default_store, finish, say
 from .fetch import DOWNLOADS, Downloads, Mirror, Registry
+from .mask_options import (
+    BoxNms,
+    CropLayers,
+    CropNms,
+    CropOverlap,
+    CropPoints,
+    Mode,
+    PointsPerBatch,
+    PointsPerSide,
+    PredIou,
+    RegionArea,
+    Stability,
+    StabilityOffset,
+)
 
 
 def prepare(
@@ -33,8 +47,22 @@ def prepare(
         int | None,
         typer.Option(help="HR pixels from tile to tile; default the tile size. Border tiles are flush with the border."),
     ] = None,
-    points_per_side: Annotated[int, typer.Option(min=1, help="Prompts per side of the image.")] = 32,
-    mode: Annotated[str, typer.Option(help="exact: segment-anything's masks; fast: bf16 decoding.")] = "exact",
+    points_per_side: PointsPerSide = 32,
+    mode: Mode = "exact",
+    points_per_batch: PointsPerBatch = 64,
+    pred_iou_thresh: PredIou = 0.88,
+    stability_score_thresh: Stability = 0.95,
+    stability_score_offset: StabilityOffset = 1.0,
+    box_nms_thresh: BoxNms = 0.7,
+    crop_n_layers: CropLayers = 0,
+    crop_nms_thresh: CropNms = 0.7,
+    crop_overlap_ratio: CropOverlap = 512 / 1500,
+    crop_n_points_downscale_factor: CropPoints = 1,
+    min_mask_region_area: RegionArea = 0,
+    masks_from: Annotated[str, typer.Option(help="hr, or lr: masks of the bicubic LR image, scaled to HR.")] = "hr",
+    import_masks: Annotated[
+        Path | None, typer.Option(help="Masks made elsewhere: a folder with NAME.json (amg.py's COCO RLE) for each picture.")
+    ] = None,
     degrade: Annotated[
         str | None,
         typer.Option(
@@ -62,8 +90,9 @@ def prepare(
     from ..pipeline.datasets import load_registry, missing_archives, source_of
     from ..pipeline.images import Limits
     from ..pipeline.info import plan_lines
+    from ..pipeline.mask_sources import ImportedMasks, MasksFromLR
     from ..pipeline.masks import MaskGenerator
-    from ..pipeline.prepare import PrepareSettings, plan_prepare
+    from ..pipeline.prepare import MaskSource, PrepareSettings, plan_prepare
     from ..pipeline.prepare import prepare as run
     from ..pipeline.scan import scan
     from ..runtime import pick_device, setup_process
@@ -71,7 +100,13 @@ def prepare(
     setup_process(threads)
     where = pick_device(device)
     name = sam or ("vit_h" if where.type == "cuda" else "mobile_sam")
-    if sam is None:
+    if masks_from not in ("hr", "lr"):
+        raise ConfigError(f"--masks-from: expected hr or lr, got {masks_from!r}")
+    if masks_from == "lr" and (lr is not None or (degrade or "bicubic") != "bicubic"):
+        raise ConfigError("--masks-from lr segments the bicubic LR image, so it goes with --degrade bicubic only")
+    if import_masks is not None and (sam or sam_weights or masks_from == "lr"):
+        raise ConfigError("--import-masks brings the masks, so it does not go with --sam, --sam-weights or --masks-from lr")
+    if sam is None and import_masks is None:
         say(f"--sam {name} (the default on {where.type})")
     if lr is not None and degrade is not None:
         raise ConfigError(f"--lr gives LR files, so nothing is left for --degrade {degrade}; leave one of them out")
@@ -90,9 +125,27 @@ def prepare(
         return
     pictures = source_of(source, known, downloads, mirror or ())
     lr_pictures = None if lr is None else source_of(lr, known, downloads, mirror or ())
-    generator = MaskGenerator(
-        name, mode=mode, device=where, weights=sam_weights, source=weights_source, points_per_side=points_per_side
-    )
+    parameters: dict[str, Any] = {
+        "points_per_side": points_per_side,
+        "mode": mode,
+        "points_per_batch": points_per_batch,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_score_thresh,
+        "stability_score_offset": stability_score_offset,
+        "box_nms_thresh": box_nms_thresh,
+        "crop_n_layers": crop_n_layers,
+        "crop_nms_thresh": crop_nms_thresh,
+        "crop_overlap_ratio": crop_overlap_ratio,
+        "crop_n_points_downscale_factor": crop_n_points_downscale_factor,
+        "min_mask_region_area": min_mask_region_area,
+    }
+    generator: MaskSource
+    if import_masks is not None:
+        name, generator = "imported masks", ImportedMasks(import_masks, scale)
+    else:
+        generator = MaskGenerator(name, device=where, weights=sam_weights, source=weights_source, **parameters)
+        if masks_from == "lr":
+            generator = MasksFromLR(generator, scale)
     if dry_run:
         plan = plan_prepare(
             scan(pictures, limit, lr=lr_pictures, scale=scale), target, settings.as_attributes(generator.describe())

@@ -125,6 +125,7 @@ class MaskGenerator:
             **self._weights,
             "dtype": str(self.engine.decoder.dtype).removeprefix("torch."),
             **self.settings.as_attributes(),
+            "masks_from": "hr",
             "versions": {name: version(name) for name in ("torch", "torchvision", "segment-anything")},
         }
 

@@ -40,7 +40,11 @@ class MaskSource(Protocol):
         """JSON-able facts that decide the masks: name, weights' hash, every parameter. Versions under `versions`."""
 
     def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
-        """Masks of uint8 [H, W, 3] images, in order, as segment-anything's records (`segmentation` = COCO RLE)."""
+        """Masks of uint8 [H, W, 3] images, in order, as segment-anything's records (`segmentation` = COCO RLE).
+
+        A class that knows pictures by name has `expect(name, height, width)` too: told of each image before it comes, it returns
+        None, or the reason why it has no masks; such pictures are skipped and listed.
+        """
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,7 @@ def _make_masks(plan: Plan, staging: Staging, masks: MaskSource, settings: Prepa
         _refuse_or_log(name, reason, strict)
     work = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
     inside: deque[tuple[str, str, tuple[int, ...]]] = deque()  # (SHA-256, note, shape) of images that the segmenter holds
+    expect = getattr(masks, "expect", lambda *_: None)  # files of masks belong to names
     bar = progress(desc="masks", total=len(plan.missing), unit="image")
 
     def images() -> Iterator[np.ndarray]:
@@ -218,11 +223,19 @@ def _make_masks(plan: Plan, staging: Staging, masks: MaskSource, settings: Prepa
                 _refuse_or_log(item.picture.name, str(decoded), strict)
                 bar.update()
                 continue
+            height, width = decoded.pixels.shape[:2]
+            if (reason := expect(item.picture.name, height, width)) is not None:
+                unusable[item.content] = reason
+                _refuse_or_log(item.picture.name, reason, strict)
+                bar.update()
+                continue
             inside.append((item.sha256, "; ".join(decoded.notes), decoded.pixels.shape[:2]))
             yield decoded.pixels
 
     for records in masks.generate_batch(images()):
         sha256, note, (height, width) = inside.popleft()
+        if not records:
+            note = "; ".join(filter(None, [note, "no masks"]))  # one colour, say: a picture like any other
         record = image_record(records, height, width, note)
         staging.save(sha256, record)
         bar.update()

