@@ -31,16 +31,16 @@ STAGES = ("encoder", "decoder", "post-processing", "total")
 
 
 @contextmanager
-def timed(owner: Any, name: str, stage: str, seconds: dict[str, float]) -> Iterator[None]:
+def timed(owner: Any, name: str, stage: str, seconds: dict[str, float], now: Callable[[], float]) -> Iterator[None]:
     """Add the time spent in `owner.name` to `seconds[stage]`."""
     inner = getattr(owner, name)
 
     def call(*args: Any, **more: Any) -> Any:
-        start = time.perf_counter()
+        start = now()
         try:
             return inner(*args, **more)
         finally:
-            seconds[stage] += time.perf_counter() - start
+            seconds[stage] += now() - start
 
     setattr(owner, name, call)
     try:
@@ -58,25 +58,29 @@ def peak_memory(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
 
 
-def run_stock(segmenter: Segmenter, image: np.ndarray, points: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+Run = tuple[list[dict[str, Any]], dict[str, float]]
+
+
+def run_stock(segmenter: Segmenter, image: np.ndarray, points: int, now: Callable[[], float]) -> Run:
     """Records and seconds per stage of the stock generator."""
     generator = SamAutomaticMaskGenerator(segmenter.model, points_per_side=points, output_mode="coco_rle")
     decoder = segmenter.model.mask_decoder
-    return staged(lambda: generator.generate(image), (generator.predictor, "set_image"), (decoder, "forward"))
+    return staged(lambda: generator.generate(image), (generator.predictor, "set_image"), (decoder, "forward"), now)
 
 
-def run_ours(generator: MaskGenerator, image: np.ndarray) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def run_ours(generator: MaskGenerator, image: np.ndarray, now: Callable[[], float]) -> Run:
     """Records and seconds per stage of our generator."""
-    return staged(lambda: generator.generate(image), (generator.engine, "encode"), (generator.engine, "candidates"))
+    engine = generator.engine
+    return staged(lambda: generator.generate(image), (engine, "encode"), (engine, "candidates"), now)
 
 
-def staged(work: Callable[[], Any], encoder: tuple[Any, str], decoder: tuple[Any, str]) -> tuple[Any, dict[str, float]]:
+def staged(work: Callable[[], Any], encoder: tuple[Any, str], decoder: tuple[Any, str], now: Callable[[], float]) -> Run:
     """Result and seconds per stage: what is neither encoder nor decoder is post-processing."""
     seconds: dict[str, float] = defaultdict(float)
-    with timed(*encoder, "encoder", seconds), timed(*decoder, "decoder", seconds):
-        start = time.perf_counter()
+    with timed(*encoder, "encoder", seconds, now), timed(*decoder, "decoder", seconds, now):
+        start = now()
         result = work()
-        seconds["total"] = time.perf_counter() - start
+        seconds["total"] = now() - start
     seconds["post-processing"] = seconds["total"] - seconds["encoder"] - seconds["decoder"]
     return result, seconds
 
@@ -111,7 +115,11 @@ def main() -> None:
     parser.add_argument("--stock-runs", type=int, default=2, help="0: only our modes, compared with exact")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--sam", default="mobile_sam")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: where other work disturbs; with one thread"
+    )
     options = parser.parse_args()
+    now = time.perf_counter if options.clock == "wall" else time.process_time
     setup_process(options.threads, keep_memory=False)
     image = np.ascontiguousarray(cv2.imread(str(options.photo))[..., ::-1])
     segmenter, points = load_segmenter(options.sam, torch.device("cpu")), options.points_per_side
@@ -122,7 +130,7 @@ def main() -> None:
     print(f"{'':<34}" + "".join(f"{stage:>17}" for stage in STAGES) + f"{'peak GB':>10}{'runs':>6}")
     theirs, plain, stock = [], {}, {}
     if options.stock_runs:
-        (_, seconds), peak = peak_memory(lambda: run_stock(segmenter, image, points))
+        (_, seconds), peak = peak_memory(lambda: run_stock(segmenter, image, points, now))
         plain = report("stock, default allocator", [seconds], peak)
     setup_process(options.threads)
     runs: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -131,13 +139,14 @@ def main() -> None:
     for turn in range(max(options.runs, options.stock_runs)):
         sides: dict[str, Callable[[], Any]] = {}
         if turn < options.stock_runs:
-            sides["stock"] = lambda: run_stock(segmenter, image, points)
+            sides["stock"] = lambda: run_stock(segmenter, image, points, now)
         if turn < options.runs:
-            sides |= {mode: (lambda mode=mode: run_ours(modes[mode], image)) for mode in modes}
+            sides |= {mode: (lambda mode=mode: run_ours(modes[mode], image, now)) for mode in modes}
         for name, work in sides.items():
             (found[name], seconds), peak = peak_memory(work)
             runs[name].append(seconds)
             peaks[name] = max(peaks[name], peak)
+            print(f"  turn {turn}: {name} {seconds['total']:.1f} s", flush=True)
     if options.stock_runs:
         theirs, stock = found["stock"], report("stock", runs["stock"], peaks["stock"])
     for mode in modes:

@@ -6,8 +6,7 @@ that bounds show to be suppressed or unstable is never measured. The result is t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -16,28 +15,73 @@ from torch import Tensor
 
 from .enlarge import Frame
 from .mask_settings import MaskSettings
-from .postprocess import Bounds, Measured, Thresholds, bound, measure, runs
+from .postprocess import Bounds, Thresholds, bound, measure, runs
 
 _TOGETHER = 16
 """Candidates looked at together: more means fewer waits for the device, and some that a neighbour would have suppressed."""
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a measured candidate."""
+
+    box: np.ndarray
+    """int64 [4]: x0, y0, x1, y1 in the crop, inclusive."""
+    stability: np.float32
+    counts: np.ndarray | None = None
+    """Runs in the whole image, uint32 [r]; None while the logits are at hand."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a crop lies, and how its logits become pixels."""
+
+    frame: Frame
+    crop: tuple[int, int, int, int]
+    """x0, y0, x1, y1 in the image, half-open."""
+    image: tuple[int, int]
+    """H, W of the image."""
+    cut: Thresholds
+
+
 @dataclass
 class Pool:
-    """Candidates above the threshold of predicted IoU, in the order of the points."""
+    """Candidates of one crop above the threshold of predicted IoU, in the order of the points."""
 
-    logits: list[Tensor] = field(default_factory=list)
-    """float32 [n, u, v] each."""
-    predicted_iou: list[np.ndarray] = field(default_factory=list)
-    """float32 [n] each."""
+    place: Place
+    settings: MaskSettings
+    max_bytes: int
+    """Logits that it may hold before it measures what it has: only stable candidates stay then, as runs."""
+    candidates: list[Tensor | Facts] = field(default_factory=list)
+    """Logits float32 [u, v] of each, or what was made of them."""
+    predicted_iou: list[np.float32] = field(default_factory=list)
     points: list[np.ndarray] = field(default_factory=list)
-    """float64 [n, 2] each: (x, y) in the crop."""
+    """float64 [2] each: (x, y) in the crop."""
+    _bytes: int = 0
 
     def add(self, logits: Tensor, predicted_iou: np.ndarray, points: np.ndarray) -> None:
-        """Append n candidates."""
-        self.logits.append(logits)
-        self.predicted_iou.append(predicted_iou)
-        self.points.append(points)
+        """Append n candidates: logits float32 [n, u, v], predicted IoU float32 [n], points float64 [n, 2]."""
+        self.candidates += logits.unbind()
+        self.predicted_iou += list(predicted_iou)
+        self.points += list(points)
+        self._bytes += logits.numel() * 4
+        if self._bytes > self.max_bytes:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Measure every candidate; forget the unstable ones (they suppress nobody) and the others' logits."""
+        stay = []
+        nobody = np.zeros((0, 4), np.int64)
+        for start in range(0, len(self.candidates), _TOGETHER):
+            numbers = list(range(start, min(start + _TOGETHER, len(self.candidates))))
+            for k, facts in measure_some(self, numbers, nobody):
+                if is_steady(facts.stability, self.settings):
+                    self.candidates[k] = replace(facts, counts=runs_of(self.candidates[k], facts, self.place))
+                    stay.append(k)
+        self.candidates = [self.candidates[k] for k in stay]
+        self.predicted_iou = [self.predicted_iou[k] for k in stay]
+        self.points = [self.points[k] for k in stay]
+        self._bytes = 0
 
 
 @dataclass(frozen=True)
@@ -56,65 +100,65 @@ class Kept:
     """float64 [M, 2]: (x, y) in the crop."""
 
 
-def choose(
-    pool: Pool, frame: Frame, settings: MaskSettings, cut: Thresholds, crop: Sequence[int], image: Sequence[int]
-) -> Kept:
-    """The candidates that segment-anything would keep of one crop.
-
-    Args:
-        pool: candidates.
-        frame: of the crop.
-        settings: thresholds.
-        cut: thresholds of the logits.
-        crop: x0, y0, x1, y1 of the crop in the image, half-open.
-        image: the same of the image itself.
-    """
-    scores = np.concatenate([np.zeros(0, np.float32), *pool.predicted_iou])
-    where = [(k, n) for k, part in enumerate(pool.predicted_iou) for n in range(len(part))]
+def choose(pool: Pool) -> Kept:
+    """The candidates that segment-anything would keep of one crop."""
+    scores, settings = np.array(pool.predicted_iou, np.float32), pool.settings
     order = np.argsort(-scores, kind="stable")  # ties in the order of the points, as torchvision's nms
-    kept: list[int] = []
-    boxes, stability, counts = np.zeros((0, 4), np.int64), [], []
+    kept: list[tuple[int, Facts]] = []
+    boxes = np.zeros((0, 4), np.int64)
     for start in range(0, len(order), _TOGETHER):
-        some = order[start : start + _TOGETHER]
-        logits = torch.stack([pool.logits[where[k][0]][where[k][1]] for k in some])
-        alive, measured = _measure_some(logits, boxes, frame, settings, cut)
-        for n, k in enumerate(alive):
-            box, steady = measured.box[n], measured.stability[n]
-            if settings.stability_score_thresh > 0 and not steady >= settings.stability_score_thresh:
+        for k, facts in measure_some(pool, order[start : start + _TOGETHER].tolist(), boxes):
+            if not is_steady(facts.stability, settings) or _near_edge(facts.box, pool.place):
                 continue
-            if _near_edge(box, crop, image) or bool((overlap(box, boxes) > settings.box_nms_thresh).any()):
+            if bool((overlap(facts.box, boxes) > settings.box_nms_thresh).any()):
                 continue
-            kept.append(int(some[k]))
-            boxes = np.concatenate([boxes, box[None]])
-            stability.append(steady)
-            counts.append(runs(logits[k], box.tolist(), frame, cut, (crop[0], crop[1]), (image[3], image[2])))
+            kept.append((k, facts))
+            boxes = np.concatenate([boxes, facts.box[None]])
+    numbers = [k for k, _ in kept]
     return Kept(
-        counts, boxes, scores[kept], np.array(stability, np.float32), np.concatenate([np.zeros((0, 2)), *pool.points])[kept]
+        [runs_of(pool.candidates[k], facts, pool.place) for k, facts in kept],
+        boxes,
+        scores[numbers],
+        np.array([facts.stability for _, facts in kept], np.float32),
+        np.array([pool.points[k] for k in numbers]).reshape(-1, 2),
     )
 
 
-@dataclass(frozen=True)
-class _OnHost:
-    box: np.ndarray
-    stability: np.ndarray
+def is_steady(stability: np.float32, settings: MaskSettings) -> bool:
+    """Whether a mask passes; NaN (nothing there at all) does only where nothing is asked."""
+    return settings.stability_score_thresh == 0 or bool(stability >= settings.stability_score_thresh)
 
 
-def _measure_some(
-    logits: Tensor, boxes: np.ndarray, frame: Frame, settings: MaskSettings, cut: Thresholds
-) -> tuple[list[int], _OnHost]:
-    """Which of n candidates bounds cannot rule out, and their facts."""
-    bounds = bound(logits, frame, cut)
-    host = torch.cat([bounds.box_inner, bounds.box_outer], dim=1).cpu().numpy()
-    steady = (bounds.stability.cpu().numpy() >= settings.stability_score_thresh) | (settings.stability_score_thresh == 0)
-    alive = [
-        n
-        for n, inner_outer in enumerate(host)
-        if steady[n] and not bool((least_overlap(inner_outer[:4], inner_outer[4:], boxes) > settings.box_nms_thresh).any())
-    ]
-    chosen = torch.tensor(alive, dtype=torch.int64, device=logits.device)
-    fewer = Bounds(*(getattr(bounds, name)[chosen] for name in Bounds.__dataclass_fields__))
-    found: Measured = measure(logits[chosen], fewer, frame, cut)
-    return alive, _OnHost(found.box.cpu().numpy(), found.stability.cpu().numpy())
+def measure_some(pool: Pool, numbers: list[int], boxes: np.ndarray) -> list[tuple[int, Facts]]:
+    """Those of some candidates that bounds cannot rule out, with their facts, in order; `boxes` [M, 4] are kept already."""
+    raw = {k: logits for k in numbers if isinstance(logits := pool.candidates[k], Tensor)}
+    known = {k: facts for k in numbers if isinstance(facts := pool.candidates[k], Facts)}
+    if raw:
+        frame, cut, settings = pool.place.frame, pool.place.cut, pool.settings
+        logits = torch.stack(list(raw.values()))
+        bounds = bound(logits, frame, cut)
+        host = torch.cat([bounds.box_inner, bounds.box_outer], dim=1).cpu().numpy()
+        may_pass = bounds.stability.cpu().numpy()
+        alive = [
+            n
+            for n, box in enumerate(host)
+            if (settings.stability_score_thresh == 0 or may_pass[n] >= settings.stability_score_thresh)
+            and not bool((least_overlap(box[:4], box[4:], boxes) > settings.box_nms_thresh).any())
+        ]
+        chosen = torch.tensor(alive, dtype=torch.int64, device=logits.device)
+        fewer = Bounds(*(getattr(bounds, item.name)[chosen] for item in fields(Bounds)))
+        found = measure(logits[chosen], fewer, frame, cut)
+        for n, box, stability in zip(alive, found.box.cpu().numpy(), found.stability.cpu().numpy(), strict=True):
+            known[list(raw)[n]] = Facts(box, stability)
+    return [(k, known[k]) for k in numbers if k in known]
+
+
+def runs_of(candidate: Tensor | Facts, facts: Facts, place: Place) -> np.ndarray:
+    """Runs of a measured candidate in the whole image, uint32 [r]."""
+    if facts.counts is not None:
+        return facts.counts
+    assert isinstance(candidate, Tensor)
+    return runs(candidate, facts.box.tolist(), place.frame, place.cut, place.crop[:2], place.image)
 
 
 def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -141,5 +185,6 @@ def _size(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _near_edge(box: np.ndarray, crop: Sequence[int], image: Sequence[int]) -> bool:
-    return bool(is_box_near_crop_edge(torch.from_numpy(box[None]), list(crop), list(image))[0])
+def _near_edge(box: np.ndarray, place: Place) -> bool:
+    height, width = place.image
+    return bool(is_box_near_crop_edge(torch.from_numpy(box[None]), list(place.crop), [0, 0, width, height])[0])

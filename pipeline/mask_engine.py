@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from segment_anything.utils.amg import build_all_layer_point_grids, generate_cro
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import WeightsError
-from .candidates import Pool, choose
-from .decoder import GridDecoder
+from ..errors import ConfigError, WeightsError
+from .candidates import Place, Pool, choose
+from .decoder import GridDecoder, ImageSide
 from .enlarge import Frame, inside, make_frame
 from .mask_settings import MaskSettings
 from .mask_table import MaskTable
@@ -23,6 +24,18 @@ from .rle import area
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
+
+log = logging.getLogger(__name__)
+
+_POINTS = 64
+"""Points per chunk on a CPU: the prompt tokens' products need many rows; image tokens go one point at a time, in the cache."""
+_POINTS_CUDA = 16
+"""On CUDA: 16 points' image tokens (64 MB in float32) stay near a big GPU's L2 cache. By calculation, not measured."""
+_ENCODER_BATCH_CUDA = 8
+"""Pictures per encoder batch on CUDA. By calculation, not measured."""
+
+_POOL_BYTES = 1 << 30
+"""Logits of candidates that are held before they are measured (see `Pool`): 4,000 masks."""
 
 
 class MaskEngine:
@@ -37,9 +50,13 @@ class MaskEngine:
         self.sam, self.settings = sam, settings
         self.device = sam.pixel_mean.device
         self.side = sam.image_encoder.img_size
-        self.encoder_batch = 8 if self.device.type == "cuda" else 1
+        cuda = self.device.type == "cuda"
+        self.encoder_batch = _ENCODER_BATCH_CUDA if cuda else 1
+        self.chunk = min(settings.points_per_batch, _POINTS_CUDA if cuda else _POINTS)
+        self.halved, self.pool_bytes = False, _POOL_BYTES
+        dtype = torch.bfloat16 if settings.mode == "fast" else torch.float32
         with torch.inference_mode():
-            self.decoder = GridDecoder(sam, torch.bfloat16 if settings.mode == "fast" else torch.float32)
+            self.decoder = GridDecoder(sam, dtype, pixel_batch=self.chunk if cuda else 1)
         self.cut = Thresholds(sam.mask_threshold, settings.stability_score_offset)
         grids = settings.point_grids or build_all_layer_point_grids(
             settings.points_per_side, settings.crop_n_layers, settings.crop_n_points_downscale_factor
@@ -69,36 +86,71 @@ class MaskEngine:
         return embeddings
 
     @torch.inference_mode()
-    def candidates(self, embedding: Tensor, size: tuple[int, int], layer: int) -> Pool:
-        """All masks above the threshold of predicted IoU of one crop with H x W pixels.
+    def candidates(self, embedding: Tensor, crop: tuple[int, int, int, int], layer: int, size: tuple[int, int]) -> Pool:
+        """All masks above the threshold of predicted IoU of one crop of an image with H x W pixels.
 
         Raises:
             WeightsError: the decoder's numbers are not finite.
+            ConfigError: the device's memory does not suffice.
         """
-        pool, frame = Pool(), self.frame(*size)
+        x0, y0, x1, y1 = crop
+        frame = self.frame(y1 - y0, x1 - x0)
         image = self.decoder.image_side(embedding)
-        for points, prompts in self._prompts(size, layer):
-            decoded = self.decoder.points(image, prompts)
-            predicted = decoded.predicted_iou.cpu().numpy()
-            if not np.isfinite(predicted).all():
-                raise WeightsError(
-                    "the mask decoder's predicted IoU holds NaN or infinity: its weights are damaged; load them again"
-                )
-            threshold = self.settings.pred_iou_thresh
-            point, mask = np.nonzero(predicted > threshold) if threshold > 0 else np.nonzero(predicted == predicted)
-            if len(point):
-                logits = self.decoder.logits(decoded, point.tolist(), mask.tolist(), frame.token_rows, frame.token_columns)
-                pool.add(logits, predicted[point, mask], points[point])
+        pool = Pool(Place(frame, crop, size, self.cut), self.settings, self.pool_bytes)
+        points = self.grids[layer] * np.array([x1 - x0, y1 - y0])
+        start = 0
+        while start < len(points):
+            some = points[start : start + self.chunk]
+            try:
+                found = self._decode(image, some, frame)
+            except torch.cuda.OutOfMemoryError as error:
+                self._halve_chunk(error)
+                continue
+            if found is not None:
+                pool.add(*found)
+            start += len(some)
         return pool
+
+    def _decode(self, image: ImageSide, points: np.ndarray, frame: Frame) -> tuple[Tensor, np.ndarray, np.ndarray] | None:
+        """Logits [n, u, v], predicted IoU [n] and points [n, 2] of the masks that pass; None if there are none."""
+        height, width = frame.size
+        rows, columns = inside(height, width, self.side)
+        padded = points
+        if self.device.type == "cuda":  # static shapes: the last chunk repeats its last point
+            padded = np.concatenate([points, np.repeat(points[-1:], self.chunk - len(points), axis=0)])
+        coordinates = torch.as_tensor(padded * np.array([columns / width, rows / height]), device=self.device)
+        labels = torch.ones(len(padded), 1, dtype=torch.int, device=self.device)
+        prompts, _ = self.sam.prompt_encoder(points=(coordinates[:, None], labels), boxes=None, masks=None)
+        decoded = self.decoder.points(image, prompts)
+        predicted = decoded.predicted_iou.cpu().numpy()[: len(points)]  # the one wait of a chunk
+        if not np.isfinite(predicted).all():
+            raise WeightsError(
+                "the mask decoder's predicted IoU holds NaN or infinity: its weights are damaged; load them again"
+            )
+        threshold = self.settings.pred_iou_thresh
+        point, mask = np.nonzero(predicted > threshold if threshold > 0 else np.ones_like(predicted))
+        if not len(point):
+            return None
+        logits = self.decoder.logits(decoded, point.tolist(), mask.tolist(), frame.token_rows, frame.token_columns)
+        return logits, predicted[point, mask], points[point]
+
+    def _halve_chunk(self, error: torch.cuda.OutOfMemoryError) -> None:
+        """Half of the points at a time from now on; the second time it is an error."""
+        if self.halved or self.chunk == 1:
+            raise ConfigError(
+                f"out of memory on {self.device} with {self.chunk} points at a time, after halving it once; "
+                "lower points_per_batch (--points-per-batch), or take a smaller segmenter or another device"
+            ) from error
+        torch.cuda.empty_cache()
+        self.halved, self.chunk = True, self.chunk // 2
+        log.warning("out of memory on %s: going on with %d points at a time", self.device, self.chunk)
 
     @torch.inference_mode()
     def masks(self, embedding: Tensor, crop: tuple[int, int, int, int], layer: int, size: tuple[int, int]) -> MaskTable:
         """Masks of one crop (x0, y0, x1, y1, half-open) of an image with H x W pixels, in the image's frame."""
-        x0, y0, x1, y1 = crop
-        pool = self.candidates(embedding, (y1 - y0, x1 - x0), layer)
-        whole = (0, 0, size[1], size[0])
-        kept = choose(pool, self.frame(y1 - y0, x1 - x0), self.settings, self.cut, crop, whole)
+        kept = choose(self.candidates(embedding, crop, layer, size))
         some = np.array([len(counts) > 1 for counts in kept.counts], bool)[:, None]  # an empty mask has an empty box
+        x0, y0 = crop[:2]
         return MaskTable(
             size[0],
             size[1],
@@ -127,15 +179,3 @@ class MaskEngine:
         pixels = torch.from_numpy(small).to(self.device).permute(2, 0, 1)[None]
         normal: Any = (pixels - self.sam.pixel_mean) / self.sam.pixel_std
         return F.pad(normal, (0, self.side - width, 0, self.side - height))
-
-    def _prompts(self, size: tuple[int, int], layer: int) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Chunks of points: float64 [B, 2] (x, y) in the crop, and the prompt encoder's [B, 2, C]."""
-        height, width = size
-        rows, columns = inside(height, width, self.side)
-        points = self.grids[layer] * np.array([width, height])
-        for start in range(0, len(points), self.settings.points_per_batch):
-            some = points[start : start + self.settings.points_per_batch]
-            coordinates = torch.as_tensor(some * np.array([columns / width, rows / height]), device=self.device)
-            labels = torch.ones(len(some), 1, dtype=torch.int, device=self.device)
-            sparse, _ = self.sam.prompt_encoder(points=(coordinates[:, None], labels), boxes=None, masks=None)
-            yield some, sparse

@@ -184,6 +184,28 @@ def test_bad_input_is_refused(mobile_sam):
 
 
 @pytest.mark.weights
+def test_little_memory_changes_no_mask(mobile_sam, caplog):
+    """Measuring candidates early, and going on with half of the points after an out-of-memory error; twice is an error."""
+    image = sample("coffee.png")[:200]
+    generator = MaskGenerator(mobile_sam, points_per_side=4)
+    expected, engine = generator.generate(image), generator.engine
+    assert len(expected) > 1
+    engine.pool_bytes, points, allowed = 1, engine.decoder.points, 8
+
+    def scarce(side, prompts):
+        if len(prompts) > allowed:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return points(side, prompts)
+
+    engine.chunk, engine.decoder.points = 16, scarce
+    assert generator.generate(image) == expected
+    assert "going on with 8 points at a time" in caplog.text
+    allowed = 4
+    with pytest.raises(ConfigError, match="out of memory on cpu with 8 points at a time.*--points-per-batch"):
+        generator.generate(image)
+
+
+@pytest.mark.weights
 def test_command_draws_and_exports(mobile_sam, tmp_path, capsys):
     """`samdiff masks` writes the drawing, and records that `prepare --import-masks` makes a store of."""
     picture, drawing, records = tmp_path / "chelsea.png", tmp_path / "drawing.png", tmp_path / "masks" / "chelsea.json"
