@@ -79,12 +79,12 @@ def _permutation(n: int, *words: int) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _blocks(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The epoch's blocks, shuffled: int64 [n, 3] of store, first row, rows; and where each window of blocks starts."""
-    rows = [
-        (store, first, min(size, length - first))
-        for store, (length, size) in enumerate(zip(order.lengths, order.block, strict=True))
-        for first in range(0, length, size)
-    ]
-    blocks = np.array(rows, np.int64)[_permutation(len(rows), order.seed, 1, epoch)]
+    parts = []
+    for store, (length, size) in enumerate(zip(order.lengths, order.block, strict=True)):
+        first = np.arange(0, length, size)
+        parts.append(np.stack([np.full_like(first, store), first, np.minimum(size, length - first)], axis=1))
+    blocks = np.concatenate(parts)
+    blocks = blocks[_permutation(len(blocks), order.seed, 1, epoch)]
     ends = np.cumsum(blocks[:, 2])
     starts = np.concatenate([[0], ends[order.window - 1 : -1 : order.window]])
     return blocks, starts

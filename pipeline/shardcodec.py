@@ -10,6 +10,7 @@ pairs of offset and length, then CRC-32C of the index).
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 
@@ -32,19 +33,41 @@ def encode_chunk(array: np.ndarray) -> bytes:
     return frame + _CRC.pack(google_crc32c.value(frame))
 
 
-def decode_chunk(data: bytes | memoryview, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """The array back, read-only; DamageError if the checksum or the length is wrong."""
-    view = memoryview(data)
-    if len(view) < _CRC.size:
-        raise DamageError(f"a chunk of {len(view)} bytes is too short")
-    frame, crc = bytes(view[: -_CRC.size]), _CRC.unpack(view[-_CRC.size :])[0]
-    if google_crc32c.value(frame) != crc:
+def decode_chunk(data: bytes, dtype: np.dtype, shape: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
+    """The array back, read-only; DamageError if the checksum or the length is wrong.
+
+    Args:
+        data: what `encode_chunk` made.
+        dtype: little-endian.
+        shape: of the chunk.
+        out: contiguous array of that type and shape to decode into, which is then what is returned. Fresh memory for each
+            tile costs more page faults than the decoding itself takes.
+    """
+    if len(data) < _CRC.size:
+        raise DamageError(f"a chunk of {len(data)} bytes is too short")
+    frame = data[: -_CRC.size]
+    if google_crc32c.value(frame) != _CRC.unpack_from(data, len(frame))[0]:
         raise DamageError("CRC-32C of a chunk does not match")
-    raw = zstd.decompress(frame)
-    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if len(raw) != expected:
-        raise DamageError(f"a chunk holds {len(raw)} bytes instead of {expected}")
-    return np.frombuffer(raw, dtype).reshape(shape)
+    expected = math.prod(shape) * dtype.itemsize
+    if (stated := _stated_size(frame)) != expected:
+        raise DamageError(f"a chunk holds {stated} bytes instead of {expected}")
+    if out is None:
+        return np.frombuffer(zstd.decompress(frame), dtype).reshape(shape)
+    assert out.dtype == dtype and out.shape == shape, (out.dtype, out.shape, dtype, shape)
+    zstd.decompress(frame, out)
+    return out
+
+
+def _stated_size(frame: bytes) -> int | None:
+    """The decoded size that a zstd frame's header states; None if it states none (RFC 8878, 3.1.1.1)."""
+    if len(frame) < 14:
+        frame = frame.ljust(14, b"\0")
+    descriptor = frame[4]
+    single, width = descriptor >> 5 & 1, (0, 2, 4, 8)[descriptor >> 6]
+    if width == 0:
+        return frame[5 + (0, 1, 2, 4)[descriptor & 3]] if single else None
+    start = 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
+    return int.from_bytes(frame[start : start + width], "little") + (256 if width == 2 else 0)
 
 
 def encode_shard(chunks: Sequence[bytes], slots: int) -> bytes:

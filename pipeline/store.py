@@ -18,7 +18,10 @@ from ..errors import StoreError
 from .contract import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY, sizes_from, tiles_per_shard, violations
 from .keystore import LocalFolder
 from .shardcodec import DamageError, chunk_span, decode_chunk, decode_index, index_bytes
+from .recent import Recent
 from .shards import ROOT_KEY, chunk_key, digest, unseal
+
+_KEEP = 256  # indices of shards and chunks of tables that a store keeps: a few MB, whatever its size
 
 
 def open_store(path: Path | str) -> Store:
@@ -81,7 +84,8 @@ class Store:
             raise StoreError(f"{place}: the store breaks its contract: {'; '.join(problems[:5])}; prepare it again")
         self.sizes = sizes_from(self._documents, self.scale)
         self.tile = self.sizes["T"]
-        self._indices: dict[str, np.ndarray] = {}
+        self._slots = tiles_per_shard(self.tile)
+        self._recent = Recent(_KEEP)
         self._tables: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -122,20 +126,38 @@ class Store:
         Raises:
             StoreError: a row is not in the store, or a shard is missing or damaged; the message names it.
         """
-        path = f"tiles/{name}"
-        document = self._documents[path]
-        shape, dtype = tuple(document["shape"][1:]), np.dtype(document["data_type"]).newbyteorder("<")
-        out = np.empty((len(rows), *shape), dtype)
-        slots = tiles_per_shard(self.tile)
+        out = np.empty((len(rows), *self.tile_like(name).shape), self.tile_like(name).dtype)
         for place, row in enumerate(rows):
-            if not 0 <= row < len(self):
-                raise StoreError(f"{self.place}: tile {row} asked for, but the store has {len(self)}")
-            key = chunk_key(path, int(row) // slots, len(shape) + 1)
-            try:
-                start, length = chunk_span(self._index(key, slots), int(row) % slots)
-                out[place] = decode_chunk(self._get(key, start, length), dtype, shape)
-            except (DamageError, RuntimeError) as error:
-                raise self._damaged(key, error) from error
+            self.read_tile(name, int(row), out[place])
+        return out
+
+    def tile_like(self, name: str) -> np.ndarray:
+        """An empty array of one tile's type and shape, to decode into."""
+        document = self._documents[f"tiles/{name}"]
+        return np.empty(document["shape"][1:], np.dtype(document["data_type"]).newbyteorder("<"))
+
+    def read_tile(self, name: str, row: int, out: np.ndarray) -> np.ndarray:
+        """One tile, decoded into `out` (see `tile_like`) and returned; errors as `read_tiles`. Threads may read at once."""
+        if not 0 <= row < len(self):
+            raise StoreError(f"{self.place}: tile {row} asked for, but the store has {len(self)}")
+        key = chunk_key(f"tiles/{name}", row // self._slots, out.ndim + 1)
+        try:
+            start, length = chunk_span(self._index(key, self._slots), row % self._slots)
+            return decode_chunk(self._get(key, start, length), out.dtype, out.shape, out)
+        except (DamageError, RuntimeError) as error:
+            raise self._damaged(key, error) from error
+
+    def rows(self, path: str, rows: np.ndarray) -> np.ndarray:
+        """Some rows of a table, by chunks of which a few are kept: nothing grows with the number of tiles."""
+        document = self._documents[path]
+        size = document["chunk_grid"]["configuration"]["chunk_shape"][0]
+        out = np.empty((len(rows), *document["shape"][1:]), np.dtype(document["data_type"]).newbyteorder("<"))
+        for index in np.unique(rows // size):
+            mine = rows // size == index
+            key = chunk_key(path, int(index), out.ndim)
+            if (chunk := self._recent.get(key)) is None:
+                chunk = self._recent[key] = self._chunk(path, document, size, int(index))
+            out[mine] = chunk[rows[mine] % size]
         return out
 
     def names(self) -> list[str]:
@@ -185,25 +207,32 @@ class Store:
         rows = LONG_ROWS if path == RECORD_KEY else document["chunk_grid"]["configuration"]["chunk_shape"][0]
         parts = [np.empty((0, *shape[1:]), dtype)]
         for index in range(start // rows, -(-stop // rows)):
-            key = chunk_key(path, index, len(shape))
-            try:
-                chunk = decode_chunk(self._get(key), dtype, (rows, *shape[1:]))
-            except (DamageError, RuntimeError) as error:
-                raise self._damaged(key, error) from error
+            chunk = self._chunk(path, document, rows, index)
             parts.append(chunk[max(0, start - index * rows) : max(0, stop - index * rows)])
         joined = np.concatenate(parts)
         joined.flags.writeable = False
         return joined
 
+    def _chunk(self, path: str, document: dict[str, Any], rows: int, index: int) -> np.ndarray:
+        """A whole chunk of a table, as it is stored."""
+        shape, dtype = document["shape"], np.dtype(document["data_type"]).newbyteorder("<")
+        key = chunk_key(path, index, len(shape))
+        try:
+            return decode_chunk(self._get(key), dtype, (rows, *shape[1:]))
+        except (DamageError, RuntimeError) as error:
+            raise self._damaged(key, error) from error
+
     def _index(self, key: str, slots: int) -> np.ndarray:
-        if key not in self._indices:
+        index = self._recent.get(key)
+        if index is None:
             size = self.place.size(key)
             if size is None:
                 raise self._damaged(key, DamageError("the file is missing"))
             if size != self.record[key][0]:
                 raise self._damaged(key, DamageError(f"the file has {size} bytes instead of {self.record[key][0]}"))
-            self._indices[key] = decode_index(self._get(key, size - index_bytes(slots), index_bytes(slots)), slots)
-        return self._indices[key]
+            index = decode_index(self._get(key, size - index_bytes(slots), index_bytes(slots)), slots)
+            self._recent[key] = index
+        return index
 
     def _get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         data = self.place.get(key, start, length)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from ..errors import ConfigError, StoreError
@@ -89,7 +90,7 @@ class ShardDataset:
         """The samples at some global positions.
 
         Returns:
-            `hr` uint8 [B, P, P, 3], `lr` uint8 [B, P/s, P/s, 3], `labels` int32 [B, P, P], `image` int64 [B] (row of `codes`'
+            `hr` uint8 [B, P, P, 3], `lr` uint8 [B, P/s, P/s, 3], `labels` uint16 [B, P, P], `image` int64 [B] (row of `codes`'
             offsets: an image's number over all stores), `position` int64 [B].
         """
         size = len(positions)
@@ -98,7 +99,7 @@ class ShardDataset:
         out: dict[str, np.ndarray] = {
             "hr": np.empty((size, p_hr, p_hr, 3), np.uint8),
             "lr": np.empty((size, p_lr, p_lr, 3), np.uint8),
-            "labels": np.empty((size, p_hr, p_hr), np.int32),
+            "labels": np.empty((size, p_hr, p_hr), np.uint16),
             "image": np.empty(size, np.int64),
             "position": positions,
         }
@@ -106,13 +107,13 @@ class ShardDataset:
             mine = np.flatnonzero(which == index)
             if len(mine) == 0:
                 continue
-            places = store.table("tiles/place")[rows[mine]]
+            places = store.rows("tiles/place", rows[mine])
             out["image"][mine] = places[:, 0] + self._first_image[index]
             cuts = plan_crops(positions[mine], store.tile // self.scale, p_lr, self.seed)
             for name, factor in (("hr", self.scale), ("lr", 1), ("labels", self.scale)):
-                tiles = store.read_tiles(name, rows[mine])
-                for slot, tile, cut in zip(mine, tiles, cuts, strict=True):
-                    out[name][slot] = crop_flip(tile, cut, p_lr, factor)
+                tile = store.tile_like(name)  # one for all: fresh memory costs more than decoding
+                for slot, row, cut in zip(mine, rows[mine], cuts, strict=True):
+                    out[name][slot] = crop_flip(store.read_tile(name, int(row), tile), cut, p_lr, factor)
         return out
 
     def codes(self, mean: str = "mask") -> tuple[np.ndarray, np.ndarray]:
@@ -170,5 +171,6 @@ def crop_flip(tile: np.ndarray, cut: np.ndarray, patch_lr: int, factor: int) -> 
     y, x, rows, columns, transpose = (int(value) for value in cut)
     size = patch_lr * factor
     part = tile[y * factor : y * factor + size, x * factor : x * factor + size]
-    part = part[:: -1 if rows else 1, :: -1 if columns else 1]
-    return part.swapaxes(0, 1) if transpose else part
+    if rows or columns:  # OpenCV, because NumPy takes 50 times as long to lay pixels of three bytes the other way round
+        part = cv2.flip(part, -1 if rows and columns else int(columns))
+    return cv2.transpose(part) if transpose else part
