@@ -53,7 +53,7 @@ def decode_chunk(data: bytes, dtype: np.dtype, shape: tuple[int, ...], out: np.n
         raise DamageError(f"a chunk holds {stated} bytes instead of {expected}")
     if out is None:
         return np.frombuffer(zstd.decompress(frame), dtype).reshape(shape)
-    assert out.dtype == dtype and out.shape == shape, (out.dtype, out.shape, dtype, shape)
+    assert (out.dtype, out.shape) == (dtype, shape), (out.dtype, out.shape, dtype, shape)
     zstd.decompress(frame, out)
     return out
 

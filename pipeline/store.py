@@ -17,8 +17,8 @@ import numpy as np
 from ..errors import StoreError
 from .contract import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY, sizes_from, tiles_per_shard, violations
 from .keystore import LocalFolder
-from .shardcodec import DamageError, chunk_span, decode_chunk, decode_index, index_bytes
 from .recent import Recent
+from .shardcodec import DamageError, chunk_span, decode_chunk, decode_index, index_bytes
 from .shards import ROOT_KEY, chunk_key, digest, unseal
 
 _KEEP = 256  # indices of shards and chunks of tables that a store keeps: a few MB, whatever its size
