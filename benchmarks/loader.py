@@ -264,7 +264,7 @@ def decode(store: str, work: Path) -> None:
 
     work.mkdir(parents=True, exist_ok=True)
     opened = open_store(store)
-    assert opened.tile == TILE and opened.scale == SCALE, f"tiles of {TILE} px at x{SCALE} are needed, got {opened}"
+    assert (opened.tile, opened.scale) == (TILE, SCALE), f"tiles of {TILE} px at x{SCALE} are needed, got {opened}"
     for name in SHAPES:
         np.save(work / f"{name}.npy", opened.read_tiles(name, range(len(opened))))
 
