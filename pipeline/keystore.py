@@ -7,11 +7,47 @@ it silently: zarr-python issue 3682), made visible by an atomic rename.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 _PARTIAL = ".partial"
+
+
+class Place(Protocol):
+    """Where a store lies. Safe to pickle and to use from forked or spawned processes."""
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
+        """The object's bytes, or `length` of them from `start`; None if there is no such object."""
+
+    def size(self, key: str) -> int | None:
+        """Bytes of the object, None if there is none."""
+
+    def set(self, key: str, value: bytes) -> None:
+        """Write the whole object: readers see the old one or the new one, never a part. StoreError if that fails."""
+
+    def list_keys(self) -> Iterator[str]:
+        """Every object's key, in sorted order."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens if it is not there."""
+
+    def clear(self) -> None:
+        """Remove every object, and the place itself where that means something."""
+
+    def sibling(self, suffix: str) -> Place:
+        """The place beside this one whose name is longer by `suffix`."""
+
+
+Location = str | Path | Place
+"""What a user may say for a store: a folder, or a place."""
+
+
+def place_at(location: Location) -> Place:
+    """The place that a location means."""
+    return LocalFolder(location) if isinstance(location, (str, Path)) else location
 
 
 class LocalFolder:
@@ -58,6 +94,15 @@ class LocalFolder:
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens if it is not there."""
         (self.root / key).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the folder with everything in it."""
+        if self.root.exists():
+            shutil.rmtree(self.root)
+
+    def sibling(self, suffix: str) -> LocalFolder:
+        """The folder beside this one whose name is longer by `suffix`."""
+        return LocalFolder(self.root.with_name(self.root.name + suffix))
 
 
 def _read(file: int, length: int) -> bytes:

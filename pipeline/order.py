@@ -60,6 +60,21 @@ class Order:
             store[chosen], row[chosen] = self._in_epoch(int(epoch), positions[chosen] % self.total)
         return store, row
 
+    def ahead(self, position: int) -> tuple[tuple[int, int], np.ndarray]:
+        """What a reader at a position reads now and next, to fetch it in advance.
+
+        Returns:
+            the window it is in, as (epoch, number); int64 [n, 3] of store, first row, rows: the blocks of that window and of the
+            one after it.
+        """
+        epoch, within = divmod(position, self.total)
+        blocks, edges = _blocks(self, epoch)
+        index = int(np.searchsorted(edges, within, side="right")) - 1
+        now_and_next = blocks[index * self.window : (index + 2) * self.window]
+        if (index + 1) * self.window >= len(blocks):
+            now_and_next = np.concatenate([now_and_next, _blocks(self, epoch + 1)[0][: self.window]])
+        return (epoch, index), now_and_next
+
     def _in_epoch(self, epoch: int, within: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         blocks, edges = _blocks(self, epoch)
         window = np.searchsorted(edges, within, side="right") - 1

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import StoreError
+from .cache import CACHE_BYTES, CachedPlace, Patient
 from .contract import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY, sizes_from, tiles_per_shard, violations
-from .keystore import LocalFolder
+from .keystore import LocalFolder, Location, Place, place_at
 from .recent import Recent
 from .shardcodec import DamageError, chunk_span, decode_chunk, decode_index, index_bytes
 from .shards import ROOT_KEY, chunk_key, digest, unseal
@@ -24,19 +25,21 @@ from .shards import ROOT_KEY, chunk_key, digest, unseal
 _KEEP = 256  # indices of shards and chunks of tables that a store keeps: a few MB, whatever its size
 
 
-def open_store(path: Path | str) -> Store:
+def open_store(path: Location, cache: Path | None = None, cache_bytes: int = CACHE_BYTES) -> Store:
     """Open a committed store for reading.
 
     Args:
-        path: the folder `NAME.zarr` that `samdiff prepare` wrote.
+        path: the folder `NAME.zarr` that `samdiff prepare` wrote, or a place.
+        cache: folder for whole shards of a store that lies far away (see `cache.py`); None reads the place itself.
+        cache_bytes: bound of that folder, over all the stores that use it.
 
     Raises:
         StoreError: nothing there, not a store, not finished, another format version, or metadata that breaks the contract.
     """
-    place = LocalFolder(path)
-    data = place.get(ROOT_KEY)
+    place = place_at(path)
+    data = (Patient(place) if cache else place).get(ROOT_KEY)
     if data is None:
-        raise StoreError(_nothing_there(Path(path)))
+        raise StoreError(_nothing_there(place))
     try:
         document = json.loads(data)
         attributes = document.get("attributes", {})
@@ -55,10 +58,13 @@ def open_store(path: Path | str) -> Store:
         attributes = unseal(data)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: {ROOT_KEY}: {error}; restore the file or prepare the store again") from error
-    return Store(place, attributes)
+    return Store(CachedPlace(place, cache, digest(data)[:24], cache_bytes) if cache else place, attributes)
 
 
-def _nothing_there(path: Path) -> str:
+def _nothing_there(place: Place) -> str:
+    if not isinstance(place, LocalFolder):
+        return f"{place}: there is no such store"
+    path = place.root
     staging = path.with_name(path.name + ".staging")
     if staging.exists():
         return f"{path}: the store is not finished ({staging.name} lies beside it); the same `samdiff prepare` command goes on with it"
@@ -71,7 +77,7 @@ def _nothing_there(path: Path) -> str:
 class Store:
     """One store, read-only: `len(store)` tiles of `tile` HR pixels at `scale`, from `n_images` images with `n_masks` masks."""
 
-    def __init__(self, place: LocalFolder, attributes: dict[str, Any]) -> None:
+    def __init__(self, place: Place, attributes: dict[str, Any]) -> None:
         self.place = place
         self.attrs = attributes
         self.scale: int = attributes["scale"]
@@ -142,10 +148,25 @@ class Store:
             raise StoreError(f"{self.place}: tile {row} asked for, but the store has {len(self)}")
         key = chunk_key(f"tiles/{name}", row // self._slots, out.ndim + 1)
         try:
-            start, length = chunk_span(self._index(key, self._slots), row % self._slots)
-            return decode_chunk(self._get(key, start, length), out.dtype, out.shape, out)
+            try:
+                return self._decoded(key, row % self._slots, out)
+            except (DamageError, RuntimeError):
+                if not (isinstance(self.place, CachedPlace) and self.place.forget(key)):
+                    raise
+                self._recent.pop(key)  # perhaps only the local copy is damaged: once more, from the store itself
+                return self._decoded(key, row % self._slots, out)
         except (DamageError, RuntimeError) as error:
             raise self._damaged(key, error) from error
+
+    def prefetch(self, rows: np.ndarray) -> None:
+        """Fetch the shards that hold these tiles in the background, if the store lies far away and has a cache."""
+        if isinstance(self.place, CachedPlace):
+            shards = np.unique(rows // self._slots).tolist()
+            self.place.prefetch(chunk_key(f"tiles/{n}", i, 3 + (n != "labels")) for i in shards for n in ("hr", "lr", "labels"))
+
+    def _decoded(self, key: str, slot: int, out: np.ndarray) -> np.ndarray:
+        start, length = chunk_span(self._index(key, self._slots), slot)
+        return decode_chunk(self._get(key, start, length), out.dtype, out.shape, out)
 
     def rows(self, path: str, rows: np.ndarray) -> np.ndarray:
         """Some rows of a table, by chunks of which a few are kept: nothing grows with the number of tiles."""
@@ -227,9 +248,9 @@ class Store:
         if index is None:
             size = self.place.size(key)
             if size is None:
-                raise self._damaged(key, DamageError("the file is missing"))
+                raise DamageError("the file is missing")
             if size != self.record[key][0]:
-                raise self._damaged(key, DamageError(f"the file has {size} bytes instead of {self.record[key][0]}"))
+                raise DamageError(f"the file has {size} bytes instead of {self.record[key][0]}")
             index = decode_index(self._get(key, size - index_bytes(slots), index_bytes(slots)), slots)
             self._recent[key] = index
         return index

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 
 from ..errors import ConfigError, StoreError
+from ..runtime import cache_dir
+from .cache import CACHE_BYTES, CachedPlace
 from .contract import tiles_per_shard
 from .order import Order, draw
 from .store import Store, open_store
@@ -37,6 +39,8 @@ class ShardDataset:
         patch: int | None = None,
         seed: int = 0,
         hold_out: int = 0,
+        cache: Path | None = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """
         Args:
@@ -44,13 +48,15 @@ class ShardDataset:
             patch: size of the crop in HR pixels, a multiple of the scale; None takes whole tiles.
             seed: of the order, the crops and the flips.
             hold_out: photographs at the end of each store that are left out, see `held_out_from`.
+            cache: folder that keeps the shards of stores at URLs (see `cache.py`); by default `shards` in the cache folder.
+            cache_bytes: bound of that folder.
 
         Raises:
             StoreError: a store cannot be read, or the stores differ in scale or hold no tile.
             ConfigError: the patch does not fit the tiles.
         """
         several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
-        self.stores = [store if isinstance(store, Store) else open_store(store) for store in several]
+        self.stores = [store if isinstance(store, Store) else _opened(store, cache, cache_bytes) for store in several]
         if not self.stores:
             raise StoreError("expected at least one store, got none")
         first = self.stores[0]
@@ -70,6 +76,8 @@ class ShardDataset:
             raise StoreError(f"{first.place}: the store holds no tile; prepare it from images of at least one tile")
         counts = [store.n_images for store in self.stores]
         self._first_image = np.cumsum([0, *counts[:-1]])
+        self._far = any(isinstance(store.place, CachedPlace) for store in self.stores)
+        self._window = (-1, -1)  # whose shards were asked for in advance
 
     def __len__(self) -> int:
         return self.order.total
@@ -94,6 +102,8 @@ class ShardDataset:
             offsets: an image's number over all stores), `position` int64 [B].
         """
         size = len(positions)
+        if size:
+            self._fetch_ahead(int(positions[-1]))
         which, rows = self.order.locate(positions)
         p_hr, p_lr = self.patch, self.patch // self.scale
         out: dict[str, np.ndarray] = {
@@ -115,6 +125,16 @@ class ShardDataset:
                 for slot, row, cut in zip(mine, rows[mine], cuts, strict=True):
                     out[name][slot] = crop_flip(store.read_tile(name, int(row), tile), cut, p_lr, factor)
         return out
+
+    def _fetch_ahead(self, position: int) -> None:
+        """Stores with a cache fetch the shards of this window and the next; asked once per window."""
+        if not self._far:
+            return
+        window, blocks = self.order.ahead(position)
+        if window != self._window:
+            self._window = window
+            for index, store in enumerate(self.stores):
+                store.prefetch(blocks[blocks[:, 0] == index, 1])
 
     def codes(self, mean: str = "mask") -> tuple[np.ndarray, np.ndarray]:
         """What turns labels into E_SAM on the training device: `table[offset[image] + labels]`, see `e_sam`.
@@ -141,10 +161,17 @@ class ShardDataset:
 
 def held_out_from(store: Store, images: int) -> int:
     """The first tile of the last `images` photographs with tiles, at most a tenth of them; `len(store)` if none is held out."""
-    owner = store.table("tiles/place")[:, 0]
-    used = np.unique(owner)
+    if images == 0:
+        return len(store)
+    used = np.flatnonzero(store.table("images/n_tiles"))  # a number per photograph, nothing per tile
     count = min(images, len(used) // 10)
-    return int(np.searchsorted(owner, used[-count])) if count else len(store)
+    return int(store.table("images/first_tile")[used[-count]]) if count else len(store)
+
+
+def _opened(location: Path | str, cache: Path | None, cache_bytes: int) -> Store:
+    """A store that lies far away is read through a cache, any other directly."""
+    far = "://" in str(location) and not str(location).startswith("file://")
+    return open_store(location, cache or cache_dir() / "shards", cache_bytes) if far else open_store(location)
 
 
 def e_sam(labels: torch.Tensor, image: torch.Tensor, table: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
