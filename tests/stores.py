@@ -6,6 +6,7 @@ import numpy as np
 
 from samdiff.pipeline.contract import ARRAYS, shape_of
 from samdiff.pipeline.keystore import LocalFolder
+from samdiff.pipeline.rle import encode
 from samdiff.pipeline.shards import StoreWriter
 
 T = 24
@@ -13,9 +14,10 @@ T = 24
 
 def make_store(path: Path, n: int = 10, scale: int = 4, masks: tuple[int, ...] = (2, 0, 1)) -> Path:
     """Tiles whose pixels are functions of their place: red = tile, green = row, blue = column; LR in LR pixels."""
-    sizes = {"I": len(masks), "N": n, "M": sum(masks), "R": 0, "B": 0, "B2": 0, "T": T, "t": T // scale}
-    rows = {spec.path: np.zeros(shape_of(spec, sizes), spec.dtype) for spec in ARRAYS}
     y, x = np.mgrid[:T, :T]
+    runs = [encode((y < 10 + 5 * k) & (x >= 2 * k)) for count in masks for k in range(count)]  # they overlap
+    sizes = {"I": len(masks), "N": n, "M": sum(masks), "R": sum(map(len, runs)), "B": 0, "B2": 0, "T": T, "t": T // scale}
+    rows = {spec.path: np.zeros(shape_of(spec, sizes), spec.dtype) for spec in ARRAYS}
     image = np.arange(n) % len(masks)
     rows["tiles/hr"] = np.stack([np.stack([np.full_like(y, i), y, x], axis=-1) for i in range(n)]).astype(np.uint8)
     rows["tiles/lr"] = rows["tiles/hr"][:, ::scale, ::scale].copy()
@@ -25,6 +27,9 @@ def make_store(path: Path, n: int = 10, scale: int = 4, masks: tuple[int, ...] =
     rows["images/n_masks"] = np.array(masks, np.int32)
     rows["images/first_mask"] = np.cumsum(masks) - masks
     rows["masks/codes"] = np.stack([np.arange(sum(masks)) + 0.5, np.arange(sum(masks)) + 0.25], axis=1)
+    rows["images/height"][:] = rows["images/width"][:] = T
+    rows["masks/rle_offset"][1:] = np.cumsum([len(run) for run in runs])
+    rows["masks/rle"] = np.concatenate([np.zeros(0, np.uint32), *runs])
     writer = StoreWriter(LocalFolder(path), sizes)
     writer.append(rows)
     writer.commit({"scale": scale, "fingerprint": "f"})

@@ -82,12 +82,12 @@ def test_the_codes_of_a_large_store_are_read_fast(million):
     assert table[offset[777]] == 0
 
 
-def test_the_order_of_a_petabyte_is_found_at_once():
-    """2,000 stores of a million tiles each (of 64 per shard): the first position of an epoch within seconds, the next in no time."""
-    order = Order((1_000_000,) * 200, (64,) * 200, seed=1)  # a tenth here, so that the quick tests stay quick
+def test_the_order_of_fifty_such_stores_is_found_at_once():
+    """780,000 shards: the first position of an epoch within seconds, the next in no time."""
+    order = Order((1_000_000,) * 50, (64,) * 50, seed=1)
     begin = time.perf_counter()
     order.locate(np.arange(16))
-    assert time.perf_counter() - begin < 10
+    assert time.perf_counter() - begin < 5
     begin = time.perf_counter()
     order.locate(np.arange(16, 32))
     assert time.perf_counter() - begin < 0.2
