@@ -78,10 +78,10 @@ def test_a_dead_connection_is_a_clear_error(tmp_path):
 
 def test_the_folder_never_grows_beyond_its_bound(tmp_path):
     """With room for a third of the store the samples are right all the same, and the folder stays in its bound."""
-    path = make_store(tmp_path / "a.zarr", n=20000)
+    path = make_store(tmp_path / "a.zarr", n=12000)
     limit = _bytes(path / "tiles") // 3
     data, local = _stream(Flaky(path), tmp_path / "cache", limit=limit), ShardDataset(path, patch=12, seed=2)
-    for first in range(0, 20000, 1999):
+    for first in range(0, 12000, 2999):
         np.testing.assert_array_equal(data.batch(first, 8)["hr"], local.batch(first, 8)["hr"])
         assert 0 < _bytes(tmp_path / "cache") <= limit
     small = _stream(Flaky(path), tmp_path / "small", limit=10)
