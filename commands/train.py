@@ -59,7 +59,7 @@ def train(
         raise StoreError(f"{shards[0]}: holds x{stores[0].scale}, x{scale} was asked for; prepare a store with --scale {scale}")
     target = out or Path("runs") / f"{shards[0].name.removesuffix('.zarr')}-{preset}"
     with join(pick_device(device)) as ranks:
-        benchmarks = [read_benchmark(folder, settings.scale) for folder in benchmark or []] if ranks.first else []
+        benchmarks = [read_benchmark(folder, settings.scale) for folder in benchmark or []]
         model = run(stores, target, settings, ranks.device, rrdb, say, benchmarks, ranks)
     if ranks.first:
         say(f"done: {model}; use it with `samdiff infer PICTURE --checkpoint {target}`")

@@ -109,7 +109,8 @@ def train(
         for line in _claim(out, asked):
             speak(line)
     ranks.wait()
-    own = held_out(stores, config.validate.images, config.validate.tiles) if ranks.first and config.validate.every else None
+    # on every rank, so that all of them know when rank 0 will look
+    own = held_out(stores, config.validate.images, config.validate.tiles) if config.validate.every else None
     every = tuple(benchmarks) if own is None else (own, *benchmarks)
     facts = {"stores": asked["stores"], "version": __version__, "versions": _versions()}
     tracker = Tracker(out, config.train.tensorboard and ranks.first)

@@ -25,28 +25,30 @@ from .test_train import SMALL
 
 CPU = torch.device("cpu")
 TWENTY = [*SMALL, "train.rrdb_steps=20", "train.steps=20", "train.log_every=1", "train.checkpoint_every=20"]
+LOOKS = ["validate.every=10", "validate.tiles=1", "validate.steps=1"]
 
 
 def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
 
 
 def run(tmp_path: Path, name: str, *more: str) -> Path:
-    """One process, 20 + 20 steps of 4 samples out of 43 tiles."""
+    """One process, 20 + 20 steps of 4 samples out of 39 tiles (43 less four held out)."""
     store = tmp_path / "a.zarr"
     if not store.exists():
-        make_store(store, n=43)
+        make_store(store, n=43, masks=tuple([1] * 43))  # four of 43 photographs are held out
     train([open_store(store)], tmp_path / name, load_config("tiny", sets=[*TWENTY, *more]), CPU)
     return tmp_path / name
 
 
 def test_two_processes_equal_one_with_their_batches_together(tmp_path):
-    """torchrun with two gloo processes: losses of both stages within 1e-4 over 20 steps each; 43 tiles cut unevenly hang nobody."""
-    alone = run(tmp_path, "one")
+    """torchrun with two gloo processes: losses of both stages within 1e-4 over 20 steps each; 43 tiles cut unevenly, and validation on rank 0, hang nobody."""
+    alone = run(tmp_path, "one", *LOOKS)
     worker = Path(__file__).parent / "ddp_worker.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(worker)]
     done = subprocess.run(
-        [*command, str(tmp_path / "a.zarr"), str(tmp_path / "two"), *TWENTY],
+        [*command, str(tmp_path / "a.zarr"), str(tmp_path / "two"), *TWENTY, *LOOKS],
         capture_output=True,
         text=True,
         timeout=240,
@@ -56,6 +58,7 @@ def test_two_processes_equal_one_with_their_batches_together(tmp_path):
     ours, theirs = torch.tensor(losses(alone)), torch.tensor(losses(tmp_path / "two"))
     assert len(ours) == len(theirs) == 40
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=0)
+    assert (tmp_path / "two" / "log.jsonl").read_text().count("held-out") == 4
 
 
 @pytest.mark.parametrize("setting", ["train.accumulate=2", "train.gradient_checkpointing=true"])
