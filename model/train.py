@@ -221,8 +221,8 @@ def _stage(
 
 @torch.inference_mode()
 def _regress(network: RRDB, lr: Any, device: torch.device) -> Any:
-    grey = lr.ndim == 2
-    rgb = torch.from_numpy(lr)[..., None].expand(-1, -1, 3) if grey else torch.from_numpy(lr)
+    grey, own = lr.ndim == 2, torch.tensor(lr)  # a copy: pictures from files are read-only
+    rgb = own[..., None].expand(-1, -1, 3) if grey else own
     out = to_pixels(network(to_picture_range(rgb[None]).to(device)))[0].cpu().numpy()
     return out[..., 1] if grey else out
 
