@@ -204,3 +204,14 @@ def test_schedules_are_checked():
     assert Schedule.linear(1000).alpha_bar(999) < 1e-4
     with pytest.raises(ConfigError, match="between 0 and 1"):
         Schedule(torch.tensor([0.1, 1.0]))
+
+
+@pytest.mark.parametrize("steps", [2, 3, 10, 100, 1000, 4000])
+@pytest.mark.parametrize("build", [Schedule.cosine, Schedule.linear])
+def test_any_number_of_steps_destroys_the_picture(build, steps):
+    """Signal falls all the way from nearly 1 to nearly 0 for any T; tables have T entries."""
+    schedule = build(steps)
+    assert len(schedule) == len(schedule.phi) == steps
+    assert (schedule.alpha_bars.diff() < 0).all()
+    assert float(schedule.alpha_bars[-1]) < 2e-3
+    assert steps < 10 or float(schedule.alpha_bars[0]) > 0.9
