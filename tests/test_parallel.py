@@ -133,3 +133,14 @@ def test_frozen_features_may_be_kept_for_the_gradient(tmp_path):
     assert task.network.condition.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in task.rrdb.parameters())
     assert RrdbTask(data, build_rrdb(config), config, CPU).loss(task.make_batch(0, 2)).requires_grad
+
+
+@pytest.mark.slow
+def test_compiled_training_has_the_same_losses(tmp_path):
+    """torch.compile around the trained network only: losses near eager's, names of the weights unchanged."""
+    ours, theirs = (
+        torch.tensor(losses(run(tmp_path, name, *more))) for name, more in (("a", []), ("b", ["train.compile=true"]))
+    )
+    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=0)
+    names = [load_checkpoint(tmp_path / name).tensors.keys() for name in ("a", "b")]
+    assert names[0] == names[1]
