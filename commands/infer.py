@@ -11,34 +11,57 @@ from .common import Device, Threads, finish, say
 
 
 def infer(
-    inputs: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or patterns such as 'in/*.png'.")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="A file, or a folder for several [NAME_x4.png beside the input].")
+        Path | None, typer.Option("-o", "--out", help="A file for one picture, or a folder [beside each input].")
     ] = None,
+    suffix: Annotated[str | None, typer.Option(help="Added to the names [_x4 for a model of scale 4].")] = None,
+    format_: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
+    bits: Annotated[int, typer.Option(help="8, or 16 (PNG).")] = 8,
+    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+    provenance: Annotated[
+        bool,
+        typer.Option("--provenance/--no-provenance", help="Write into the file how it was made, and that it is synthesised."),
+    ] = True,
     checkpoint: Annotated[
         Path | None, typer.Option(help="model.safetensors or a run's folder; default: the newest run in runs/.")
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="ddpm, ddim, paper or paper-clipped [the one that fits the model].")
+        str | None, typer.Option(help="ddpm, ddim, dpm2m, paper or paper-clipped [the one that fits the model].")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps [all].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps, such as 100, 50, 25, 10, 5 [all].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
-    scale: Annotated[int | None, typer.Option(min=1, help="Refuse a checkpoint of another scale.")] = None,
+    average: Annotated[int, typer.Option(help="Mean of so many samples.")] = 1,
+    start: Annotated[str, typer.Option(help="noise, or rrdb: from the RRDB's picture at --start-time.")] = "noise",
+    start_time: Annotated[int | None, typer.Option(help="For --start rrdb: the time [half of T].")] = None,
+    consistent: Annotated[
+        bool, typer.Option(help="Make the result consistent with the input: no colour shift (back-projection).")
+    ] = False,
     regress: Annotated[bool, typer.Option(help="Only the RRDB's picture (stage one), no diffusion.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+    tile: Annotated[int, typer.Option(help="Largest side of a tile in pixels of the input; 0: no tiles.")] = 192,
+    overlap: Annotated[int, typer.Option(help="Overlap of tiles in pixels of the input.")] = 16,
+    batch: Annotated[int, typer.Option(help="Tiles per call of the network.")] = 1,
+    cache_mb: Annotated[int, typer.Option(help="Memory for the RRDB's features.")] = 1024,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16: faster where the processor has it.")] = "fp32",
+    scale: Annotated[int | None, typer.Option(min=1, help="Refuse a checkpoint of another scale.")] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """A picture, super-resolved. Never needs SAM or masks."""
-    from ..model.infer import load_model
-    from ..model.pictures import plan_outputs, upscale_files
+    """Pictures, super-resolved. Never needs SAM or masks."""
+    from ..model.batch import OutputSettings, list_inputs, plan_outputs, upscale_files
+    from ..model.infer import InferSettings, load_model
     from ..model.publish import default_checkpoint
     from ..runtime import pick_device, setup_process
 
     setup_process(threads)
+    settings = InferSettings(
+        steps, seed, sampler, average, start, start_time, consistent, regress, tile, overlap, batch, cache_mb, precision
+    )
     path, why = (checkpoint, "") if checkpoint else default_checkpoint()
     model = load_model(path, pick_device(device))
     if why:
         say(f"--checkpoint {path} ({why})")
-    jobs = plan_outputs(inputs, out, model.scale, overwrite)
-    finish(upscale_files(model, jobs, scale=scale, steps=steps, seed=seed, sampler=sampler, regress=regress, say=say))
+    model.expect_scale(scale)
+    output = OutputSettings(out, f"_x{model.scale}" if suffix is None else suffix, format_, overwrite, bits, provenance)
+    jobs = plan_outputs(list_inputs(inputs, output.suffix), output)
+    finish(upscale_files(model, jobs, settings, output, say))

@@ -2,28 +2,81 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import CheckpointError, ConfigError, ImageError
-from ..pipeline.resize import imresize
+from ..errors import CheckpointError, ConfigError
 from ..runtime import pick_device
+from .canvas import Canvas
 from .checkpoint import Checkpoint, load_checkpoint, load_into
 from .config import RunConfig, config_of
+from .consistency import make_consistent
 from .modulation import Modulation
+from .nature import eight_bits, pad_lr, split_nature
 from .networks import build_rrdb, build_unet
-from .residual import base_picture, from_residual, to_picture_range, to_pixels
-from .rrdb import RRDB, condition
+from .noise import BLOCK, NoiseField
+from .residual import base_rows, from_residual, to_residual
+from .rrdb import RRDB
 from .sampler import DEFAULT as DEFAULT_SAMPLER
 from .sampler import check_pair, sample_steps
+from .tiles import plan_tiles
 from .unet import UNet
+
+PRECISIONS = ("fp32", "bf16")
+STARTS = ("noise", "rrdb")
+
+Picture = TypeVar("Picture", np.ndarray, Image.Image)
+
+
+@dataclass(frozen=True)
+class InferSettings:
+    """How to make a picture larger."""
+
+    steps: int | None = None
+    """Of the sampler; None: all T (from the start on)."""
+    seed: int = 0
+    """Of the noise; the same seed gives the same picture on one device."""
+    sampler: str | None = None
+    """See `sampler.SAMPLERS`; None: the one that fits the model."""
+    average: int = 1
+    """Mean of so many samples: smoother, and closer in the mean square."""
+    start: str = "noise"
+    """noise, or rrdb: the RRDB's picture brought to time `start_time`."""
+    start_time: int | None = None
+    """For `rrdb`: 0 … T - 1; the higher, the more is made anew. None: T / 2."""
+    consistent: bool = False
+    """Whether the result is made consistent with LR (see `consistency`)."""
+    regress: bool = False
+    """The RRDB's picture alone (stage one), no diffusion: smoother, and closer in the mean square."""
+    tile: int = 192
+    """Largest side of a tile in pixels of the input; 0: the whole picture at once."""
+    overlap: int = 16
+    """Of neighbouring tiles, in pixels of the input."""
+    batch: int = 1
+    """Tiles per call of the network."""
+    cache_mb: int = 1024
+    """Memory for the RRDB's features, which every step needs; what does not fit is computed again."""
+    precision: str = "fp32"
+    """fp32 or bf16, of the U-Net."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("start", STARTS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name, least in (("average", 1), ("batch", 1), ("cache_mb", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        if self.start_time is not None and self.start != "rrdb":
+            raise ConfigError("start_time: only together with start 'rrdb'")
 
 
 def load_model(path: Path | str, device: str | torch.device = "auto") -> SuperResolver:
@@ -47,131 +100,166 @@ class SuperResolver:
 
     def __init__(self, checkpoint: Checkpoint, name: str, device: torch.device) -> None:
         self.name, self.device = name, device
+        self.sha256 = _digest(checkpoint)
         self.config: RunConfig = _config_of(checkpoint, name)
         self.scale = self.config.scale
         self.modulation: Modulation = self.config.diffusion.build()
         self.rrdb: RRDB = self._ready(build_rrdb(self.config), checkpoint.part("rrdb"))
         self.unet: UNet = self._ready(build_unet(self.config), checkpoint.part("unet"))
+        self._halved: UNet | None = None
 
     def upscale(
         self,
-        image: np.ndarray | Image.Image,
+        image: Picture,
+        settings: InferSettings | None = None,
         *,
-        steps: int | None = None,
-        seed: int = 0,
-        sampler: str | None = None,
         on_step: Callable[[int], Any] | None = None,
-    ) -> np.ndarray | Image.Image:
+        **changes: Any,
+    ) -> Picture:
         """One sample of the picture `scale` times larger; the same for the same seed on one device.
 
         Args:
-            image: uint8 [H, W] grey, [H, W, 2] grey with alpha, [H, W, 3] RGB or [H, W, 4] RGBA, of any size from 1 x 1; or a PIL image.
-            steps: of the sampler; None: all T.
-            seed: of the noise.
-            sampler: see `sampler.SAMPLERS`; None: the one that fits the model.
+            image: [H, W] grey, [H, W, 2] grey with alpha, [H, W, 3] RGB or [H, W, 4] RGBA, of any size from 1 x 1; uint8, uint16, or
+                floats of 0 to 1; or a PIL image.
+            settings: see `InferSettings`; None: the defaults.
             on_step: called with the time after each step, for progress.
+            changes: fields of the settings, such as `steps=25, seed=1`.
 
         Returns:
             The same kind of picture, [s H, s W, …]. Grey stays grey; alpha is enlarged bicubically.
 
         Raises:
-            ImageError: an array of another dtype or shape.
-            ConfigError: a sampler or a number of steps that does not fit the model.
+            ImageError: an array of another dtype or shape, or floats out of range.
+            ConfigError: a sampler, a number of steps or a tile that does not fit the model.
         """
-        check_pair(self.modulation, sampler or DEFAULT_SAMPLER[self.modulation.name], steps)
-        return self._keep_nature(image, lambda lr, kept: self._diffuse(lr, kept, steps, seed, sampler, on_step))
+        settings = _changed(settings or InferSettings(), changes)
+        self.check(settings)
+        if isinstance(image, Image.Image):
+            large = Image.fromarray(self._upscale(np.asarray(eight_bits(image)), settings, on_step))
+            large.info.update({key: value for key, value in image.info.items() if key in ("icc_profile", "exif", "dpi")})
+            return large
+        return self._upscale(image, settings, on_step)
 
-    def regress(self, image: np.ndarray | Image.Image) -> np.ndarray | Image.Image:
-        """The RRDB's picture alone (stage one): smoother, and closer in the mean square."""
-        return self._keep_nature(image, lambda lr, _: self.rrdb(lr))
+    def regress(self, image: Picture) -> Picture:
+        """The RRDB's picture alone (stage one): `upscale(image, regress=True)`."""
+        return self.upscale(image, regress=True)
+
+    def check(self, settings: InferSettings) -> tuple[int, ...]:
+        """The times that will be sampled; ConfigError for settings that do not fit this model."""
+        sampler = settings.sampler or DEFAULT_SAMPLER[self.modulation.name]
+        plan_tiles(self.unet.multiple, self.unet.multiple, self.scale, self.unet.multiple, settings.tile, settings.overlap)
+        return check_pair(self.modulation, sampler, settings.steps, self._start_time(settings))
+
+    def expect_scale(self, scale: int | None) -> None:
+        """CheckpointError if `scale` is given and the model was trained for another."""
+        if scale is not None and scale != self.scale:
+            raise CheckpointError(f"{self.name}: trained for x{self.scale}, x{scale} was asked for; give another checkpoint")
+
+    def _start_time(self, settings: InferSettings) -> int | None:
+        if settings.start != "rrdb":
+            return None
+        return len(self.modulation.schedule) // 2 if settings.start_time is None else settings.start_time
 
     def _ready(self, network: Any, weights: dict[str, Tensor]) -> Any:
         load_into(network, weights, self.name)
         return network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def _diffuse(
-        self, lr: Tensor, kept: Tensor, steps: int | None, seed: int, sampler: str | None, on_step: Callable[[int], Any] | None
-    ) -> Tensor:
+    def _upscale(self, image: np.ndarray, settings: InferSettings, on_step: Callable[[int], Any] | None) -> np.ndarray:
+        colour, nature = split_nature(image)
+        canvas = self._canvas(colour, settings)
+        lr = (
+            torch.from_numpy(colour).permute(2, 0, 1)[None].contiguous()
+        )  # not padded: the bicubic part must not lean on padding
+        if len(canvas.tiling.tiles) == 1:  # otherwise it may be too large for a GPU
+            lr = lr.to(self.device)
+        height, width = (side * self.scale for side in lr.shape[2:])
+        whole = self._regress(canvas, lr) if settings.regress else self._sample(canvas, lr, settings, on_step)
+        picture = whole[:, :, :height, :width]
+        if settings.consistent:
+            make_consistent(picture, lr, self.scale)
+        out = nature.empty(height, width)
+        for top in range(0, height, BLOCK):
+            out[top : top + BLOCK] = nature.restore(picture[0, :, top : top + BLOCK].permute(1, 2, 0).cpu().numpy())
+        return nature.with_alpha(out, self.scale)
+
+    def _canvas(self, colour: np.ndarray, settings: InferSettings) -> Canvas:
+        padded = torch.from_numpy(pad_lr(colour, self.unet.multiple, self.scale)).permute(2, 0, 1)[None]
+        lr = padded.to(self.device).contiguous(memory_format=torch.channels_last)
+        height, width = lr.shape[2:]
+        tiling = plan_tiles(height, width, self.scale, self.unet.multiple, settings.tile, settings.overlap)
+        unet = self.unet if settings.precision == "fp32" else self._in_bf16()
+        return Canvas(self.rrdb, unet, lr, tiling, settings.cache_mb << 20, settings.batch)
+
+    def _in_bf16(self) -> UNet:
+        if self._halved is None:
+            self._halved = copy.deepcopy(self.unet).to(torch.bfloat16)
+        return self._halved
+
+    def _regress(self, canvas: Canvas, lr: Tensor) -> Tensor:
+        return canvas.regress(lr.device).clamp_(-1, 1)
+
+    def _sample(self, canvas: Canvas, lr: Tensor, settings: InferSettings, on_step: Callable[[int], Any] | None) -> Tensor:
+        """The picture [1, 3, H, W] where lr is; H and W of the padded canvas, whose margin holds anything."""
+        first = self._start_time(settings)
+        height, width = (side * self.scale for side in canvas.lr.shape[2:])
+        mean: Tensor | None = None
+        for number in range(settings.average):
+            field = NoiseField(settings.seed, width, number)
+
+            def noise(step: int, top: int, bottom: int, field: NoiseField = field) -> Tensor:
+                return field.rows(step, top, bottom).to(lr.device)
+
+            x = torch.empty(1, 3, height, width, device=lr.device) if first is None else self._regress(canvas, lr)
+            if first is not None:
+                for rows, lr_up in self._bands(x, canvas.lr.to(lr.device)):
+                    rows.copy_(to_residual(rows, lr_up))
+            for top in range(0, height, BLOCK):
+                rows, eps = x[:, :, top : top + BLOCK], noise(0, top, min(top + BLOCK, height))
+                rows.copy_(eps if first is None else self._noised(rows, eps, first))
+            states = sample_steps(
+                canvas.predict, self.modulation, x, noise, settings.sampler, settings.steps, first=first, rows=BLOCK
+            )
+            for t, _ in states:
+                if on_step is not None:
+                    on_step(t)
+            mean = x if mean is None else mean.add_(x)
+        assert mean is not None
+        for rows, lr_up in self._bands(mean.div_(settings.average), lr):
+            rows.copy_(from_residual(rows, lr_up))
+        return mean
+
+    def _bands(self, x: Tensor, lr: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows of x as far as LR reaches, each with the enlarged LR, band by band."""
         levels = self.config.diffusion.lr_levels
-        given, lr_up = condition(self.rrdb.features(lr)), base_picture(lr, self.scale, levels)
-        enlarged = base_picture(
-            kept, self.scale, levels
-        )  # the border of the padded picture would lean on the padding's own mirror
-        lr_up[..., : enlarged.shape[2], : enlarged.shape[3]] = enlarged
-        generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device starts from the same noise
+        height, width = (side * self.scale for side in lr.shape[2:])
+        for top in range(0, height, BLOCK):
+            yield (
+                x[:, :, top : min(top + BLOCK, height), :width],
+                base_rows(lr, self.scale, top, min(top + BLOCK, height), levels),
+            )
 
-        def noise(_: int) -> Tensor:
-            return torch.randn(lr_up.shape, generator=generator).to(self.device)
-
-        x_0 = lr_up
-        for t, x_0 in sample_steps(lambda x, t: self.unet(x, t, given), self.modulation, noise, sampler, steps):  # noqa: B007
-            if on_step is not None:
-                on_step(t)
-        return from_residual(x_0, lr_up)
-
-    @torch.inference_mode()
-    def _keep_nature(
-        self, image: np.ndarray | Image.Image, enlarge: Callable[[Tensor, Tensor], Tensor]
-    ) -> np.ndarray | Image.Image:
-        if isinstance(image, Image.Image):
-            return Image.fromarray(self._keep_nature(np.asarray(eight_bits(image)), enlarge))
-        colour, alpha, grey = split_nature(image)
-        height, width = colour.shape[:2]
-        padded = pad_lr(colour, self.unet.multiple, self.scale)
-        lr = to_picture_range(torch.from_numpy(padded)[None]).to(self.device).contiguous(memory_format=torch.channels_last)
-        out = to_pixels(enlarge(lr, lr[..., :height, :width]))[0, : height * self.scale, : width * self.scale].cpu().numpy()
-        if grey:
-            out = _luma(out)
-        if alpha is None:
-            return out
-        return np.dstack([out, imresize(alpha, self.scale)])
+    def _noised(self, x_0: Tensor, eps: Tensor, t: int) -> Tensor:
+        """The state at time t of `none`; of `official` but for its small multiple of E."""
+        abar = self.modulation.schedule.alpha_bar(t)
+        return abar**0.5 * x_0 + (1 - abar) ** 0.5 * eps
 
 
-def split_nature(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """(RGB uint8 [H, W, 3], alpha uint8 [H, W] or None, whether it was grey) of a picture of one to four bands.
-
-    Raises:
-        ImageError: another dtype, another number of bands, or no pixel.
-    """
-    bands = image.shape[2] if image.ndim == 3 else 1
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or not 1 <= bands <= 4 or image.size == 0:
-        raise ImageError(
-            f"expected a uint8 picture [H, W] or [H, W, 1 to 4] with pixels, got {image.dtype} {list(image.shape)}"
-        )
-    layers = image.reshape(*image.shape[:2], bands)
-    alpha = layers[..., -1] if bands in (2, 4) else None
-    colour = layers[..., :3] if bands >= 3 else np.repeat(layers[..., :1], 3, axis=2)
-    return np.ascontiguousarray(colour), alpha, bands < 3
+def _digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 (hex) of the weights, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(checkpoint.tensors.items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
-def pad_lr(lr: np.ndarray, multiple: int, scale: int) -> np.ndarray:
-    """Mirror LR [h, w, 3] at the bottom and the right until HR fits the U-Net: sides multiples of `multiple`, at least twice it.
-
-    Mirroring is what the bicubic enlargement does at its borders, so the networks see what they know.
-    """
-    step = multiple // math.gcd(multiple, scale)
-    least = -(-2 * multiple // scale)
-    height, width = (-(-max(side, least) // step) * step for side in lr.shape[:2])
-    return np.pad(lr, ((0, height - lr.shape[0]), (0, width - lr.shape[1]), (0, 0)), mode="symmetric")
-
-
-def _luma(rgb: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] -> [H, W]: BT.601 luma, full range."""
-    return (rgb @ np.array([0.299, 0.587, 0.114], np.float32)).round().astype(np.uint8)
-
-
-def eight_bits(image: Image.Image) -> Image.Image:
-    """The picture as L, LA, RGB or RGBA; 16-bit grey keeps its high byte, rounded. ImageError for floating-point pictures."""
-    if image.mode in ("L", "LA", "RGB", "RGBA"):
-        return image
-    if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey: the high byte, rounded
-        return Image.fromarray(np.clip(np.round(np.asarray(image, np.float64) / 257), 0, 255).astype(np.uint8))
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode == "F":
-        raise ImageError("a floating-point picture; save it with 8 or 16 bits")
-    return image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+def _changed(settings: InferSettings, changes: dict[str, Any]) -> InferSettings:
+    known = {field.name for field in fields(InferSettings)}
+    unknown = sorted(changes.keys() - known)
+    if unknown:
+        raise ConfigError(f"upscale: unknown setting {unknown[0]}; known: {', '.join(sorted(known))}")
+    return replace(settings, **changes)
 
 
 def _config_of(checkpoint: Checkpoint, name: str) -> RunConfig:

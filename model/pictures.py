@@ -1,112 +1,77 @@
-"""Files in, files out: what `samdiff infer` does around a model. The nature of a picture (grey, alpha) is kept."""
+"""Picture files: read with all that belongs to them, written whole or not at all."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from functools import partial
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
-from ..errors import CheckpointError, ConfigError, ImageError
+from ..errors import ImageError
 from ..pipeline.keystore import write_atomic
-from ..runtime import progress
-from .infer import SuperResolver, eight_bits
+from .nature import eight_bits
 
 MAX_PIXELS = 50_000_000  # of an input; a bound against decompression bombs
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+_ORIENTATION, _SOFTWARE, _DESCRIPTION, _EXIF_IFD = 0x0112, 0x0131, 0x010E, 0x8769
+_WIDTH, _HEIGHT = 0xA002, 0xA003  # of the picture, inside the Exif directory
+_DESCRIBING = {_DESCRIPTION, _SOFTWARE, _EXIF_IFD, 0x010F, 0x0110, 0x0132, 0x013B, 0x8298, 0x8825}
+"""Also maker, model, date, artist, rights, GPS."""
+_WEBP_SIDE = 16383
+_PNG_COLOUR = {1: 0, 2: 4, 3: 2, 4: 6}  # bands -> colour type
 
 
-def plan_outputs(inputs: Sequence[Path], out: Path | None, scale: int, overwrite: bool) -> list[tuple[Path, Path]]:
-    """(input, output) pairs, decided before anything is computed.
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture and what its file said about it."""
 
-    Args:
-        inputs: picture files.
-        out: a file for one input, a folder for several; None: NAME_x4.png beside each input.
-        scale: names the outputs.
-        overwrite: allow outputs that exist.
-
-    Raises:
-        ConfigError: several inputs for one file, two inputs for one name, an unknown format, or an output that exists.
-    """
-    single = out is not None and out.suffix.lower() in FORMATS and not out.is_dir()
-    if single and len(inputs) > 1:
-        raise ConfigError(f"--out: {len(inputs)} pictures cannot go to one file {out}; give a folder")
-    if out is not None and not single and out.suffix and not out.is_dir():
-        raise ConfigError(f"--out: expected a folder or a file ending in {', '.join(FORMATS)}, got {out}")
-    jobs = [(path, out if single and out else (out or path.parent) / f"{path.stem}_x{scale}.png") for path in inputs]
-    targets = [target for _, target in jobs]
-    double = next((target for target in targets if targets.count(target) > 1), None)
-    if double is not None:
-        raise ConfigError(f"--out: two of the pictures would both become {double}; rename one, or run them apart")
-    present = [target for target in targets if target.exists()]
-    if present and not overwrite:
-        raise ConfigError(f"{present[0]}: exists already; give --overwrite, or another --out")
-    return jobs
-
-
-def upscale_files(
-    model: SuperResolver,
-    jobs: Sequence[tuple[Path, Path]],
-    *,
-    scale: int | None,
-    steps: int | None,
-    seed: int,
-    sampler: str | None,
-    regress: bool,
-    say: Callable[[str], None],
-) -> dict[str, str]:
-    """Do what `plan_outputs` planned; returns name -> reason of the inputs that could not be read.
-
-    Raises:
-        CheckpointError: `scale` is given and the model was trained for another.
-        ImageError: the only input cannot be read.
-    """
-    if scale is not None and scale != model.scale:
-        raise CheckpointError(f"{model.name}: trained for x{model.scale}, x{scale} was asked for; give another checkpoint")
-    failed: dict[str, str] = {}
-    for path, target in jobs:
-        try:
-            image = open_picture(path)
-        except ImageError as error:
-            if len(jobs) == 1:
-                raise
-            failed[str(path)] = str(error)
-            continue
-        total = steps or len(model.modulation.grid)
-        bar = progress(desc=path.name, total=1 if regress else total + 1, unit="step")
-        if regress:
-            result = model.regress(image)
-        else:
-            result = model.upscale(image, steps=steps, seed=seed, sampler=sampler, on_step=partial(_advance, bar))
-        bar.close()
-        assert isinstance(result, np.ndarray)
-        save_picture(result, target)
-        say(f"{path} {image.shape[1]} x {image.shape[0]} -> {target} {result.shape[1]} x {result.shape[0]}")
-    return failed
-
-
-def _advance(bar: Any, _: int) -> None:
-    bar.update()
+    pixels: np.ndarray
+    """uint8 or uint16, [H, W], [H, W, 2], [H, W, 3] or [H, W, 4]; upright."""
+    icc: bytes | None = None
+    """Colour profile, if it belongs to these bands; kept, not applied."""
+    exif: Image.Exif = field(default_factory=Image.Exif)
+    """Without an orientation, which has been applied."""
 
 
 def open_picture(path: Path) -> np.ndarray:
-    """uint8 [H, W], [H, W, 2], [H, W, 3] or [H, W, 4] as the file shows it, EXIF orientation applied.
+    """The pixels of `read_picture_file` in 8 bits."""
+    pixels = read_picture_file(path).pixels
+    return np.round(pixels / 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
+def read_picture_file(path: Path) -> PictureFile:
+    """A picture as the file shows it, EXIF orientation applied.
 
     Raises:
         ImageError: there is no such file, it is no picture, it is damaged, or larger than 50 megapixels.
     """
     try:
-        with Image.open(path) as image:
+        data = path.read_bytes()
+        if not data:
+            raise ImageError(f"{path}: an empty file (0 bytes)")
+        with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(
                     f"{path}: {image.width} x {image.height} pixels, more than {MAX_PIXELS / 1e6:.0f} megapixels; crop it first"
                 )
-            turned = ImageOps.exif_transpose(image)
-            return np.asarray(eight_bits(turned))
+            icc, orientation = image.info.get("icc_profile"), image.getexif().get(_ORIENTATION, 1)
+            pixels = _sixteen_bits(image, data)
+            if pixels is None:
+                image.load()
+                pixels = np.asarray(eight_bits(image))
+            exif = image.getexif()
+            if image.format == "TIFF":  # Pillow and OpenCV turn TIFF themselves; most of its tags describe the file's layout
+                orientation = 1
+                for tag in set(exif) - _DESCRIBING:
+                    del exif[tag]
+            exif.pop(_ORIENTATION, None)
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: not a picture in a known format") from error
     except FileNotFoundError as error:
@@ -115,20 +80,128 @@ def open_picture(path: Path) -> np.ndarray:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{path}: cannot be read ({error})") from error
+    grey = pixels.ndim == 2 or pixels.shape[2] == 2
+    fits = icc is not None and icc[16:20] == (b"GRAY" if grey else b"RGB ")  # ICC.1, header: colour space of the data
+    return PictureFile(upright(pixels, orientation), icc if fits else None, exif)
 
 
-def save_picture(image: np.ndarray, path: Path) -> None:
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror pixels as the EXIF orientation 1 … 8 says."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def save_picture(
+    image: np.ndarray,
+    path: Path,
+    source: PictureFile | None = None,
+    said: Mapping[str, str] | None = None,
+    quality: int = 95,
+) -> None:
     """Write a picture whole or not at all; the suffix names the format.
 
+    Args:
+        image: uint8, or uint16 for PNG.
+        path: where; missing folders are made.
+        source: whose colour profile and EXIF are kept.
+        said: how the picture was made: PNG text, or EXIF's Software (and ImageDescription, if that is free) in other formats.
+        quality: of JPEG and WebP, 1 … 100.
+
     Raises:
-        ImageError: the format cannot hold alpha, or the file cannot be written.
+        ImageError: the format cannot hold the picture's alpha, bits or size, or the file cannot be written.
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise ImageError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
-    if kind == "JPEG" and image.ndim == 3 and image.shape[2] in (2, 4):
+    bands = image.shape[2] if image.ndim == 3 else 1
+    if kind == "JPEG" and bands in (2, 4):
         raise ImageError(f"{path}: JPEG cannot hold the picture's transparency; write a PNG")
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data.getvalue())
+    if image.dtype == np.uint16 and kind != "PNG":
+        raise ImageError(f"{path}: 16 bits are written as PNG only; choose PNG, or 8 bits")
+    if kind == "WEBP" and max(image.shape[:2]) > _WEBP_SIDE:
+        raise ImageError(f"{path}: WebP holds at most {_WEBP_SIDE} pixels per side, got {max(image.shape[:2])}; write a PNG")
+    exif, icc = _exif_for(image, source, {} if kind == "PNG" else said or {}), source.icc if source else None
+    if image.dtype == np.uint16:
+        data = _png16(image, exif, icc, said or {})
+    else:
+        more: dict[str, object] = {"quality": quality} if kind in ("JPEG", "WEBP") else {}
+        if kind == "PNG":
+            text = PngInfo()
+            for name, value in (said or {}).items():
+                text.add_itxt(name, value) if not value.isascii() else text.add_text(name, value)
+            more["pnginfo"] = text
+        if icc:
+            more["icc_profile"] = icc
+        if exif:
+            more["exif"] = exif
+        buffer = io.BytesIO()
+        try:
+            Image.fromarray(image).save(buffer, kind, **more)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{path}: cannot be encoded as {kind} ({error})") from error
+        data = buffer.getvalue()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _exif_for(image: np.ndarray, source: PictureFile | None, said: Mapping[str, str]) -> bytes:
+    """The source's EXIF with the new size, and what is said about the making."""
+    exif = Image.Exif()
+    if source is not None and len(source.exif):
+        exif.load(source.exif.tobytes())
+        inner = exif.get_ifd(_EXIF_IFD)
+        for tag, value in ((_WIDTH, image.shape[1]), (_HEIGHT, image.shape[0])):
+            if tag in inner:
+                inner[tag] = value
+    if said:
+        text = "; ".join(f"{name}: {value}" for name, value in said.items())
+        exif[_SOFTWARE] = text.encode("ascii", "replace").decode()
+        exif.setdefault(_DESCRIPTION, said.get("Description", ""))
+    return exif.tobytes() if len(exif) else b""
+
+
+def _sixteen_bits(image: Image.Image, data: bytes) -> np.ndarray | None:
+    """uint16 pixels of a 16-bit PNG or TIFF; None for pictures of 8 bits. Pillow would cut the low byte of colours off."""
+    if image.format == "PNG":
+        wide, two = data[24] == 16, data[25] == 4
+    else:
+        bits = getattr(image, "tag_v2", {}).get(258, (8,))
+        wide, two = image.format == "TIFF" and max(bits) == 16 and image.mode != "F", len(bits) == 2
+    if not wide:
+        return None
+    image.load()  # a damaged file fails here, with Pillow's reason
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if found is None or found.dtype != np.uint16:
+        return None
+    if found.ndim == 2 or found.shape[2] == 1:
+        return found.reshape(found.shape[:2])
+    if two:
+        return found[..., [0, -1]]
+    return found[..., [2, 1, 0, 3][: found.shape[2]]]
+
+
+def _png16(image: np.ndarray, exif: bytes, icc: bytes | None, said: Mapping[str, str]) -> bytes:
+    """A PNG of 16 bits per band (PNG specification, third edition); rows are filtered by the difference to the row above."""
+    height, width = image.shape[:2]
+    bands = image.shape[2] if image.ndim == 3 else 1
+    rows = image.astype(">u2").reshape(height, -1).view(np.uint8)
+    filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
+    filtered[:, 0], filtered[0, 1:] = 2, rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    chunks = [(b"IHDR", struct.pack(">2I5B", width, height, 16, _PNG_COLOUR[bands], 0, 0, 0))]
+    if icc:
+        chunks.append((b"iCCP", b"profile\0\0" + zlib.compress(icc)))
+    if exif:
+        chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
+    chunks += [(b"iTXt", name.encode() + b"\0\0\0\0\0" + value.encode()) for name, value in said.items()]
+    chunks += [(b"IDAT", zlib.compress(filtered.data, 6)), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)

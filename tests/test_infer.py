@@ -3,7 +3,6 @@
 import importlib.util
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,35 +11,22 @@ from PIL import Image
 from samdiff import load_model
 from samdiff.errors import CheckpointError, ConfigError, ImageError
 from samdiff.model.checkpoint import Checkpoint, newest_run, save_checkpoint
-from samdiff.model.config import load_config
-from samdiff.model.infer import SuperResolver, pad_lr, split_nature
+from samdiff.model.infer import SuperResolver
 from samdiff.model.metrics import luma, psnr, psnr_y, ssim, ssim_y
-from samdiff.model.networks import build_rrdb, build_unet
-from samdiff.model.pictures import open_picture, plan_outputs, save_picture, upscale_files
+from samdiff.model.nature import pad_lr
+from samdiff.model.pictures import open_picture
 from samdiff.model.residual import from_residual, to_picture_range, to_pixels, to_residual, upsample
 from samdiff.model.sheet import colour_labels, colour_map, contact_sheet
 from samdiff.pipeline.resize import imresize
+
+from .models import write_model
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory) -> Path:
-    """An untrained tiny model, saved as training saves it."""
-    torch.manual_seed(0)
-    sets = [
-        "model.width=8",
-        "model.multipliers=[1, 2, 2]",
-        "model.rrdb_blocks=2",
-        "model.rrdb_features=8",
-        "model.rrdb_growth=4",
-    ]
-    config = load_config("tiny", sets=sets)
-    parts = {"rrdb": build_rrdb(config), "unet": build_unet(config)}
-    tensors = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
-    path = tmp_path_factory.mktemp("run") / "model.safetensors"
-    save_checkpoint(path, Checkpoint("diffusion", tensors, {**config.as_dict(), "stores": [], "rrdb_from": None}))
-    return path
+    return write_model(tmp_path_factory.mktemp("run") / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +43,8 @@ def test_any_size_and_kind(model, shape):
     """Four times the sides, one pixel included; grey stays grey, alpha stays alpha."""
     image = random_image(*shape)
     out = model.upscale(image, steps=2)
-    grey = image.ndim == 2 or shape[2] == 1
     assert out.dtype == np.uint8
-    assert out.shape == ((shape[0] * 4, shape[1] * 4) if grey else (shape[0] * 4, shape[1] * 4, shape[2]))
+    assert out.shape == (shape[0] * 4, shape[1] * 4, *shape[2:])
     if image.ndim == 3 and shape[2] in (2, 4):
         np.testing.assert_array_equal(out[..., -1], imresize(np.ascontiguousarray(image[..., -1]), 4))
 
@@ -82,6 +67,8 @@ def test_padding_does_not_touch_the_bicubic_part(model, monkeypatch):
     monkeypatch.setattr("samdiff.model.infer.from_residual", lambda _, lr_up: lr_up)
     expected = imresize(image.astype(np.float64), 4)
     assert np.abs(model.upscale(image, steps=1) - expected.clip(0, 255)).max() <= 0.51
+    tall = random_image(90, 5, 3)  # several bands of rows
+    assert np.abs(model.upscale(tall, steps=1) - imresize(tall.astype(np.float64), 4).clip(0, 255)).max() <= 0.51
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
@@ -101,8 +88,46 @@ def test_ranges_go_there_and_back():
     torch.testing.assert_close(from_residual(to_residual(hr, up), up), torch.tensor([0.5, 0.5]).view(1, 1, 1, 2))
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.float64])
+def test_other_numbers_give_the_same_picture(model, dtype):
+    """The result of uint8 values held as 16 bits or as floats is the same picture, in the same kind of numbers."""
+    image = random_image(6, 5, 4)
+    top = 65535 if dtype == np.uint16 else 1.0
+    image[..., 3] //= 2  # the 8-bit enlargement clips overshoots between its passes
+    image[..., 3] += 64
+    other = model.upscale((image / 255 * top).round(0 if dtype == np.uint16 else 9).astype(dtype), steps=2)
+    assert other.dtype == dtype
+    difference = np.abs(other / top * 255 - model.upscale(image, steps=2))
+    assert difference[..., :3].max() <= 0.51
+    assert difference[..., 3].max() <= 1.51  # and rounds twice
+
+
+def test_the_mean_of_samples_and_the_start_from_the_rrdb(model):
+    """average=2 is the mean of two samples, the first of which is the plain one; at t = 0 the RRDB's picture comes back."""
+    image = random_image(6, 6, 3) // 4 + 96  # residuals in range, nothing clipped
+    first, mean = (model.upscale(image / 255, steps=2, average=n) for n in (1, 2))
+    second = 2 * mean - first
+    assert np.abs(second - first).mean() > 0.01
+    assert second.min() >= first.min() - 0.5
+    dark = model.regress(image)[:6, :6]  # what the untrained RRDB makes of anything: no residual is clipped
+    barely = model.upscale(dark, start="rrdb", start_time=0, steps=1).astype(int)
+    assert np.abs(barely - model.regress(dark)).mean() < 4
+    assert model.upscale(image, start="rrdb", steps=3, sampler="dpm2m").shape == (24, 24, 3)
+
+
+def test_consistency_gives_back_the_input(model):
+    """After back-projection the reduced result is the input to half a step, and a flat colour is that colour, whatever the model."""
+    image = random_image(20, 24, 3) // 4 + 96
+    plain, put_right = (model.upscale(image, steps=2, consistent=c) for c in (False, True))
+    assert psnr(imresize(plain, 0.25), image) < 40
+    assert psnr(imresize(put_right, 0.25), image) > 50
+    flat = np.full((12, 9, 3), (200, 30, 117), np.uint8)
+    assert np.abs(model.upscale(flat, steps=2).astype(int) - (200, 30, 117)).max() > 1
+    assert np.abs(model.upscale(flat, steps=2, consistent=True).astype(int) - (200, 30, 117)).max() <= 1
+
+
 def test_pil_pictures_keep_their_mode(model):
-    """PIL in, PIL out; a palette becomes RGB."""
+    """PIL in, PIL out with its colour profile; a palette becomes RGB."""
     assert model.upscale(Image.new("LA", (3, 2)), steps=1).mode == "LA"
     assert model.upscale(Image.new("P", (3, 2)), steps=1).mode == "RGB"
     assert model.upscale(Image.new("RGBA", (3, 2)), steps=1).size == (12, 8)
@@ -110,73 +135,25 @@ def test_pil_pictures_keep_their_mode(model):
 
 def test_wrong_arrays_and_samplers(model):
     """Each says what was expected."""
-    for image in (np.zeros((4, 4, 3)), np.zeros((4, 4, 5), np.uint8), np.zeros((0, 4, 3), np.uint8)):
-        with pytest.raises(ImageError, match="expected a uint8 picture"):
+    for image in (np.zeros((4, 4, 3), np.int64), np.zeros((4, 4, 5), np.uint8), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(ImageError, match="expected a picture"):
+            model.upscale(image)
+    for image in (np.full((4, 4), 2.0), np.full((4, 4), np.nan)):
+        with pytest.raises(ImageError, match="expected floats of 0 to 1"):
             model.upscale(image)
     for arguments, match in (
         ({"steps": 0}, "expected 1 to 100"),
         ({"sampler": "euler"}, "expected one of ddpm"),
         ({"sampler": "paper"}, "'paper' with mod"),
+        ({"tile": 3}, "tile: expected 0 .none. or at least 33 pixels"),
+        ({"seed": -1}, "seed: expected at least 0"),
+        ({"start": "bicubic"}, "start: expected one of noise, rrdb"),
+        ({"start": "rrdb", "start_time": 100}, "expected a time of 0 to 99, got 100"),
+        ({"start": "rrdb", "steps": 60}, "expected 1 to 51"),
+        ({"strength": 3}, "unknown setting strength"),
     ):
         with pytest.raises(ConfigError, match=match):
             model.upscale(random_image(4, 4, 3), **arguments)
-
-
-def test_files_keep_their_nature(model, tmp_path):
-    """Grey, RGBA and 16-bit PNGs on the disk; EXIF orientation is applied; JPEG refuses alpha."""
-    for name, image in (("g.png", random_image(5, 6)), ("a.png", random_image(5, 6, 4)), ("c.webp", random_image(5, 6, 3))):
-        Image.fromarray(image).save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
-        np.testing.assert_array_equal(open_picture(tmp_path / name), image)
-    cv2.imwrite(str(tmp_path / "w.png"), np.array([[0, 257 * 7, 65535]], np.uint16))
-    assert open_picture(tmp_path / "w.png").tolist() == [[0, 7, 255]]
-    turned = Image.fromarray(random_image(5, 6, 3))
-    exif = turned.getexif()
-    exif[0x0112] = 6
-    turned.save(tmp_path / "t.png", exif=exif)
-    assert open_picture(tmp_path / "t.png").shape == (6, 5, 3)
-    jobs = plan_outputs([tmp_path / "g.png", tmp_path / "a.png"], tmp_path / "out", 4, overwrite=False)
-    said: list[str] = []
-    options = {"scale": 4, "steps": 1, "seed": 0, "sampler": None, "regress": False, "say": said.append}
-    assert upscale_files(model, jobs, **options) == {}
-    assert [open_picture(target).shape for _, target in jobs] == [(20, 24), (20, 24, 4)]
-    assert len(said) == 2
-    with pytest.raises(ImageError, match="JPEG cannot hold"):
-        save_picture(random_image(4, 4, 4), tmp_path / "x.jpg")
-
-
-def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
-    """Several inputs: the bad ones are listed; a single bad one is an error."""
-    save_picture(random_image(4, 4, 3), tmp_path / "good.png")
-    (tmp_path / "text.png").write_text("hello")
-    good = (tmp_path / "good.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])
-    (tmp_path / "zero.png").write_bytes(b"")
-    inputs = [tmp_path / name for name in ("text.png", "good.png", "cut.png", "zero.png", "none.png")]
-    options = {"scale": None, "steps": 1, "seed": 0, "sampler": None, "regress": True, "say": lambda _: None}
-    failed = upscale_files(model, plan_outputs(inputs, tmp_path / "o", 4, overwrite=False), **options)
-    assert sorted(Path(name).name for name in failed) == ["cut.png", "none.png", "text.png", "zero.png"]
-    assert (tmp_path / "o" / "good_x4.png").exists()
-    with pytest.raises(ImageError, match="not a picture in a known format"):
-        upscale_files(model, plan_outputs([tmp_path / "text.png"], None, 4, overwrite=False), **options)
-    with pytest.raises(CheckpointError, match="trained for x4, x2 was asked for"):
-        upscale_files(model, [], **{**options, "scale": 2})
-
-
-def test_outputs_are_planned_before_anything_is_computed(tmp_path):
-    """Two inputs of one name, an existing output, a file for several, an unknown format."""
-    a, b = tmp_path / "a.png", tmp_path / "sub" / "a.png"
-    assert plan_outputs([a], None, 4, False) == [(a, tmp_path / "a_x4.png")]
-    assert plan_outputs([a], tmp_path / "o.webp", 4, False) == [(a, tmp_path / "o.webp")]
-    with pytest.raises(ConfigError, match="would both become"):
-        plan_outputs([a, b], tmp_path / "o", 4, False)
-    with pytest.raises(ConfigError, match="cannot go to one file"):
-        plan_outputs([a, b], tmp_path / "o.png", 4, False)
-    with pytest.raises(ConfigError, match="expected a folder or a file ending in"):
-        plan_outputs([a], tmp_path / "o.gif", 4, False)
-    (tmp_path / "a_x4.png").touch()
-    with pytest.raises(ConfigError, match="exists already; give --overwrite"):
-        plan_outputs([a], None, 4, False)
-    assert plan_outputs([a], None, 4, True)
 
 
 def test_no_checkpoint_says_how_to_get_one(tmp_path):
@@ -255,10 +232,6 @@ def test_contact_sheets_hold_every_panel():
     ends = colour_map(np.array([[0.0, 1.0]]))
     assert ends[0, 0].sum() < ends[0, 1].sum()
     assert (colour_map(np.zeros((2, 2))) == colour_map(np.zeros((2, 2)))[0, 0]).all()
-
-
-def test_split_nature_of_all_bands():
-    assert [split_nature(random_image(2, 2, bands))[2] for bands in (1, 2, 3, 4)] == [True, True, False, False]
 
 
 def test_model_needs_no_segmenter(model_file):

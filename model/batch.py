@@ -1,0 +1,210 @@
+"""Many files in, many files out: what `samdiff infer` does around a model."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..errors import ConfigError, ImageError, SamdiffError
+from ..pipeline.sources import SUFFIXES
+from ..runtime import progress
+from .infer import InferSettings, SuperResolver
+from .pictures import FORMATS, read_picture_file, save_picture
+from .sampler import DEFAULT
+
+OUTPUT_FORMATS = ("png", "jpg", "webp")
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Where the results go, and in which shape."""
+
+    out: Path | None = None
+    """A file for one input, a folder for any number; None: beside each input."""
+    suffix: str = "_x4"
+    """Added to the input's name."""
+    format: str = "png"
+    """png, jpg or webp; a file named by `out` has its own."""
+    overwrite: bool = False
+    """Whether files that exist are replaced."""
+    bits: int = 8
+    """8, or 16 for PNG."""
+    say_so: bool = True
+    """Whether the file says which model made it, and that it is synthesised."""
+
+    def __post_init__(self) -> None:
+        if self.format not in OUTPUT_FORMATS:
+            raise ConfigError(f"--format: expected one of {', '.join(OUTPUT_FORMATS)}, got {self.format!r}")
+        if self.bits not in (8, 16):
+            raise ConfigError(f"--bits: expected 8 or 16, got {self.bits}")
+        if self.bits == 16 and (self._suffix_out() or f".{self.format}") != ".png":
+            raise ConfigError("--bits 16: only PNG holds 16 bits; give --format png")
+        if "/" in self.suffix or "\\" in self.suffix:
+            raise ConfigError(f"--suffix: expected an ending for names, such as _x4, got {self.suffix!r}")
+
+    def is_file(self) -> bool:
+        """Whether `out` names one file."""
+        return bool(self._suffix_out()) and not (self.out is not None and self.out.is_dir())
+
+    def _suffix_out(self) -> str:
+        known = self.out is not None and self.out.suffix.lower() in FORMATS
+        return self.out.suffix.lower() if known and self.out is not None else ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to be made."""
+
+    source: Path
+    """The input."""
+    target: Path
+    """The output."""
+    trouble: str = ""
+    """Why it is not made, if that is known beforehand."""
+
+
+def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
+    """Files, the pictures of folders (not of their folders), and the files that patterns such as `in/*.png` match; sorted within each.
+
+    A folder's pictures that are results of others beside them (NAME + suffix) are left out, so that the same command can run again.
+
+    Raises:
+        ImageError: a folder without pictures, or a pattern that matches nothing.
+    """
+    found: list[Path] = []
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            stems = {p.stem for p in inside}
+            chosen = [p for p in inside if not (suffix and p.stem.endswith(suffix) and p.stem.removesuffix(suffix) in stems)]
+            if not chosen:
+                raise ImageError(f"{path}: holds no pictures ({', '.join(SUFFIXES)})")
+        elif not path.exists() and glob.has_magic(str(given)):
+            chosen = [Path(name) for name in sorted(glob.glob(str(given), recursive=True)) if Path(name).is_file()]
+            if not chosen:
+                raise ImageError(f"{given}: matches no file")
+        else:
+            chosen = [path]
+        found += [p for p in chosen if p not in found]
+    return found
+
+
+def plan_outputs(inputs: Sequence[Path], settings: OutputSettings) -> list[Job]:
+    """What is made from which, decided before anything is computed.
+
+    Raises:
+        ConfigError: several inputs for one file, two inputs for one name, an unknown format, or one input whose output exists.
+    """
+    out = settings.out
+    if settings.is_file() and len(inputs) > 1:
+        raise ConfigError(f"--out: {len(inputs)} pictures cannot go to one file {out}; give a folder")
+    if out is not None and not settings.is_file() and out.suffix and not out.is_dir():
+        raise ConfigError(f"--out: expected a folder or a file ending in {', '.join(FORMATS)}, got {out}")
+    name = f"{settings.suffix}.{settings.format}"
+    targets = [
+        out if settings.is_file() and out is not None else (out or path.parent) / f"{path.stem}{name}" for path in inputs
+    ]
+    double = next((target for target in targets if targets.count(target) > 1), None)
+    if double is not None:
+        raise ConfigError(f"--out: two of the pictures would both become {double}; rename one, or run them apart")
+    jobs = [Job(path, target, _trouble(path, target, settings.overwrite)) for path, target in zip(inputs, targets, strict=True)]
+    if len(jobs) == 1 and jobs[0].trouble:
+        raise ConfigError(f"{jobs[0].target}: {jobs[0].trouble}")
+    return jobs
+
+
+def _trouble(source: Path, target: Path, overwrite: bool) -> str:
+    if target.exists() and source.exists() and target.samefile(source):
+        return "is the input itself; give --suffix or --out"
+    return "exists already; give --overwrite, or another --out" if target.exists() and not overwrite else ""
+
+
+def upscale_files(
+    model: SuperResolver, jobs: Sequence[Job], settings: InferSettings, output: OutputSettings, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Do what `plan_outputs` planned; returns name -> reason of the inputs of which nothing was made. The others go on.
+
+    Raises:
+        ConfigError: settings that do not fit the model.
+        ImageError: the only input cannot be read, or its output not be written.
+    """
+    times = model.check(settings)
+    total = 1 if settings.regress else settings.average * (len(times) + 1)
+    bar = progress(desc="pictures", total=len(jobs) * total, unit="step")
+    failed: dict[str, str] = {}
+    for number, job in enumerate(jobs, start=1):
+        bar.set_description(f"{job.source.name} {number}/{len(jobs)}" if len(jobs) > 1 else job.source.name)
+        try:
+            if job.trouble:
+                raise ImageError(job.trouble)
+            line = _upscale_file(model, job, settings, output, partial(_advance, bar))
+        except SamdiffError as error:
+            if len(jobs) == 1:
+                bar.close()
+                raise
+            failed[str(job.source)] = str(error).removeprefix(f"{job.source}: ")
+        else:
+            bar.clear()
+            say(line)
+        bar.update(number * total - bar.n)
+    bar.close()
+    return failed
+
+
+def _upscale_file(
+    model: SuperResolver, job: Job, settings: InferSettings, output: OutputSettings, on_step: Callable[[int], Any]
+) -> str:
+    _check_place(job.target)
+    source = read_picture_file(job.source)
+    pixels = source.pixels
+    if output.bits == 16 and pixels.dtype == np.uint8:
+        pixels = pixels.astype(np.uint16) * 257
+    result = model.upscale(pixels, settings, on_step=on_step)
+    if output.bits == 8 and result.dtype == np.uint16:
+        result = np.round(result / 257).astype(np.uint8)
+    said = provenance(model, settings) if output.say_so else {}
+    save_picture(result, job.target, source, said)
+    return f"{job.source} {pixels.shape[1]} x {pixels.shape[0]} -> {job.target} {result.shape[1]} x {result.shape[0]}"
+
+
+def provenance(model: SuperResolver, settings: InferSettings) -> dict[str, str]:
+    """What a result's file says about itself: PNG keywords and their text."""
+    if settings.regress:
+        how = "regression (RRDB)"
+    else:
+        steps = len(model.check(settings))
+        how = f"{settings.sampler or DEFAULT[model.modulation.name]}, {steps} steps, seed {settings.seed}"
+        how += f", mean of {settings.average} samples" if settings.average > 1 else ""
+        how += f", started from the RRDB at t = {model.check(settings)[0]}" if settings.start == "rrdb" else ""
+    how += ", made consistent with the input" if settings.consistent else ""
+    return {
+        "Software": f"samdiff {__version__}",
+        "Description": f"Enlarged {model.scale} times; the detail is synthesised by a model and was not photographed.",
+        "samdiff-model": f"{Path(model.name).name} sha256 {model.sha256[:16]}",
+        "samdiff-settings": how,
+    }
+
+
+def _check_place(target: Path) -> None:
+    """Before hours of work: can a file be written there?"""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe = target.with_name(f".{target.name}.probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ImageError(
+            f"{target}: cannot be written ({error.strerror or error}); give another --out, or free or unlock the place"
+        ) from error
+
+
+def _advance(bar: Any, _: int) -> None:
+    bar.update()

@@ -1,0 +1,27 @@
+"""A small untrained model for tests, saved as training saves it."""
+
+from pathlib import Path
+
+import torch
+
+from samdiff.model.checkpoint import Checkpoint, save_checkpoint
+from samdiff.model.config import load_config
+from samdiff.model.networks import build_rrdb, build_unet
+
+SMALL = (
+    "model.width=8",
+    "model.multipliers=[1, 2, 2]",
+    "model.rrdb_blocks=2",
+    "model.rrdb_features=8",
+    "model.rrdb_growth=4",
+)
+
+
+def write_model(path: Path, *sets: str, scale: int = 4) -> Path:
+    """A checkpoint of the tiny preset, smaller still; `sets` as in `--set`."""
+    torch.manual_seed(0)
+    config = load_config("tiny", sets=[*SMALL, *sets], scale=scale)
+    parts = {"rrdb": build_rrdb(config), "unet": build_unet(config)}
+    tensors = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
+    save_checkpoint(path, Checkpoint("diffusion", tensors, {**config.as_dict(), "stores": [], "rrdb_from": None}))
+    return path
