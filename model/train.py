@@ -132,7 +132,7 @@ def _diffusion_stage(this: _Run, unet: torch.nn.Module, rrdb: RRDB) -> None:
     def upscaler(state: State) -> Upscale:
         resolver, v = SuperResolver(model(state), "the averaged weights", this.ranks.device), this.config.validate
         steps = None if this.config.diffusion.modulation == "paper" else min(v.steps, this.config.diffusion.timesteps) or None
-        return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=v.sampler or None)  # type: ignore[return-value]
+        return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=v.sampler or None)
 
     _stage(this, task, this.config.train.steps, model, upscaler, MODEL_FILE, BEST_FILE)
 

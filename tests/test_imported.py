@@ -13,6 +13,7 @@ from samdiff.errors import CheckpointError
 from samdiff.model.checkpoint import load_checkpoint
 from samdiff.model.imported import import_official
 from samdiff.model.infer import load_model
+from samdiff.model.noise import NoiseField
 from samdiff.model.publish import SHIPPED, default_checkpoint, publish
 from samdiff.model.residual import base_picture, from_residual, to_picture_range, to_pixels, upsample
 from samdiff.model.rrdb import condition
@@ -51,7 +52,8 @@ def test_import_and_the_golden_sample(state, golden, tmp_path, capsys):
     model = load_model(tmp_path / "m.safetensors", "cpu")
     torch.testing.assert_close(model.rrdb(golden["lr"]).clamp(-1, 1), golden["rrdb_out"], atol=1e-5, rtol=0)
     given = condition(model.rrdb.features(golden["lr"][:1]))
-    x_0 = sample(lambda x, t: model.unet(x, t, given), model.modulation, lambda i: golden["sample_noise"][i])
+    noise = golden["sample_noise"]
+    x_0 = sample(lambda x, t: model.unet(x, t, given), model.modulation, noise[0].clone(), lambda i, *_: noise[i])
     torch.testing.assert_close(from_residual(x_0, golden["lr_up"][:1]), golden["sample_out"], atol=1e-4, rtol=0)
     assert command("import-checkpoint", tmp_path / "p.ckpt", "-o", tmp_path / "m.safetensors") == 1
     assert "exists already" in capsys.readouterr().err
@@ -62,13 +64,13 @@ def test_the_whole_way_from_a_published_file_to_a_picture(state, golden, tmp_pat
     torch.save({"state_dict": {"model": state}}, tmp_path / "p.ckpt")
     lr = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(lr).save(tmp_path / "a.png")
-    noise = iter(golden["sample_noise"])
-    monkeypatch.setattr(torch, "randn", lambda *_, **__: next(noise))
+    monkeypatch.setattr(NoiseField, "rows", lambda _, i, top, bottom: golden["sample_noise"][i][:, :, top:bottom])
     assert command("import-checkpoint", tmp_path / "p.ckpt", "-o", tmp_path / "m.safetensors") == 0
     assert command("infer", tmp_path / "a.png", "-o", tmp_path / "b.png", "--checkpoint", tmp_path / "m.safetensors") == 0
     model = load_model(tmp_path / "m.safetensors", "cpu")
     given = condition(model.rrdb.features(to_picture_range(torch.from_numpy(lr)[None])))
-    x_0 = sample(lambda x, t: model.unet(x, t, given), model.modulation, lambda i: golden["sample_noise"][i])
+    noise = golden["sample_noise"]
+    x_0 = sample(lambda x, t: model.unet(x, t, given), model.modulation, noise[0].clone(), lambda i, *_: noise[i])
     pixels = torch.from_numpy(lr)[None].permute(0, 3, 1, 2).float()
     expected = to_pixels(from_residual(x_0, upsample(pixels / 256, 4) * 2 - 1))[0].numpy()
     found = np.asarray(Image.open(tmp_path / "b.png"))
