@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .commands import checkpoints, demo, fetch, infer, masks, prepare, store, train
+from .commands import checkpoints, demo, evaluate, export, fetch, infer, masks, prepare, store, train
 from .commands.common import say
 from .errors import SamdiffError
 
@@ -33,6 +33,9 @@ for command in (
     store.info,
     train.train,
     infer.infer,
+    evaluate.evaluate,
+    evaluate.compare,
+    export.export_model,
     fetch.download,
     fetch.weights,
     checkpoints.import_checkpoint,

@@ -1,0 +1,118 @@
+"""`samdiff evaluate` and `samdiff compare`: figures and sheets that others can check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Device, Threads, say
+
+
+def evaluate(
+    benchmark: Annotated[list[Path], typer.Option(help="A folder with HR/ and LRx4/, or of HR pictures; may be repeated.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="model.safetensors or a run's folder [as for infer].")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for figures.csv, figures.json and table.md.")] = Path(
+        "evaluation"
+    ),
+    steps: Annotated[int | None, typer.Option(help="Sampling steps [all].")] = None,
+    sampler: Annotated[str | None, typer.Option(help="As for infer.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of samples per picture: seeds 0, 1, …")] = 1,
+    average: Annotated[int, typer.Option(help="Each result is the mean of so many samples.")] = 1,
+    start: Annotated[str, typer.Option(help="noise or rrdb.")] = "noise",
+    consistent: Annotated[bool, typer.Option(help="Make results consistent with LR first.")] = False,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    metrics: Annotated[str, typer.Option(help="More figures through pyiqa: lpips,dists,maniqa,… (samdiff[iqa]).")] = "",
+    save: Annotated[bool, typer.Option(help="Keep the pictures in OUT/pictures.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """PSNR, SSIM, consistency and artifacts of a model beside bicubic and its RRDB, by named protocols."""
+    from functools import partial
+
+    from ..model.batch import provenance
+    from ..model.evaluate import as_csv, as_json, as_markdown, read_pairs, summarise
+    from ..model.evaluate import evaluate as run
+    from ..model.infer import InferSettings, load_model
+    from ..model.perceptual import load_measures
+    from ..model.pictures import save_picture
+    from ..model.publish import default_checkpoint
+    from ..runtime import pick_device, progress, setup_process
+
+    setup_process(threads)
+    path = checkpoint or default_checkpoint()[0]
+    model = load_model(path, pick_device(device))
+    settings = InferSettings(steps, 0, sampler, average, start, consistent=consistent, precision=precision)
+    model.check(settings)
+    extras = load_measures(metrics.split(","), model.device, say) if metrics else {}
+    sets = {folder.resolve().name: read_pairs(folder, model.scale) for folder in benchmark}
+    rows = []
+    for name, pairs in sets.items():
+        bar = progress(desc=name, total=len(pairs) * (seeds + 2), unit="picture")
+
+        def done(picture: str, method: str, found: object, name: str = name, bar: object = bar) -> None:
+            if save:
+                save_picture(found, out / "pictures" / name / f"{picture}_{method}.png")  # type: ignore[arg-type]
+            bar.update()  # type: ignore[attr-defined]
+
+        regress = partial(model.upscale, settings=settings, regress=True)
+        rows += run(
+            pairs,
+            name,
+            model.scale,
+            regress,
+            lambda lr, seed: model.upscale(lr, settings, seed=seed),
+            range(seeds),
+            extras,
+            done,
+        )
+        bar.close()
+    table = as_markdown(summarise(rows))
+    how = provenance(model, settings)
+    facts = {"checkpoint": str(path), **how, "seeds": list(range(seeds)), "scale": model.scale}
+    out.mkdir(parents=True, exist_ok=True)
+    for file, text in (("figures.csv", as_csv(rows)), ("figures.json", as_json(rows, facts)), ("table.md", table + "\n")):
+        (out / file).write_text(text)
+    say(f"{table}\n\n{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
+
+
+def compare(
+    pictures: Annotated[list[Path], typer.Argument(help="Results of one input; the file's name is its label.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The sheet.")] = Path("comparison.png"),
+    reference: Annotated[Path | None, typer.Option(help="HR: adds figures and difference maps.")] = None,
+    crop: Annotated[
+        list[str] | None, typer.Option(help="x,y,width,height; may be repeated [the most detailed square].")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help="One per picture, in their order.")] = None,
+    shave: Annotated[int, typer.Option(min=0, help="Border left out of the figures; the scale.")] = 4,
+    width: Annotated[int, typer.Option(min=32, help="Of a panel in pixels.")] = 240,
+    overwrite: Annotated[bool, typer.Option(help="Replace the sheet if it exists.")] = False,
+) -> None:
+    """Pictures side by side: zoomed crops, labels, figures, difference maps."""
+    from ..errors import ConfigError
+    from ..model.compare import comparison
+    from ..model.pictures import open_picture, save_picture
+
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out}: exists already; give --overwrite, or another --out")
+    if label and len(label) != len(pictures):
+        raise ConfigError(f"--label: expected one per picture, got {len(label)} for {len(pictures)}")
+    boxes = [_box(text) for text in crop or []]
+    named = list(zip(label or [path.stem for path in pictures], map(open_picture, pictures), strict=True))
+    truth = None
+    if reference is not None:
+        height, full_width = named[0][1].shape[:2]
+        truth = open_picture(reference)[:height, :full_width]  # an HR that is no multiple of the scale is cut, as LR was
+    save_picture(comparison(named, truth, boxes, shave, width=width), out)
+    say(f"{out}")
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    from ..errors import ConfigError
+
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--crop: expected x,y,width,height, got {text!r}") from error
+    return x, y, width, height

@@ -1,0 +1,30 @@
+"""`samdiff export-model`: a model for other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import say
+
+
+def export_model(
+    checkpoint: Annotated[Path | None, typer.Option(help="model.safetensors or a run's folder [as for infer].")] = None,
+    to: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for rrdb.onnx, denoiser.onnx and schedule.json.")] = Path(
+        "onnx"
+    ),
+) -> None:
+    """RRDB and denoiser as ONNX files of dynamic sizes."""
+    from ..errors import ConfigError
+    from ..model.export import export_onnx
+    from ..model.infer import load_model
+    from ..model.publish import default_checkpoint
+
+    if to != "onnx":
+        raise ConfigError(f"--to: expected onnx, got {to!r}")
+    model = load_model(checkpoint or default_checkpoint()[0], "cpu")
+    for file in export_onnx(model, out):
+        say(f"{file}  {file.stat().st_size} bytes")

@@ -1,0 +1,220 @@
+"""Figures that others can check: a model beside bicubic and its RRDB on benchmark folders, by protocols that are named.
+
+| figure | protocol |
+|---|---|
+| psnr_y, ssim_y | the field's tables: Y of BT.601 (16 … 235, not rounded), borders shaved by the scale |
+| psnr_y_full, ssim_y_full | the official SAM-DiffSR code: the same without a shave |
+| psnr_rgb | RGB, borders shaved by the scale |
+| psnr_lr | consistency: the result reduced by MATLAB's bicubic against LR, RGB, no shave |
+| ldl | mean of LDL's artifact map (see `artifacts`), the RRDB's picture as its reference; lower is better |
+
+A grey HR file is scored on its grey values, and its LR taken as grey. SAM-DiffSR's own "artifact" measure has no published definition.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..pipeline.resize import imresize
+from ..pipeline.sources import SUFFIXES
+from .artifacts import artifact_map
+from .metrics import psnr, psnr_y, ssim_y
+from .pictures import open_picture
+
+Upscale = Callable[[np.ndarray, int], np.ndarray]
+Extra = Callable[[np.ndarray, np.ndarray], float]
+
+DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5}
+"""Decimals in tables; 3 for the others."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture of a benchmark."""
+
+    name: str
+    """The HR file's name without its suffix."""
+    lr: np.ndarray
+    """uint8 [h, w] or [h, w, 3]."""
+    hr: np.ndarray
+    """uint8, s times larger, cut at the bottom and the right to what LR covers."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one picture by one method."""
+
+    benchmark: str
+    """Name of the folder."""
+    picture: str
+    """Name of the picture."""
+    method: str
+    """bicubic, rrdb or samdiff."""
+    seed: int
+    """Of the sample; 0 for the methods that draw nothing."""
+    figures: Mapping[str, float]
+    """Figure -> value."""
+
+
+def read_pairs(folder: Path, scale: int) -> list[Pair]:
+    """The pictures of a benchmark: HR/ with LRx4/ (files of the same name, or NAMEx4), or HR alone, which is reduced by MATLAB's bicubic.
+
+    Raises:
+        ConfigError: no pictures, or an HR picture without its LR where a folder of LR is there.
+        ImageError: a picture cannot be read.
+    """
+    inside = folder / "HR" if (folder / "HR").is_dir() else folder
+    files = sorted(p for p in inside.glob("*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ConfigError(
+            f"--benchmark {folder}: expected a folder of pictures, or one with HR/ and LRx{scale}/ in it; found none"
+        )
+    small = folder / f"LRx{scale}"
+    lows = {p.stem.removesuffix(f"x{scale}"): p for p in small.glob("*")} if small.is_dir() else {}
+    if lows and (lone := [p.name for p in files if p.stem not in lows]):
+        raise ConfigError(
+            f"--benchmark {folder}: {small} has no LR for {lone[0]} ({len(lone)} in all); add them, or take the folder away"
+        )
+    return [_pair(path, lows.get(path.stem), scale) for path in files]
+
+
+def _pair(path: Path, low: Path | None, scale: int) -> Pair:
+    hr = _without_alpha(open_picture(path))
+    if low is None:
+        height, width = (side // scale * scale for side in hr.shape[:2])
+        return Pair(path.stem, imresize(np.ascontiguousarray(hr[:height, :width]), 1 / scale), hr[:height, :width])
+    lr = _without_alpha(open_picture(low))
+    if hr.ndim == 2 and lr.ndim == 3:
+        lr = np.ascontiguousarray(lr[..., 0])
+    if lr.ndim == 2 and hr.ndim == 3:
+        lr = np.repeat(lr[..., None], 3, axis=2)
+    if any(
+        not low_side * scale <= side < (low_side + 1) * scale + scale
+        for low_side, side in zip(lr.shape, hr.shape[:2], strict=False)
+    ):
+        raise ConfigError(
+            f"{low}: expected {path.name} reduced {scale} times, {hr.shape[:2]} -> got {lr.shape[:2]}; check the scale"
+        )
+    return Pair(path.stem, lr, hr[: lr.shape[0] * scale, : lr.shape[1] * scale])
+
+
+def _without_alpha(image: np.ndarray) -> np.ndarray:
+    if image.ndim == 3 and image.shape[2] in (2, 4):
+        image = image[..., : image.shape[2] - 1]
+    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+
+
+def figures_of(
+    found: np.ndarray, pair: Pair, scale: int, reference: np.ndarray, extras: Mapping[str, Extra]
+) -> dict[str, float]:
+    """All figures of one result.
+
+    Args:
+        found: uint8, like `pair.hr`.
+        pair: LR and HR.
+        scale: s.
+        reference: a stable result for LDL's map (the RRDB's).
+        extras: more figures by name, of (result, HR), such as LPIPS.
+    """
+    hr, back = pair.hr, imresize(np.ascontiguousarray(found), 1 / scale)
+    ours = {
+        "psnr_y": psnr_y(found, hr, scale),
+        "ssim_y": ssim_y(found, hr, scale),
+        "psnr_y_full": psnr_y(found, hr, 0),
+        "ssim_y_full": ssim_y(found, hr, 0),
+        "psnr_rgb": psnr(found, hr, scale),
+        "psnr_lr": psnr(back, pair.lr),
+        "ldl": float(artifact_map(found, hr, reference).mean()),
+    }
+    return ours | {name: measure(found, hr) for name, measure in extras.items()}
+
+
+def evaluate(
+    pairs: Sequence[Pair],
+    benchmark: str,
+    scale: int,
+    regress: Callable[[np.ndarray], np.ndarray],
+    upscale: Upscale,
+    seeds: Sequence[int],
+    extras: Mapping[str, Extra] | None = None,
+    on_picture: Callable[[str, str, np.ndarray], None] = lambda *_: None,
+) -> list[Row]:
+    """Figures of bicubic, the RRDB and the samples of all seeds, picture by picture.
+
+    Args:
+        pairs: see `read_pairs`.
+        benchmark: its name.
+        scale: s.
+        regress: LR -> the RRDB's picture.
+        upscale: (LR, seed) -> a sample.
+        seeds: of the samples.
+        extras: see `figures_of`.
+        on_picture: called with picture, method and result, to save it or to show progress.
+    """
+    rows = []
+    for pair in pairs:
+        rrdb = regress(pair.lr)
+        made = [("bicubic", 0, imresize(pair.lr, scale)), ("rrdb", 0, rrdb)]
+        made += [("samdiff", seed, upscale(pair.lr, seed)) for seed in seeds]
+        for method, seed, found in made:
+            rows.append(Row(benchmark, pair.name, method, seed, figures_of(found, pair, scale, rrdb, extras or {})))
+            on_picture(pair.name, method if method != "samdiff" else f"{method}-seed{seed}", found)
+    return rows
+
+
+def summarise(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, tuple[float, float]]]:
+    """(benchmark, method) -> figure -> (mean over the pictures and seeds, standard error over the seeds' means; NaN for one seed)."""
+    found: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
+    for key in dict.fromkeys((row.benchmark, row.method) for row in rows):
+        own = [row for row in rows if (row.benchmark, row.method) == key]
+        seeds = sorted({row.seed for row in own})
+        found[key] = {}
+        for name in own[0].figures:
+            means = [float(np.mean([row.figures[name] for row in own if row.seed == seed])) for seed in seeds]
+            error = float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+            found[key][name] = (float(np.mean(means)), error)
+    return found
+
+
+def as_markdown(summary: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]]) -> str:
+    """A table, one line per benchmark and method; ± is the standard error over seeds."""
+    names = list(next(iter(summary.values())))
+    lines = ["| benchmark | method | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
+    for (benchmark, method), figures in summary.items():
+        cells = []
+        for name in names:
+            mean, error = figures[name]
+            digits = DIGITS.get(name, 3)
+            cells.append(f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}"))
+        lines.append(f"| {benchmark} | {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """One line per picture, method and seed."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["benchmark", "picture", "method", "seed", *rows[0].figures])
+    for row in rows:
+        writer.writerow([row.benchmark, row.picture, row.method, row.seed, *(f"{value:.6f}" for value in row.figures.values())])
+    return out.getvalue()
+
+
+def as_json(rows: Sequence[Row], facts: Mapping[str, object]) -> str:
+    """Facts about the run, all rows and the summary."""
+    summary = [
+        {"benchmark": key[0], "method": key[1], **{name: {"mean": mean, "standard_error": None if math.isnan(error) else error}
+        for name, (mean, error) in figures.items()}}
+        for key, figures in summarise(rows).items()
+    ]  # fmt: skip
+    lines = [{"benchmark": r.benchmark, "picture": r.picture, "method": r.method, "seed": r.seed, **r.figures} for r in rows]
+    return json.dumps({**facts, "summary": summary, "pictures": lines}, indent=1)
