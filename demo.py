@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import SamdiffError
+from .model.checkpoint import SHIPPED, SHIPPED_NAME
 from .model.metrics import psnr_y, ssim_y
 from .model.pictures import open_picture, save_picture
 from .model.sheet import colour_labels, colour_map, contact_sheet
@@ -40,7 +41,7 @@ class DemoSettings:
     """Everything goes there; delete it to begin anew."""
     tile: int = 256
     """HR pixels; fits the smallest of the photographs."""
-    points_per_side: int = 8
+    points_per_side: int = 16
     """Prompts per side for the masks (prepare's default is 32)."""
     rrdb_steps: int = 400
     """Training steps of stage one."""
@@ -60,7 +61,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> Path:
     """
     folder, start = settings.folder, time.perf_counter()
     truth = write_photographs(folder)
-    store, run, result = folder / "photos.zarr", folder / "run", folder / "result.png"
+    store, run, lr = folder / "photos.zarr", folder / "run", folder / "held_out_lr.png"
     where = ["--device", settings.device]
 
     def samdiff(*arguments: object) -> None:
@@ -71,24 +72,15 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> Path:
                 f"demo: the command above failed; put right what it says and run the demo again, it goes on in {folder}"
             )
 
-    samdiff(
-        "prepare",
-        folder / "photos",
-        "--out",
-        store,
-        "--tile",
-        settings.tile,
-        "--points-per-side",
-        settings.points_per_side,
-        *where,
-    )
+    if SHIPPED.exists():
+        samdiff("infer", lr, "-o", folder / "shipped.png", "--checkpoint", SHIPPED_NAME, "--overwrite", *where)
+    points = ["--tile", settings.tile, "--points-per-side", settings.points_per_side]
+    samdiff("prepare", folder / "photos", "--out", store, *points, *where)
     samdiff("info", store)
     schedule = ["--rrdb-steps", settings.rrdb_steps, "--steps", settings.steps, *(f"--set={text}" for text in settings.sets)]
     samdiff("train", "--shards", store, "--out", run, "--preset", "tiny", *schedule, *where)
-    samdiff("infer", folder / "held_out_lr.png", "-o", result, "--checkpoint", run, "--overwrite", *where)
-    samdiff(
-        "infer", folder / "held_out_lr.png", "-o", folder / "rrdb.png", "--checkpoint", run, "--regress", "--overwrite", *where
-    )
+    samdiff("infer", lr, "-o", folder / "result.png", "--checkpoint", run, "--overwrite", *where)
+    samdiff("infer", lr, "-o", folder / "rrdb.png", "--checkpoint", run, "--regress", "--overwrite", *where)
     for line in compare(folder, truth, settings):
         say(line)
     say(f"{time.perf_counter() - start:.0f} s in all; contact sheet: {folder / 'sheet.png'}")
@@ -115,6 +107,8 @@ def compare(folder: Path, truth: np.ndarray, settings: DemoSettings) -> list[str
     """PSNR and SSIM of bicubic, RRDB and diffusion, and a contact sheet of all that was made."""
     lr, rrdb, result = (open_picture(folder / name) for name in ("held_out_lr.png", "rrdb.png", "result.png"))
     made = {"bicubic": imresize(lr, SCALE), "RRDB": rrdb, "diffusion": result}
+    if SHIPPED.exists():
+        made["shipped model"] = open_picture(folder / "shipped.png")
     scores = {name: (psnr_y(image, truth, SCALE), ssim_y(image, truth, SCALE)) for name, image in made.items()}
     generator = MaskGenerator("mobile_sam", device=pick_device(settings.device), points_per_side=settings.points_per_side)
     masks = [record["segmentation"] for record in generator.generate(truth)]
@@ -128,5 +122,5 @@ def compare(folder: Path, truth: np.ndarray, settings: DemoSettings) -> list[str
         ("E_SAM\n(mean over the mask)", colour_map(structure.e_sam())),
     ]
     save_picture(contact_sheet(panels, columns=4), folder / "sheet.png")
-    lines = [f"{name:10s}{p:7.2f} dB  SSIM {s:.4f}" for name, (p, s) in scores.items()]
+    lines = [f"{name:14s}{p:7.2f} dB  SSIM {s:.4f}" for name, (p, s) in scores.items()]
     return ["", f"{HELD_OUT}, which was not in the store, x{SCALE}, on Y:", *lines]

@@ -20,6 +20,12 @@ def train(
     e_mean: Annotated[str | None, typer.Option(help="Mean that codes a mask: mask or image [mask].")] = None,
     loss: Annotated[str | None, typer.Option(help="l1 or l2 [l1].")] = None,
     rrdb: Annotated[Path | None, typer.Option(help="Take the RRDB of this checkpoint in place of stage one.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin both stages from a model's weights (fine-tuning): a file, a run, or `shipped` [random weights]."
+        ),
+    ] = None,
     rrdb_steps: Annotated[int | None, typer.Option(min=0, help="Steps of stage one [the preset's].")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Steps of stage two [the preset's].")] = None,
     benchmark: Annotated[
@@ -60,6 +66,6 @@ def train(
     target = out or Path("runs") / f"{shards[0].name.removesuffix('.zarr')}-{preset}"
     with join(pick_device(device)) as ranks:
         benchmarks = [read_benchmark(folder, settings.scale) for folder in benchmark or []]
-        model = run(stores, target, settings, ranks.device, rrdb, say, benchmarks, ranks)
+        model = run(stores, target, settings, ranks.device, rrdb, say, benchmarks, ranks, start)
     if ranks.first:
         say(f"done: {model}; use it with `samdiff infer PICTURE --checkpoint {target}`")

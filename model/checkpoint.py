@@ -21,6 +21,10 @@ from ..pipeline.keystore import write_atomic
 
 FORMAT = "samdiff-checkpoint"
 FORMAT_VERSION = "1"
+SHIPPED = Path(__file__).parent / "weights" / "tiny-x4.safetensors"
+"""The small model inside the package; `weights/README.md` says what it was trained on and under which licence it is."""
+SHIPPED_NAME = "shipped"
+"""What users type for it in place of a path."""
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 
@@ -72,12 +76,14 @@ def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Args:
-        path: the file, or a run's folder (its `model.safetensors`).
+        path: the file, a run's folder (its `model.safetensors`), or the word `shipped`: the model that comes with samdiff.
         kind: what it has to be; None takes any.
 
     Raises:
         CheckpointError: there is no file, it is not one of ours, is cut short, of another format version, or of another kind.
     """
+    if str(path) == SHIPPED_NAME and not path.exists():
+        path = SHIPPED
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.exists():
         raise CheckpointError(f"{file}: there is no such checkpoint{_runs_hint(path)}")

@@ -19,7 +19,7 @@ from .modulation import MODULATIONS, Modulation, modulation
 from .schedule import Schedule
 
 PRESETS = ("tiny", "small", "paper")
-BESIDE = ("stores", "rrdb_from", "versions")
+BESIDE = ("stores", "rrdb_from", "start_from", "versions")
 """What is saved with the settings but is none."""
 
 

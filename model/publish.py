@@ -7,10 +7,7 @@ from typing import Any
 
 import torch
 
-from .checkpoint import BEST_FILE, Checkpoint, load_checkpoint, newest_run, save_checkpoint
-
-SHIPPED = Path(__file__).parent / "weights" / "tiny-x4.safetensors"
-"""The small model inside the package; `weights/README.md` says what it was trained on and under which licence it is."""
+from .checkpoint import BEST_FILE, SHIPPED, Checkpoint, load_checkpoint, newest_run, save_checkpoint
 
 
 def publish(source: Path, target: Path, licence: str, attribution: str, half: bool = True) -> Checkpoint:
@@ -29,7 +26,7 @@ def publish(source: Path, target: Path, licence: str, attribution: str, half: bo
     best = source / BEST_FILE
     found = load_checkpoint(best if source.is_dir() and best.exists() else source, kind="diffusion")
     dtype = torch.float16 if half else torch.float32
-    config = {key: value for key, value in found.config.items() if key != "rrdb_from"}  # a path
+    config = {key: value for key, value in found.config.items() if key not in ("rrdb_from", "start_from")}  # paths
     facts: dict[str, Any] = {key: found.facts[key] for key in ("step", "version", "stores", "validation") if key in found.facts}
     facts |= {"licence": licence, "attribution": attribution}
     made = Checkpoint("diffusion", {name: value.to(dtype) for name, value in found.tensors.items()}, config, facts)

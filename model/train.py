@@ -71,6 +71,7 @@ class _Run:
     tracker: Tracker
     benchmarks: tuple[Benchmark, ...]
     say: Callable[[str], None]
+    start: Checkpoint | None
 
 
 def train(
@@ -82,6 +83,7 @@ def train(
     say: Callable[[str], None] = log.info,
     benchmarks: Sequence[Benchmark] = (),
     ranks: Ranks | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Train both stages into a run's folder, or go on with it; returns the model's file.
 
@@ -94,17 +96,19 @@ def train(
         say: told what happens, one line each.
         benchmarks: scored whole at each validation, beside the held-out tiles; see `validate.read_benchmark`.
         ranks: the processes of `torchrun`, see `parallel.join`; None: this one alone.
+        start: a model whose weights both stages begin from (fine-tuning), `shipped` for the one that comes with samdiff; None: random weights.
 
     Raises:
         ConfigError: patch or batch do not fit, the folder holds a run of other settings, or masks are needed and missing.
-        CheckpointError: `rrdb` does not fit, or a file cannot be written.
+        CheckpointError: `rrdb` or `start` does not fit, or a file cannot be written.
         KeyboardInterrupt: asked to stop; the state is saved.
     """
     ranks = ranks or Ranks(device)
     data = ShardDataset(stores, config.train.patch, config.train.seed, config.validate.images)
     _check(config, stores, data, ranks)
     speak = say if ranks.first else log.debug
-    asked = _asked(config, stores, rrdb)
+    beginning = None if start is None else _of_scale(start, config, "diffusion")
+    asked = _asked(config, stores, rrdb, start)
     if ranks.first:
         for line in _claim(out, asked):
             speak(line)
@@ -114,7 +118,7 @@ def train(
     every = tuple(benchmarks) if own is None else (own, *benchmarks)
     facts = {"stores": asked["stores"], "version": __version__, "versions": _versions()}
     tracker = Tracker(out, config.train.tensorboard and ranks.first)
-    this = _Run(data, out, config, ranks, asked, facts, tracker, every if config.validate.every else (), speak)
+    this = _Run(data, out, config, ranks, asked, facts, tracker, every if config.validate.every else (), speak, beginning)
     first = _rrdb_stage(this, rrdb)
     torch.manual_seed(int(mix(config.train.seed, _WEIGHTS, 2)) >> 1)
     _diffusion_stage(this, build_unet(config), first)
@@ -122,6 +126,8 @@ def train(
 
 
 def _diffusion_stage(this: _Run, unet: torch.nn.Module, rrdb: RRDB) -> None:
+    if this.start is not None:
+        load_into(unet, this.start.part("unet"), "--start")
     task = DiffusionTask(this.data, unet, rrdb, this.config, this.ranks.device)  # type: ignore[arg-type]
     frozen = {f"rrdb.{name}": value for name, value in rrdb.state_dict().items()}
 
@@ -154,16 +160,15 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
 
     begun = bool(states(this.out, "diffusion"))  # then its condition must not change any more
     if given is None and (not finished.exists() or (not begun and load_checkpoint(finished).facts["step"] < steps)):
+        if this.start is not None:
+            load_into(network, this.start.part("rrdb"), "--start")
         task = RrdbTask(this.data, network, this.config, this.ranks.device)
         _stage(this, task, steps, model, upscaler, RRDB_FILE, None)
     else:
         this.say(f"rrdb: taken from {finished}")
-    checkpoint = load_checkpoint(finished)
-    weights = checkpoint.part("rrdb")
+    weights = _of_scale(finished, this.config).part("rrdb")
     if not weights:
         raise CheckpointError(f"{finished}: holds no RRDB; give the rrdb.safetensors or model.safetensors of a run")
-    if checkpoint.config.get("scale") != this.config.scale:
-        raise CheckpointError(f"{finished}: trained for x{checkpoint.config.get('scale')}, the store is x{this.config.scale}")
     load_into(network, weights, str(finished))
     return network.to(this.ranks.device)
 
@@ -252,10 +257,22 @@ def _versions() -> dict[str, str]:
     return {"samdiff": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def _asked(config: RunConfig, stores: Sequence[Store], rrdb: Path | None) -> dict[str, Any]:
+def _of_scale(path: Path, config: RunConfig, kind: str | None = None) -> Checkpoint:
+    """A checkpoint, refused if it is of another scale than the run."""
+    found = load_checkpoint(path, kind)
+    if found.config.get("scale") != config.scale:
+        raise CheckpointError(f"{path}: trained for x{found.config.get('scale')}, the store is x{config.scale}")
+    return found
+
+
+def _asked(config: RunConfig, stores: Sequence[Store], rrdb: Path | None, start: Path | None) -> dict[str, Any]:
     """What is saved with the run and with every checkpoint: the settings, and what was trained on."""
     fingerprints = [store.fingerprint for store in stores]
-    return {**config.as_dict(), "stores": fingerprints, "rrdb_from": None if rrdb is None else str(rrdb.resolve())}
+    given = {"rrdb_from": rrdb, "start_from": start}
+    paths = {
+        name: None if path is None else str(path.resolve()) if path.exists() else str(path) for name, path in given.items()
+    }
+    return {**config.as_dict(), "stores": fingerprints, **paths}
 
 
 def _claim(out: Path, asked: dict[str, Any]) -> list[str]:

@@ -51,11 +51,11 @@ def config(*more: str):
     return load_config("tiny", sets=[*SMALL, *more])
 
 
-def run(tmp_path: Path, name: str, *more: str, rrdb: Path | None = None) -> Path:
+def run(tmp_path: Path, name: str, *more: str, rrdb: Path | None = None, start: Path | None = None) -> Path:
     store = tmp_path / "a.zarr"
     if not store.exists():
         make_store(store, n=40)
-    return train([open_store(store)], tmp_path / name, config(*more), CPU, rrdb)
+    return train([open_store(store)], tmp_path / name, config(*more), CPU, rrdb, start=start)
 
 
 @pytest.mark.parametrize("modulation", ["none", "official", "paper", "joint"])
@@ -163,6 +163,24 @@ def test_rrdb_from_another_run_is_frozen(tmp_path):
         run(tmp_path, "third", "model.rrdb_features=16", rrdb=first)
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         run(tmp_path, "fourth", rrdb=tmp_path / "none.safetensors")
+
+
+def test_start_from_a_model(tmp_path):
+    """--start: without a step both networks are the given ones; another scale, size or kind is refused, and so is another start."""
+    given = run(tmp_path, "given", "train.ema=0")
+    begun = run(tmp_path, "begun", "train.rrdb_steps=0", "train.steps=0", "train.ema=0", start=given)
+    before, after = load_checkpoint(given).tensors, load_checkpoint(begun).tensors
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(CheckpointError, match="expected a checkpoint of kind 'diffusion', got 'rrdb'"):
+        run(tmp_path, "b", start=tmp_path / "given" / "rrdb.safetensors")
+    with pytest.raises(CheckpointError, match="do not fit the configured network"):
+        run(tmp_path, "c", "model.width=16", start=given)
+    with pytest.raises(ConfigError, match="start_from"):
+        run(tmp_path, "begun", "train.rrdb_steps=0", "train.steps=0", "train.ema=0")
+    make_store(tmp_path / "two.zarr", n=40, scale=2)
+    with pytest.raises(CheckpointError, match="trained for x4, the store is x2"):
+        train([open_store(tmp_path / "two.zarr")], tmp_path / "d", load_config("tiny", sets=SMALL, scale=2), CPU, start=given)
 
 
 def test_a_run_of_other_settings_is_refused(tmp_path):
