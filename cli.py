@@ -31,6 +31,8 @@ for command in (
     prepare.prepare,
     masks.masks,
     store.info,
+    store.verify,
+    store.export,
     train.train,
     infer.infer,
     evaluate.evaluate,

@@ -15,9 +15,9 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: 
 CACHE = "the cache (SAMDIFF_CACHE, default the user's cache folder)"
 
 
-def default_store(source: str) -> Path:
+def default_store(source: str) -> str:
     """data/NAME.zarr, NAME being the source's name without its suffixes."""
-    return Path("data") / f"{Path(source).resolve().name.split('.')[0]}.zarr"
+    return f"data/{Path(source).resolve().name.split('.')[0]}.zarr"
 
 
 def say(text: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import ConfigError
-from .common import CACHE, Device, Threads, default_store, finish, say
+from .common import CACHE, Device, default_store, finish, say
 from .fetch import DOWNLOADS, Downloads, Mirror, Registry
 from .mask_options import (
     BoxNms,
@@ -33,7 +36,7 @@ def prepare(
             help="A data set (div2k, df2k, flickr2k, … as of samdiff download), samples, a folder, a picture, a zip or a tar."
         ),
     ] = "div2k",
-    out: Annotated[Path | None, typer.Option(help="The store; default data/SOURCE.zarr.")] = None,
+    out: Annotated[str | None, typer.Option(help="The store, a folder or a URL (s3://…); default data/SOURCE.zarr.")] = None,
     sam: Annotated[
         str | None, typer.Option(help="vit_h, vit_l, vit_b or mobile_sam; default vit_h on CUDA, mobile_sam on the CPU.")
     ] = None,
@@ -83,18 +86,26 @@ def prepare(
     dry_run: Annotated[
         bool, typer.Option(help="Only say what each stage reads and writes and what is done, stale or missing.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Make masks in N processes of this machine, each with its own segmenter.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(help="Make masks on a running Dask cluster: its scheduler's address (docs/cluster.md).")
+    ] = None,
     device: Device = "auto",
-    threads: Threads = None,
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads of each segmenter. Another number may change the last bits of the codes.")
+    ] = 1,
 ) -> None:
     """Pictures -> masks -> structure codes -> a store of training tiles. The same command goes on after an interruption."""
     from ..pipeline.datasets import load_registry, missing_archives, source_of
     from ..pipeline.images import Limits
     from ..pipeline.info import plan_lines
-    from ..pipeline.mask_sources import ImportedMasks, MasksFromLR
-    from ..pipeline.masks import MaskGenerator
+    from ..pipeline.mask_sources import ImportedMasks
     from ..pipeline.prepare import MaskSource, PrepareSettings, plan_prepare
     from ..pipeline.prepare import prepare as run
     from ..pipeline.scan import scan
+    from ..pipeline.segment import make_generator
     from ..runtime import pick_device, setup_process
 
     setup_process(threads)
@@ -108,6 +119,8 @@ def prepare(
         raise ConfigError("--import-masks brings the masks, so it does not go with --sam, --sam-weights or --masks-from lr")
     if sam is None and import_masks is None:
         say(f"--sam {name} (the default on {where.type})")
+    if workers is not None and dask is not None:
+        raise ConfigError("--workers starts processes here, --dask uses a cluster elsewhere; leave one of them out")
     if lr is not None and degrade is not None:
         raise ConfigError(f"--lr gives LR files, so nothing is left for --degrade {degrade}; leave one of them out")
     settings = PrepareSettings(
@@ -139,20 +152,29 @@ def prepare(
         "crop_n_points_downscale_factor": crop_n_points_downscale_factor,
         "min_mask_region_area": min_mask_region_area,
     }
-    generator: MaskSource
+    make: Callable[[], MaskSource]
     if import_masks is not None:
-        name, generator = "imported masks", ImportedMasks(import_masks, scale)
+        name, make = "imported masks", partial(ImportedMasks, import_masks.resolve(), scale)
     else:
-        generator = MaskGenerator(name, device=where, weights=sam_weights, source=weights_source, **parameters)
-        if masks_from == "lr":
-            generator = MasksFromLR(generator, scale)
+        lr_scale = scale if masks_from == "lr" else None
+        make = partial(make_generator, name, device, lr_scale, weights=sam_weights, source=weights_source, **parameters)
+    generator = make()
     if dry_run:
         plan = plan_prepare(
             scan(pictures, limit, lr=lr_pictures, scale=scale), target, settings.as_attributes(generator.describe())
         )
         say(f"{target}\n" + "\n".join(plan_lines(plan, f"weights of {name}")))
         return
-    report = run(pictures, target, generator, settings, lr=lr_pictures, limit=limit, strict=strict)
+    with ExitStack() as stack:
+        maker = None
+        if workers is not None or dask is not None:
+            from ..pipeline.cluster import Crew
+
+            crew = Crew(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
+            maker = stack.enter_context(crew).records
+            if crew.dashboard:
+                say(f"dashboard: {crew.dashboard}")
+        report = run(pictures, target, generator, settings, lr=lr_pictures, limit=limit, strict=strict, maker=maker)
     done = "is complete already: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
     say(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
     finish(report.skipped)

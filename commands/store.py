@@ -1,4 +1,4 @@
-"""`samdiff info`: what can be asked of a store."""
+"""`samdiff info`, `samdiff verify`, `samdiff export`: what can be asked of a store."""
 
 from __future__ import annotations
 
@@ -10,9 +10,41 @@ import typer
 from .common import say
 
 
-def info(store: Annotated[Path, typer.Argument(help="A store that `samdiff prepare` wrote.")]) -> None:
+def info(store: Annotated[str, typer.Argument(help="A store that `samdiff prepare` wrote.")]) -> None:
     """What is in a store: counts, sizes, mask statistics, segmenter and settings."""
     from ..pipeline.info import store_lines
     from ..pipeline.store import open_store
 
     say("\n".join(store_lines(open_store(store))))
+
+
+def verify(
+    store: Annotated[str, typer.Argument(help="A store, a folder or a URL.")],
+    deep: Annotated[bool, typer.Option(help="Also recompute codes, areas, boxes and labels from the masks.")] = False,
+) -> None:
+    """Every file against its digest, and the contents against each other; lists all problems, status 1 if there are any."""
+    from ..pipeline.verify import verify_store
+
+    problems = verify_store(store, deep)
+    for problem in problems:
+        say(problem)
+    if problems:
+        say(f"{store}: {len(problems)} problems")
+        raise typer.Exit(1)
+    say(f"{store}: sound{', masks and codes recomputed' if deep else ''}")
+
+
+def export(
+    store: Annotated[str, typer.Argument(help="A store, a folder or a URL.")],
+    target: Annotated[Path, typer.Argument(help="The HDF5 file or the folder to write.")],
+    to: Annotated[str, typer.Option(help="hdf5: one file; folder: PNG pairs, E_SAM arrays, mask files, meta_info.txt.")],
+) -> None:
+    """A store for other programs."""
+    from ..pipeline.export import export_folder, export_hdf5
+    from ..pipeline.store import open_store
+
+    kinds = {"hdf5": export_hdf5, "folder": export_folder}
+    if to not in kinds:
+        raise typer.BadParameter(f"expected {' or '.join(kinds)}, got {to!r}", param_hint="--to")
+    kinds[to](open_store(store), target)
+    say(f"{target} written")

@@ -11,7 +11,7 @@ from .common import Device, Threads, say
 
 
 def train(
-    shards: Annotated[list[Path], typer.Option(help="A store; may be given several times.")],
+    shards: Annotated[list[str], typer.Option(help="A store, a folder or a URL; may be given several times.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/STORE-PRESET.")] = None,
     preset: Annotated[str, typer.Option(help="tiny, small or paper: sizes and steps.")] = "paper",
     modulation: Annotated[
@@ -63,7 +63,7 @@ def train(
         return
     if scale is not None and scale != stores[0].scale:
         raise StoreError(f"{shards[0]}: holds x{stores[0].scale}, x{scale} was asked for; prepare a store with --scale {scale}")
-    target = out or Path("runs") / f"{shards[0].name.removesuffix('.zarr')}-{preset}"
+    target = out or Path("runs") / f"{shards[0].rstrip('/').split('/')[-1].removesuffix('.zarr')}-{preset}"
     with join(pick_device(device)) as ranks:
         benchmarks = [read_benchmark(folder, settings.scale) for folder in benchmark or []]
         model = run(stores, target, settings, ranks.device, rrdb, say, benchmarks, ranks, start)

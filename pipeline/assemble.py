@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from ..runtime import progress
 from .degrade import degrade
 from .grid import tile_grid
 from .images import Limits, map_ahead, read_picture
-from .keystore import LocalFolder
+from .keystore import Place
 from .pairs import why_not_lr
 from .rle import box, counts_of, paint
 from .scan import Found, crop_to_scale
@@ -109,19 +108,19 @@ def _summary(item: Found, reason: str | None, staging: Staging, grid: tuple[int,
     return Summary(item, record.height, record.width, record.note, False, record.n_masks, len(record.rle), tiles)
 
 
-def write_store(images: Sequence[Summary], staging: Staging, out: Path, facts: Mapping[str, Any], limits: Limits) -> None:
+def write_store(images: Sequence[Summary], staging: Staging, out: Place, facts: Mapping[str, Any], limits: Limits) -> None:
     """Write all arrays in the order of the source, then commit.
 
     Args:
         images: from `summarise`.
         staging: holds the records.
-        out: the store's folder.
+        out: where the store goes.
         facts: the root document's attributes (scale, tile, stride, degradation, …).
         limits: bounds on picture sizes.
     """
     tile, scale, stride = facts["tile"], facts["scale"], facts["stride"]
     sizes = _sizes(images, tile, scale)
-    writer = StoreWriter(LocalFolder(out), sizes)
+    writer = StoreWriter(out, sizes)
     writer.append({**_image_tables(images), "masks/rle_offset": np.zeros(1, np.uint64)})
     work = partial(_hr_and_lr, scale=scale, degradation=facts["degradation"], limits=limits)
     pixels = map_ahead(work, [image.found for image in images if not image.skipped])
@@ -148,9 +147,8 @@ def write_store(images: Sequence[Summary], staging: Staging, out: Path, facts: M
 def _committed(staging: Staging, sha256: str) -> ImageRecord:
     record = staging.load(sha256)
     if record is None:
-        raise StoreError(
-            f"{staging.root}: the record of an image is gone or damaged; run the same command again to make it anew"
-        )
+        staging.discard(sha256)
+        raise StoreError(f"{staging}: the record of an image is gone or damaged; run the same command again to make it anew")
     return record
 
 

@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 FORMAT = "samdiff"
 FORMAT_VERSION = 1
 
 TABLE_ROWS = 65_536  # rows per chunk of a table
 LONG_ROWS = 4_194_304  # entries per chunk of a ragged table's values
 RECORD_KEY = "record"  # the array that lists every file with size and SHA-256
+ZSTD_LEVEL = 3  # photographs: level 9 saves 2 to 3 points more and takes three times as long (docs/store.md)
+LABEL_LEVEL = 12  # label maps: a third smaller than level 3, decoded as fast
 SHARD_BYTES = 16 * 2**20  # raw HR bytes that a shard of tiles aims at
 
 
@@ -35,6 +39,13 @@ class ArraySpec:
     """The stage that writes it."""
     rows: int = TABLE_ROWS
     """Rows per chunk; 1 and sharded for tiles."""
+    level: int = ZSTD_LEVEL
+    """zstd's level: readers need not know it."""
+
+    @property
+    def little(self) -> np.dtype:
+        """The dtype as it lies in the store: little-endian."""
+        return np.dtype(self.dtype).newbyteorder("<")
 
     @property
     def group(self) -> str:
@@ -42,8 +53,16 @@ class ArraySpec:
         return self.path.split("/")[0]
 
 
-def _tiles(name: str, dtype: str, shape: tuple[str | int, ...], dims: tuple[str, ...], frame: str, meaning: str) -> ArraySpec:
-    return ArraySpec(f"tiles/{name}", dtype, shape, dims, frame, meaning, "tiles", rows=1)
+def _tiles(
+    name: str,
+    dtype: str,
+    shape: tuple[str | int, ...],
+    dims: tuple[str, ...],
+    frame: str,
+    meaning: str,
+    level: int = ZSTD_LEVEL,
+) -> ArraySpec:
+    return ArraySpec(f"tiles/{name}", dtype, shape, dims, frame, meaning, "tiles", rows=1, level=level)
 
 
 ARRAYS: tuple[ArraySpec, ...] = (
@@ -103,6 +122,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
         ("tile", "y_hr", "x_hr"),
         "HR",
         "0 no mask, k the image's k-th mask, later over earlier",
+        LABEL_LEVEL,
     ),
     ArraySpec("tiles/place", "int32", ("N", 3), ("tile", "image_y_x"), "HR", "image, y_hr, x_hr of the tile's corner", "tiles"),
 )

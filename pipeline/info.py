@@ -32,6 +32,7 @@ def store_lines(store: Store) -> list[str]:
         f"  software    {_inline(attrs['software'])}",
         "  on disk",
         *(f"    {line}" for line in size_lines(store)),
+        f"  structure on disk: {structure_line(store)}",
     ]
     skipped = store.skipped()
     return lines + [f"  skipped     {name}: {reason}" for name, reason in skipped.items()]
@@ -50,6 +51,19 @@ def size_lines(store: Store) -> list[str]:
     return [
         f"{name:13s}{_bytes(size):>10s}  {100 * size / max(full, 1):5.1f} % of {_bytes(full)} raw" for name, size, full in rows
     ]
+
+
+def structure_line(store: Store) -> str:
+    """Labels and masks beside the raw HR pixels, and beside a map of one float32 per HR pixel."""
+    size = sum(
+        size
+        for key, (size, _) in store.record.items()
+        if key.startswith(("tiles/labels/", "masks/")) and not key.endswith(".json")
+    )
+    pixels = len(store) * store.tile**2
+    return (
+        f"{_bytes(size)}, {100 * size / max(3 * pixels, 1):.2f} % of raw HR, 1/{4 * pixels / max(size, 1):.0f} of a float32 map"
+    )
 
 
 def plan_lines(plan: Plan, segmenter: str) -> list[str]:

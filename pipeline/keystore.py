@@ -1,11 +1,12 @@
-"""Bytes under keys: the few operations that a store needs of the place where it lies.
+"""Bytes under keys: the few operations that a store needs of the place where it lies, a local folder or a URL (`remote.py`).
 
-A local folder for now. Every write is one whole object (object stores have no rename, and two writers in one Zarr shard corrupt
-it silently: zarr-python issue 3682), made visible by an atomic rename.
+Every write is one whole object (object stores have no rename, and two writers in one Zarr shard corrupt it silently: zarr-python
+issue 3682); in a folder it is made visible by an atomic rename.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -13,7 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from ..errors import StoreError
+
 _PARTIAL = ".partial"
+
+_ADVICE = {
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some of your quota on that disk",
+    errno.EFBIG: "raise the limit on file sizes",
+    errno.EACCES: "check the permissions of the folder",
+    errno.EPERM: "check the permissions of the folder",
+    errno.EROFS: "make the disk writable",
+}
 
 
 class Place(Protocol):
@@ -42,16 +54,26 @@ class Place(Protocol):
 
 
 Location = str | Path | Place
-"""What a user may say for a store: a folder, or a place."""
+"""What a user may say for a store: a folder, a URL such as `s3://bucket/name.zarr`, or a place."""
 
 
 def place_at(location: Location) -> Place:
-    """The place that a location means."""
+    """The place that a location means.
+
+    Raises:
+        StoreError: a URL of a kind that cannot be used here.
+    """
+    if isinstance(location, str) and "://" in location:
+        if location.startswith("file://"):
+            return LocalFolder(location.removeprefix("file://"))
+        from .remote import RemoteFolder
+
+        return RemoteFolder(location)
     return LocalFolder(location) if isinstance(location, (str, Path)) else location
 
 
 class LocalFolder:
-    """Objects as files below one folder. Safe to pickle and to use from forked or spawned processes."""
+    """Objects as files below one folder."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -60,7 +82,7 @@ class LocalFolder:
         return str(self.root)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
-        """The object's bytes, or `length` of them from `start`; None if there is no such object."""
+        """See `Place`."""
         try:
             file = os.open(os.path.join(self.root, key), os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except (FileNotFoundError, NotADirectoryError):
@@ -72,36 +94,42 @@ class LocalFolder:
             os.close(file)
 
     def size(self, key: str) -> int | None:
-        """Bytes of the object, None if there is none."""
+        """See `Place`."""
         try:
             return os.stat(self.root / key).st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def set(self, key: str, value: bytes) -> None:
-        """Write the whole object: readers see the old one or the new one, never a part."""
+        """See `Place`."""
         target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, value)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target, value)
+        except OSError as error:
+            raise unwritable(target, error) from error
 
     def list_keys(self) -> Iterator[str]:
-        """Every object's key, in sorted order."""
+        """See `Place`."""
         for folder, folders, files in os.walk(self.root):
             folders.sort()
             for name in sorted(files):
                 yield (Path(folder) / name).relative_to(self.root).as_posix()
 
     def delete(self, key: str) -> None:
-        """Remove the object; nothing happens if it is not there."""
-        (self.root / key).unlink(missing_ok=True)
+        """See `Place`."""
+        try:
+            (self.root / key).unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self.root / key, error) from error
 
     def clear(self) -> None:
-        """Remove the folder with everything in it."""
+        """See `Place`."""
         if self.root.exists():
             shutil.rmtree(self.root)
 
     def sibling(self, suffix: str) -> LocalFolder:
-        """The folder beside this one whose name is longer by `suffix`."""
+        """See `Place`."""
         return LocalFolder(self.root.with_name(self.root.name + suffix))
 
 
@@ -128,6 +156,15 @@ def write_atomic(target: Path, value: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def unwritable(target: Path, error: OSError) -> StoreError:
+    """The error for people of a write that failed: what, why, and what to do."""
+    advice = _ADVICE.get(error.errno or 0, "see to it")
+    return StoreError(
+        f"{target}: cannot be written: {error.strerror or error}; {advice} or give another --out. "
+        "What was finished is kept: the same command goes on from there"
+    )
 
 
 def sweep_partial(root: Path) -> int:

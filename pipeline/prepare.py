@@ -7,24 +7,24 @@ in the order of the source, and nothing counts until the root document is there.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import ConfigError, ImageError, StoreError
 from ..runtime import progress
-from .assemble import image_record, summarise, write_store
+from .assemble import summarise, write_store
 from .contract import ARRAYS, FORMAT_VERSION, RECORD_KEY
 from .degrade import degradation_facts
-from .images import Limits, map_ahead
+from .images import Limits
+from .keystore import LocalFolder, Location, Place, place_at
 from .scan import Found, read_usable, scan
-from .shards import canonical, digest
+from .segment import Maker, local_records
+from .shards import ROOT_KEY, canonical, digest
 from .sources import Source
 from .staging import Staging, differences
 from .store import Store, open_store
@@ -99,7 +99,7 @@ class PrepareSettings:
 class Report:
     """What a run of `prepare` did."""
 
-    out: Path
+    out: Place
     images: int
     tiles: int
     masks: int
@@ -125,20 +125,21 @@ class Plan:
     fingerprint: str
 
 
-def plan_prepare(found: list[Found], out: Path, settings: Mapping[str, Any]) -> Plan:
+def plan_prepare(found: list[Found], out: Location, settings: Mapping[str, Any]) -> Plan:
     """Compare what is asked for with what lies at `out`."""
     images = [[item.picture.name, item.sha256, *([item.lr_sha256] if item.lr else [])] for item in found]
     fingerprint = digest(canonical({"format_version": FORMAT_VERSION, "settings": settings, "images": images}))
-    if (out / "zarr.json").exists():
+    if place_at(out).get(ROOT_KEY) is not None:
         store = open_store(out)
         changed = [] if store.fingerprint == fingerprint else _store_differences(store, settings, found)
         return Plan(found, [], store, changed, fingerprint)
     staging = Staging(out)
     begun = staging.settings()
     changed = differences(begun, settings) if begun is not None else []
+    done = staging.finished() if begun is not None else set()
     missing, seen = [], set()
     for item in found:
-        if item.content not in seen and not item.problem and not staging.has(item.sha256):
+        if item.content not in seen and not item.problem and item.sha256 not in done:
             missing.append(item)
         seen.add(item.content)
     return Plan(found, missing, None, changed, fingerprint)
@@ -146,24 +147,26 @@ def plan_prepare(found: list[Found], out: Path, settings: Mapping[str, Any]) -> 
 
 def prepare(
     source: Source,
-    out: Path,
+    out: Location,
     masks: MaskSource,
     settings: PrepareSettings | None = None,
     *,
     lr: Source | None = None,
     limit: int | None = None,
     strict: bool = False,
+    maker: Maker | None = None,
 ) -> Report:
     """Make a store of a source's pictures, or go on with one that was begun.
 
     Args:
         source: a folder, an archive, `samples`, or several of these.
-        out: the store, e.g. `data/photos.zarr`; `photos.zarr.staging` beside it holds the work in progress.
+        out: the store, a folder such as `data/photos.zarr` or a URL; `photos.zarr.staging` beside it holds the work in progress.
         masks: the segmenter.
         settings: scale, tile, degradation, bounds on picture sizes.
         lr: where LR files lie already, with `degradation="given"` and only then.
         limit: take only the first so many pictures.
         strict: stop at the first picture that cannot be used, instead of listing it.
+        maker: makes the records in place of `masks`, such as `cluster.Crew.records`; `masks` then only says what decides them.
 
     Raises:
         ImageError: no picture can be used, or (strict) one cannot.
@@ -175,19 +178,21 @@ def prepare(
         raise ConfigError(
             f"degradation: {settings.degradation!r} does not go with lr={lr!r}; LR files mean 'given', and it needs them"
         )
+    out = place_at(out)
     segmenter = masks.describe()
     attributes = settings.as_attributes(segmenter)
     plan = plan_prepare(scan(source, limit, lr=lr, scale=settings.scale), out, attributes)
     if plan.changed:
         raise StoreError(
             f"{out}: made with something else ({'; '.join(plan.changed[:6])}); "
-            f"give the same settings and source, another --out, or delete {out} and {Staging(out).root.name} beside it"
+            f"give the same settings and source, another --out, or delete {out} and {Staging(out)} beside it"
         )
     if plan.committed is not None:
+        Staging(out).place.clear()  # left over if the last run was killed between its commit and its end
         return _report(plan.committed, out, segmented=0, complete=True)
     _refuse_foreign(out)
     with Staging(out).open(attributes) as staging:
-        skipped = _make_masks(plan, staging, masks, settings, strict)
+        skipped = _make_masks(plan, staging, maker or partial(local_records, masks), settings, strict)
         if len(skipped) == len(plan.found):
             staging.remove()
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])
@@ -205,43 +210,22 @@ def prepare(
     return _report(open_store(out), out, segmented)
 
 
-def _make_masks(plan: Plan, staging: Staging, masks: MaskSource, settings: PrepareSettings, strict: bool) -> dict[str, str]:
+def _make_masks(plan: Plan, staging: Staging, make: Maker, settings: PrepareSettings, strict: bool) -> dict[str, str]:
     """Stage `masks`: commit a record for each picture that can be used; returns name -> reason for the others."""
     unusable: dict[tuple[str, str], str] = {}  # content -> reason
     skipped = {item.picture.name: item.problem for item in plan.found if item.problem}
     for name, reason in skipped.items():
         _refuse_or_log(name, reason, strict)
-    work = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
-    inside: deque[tuple[str, str, tuple[int, ...]]] = deque()  # (SHA-256, note, shape) of images that the segmenter holds
-    expect = getattr(masks, "expect", lambda *_: None)  # files of masks belong to names
-    bar = progress(desc="masks", total=len(plan.missing), unit="image")
-
-    def images() -> Iterator[np.ndarray]:
-        for item, decoded in map_ahead(work, plan.missing):
-            if isinstance(decoded, ImageError):
-                unusable[item.content] = str(decoded)
-                _refuse_or_log(item.picture.name, str(decoded), strict)
-                bar.update()
-                continue
-            height, width = decoded.pixels.shape[:2]
-            if (reason := expect(item.picture.name, height, width)) is not None:
-                unusable[item.content] = reason
-                _refuse_or_log(item.picture.name, reason, strict)
-                bar.update()
-                continue
-            inside.append((item.sha256, "; ".join(decoded.notes), decoded.pixels.shape[:2]))
-            yield decoded.pixels
-
-    for records in masks.generate_batch(images()):
-        sha256, note, (height, width) = inside.popleft()
-        if not records:
-            note = "; ".join(filter(None, [note, "no masks"]))  # one colour, say: a picture like any other
-        record = image_record(records, height, width, note)
-        staging.save(sha256, record)
-        bar.update()
-        bar.set_postfix(masks=record.n_masks)
-    bar.close()
-    assert not inside, "the segmenter gave fewer results than images"
+    read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
+    with progress(desc="masks", total=len(plan.missing), unit="image") as bar:
+        for item, result in make(plan.missing, read):
+            bar.update()
+            if isinstance(result, ImageError):
+                unusable[item.content] = str(result)
+                _refuse_or_log(item.picture.name, str(result), strict)
+            else:
+                staging.save(item.sha256, result)
+                bar.set_postfix(masks=result.n_masks)
     alike = {item.picture.name: unusable[item.content] for item in plan.found if item.content in unusable and not item.problem}
     return {**skipped, **alike}
 
@@ -261,16 +245,15 @@ def _store_differences(store: Store, settings: Mapping[str, Any], found: list[Fo
     return changed or ["the content of some pictures changed"]
 
 
-def _refuse_foreign(out: Path) -> None:
+def _refuse_foreign(out: Place) -> None:
     """Only what an unfinished write of ours left may be overwritten."""
-    if not out.exists():
-        return
-    if not out.is_dir():
+    if isinstance(out, LocalFolder) and out.root.is_file():
         raise StoreError(f"{out}: expected a folder or nothing, got a file; give another --out")
     ours = {*(spec.group for spec in ARRAYS), RECORD_KEY}
-    foreign = [path.name for path in out.iterdir() if path.name not in ours and not path.name.startswith(".")]
+    tops = sorted({key.split("/")[0] for key in out.list_keys()})
+    foreign = [name for name in tops if name not in ours and not name.startswith(".")]
     if foreign:
-        raise StoreError(f"{out}: holds files that are not a store's ({', '.join(sorted(foreign)[:3])}); give another --out")
+        raise StoreError(f"{out}: holds files that are not a store's ({', '.join(foreign[:3])}); give another --out")
 
 
 def _versions(segmenter: Mapping[str, Any]) -> dict[str, str]:
@@ -279,5 +262,5 @@ def _versions(segmenter: Mapping[str, Any]) -> dict[str, str]:
     return {**ours, **segmenter.get("versions", {})}
 
 
-def _report(store: Store, out: Path, segmented: int, complete: bool = False) -> Report:
+def _report(store: Store, out: Place, segmented: int, complete: bool = False) -> Report:
     return Report(out, store.n_images, len(store), store.n_masks, segmented, store.skipped(), complete)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .contract import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY, ArraySpec, chunk_of, shape_of, shard_of
-from .keystore import LocalFolder
-from .shardcodec import ZSTD_LEVEL, encode_chunk, encode_shard
+from .contract import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY, ZSTD_LEVEL, ArraySpec, chunk_of, shape_of, shard_of
+from .keystore import Place
+from .shardcodec import encode_chunk, encode_shard
 
 ROOT_KEY = "zarr.json"
 SPECS = {spec.path: spec for spec in ARRAYS}
@@ -35,16 +35,21 @@ def array_document(spec: ArraySpec, sizes: Mapping[str, int]) -> dict[str, Any]:
     """The `zarr.json` of one array (Zarr v3 specification, array metadata)."""
     shape = shape_of(spec, sizes)
     shard = shard_of(spec, shape, sizes["T"])
-    return _document(spec.dtype, shape, chunk_of(spec, shape), shard, spec.dims)
+    return _document(spec.dtype, shape, chunk_of(spec, shape), shard, spec.dims, spec.level)
 
 
 def _document(
-    dtype: str, shape: tuple[int, ...], chunk: tuple[int, ...], shard: tuple[int, ...] | None, dims: tuple[str, ...]
+    dtype: str,
+    shape: tuple[int, ...],
+    chunk: tuple[int, ...],
+    shard: tuple[int, ...] | None,
+    dims: tuple[str, ...],
+    level: int = ZSTD_LEVEL,
 ) -> dict[str, Any]:
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     inner = [
         {"name": "bytes"} if np.dtype(dtype).itemsize == 1 else little,
-        {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
+        {"name": "zstd", "configuration": {"level": level, "checksum": False}},
         {"name": "crc32c"},  # the last: without it a flipped bit in a shard comes back as a wrong pixel
     ]
     sharding = {
@@ -113,16 +118,16 @@ class _Column:
 
     def _encode(self, block: np.ndarray) -> bytes:
         if self.sharded:
-            return encode_shard([encode_chunk(row) for row in block], self.rows)
+            return encode_shard([encode_chunk(row, self.spec.level) for row in block], self.rows)
         padded = np.zeros((self.rows, *block.shape[1:]), block.dtype)  # Zarr's chunks at the border are whole
         padded[: len(block)] = block
-        return encode_chunk(padded)
+        return encode_chunk(padded, self.spec.level)
 
 
 class StoreWriter:
     """Fills one store. Rows of every array come in order; each object is written once, whole, and its digest kept."""
 
-    def __init__(self, place: LocalFolder, sizes: Mapping[str, int]) -> None:
+    def __init__(self, place: Place, sizes: Mapping[str, int]) -> None:
         """
         Args:
             place: where the store goes; everything already there is removed first.
@@ -167,7 +172,7 @@ class StoreWriter:
         for index, start in enumerate(range(0, len(text), LONG_ROWS)):
             padded = np.zeros(LONG_ROWS, np.uint8)
             padded[: len(text) - start] = text[start : start + LONG_ROWS]
-            self._set(chunk_key(RECORD_KEY, index, 1), encode_chunk(padded))
+            self._set(chunk_key(RECORD_KEY, index, 1), encode_chunk(padded, ZSTD_LEVEL))
 
     def _set(self, key: str, data: bytes) -> None:
         assert key not in self.written, f"{key} written twice"

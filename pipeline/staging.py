@@ -1,15 +1,16 @@
 """Work in progress beside a store: one committed record per finished image, so that no image is ever segmented twice.
 
-The folder `NAME.zarr.staging` holds `settings.json` (what the records were made with), a lock, and `images/SHA256.npz`, named by
-the content of the source file: a record is found again when files are renamed, added or removed.
+`NAME.zarr.staging` holds `settings.json` (what the records were made with) and `images/SHA256.npz`, named by the content of the
+source file: a record is found again when files are renamed, added or removed. A folder also holds the lock; that of a URL lies in the
+user's cache folder and so keeps apart the runs of one machine only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
-import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -19,10 +20,13 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import StoreError
-from .keystore import sweep_partial, write_atomic
+from ..runtime import cache_dir
+from .keystore import LocalFolder, Location, Place, place_at, sweep_partial, unwritable
 from .shards import canonical
 
 log = logging.getLogger(__name__)
+
+_SETTINGS = "settings.json"
 
 
 def _empty(shape: tuple[int, ...], dtype: str) -> Any:
@@ -61,40 +65,44 @@ class ImageRecord:
 
 
 class Staging:
-    """The staging folder of one store; opening it takes the lock, and leaving the `with` block gives it back."""
+    """The staging place of one store; opening it takes the lock, and leaving the `with` block gives it back."""
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.root = out.with_name(out.name + ".staging")
+    def __init__(self, out: Location) -> None:
+        self.out = place_at(out)
+        self.place = self.out.sibling(".staging")
         self._lock: IO[str] | None = None
+
+    def __repr__(self) -> str:
+        return str(self.place)
 
     def settings(self) -> dict[str, Any] | None:
         """The settings that the records were made with; None if nothing was begun."""
-        try:
-            return json.loads((self.root / "settings.json").read_text())
-        except FileNotFoundError:
+        data = self.place.get(_SETTINGS)
+        if data is None:
             return None
+        try:
+            return json.loads(data)
         except ValueError as error:
-            raise StoreError(f"{self.root}/settings.json: {error}; delete {self.root} to begin again") from error
+            raise StoreError(f"{self.place}/{_SETTINGS}: {error}; delete {self.place} to begin again") from error
 
     def open(self, settings: Mapping[str, Any]) -> Staging:
-        """Make or go on with the folder.
+        """Make or go on with the records.
 
         Raises:
             StoreError: another `prepare` is at work on this store, or the records were made with other settings.
         """
-        (self.root / "images").mkdir(parents=True, exist_ok=True)
-        self._lock = _take_lock(self.root / "lock", self.out)
+        self._lock = _take_lock(_lock_file(self.place), self.out)
         before = self.settings()
         if before is not None and before != settings:
             self.close()
             raise StoreError(
                 f"{self.out}: begun with other settings ({'; '.join(differences(before, settings))}); "
-                f"use the same ones to go on, another --out, or delete {self.root} to begin again"
+                f"use the same ones to go on, another --out, or delete {self.place} to begin again"
             )
-        sweep_partial(self.root)
+        if isinstance(self.place, LocalFolder):
+            sweep_partial(self.place.root)
         if before is None:
-            write_atomic(self.root / "settings.json", canonical(settings))
+            self.place.set(_SETTINGS, canonical(settings))
         return self
 
     def close(self) -> None:
@@ -109,35 +117,41 @@ class Staging:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def finished(self) -> set[str]:
+        """SHA-256 of every source file whose record is committed."""
+        names = (key.removeprefix("images/") for key in self.place.list_keys() if key.startswith("images/"))
+        return {name.removesuffix(".npz") for name in names if name.endswith(".npz") and not name.startswith(".")}
+
     def load(self, sha256: str) -> ImageRecord | None:
         """The committed record of a source file, None if there is none (or it was damaged, which is logged)."""
-        path = self._path(sha256)
+        data = self.place.get(_key(sha256))
+        if data is None:
+            return None
         try:
-            with np.load(path, allow_pickle=False) as data:
-                return ImageRecord(**{f.name: _value(data[f.name]) for f in fields(ImageRecord)})
-        except FileNotFoundError:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                return ImageRecord(**{f.name: _value(arrays[f.name]) for f in fields(ImageRecord)})
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            log.warning("%s/%s: damaged (%s); this image is done again", self.place, _key(sha256), error)
             return None
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-            log.warning("%s: damaged (%s); this image is done again", path, error)
-            return None
-
-    def has(self, sha256: str) -> bool:
-        """Whether a record was committed."""
-        return self._path(sha256).exists()
 
     def save(self, sha256: str, record: ImageRecord) -> None:
         """Commit a record: whole, or not at all."""
         data = io.BytesIO()
         np.savez_compressed(data, **{f.name: getattr(record, f.name) for f in fields(ImageRecord)})
-        write_atomic(self._path(sha256), data.getvalue())
+        self.place.set(_key(sha256), data.getvalue())
+
+    def discard(self, sha256: str) -> None:
+        """Forget a record, so that its image is done again."""
+        self.place.delete(_key(sha256))
 
     def remove(self) -> None:
-        """Delete the folder: the store is committed, or nothing came of it."""
+        """Delete it all: the store is committed, or nothing came of it."""
         self.close()
-        shutil.rmtree(self.root)
+        self.place.clear()
 
-    def _path(self, sha256: str) -> Path:
-        return self.root / "images" / f"{sha256}.npz"
+
+def _key(sha256: str) -> str:
+    return f"images/{sha256}.npz"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -156,9 +170,20 @@ def _value(array: np.ndarray) -> Any:
     return array if array.ndim else array.item()
 
 
-def _take_lock(path: Path, out: Path) -> IO[str]:
+def _lock_file(place: Place) -> Path:
+    """Beside the records in a folder, in the cache folder for a URL."""
+    if isinstance(place, LocalFolder):
+        return place.root / "lock"
+    return cache_dir() / "locks" / hashlib.sha256(str(place).encode()).hexdigest()
+
+
+def _take_lock(path: Path, out: Place) -> IO[str]:
     """An advisory lock that the system gives back when the process ends, however it ends: it cannot become stale."""
-    file = open(path, "a")  # noqa: SIM115
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # noqa: SIM115
+    except OSError as error:
+        raise unwritable(path, error) from error
     try:
         import fcntl
     except ImportError:  # not on this system: two runs at once are then the user's to avoid

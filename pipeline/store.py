@@ -29,7 +29,7 @@ def open_store(path: Location, cache: Path | None = None, cache_bytes: int = CAC
     """Open a committed store for reading.
 
     Args:
-        path: the folder `NAME.zarr` that `samdiff prepare` wrote, or a place.
+        path: what `samdiff prepare` wrote: the folder `NAME.zarr`, a URL such as `s3://bucket/NAME.zarr`, or a place.
         cache: folder for whole shards of a store that lies far away (see `cache.py`); None reads the place itself.
         cache_bytes: bound of that folder, over all the stores that use it.
 
@@ -39,49 +39,71 @@ def open_store(path: Location, cache: Path | None = None, cache_bytes: int = CAC
     place = place_at(path)
     data = (Patient(place) if cache else place).get(ROOT_KEY)
     if data is None:
-        raise StoreError(_nothing_there(place))
+        raise StoreError(nothing_there(place))
+    attributes = read_root(place, data)
+    return Store(CachedPlace(place, cache, digest(data)[:24], cache_bytes) if cache else place, attributes)
+
+
+def read_root(place: Place, data: bytes) -> dict[str, Any]:
+    """The root document's attributes, checked.
+
+    Raises:
+        StoreError: not a store of ours, another format version, edited or damaged.
+    """
     try:
         document = json.loads(data)
         attributes = document.get("attributes", {})
     except (ValueError, AttributeError) as error:
-        raise StoreError(f"{path}: {ROOT_KEY} is not readable ({error}); the store is damaged, prepare it again") from error
+        raise StoreError(f"{place}: {ROOT_KEY} is not readable ({error}); the store is damaged, prepare it again") from error
     if attributes.get("format") != FORMAT:
         raise StoreError(
-            f"{path}: expected a samdiff store, got a Zarr group without its mark; make one with `samdiff prepare`"
+            f"{place}: expected a samdiff store, got a Zarr group without its mark; make one with `samdiff prepare`"
         )
     if attributes.get("format_version") != FORMAT_VERSION:
         raise StoreError(
-            f"{path}: expected format version {FORMAT_VERSION}, got {attributes.get('format_version')!r}; "
+            f"{place}: expected format version {FORMAT_VERSION}, got {attributes.get('format_version')!r}; "
             "use the samdiff release that wrote it, or prepare it again"
         )
     try:
-        attributes = unseal(data)
+        return unseal(data)
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: {ROOT_KEY}: {error}; restore the file or prepare the store again") from error
-    return Store(CachedPlace(place, cache, digest(data)[:24], cache_bytes) if cache else place, attributes)
+        raise StoreError(f"{place}: {ROOT_KEY}: {error}; restore the file or prepare the store again") from error
 
 
-def _nothing_there(place: Place) -> str:
-    if not isinstance(place, LocalFolder):
-        return f"{place}: there is no such store"
-    path = place.root
-    staging = path.with_name(path.name + ".staging")
-    if staging.exists():
-        return f"{path}: the store is not finished ({staging.name} lies beside it); the same `samdiff prepare` command goes on with it"
-    if path.exists():
-        what = "folder" if path.is_dir() else "file"
-        return f"{path}: expected a samdiff store, got a {what} without {ROOT_KEY}"
-    return f"{path}: there is no such store; make one with `samdiff prepare SOURCE --out {path}`"
+def nothing_there(place: Place) -> str:
+    """Why there is no store to open, and what to do."""
+    staging = place.sibling(".staging")
+    if staging.get("settings.json") is not None:
+        return (
+            f"{place}: the store is not finished ({staging} lies beside it); the same `samdiff prepare` command goes on with it"
+        )
+    if isinstance(place, LocalFolder) and place.root.is_file():
+        return f"{place}: expected a samdiff store, got a file"
+    if next(place.list_keys(), None) is not None:
+        return f"{place}: expected a samdiff store, got a folder without {ROOT_KEY}"
+    return f"{place}: there is no such store; make one with `samdiff prepare SOURCE --out {place}`"
+
+
+def parse_record(text: str) -> dict[str, tuple[int, str]]:
+    """key -> (bytes, SHA-256) of the record's lines, `SHA256  BYTES  KEY`."""
+    lines = (line.split("  ", 2) for line in text.splitlines())
+    return {key: (int(size), sha256) for sha256, size, key in lines}
 
 
 class Store:
     """One store, read-only: `len(store)` tiles of `tile` HR pixels at `scale`, from `n_images` images with `n_masks` masks."""
 
-    def __init__(self, place: Place, attributes: dict[str, Any]) -> None:
+    def __init__(self, place: Place, attributes: dict[str, Any], record: dict[str, tuple[int, str]] | None = None) -> None:
+        """`record` replaces the store's own, and its metadata is then not compared with it: for `verify` only."""
         self.place = place
         self.attrs = attributes
         self.scale: int = attributes["scale"]
+        self._raw: dict[str, bytes] = {}
         self._documents = {spec.path: self._document(spec.path) for spec in ARRAYS}
+        if record is None:
+            self._check_documents()
+        else:
+            self.record = record
         try:
             problems = violations(self._documents, self.scale)
         except (KeyError, TypeError, IndexError) as error:
@@ -211,8 +233,7 @@ class Store:
                 raise StoreError(f"{self.place}/{key}: {'missing' if data is None else 'damaged'}; restore it or prepare again")
         document = self._document(RECORD_KEY)
         text = self._read_chunks(RECORD_KEY, document, 0, document["shape"][0]).tobytes().decode()
-        lines = (line.split("  ", 2) for line in text.splitlines())
-        return {key: (int(size), sha256) for sha256, size, key in lines}
+        return parse_record(text)
 
     def _text(self, column: str, image: int) -> str:
         offsets = self.table(f"images/{column}_offset")
@@ -249,8 +270,9 @@ class Store:
             size = self.place.size(key)
             if size is None:
                 raise DamageError("the file is missing")
-            if size != self.record[key][0]:
-                raise DamageError(f"the file has {size} bytes instead of {self.record[key][0]}")
+            expected = self.record.get(key, (size, ""))[0]
+            if size != expected:
+                raise DamageError(f"the file has {size} bytes instead of {expected}")
             index = decode_index(self._get(key, size - index_bytes(slots), index_bytes(slots)), slots)
             self._recent[key] = index
         return index
@@ -261,10 +283,18 @@ class Store:
             raise self._damaged(key, DamageError("the file is missing"))
         return data
 
+    def _check_documents(self) -> None:
+        """Metadata that keeps the contract may have been edited all the same."""
+        for spec in ARRAYS:
+            key, data = f"{spec.path}/{ROOT_KEY}", self._raw[spec.path]
+            if self.record[key] != (len(data), digest(data)):
+                raise self._damaged(key, DamageError("edited or damaged metadata"))
+
     def _document(self, path: str) -> dict[str, Any]:
         key = f"{path}/{ROOT_KEY}"
+        self._raw[path] = data = self._get(key)
         try:
-            return json.loads(self._get(key))
+            return json.loads(data)
         except ValueError as error:
             if isinstance(error, StoreError):
                 raise

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from samdiff.errors import StoreError
-from samdiff.pipeline.contract import ARRAYS, shape_of, tiles_per_shard
+from samdiff.pipeline.contract import ARRAYS, array_table, shape_of, tiles_per_shard, violations
 from samdiff.pipeline.keystore import LocalFolder
 from samdiff.pipeline.shards import StoreWriter
 from samdiff.pipeline.store import open_store
@@ -168,13 +168,19 @@ def test_no_store_before_the_commit(tmp_path):
 
 
 def test_the_contract_is_checked_on_opening(written, tmp_path):
-    """An array of another type or shape is refused with what was expected."""
+    """An array of another type or shape is refused with what was expected; edited metadata whatever it says."""
     path, _ = written
     copy = tmp_path / "x.zarr"
     shutil.copytree(path, copy)
-    key = copy / "tiles/labels/zarr.json"
-    document = json.loads(key.read_text())
-    document["data_type"] = "uint8"
-    key.write_text(json.dumps(document))
-    with pytest.raises(StoreError, match="tiles/labels: data type: expected uint16, got uint8"):
+    documents = {spec.path: json.loads((copy / spec.path / "zarr.json").read_text()) for spec in ARRAYS}
+    assert violations(documents, SCALE) == []
+    documents["tiles/labels"]["data_type"] = "uint8"
+    assert violations(documents, SCALE) == ["tiles/labels: data type: expected uint16, got uint8"]
+    (copy / "tiles/labels/zarr.json").write_text(json.dumps(documents["tiles/labels"]))
+    with pytest.raises(StoreError, match=r"tiles/labels/zarr\.json: edited or damaged metadata"):
         open_store(copy)
+
+
+def test_the_documented_table_is_the_contract():
+    """docs/store.md shows every array as the contract has it."""
+    assert array_table() in (Path(__file__).parents[1] / "docs" / "store.md").read_text(encoding="utf-8")

@@ -1,0 +1,74 @@
+"""The mask stage for a list of pictures, in this process: pictures -> records, those that cannot be used with the reason."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ImageError
+from ..runtime import pick_device
+from .assemble import image_record
+from .images import Decoded, map_ahead
+from .scan import Found
+from .sources import Shelf
+from .staging import ImageRecord
+
+if TYPE_CHECKING:
+    from .prepare import MaskSource
+
+Read = Callable[[Found, Shelf], Decoded | ImageError]
+"""`scan.read_usable` with its settings bound; picklable."""
+
+Result = tuple[Found, ImageRecord | ImageError]
+
+Maker = Callable[[Sequence[Found], Read], Iterator[Result]]
+"""What makes records, here or elsewhere: pictures and how to read them -> one result each, in any order."""
+
+
+def make_generator(sam: str, device: str = "auto", lr_scale: int | None = None, **options: Any) -> MaskSource:
+    """A segmenter on a device given by name; with its arguments bound by `functools.partial` it can be made anywhere.
+
+    Args:
+        sam: its name.
+        device: as of `pick_device`, looked up where this is called.
+        lr_scale: masks of the LR image, enlarged by this scale; None: of the HR image.
+        options: `MaskGenerator`'s other arguments.
+    """
+    from .mask_sources import MasksFromLR
+    from .masks import MaskGenerator
+
+    generator = MaskGenerator(sam, device=pick_device(device), **options)
+    return generator if lr_scale is None else MasksFromLR(generator, lr_scale)
+
+
+def local_records(masks: MaskSource, items: Sequence[Found], read: Read) -> Iterator[Result]:
+    """Records of pictures, in order, made by one segmenter while the next pictures are decoded."""
+    inside: deque[tuple[Found, Decoded]] = deque()  # pictures that the segmenter holds
+    refused: deque[tuple[Found, ImageError]] = deque()
+
+    expect = getattr(masks, "expect", lambda *_: None)  # files of masks belong to names
+
+    def images() -> Iterator[np.ndarray]:
+        for item, decoded in map_ahead(read, items):
+            if isinstance(decoded, ImageError):
+                refused.append((item, decoded))
+                continue
+            reason = expect(item.picture.name, *decoded.pixels.shape[:2])
+            if reason is not None:
+                refused.append((item, ImageError(reason)))
+                continue
+            inside.append((item, decoded))
+            yield decoded.pixels
+
+    for found in masks.generate_batch(images()):
+        item, decoded = inside.popleft()
+        height, width = decoded.pixels.shape[:2]
+        notes = [*decoded.notes, *([] if found else ["no masks"])]  # one colour, say: a picture like any other
+        yield item, image_record(found, height, width, "; ".join(notes))
+        while refused:
+            yield refused.popleft()
+    yield from refused
+    assert not inside, "the segmenter gave fewer results than images"
