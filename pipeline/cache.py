@@ -86,12 +86,13 @@ class Patient:
             try:
                 return ask()
             except (StoreError, OSError) as error:
+                reason = str(error).removeprefix(f"{self.inner}/{key}: ")
                 if attempt == self.attempts or isinstance(error.__cause__, (ImportError, PermissionError)):
                     raise StoreError(
-                        f"{self.inner}/{key}: cannot be read after {attempt} attempt(s): {error}; when the network is back, "
+                        f"{self.inner}/{key}: cannot be read after {attempt} attempt(s): {reason}; when the network is back, "
                         "the same command goes on from its last checkpoint"
                     ) from error
-                log.warning("%s/%s: %s; asking again", self.inner, key, error)
+                log.warning("%s/%s: %s; asking again", self.inner, key, reason)
                 time.sleep(self.wait_s * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
 

@@ -22,7 +22,7 @@ from .recent import Recent
 from .shardcodec import DamageError, chunk_span, decode_chunk, decode_index, index_bytes
 from .shards import ROOT_KEY, chunk_key, digest, unseal
 
-_KEEP = 256  # indices of shards and chunks of tables that a store keeps: a few MB, whatever its size
+_KEEP = 96  # indices of shards (1 to 64 kB) and chunks of tables (under 1 MB) that a store keeps, whatever its size
 
 
 def open_store(path: Location, cache: Path | None = None, cache_bytes: int = CACHE_BYTES) -> Store:

@@ -163,9 +163,10 @@ def held_out_from(store: Store, images: int) -> int:
     """The first tile of the last `images` photographs with tiles, at most a tenth of them; `len(store)` if none is held out."""
     if images == 0:
         return len(store)
-    used = np.flatnonzero(store.table("images/n_tiles"))  # a number per photograph, nothing per tile
+    owner = store.rows("tiles/place", np.arange(len(store)))[:, 0]  # for once, and not kept
+    used = np.unique(owner)
     count = min(images, len(used) // 10)
-    return int(store.table("images/first_tile")[used[-count]]) if count else len(store)
+    return int(np.searchsorted(owner, used[-count])) if count else len(store)
 
 
 def _opened(location: Path | str, cache: Path | None, cache_bytes: int) -> Store:

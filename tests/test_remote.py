@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import zarr
 
-from samdiff import ShardDataset
+from samdiff import ShardDataset, ShardLoader
 from samdiff.errors import StoreError
 from samdiff.pipeline.keystore import LocalFolder, place_at
 from samdiff.pipeline.prepare import PrepareSettings, prepare
+from samdiff.pipeline.remote import RemoteFolder
 from samdiff.pipeline.store import open_store
 from samdiff.pipeline.verify import verify_store
 
+from .stores import make_store
 from .test_prepare import PositionMasks, position_image, write
 
 SETTINGS = PrepareSettings(scale=4, tile=64)
@@ -118,3 +120,16 @@ def test_zarr_opens_it_at_its_url(bucket, photos, tmp_path, monkeypatch):
         warnings.simplefilter("error")
         array = zarr.open_group(f"{bucket}/z.zarr", mode="r")["tiles/hr"]
         np.testing.assert_array_equal(array[:], open_store(f"{bucket}/z.zarr").table("tiles/hr"))
+
+
+def test_training_streams_from_a_url_through_a_bounded_cache(base, tmp_path, monkeypatch):
+    """The same batches as from the folder; the shards are kept on the local disk."""
+    monkeypatch.setenv("SAMDIFF_CACHE", str(tmp_path / "cache"))
+    local = make_store(tmp_path / "a.zarr", n=5000)
+    far, here = RemoteFolder(f"{base}/stream.zarr"), LocalFolder(local)
+    for key in here.list_keys():
+        far.set(key, here.get(key))
+    data, expected = ShardDataset(f"{base}/stream.zarr", patch=12, seed=1), ShardDataset(local, patch=12, seed=1)
+    for index, batch in enumerate(ShardLoader(data, 16, steps=10, workers=2)):
+        np.testing.assert_array_equal(batch["hr"].numpy(), expected.batch(index * 16, 16)["hr"])
+    assert len(list((tmp_path / "cache/shards").rglob("hr/c/*/0/0/0"))) >= 1

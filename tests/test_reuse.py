@@ -29,6 +29,8 @@ def test_the_page_runs(tmp_path):
         exec(block.replace("data/div2k.zarr", str(path)), scope)  # noqa: S102
     assert np.mean(scope["losses"][-5:]) < 0.8 * np.mean(scope["losses"][:3])
     assert scope["encoding"].shape == scope["batch"]["labels"][:, None].shape
+    np.testing.assert_array_equal(scope["hr"], scope["store"].read_tiles("hr", [5])[0])
+    assert scope["encoding_5"].dtype == np.float32
     noise, store = scope["noise"], scope["store"]
     np.testing.assert_allclose(noise.mean((0, 1)), 0, atol=1e-5)
     np.testing.assert_allclose(noise.std((0, 1)), 1, atol=1e-4)
