@@ -45,8 +45,10 @@ class DemoSettings:
     """Prompts per side for the masks (prepare's default is 32)."""
     rrdb_steps: int = 400
     """Training steps of stage one."""
-    steps: int = 500
+    steps: int = 400
     """Training steps of stage two."""
+    sampling_steps: int = 25
+    """Steps of the sampler."""
     sets: tuple[str, ...] = ("train.lr=1e-3", "train.halve_every=300", "train.ema=0.99")
     """Settings for so short a training: a higher rate that falls early, a shorter average."""
     device: str = "auto"
@@ -63,6 +65,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> Path:
     truth = write_photographs(folder)
     store, run, lr = folder / "photos.zarr", folder / "run", folder / "held_out_lr.png"
     where = ["--device", settings.device]
+    sampling = ["--steps", settings.sampling_steps, "--overwrite", *where]
 
     def samdiff(*arguments: object) -> None:
         words = [str(argument) for argument in arguments]
@@ -73,13 +76,13 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> Path:
             )
 
     if SHIPPED.exists():
-        samdiff("infer", lr, "-o", folder / "shipped.png", "--checkpoint", SHIPPED_NAME, "--overwrite", *where)
+        samdiff("infer", lr, "-o", folder / "shipped.png", "--checkpoint", SHIPPED_NAME, *sampling)
     points = ["--tile", settings.tile, "--points-per-side", settings.points_per_side]
     samdiff("prepare", folder / "photos", "--out", store, *points, *where)
     samdiff("info", store)
     schedule = ["--rrdb-steps", settings.rrdb_steps, "--steps", settings.steps, *(f"--set={text}" for text in settings.sets)]
     samdiff("train", "--shards", store, "--out", run, "--preset", "tiny", *schedule, *where)
-    samdiff("infer", lr, "-o", folder / "result.png", "--checkpoint", run, "--overwrite", *where)
+    samdiff("infer", lr, "-o", folder / "result.png", "--checkpoint", run, *sampling)
     samdiff("infer", lr, "-o", folder / "rrdb.png", "--checkpoint", run, "--regress", "--overwrite", *where)
     for line in compare(folder, truth, settings):
         say(line)
