@@ -31,6 +31,7 @@ def evaluate(
     """PSNR, SSIM, consistency and artifacts of a model beside bicubic and its RRDB, by named protocols."""
     from functools import partial
 
+    from ..errors import ConfigError
     from ..model.batch import provenance
     from ..model.evaluate import as_csv, as_json, as_markdown, read_pairs, summarise
     from ..model.evaluate import evaluate as run
@@ -46,7 +47,11 @@ def evaluate(
     settings = InferSettings(steps, 0, sampler, average, start, consistent=consistent, precision=precision)
     model.check(settings)
     extras = load_measures(metrics.split(","), model.device, say) if metrics else {}
-    sets = {folder.resolve().name: read_pairs(folder, model.scale) for folder in benchmark}
+    names = [folder.resolve().name for folder in benchmark]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their figures could not be told apart; rename one")
+    sets = {name: read_pairs(folder, model.scale) for name, folder in zip(names, benchmark, strict=True)}
+    out.mkdir(parents=True, exist_ok=True)  # fails now, if it fails
     rows = []
     for name, pairs in sets.items():
         bar = progress(desc=name, total=len(pairs) * (seeds + 2), unit="picture")
@@ -71,7 +76,6 @@ def evaluate(
     table = as_markdown(summarise(rows))
     how = provenance(model, settings)
     facts = {"checkpoint": str(path), **how, "seeds": list(range(seeds)), "scale": model.scale}
-    out.mkdir(parents=True, exist_ok=True)
     for file, text in (("figures.csv", as_csv(rows)), ("figures.json", as_json(rows, facts)), ("table.md", table + "\n")):
         (out / file).write_text(text)
     say(f"{table}\n\n{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")

@@ -99,7 +99,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: not a checkpoint of tensors alone: reading it would run code from the file, which samdiff never does ({str(error).splitlines()[0]})"
+            f"{path}: not a checkpoint of tensors alone (or none at all): to read it as a pickle would run code from the file, which samdiff never does"
         ) from error
     except Exception as error:  # torch raises many kinds for files that are cut short or no archives
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({type(error).__name__}); is the file whole?") from error

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..pipeline.keystore import write_atomic
 from ..pipeline.order import mix
 from ..pipeline.staging import differences
@@ -28,10 +28,11 @@ from .config import BESIDE, RunConfig, config_of
 from .estimate import measure
 from .infer import SuperResolver
 from .loop import Stage, run
-from .networks import build_rrdb, build_unet
+from .networks import build_rrdb, build_unet, check_given, load_rrdb, of_scale
 from .parallel import Ranks
 from .residual import to_picture_range, to_pixels
 from .rrdb import RRDB
+from .sampler import DEFAULT, check_pair
 from .states import State, states
 from .tasks import DiffusionTask, RrdbTask
 from .tracker import Tracker
@@ -107,7 +108,8 @@ def train(
     data = ShardDataset(stores, config.train.patch, config.train.seed, config.validate.images)
     _check(config, stores, data, ranks)
     speak = say if ranks.first else log.debug
-    beginning = None if start is None else _of_scale(start, config, "diffusion")
+    beginning = None if start is None else of_scale(start, config, "diffusion")
+    check_given(config, rrdb, beginning)
     asked = _asked(config, stores, rrdb, start)
     if ranks.first:
         for line in _claim(out, asked):
@@ -136,9 +138,9 @@ def _diffusion_stage(this: _Run, unet: torch.nn.Module, rrdb: RRDB) -> None:
         return Checkpoint("diffusion", {**averaged, **frozen}, this.saved, {**this.facts, "step": state.step})
 
     def upscaler(state: State) -> Upscale:
-        resolver, v = SuperResolver(model(state), "the averaged weights", this.ranks.device), this.config.validate
-        steps = None if this.config.diffusion.modulation == "paper" else min(v.steps, this.config.diffusion.timesteps) or None
-        return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=v.sampler or None)
+        resolver = SuperResolver(model(state), "the averaged weights", this.ranks.device)
+        sampler, steps = _looked_at_by(this.config)
+        return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler)
 
     _stage(this, task, this.config.train.steps, model, upscaler, MODEL_FILE, BEST_FILE)
 
@@ -166,11 +168,7 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
         _stage(this, task, steps, model, upscaler, RRDB_FILE, None)
     else:
         this.say(f"rrdb: taken from {finished}")
-    weights = _of_scale(finished, this.config).part("rrdb")
-    if not weights:
-        raise CheckpointError(f"{finished}: holds no RRDB; give the rrdb.safetensors or model.safetensors of a run")
-    load_into(network, weights, str(finished))
-    return network.to(this.ranks.device)
+    return load_rrdb(network, finished, this.config).to(this.ranks.device)
 
 
 def _stage(
@@ -232,6 +230,12 @@ def _regress(network: RRDB, lr: Any, device: torch.device) -> Any:
     return out[..., 1] if grey else out
 
 
+def _looked_at_by(config: RunConfig) -> tuple[str, int | None]:
+    """Sampler and steps of the validation."""
+    v, modulation = config.validate, config.diffusion.modulation
+    return v.sampler or DEFAULT[modulation], None if modulation == "paper" else min(v.steps, config.diffusion.timesteps) or None
+
+
 def _check(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks: Ranks) -> None:
     multiple = 2 ** (len(config.model.multipliers) - 1)
     if config.train.patch % multiple or config.train.patch < 2 * multiple:
@@ -244,6 +248,7 @@ def _check(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks
             "prepare more pictures, or take a smaller batch"
         )
     ranks.share(config.train.batch, config.train.accumulate)
+    check_pair(config.diffusion.build(), *_looked_at_by(config))
     if config.train.amp == "fp16" and ranks.device.type == "cpu":
         raise ConfigError("train.amp: fp16 is for CUDA, the device is the CPU; use bf16 or off")
     bare = [str(store.place) for store in stores if store.n_masks == 0]
@@ -255,14 +260,6 @@ def _check(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks
 
 def _versions() -> dict[str, str]:
     return {"samdiff": __version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _of_scale(path: Path, config: RunConfig, kind: str | None = None) -> Checkpoint:
-    """A checkpoint, refused if it is of another scale than the run."""
-    found = load_checkpoint(path, kind)
-    if found.config.get("scale") != config.scale:
-        raise CheckpointError(f"{path}: trained for x{found.config.get('scale')}, the store is x{config.scale}")
-    return found
 
 
 def _asked(config: RunConfig, stores: Sequence[Store], rrdb: Path | None, start: Path | None) -> dict[str, Any]:
@@ -279,7 +276,10 @@ def _claim(out: Path, asked: dict[str, Any]) -> list[str]:
     """Write `config.json`, or compare with the one that is there; returns what to tell the user."""
     file, told = out / "config.json", []
     if file.exists():
-        before = json.loads(file.read_text())
+        try:
+            before = json.loads(file.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{file}: damaged ({error}); restore it, or give another --out") from error
         before = {**config_of(before).as_dict(), **{key: before.get(key) for key in BESIDE if key != "versions"}}
         changed = [
             line

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
 from ..pipeline.resize import imresize
 from ..pipeline.store import Store
 from ..pipeline.stream import held_out_from
+from .evaluate import read_pairs
 from .metrics import psnr_y, ssim_y
-from .pictures import FORMATS, open_picture
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 """(LR uint8 [h, w, 3] or [h, w], the picture's number, which seeds the noise) -> HR of the same kind."""
@@ -48,25 +47,8 @@ def held_out(stores: Sequence[Store], images: int, tiles: int) -> Benchmark | No
 
 
 def read_benchmark(folder: Path, scale: int) -> Benchmark:
-    """A folder of HR pictures, or one with `HR/` and perhaps `LRxS/` (files of the same names); LR is made by MATLAB's bicubic if it is not there.
-
-    Raises:
-        ConfigError: there is no such folder, or no picture in it.
-        ImageError: a picture cannot be read, or LR and HR do not fit.
-    """
-    pictures = folder / "HR" if (folder / "HR").is_dir() else folder
-    files = sorted(file for file in pictures.glob("*") if file.suffix.lower() in (*FORMATS, ".bmp"))
-    if not files:
-        raise ConfigError(f"--benchmark {folder}: expected a folder of pictures, or one with HR/ in it; found none")
-    pairs = []
-    for file in files:
-        hr = open_picture(file)
-        hr = hr[..., :3] if hr.ndim == 3 else hr
-        small = folder / f"LRx{scale}" / file.name
-        height, width = (side // scale * scale for side in hr.shape[:2])
-        lr = open_picture(small) if pictures != folder and small.exists() else imresize(hr[:height, :width], 1 / scale)
-        pairs.append((lr, hr[: lr.shape[0] * scale, : lr.shape[1] * scale]))
-    return benchmark_of(folder.resolve().name, pairs, scale)
+    """The benchmark of a folder, read as `samdiff evaluate` reads it, see `evaluate.read_pairs`."""
+    return benchmark_of(folder.resolve().name, [(pair.lr, pair.hr) for pair in read_pairs(folder, scale)], scale)
 
 
 def score(benchmark: Benchmark, upscale: Upscale) -> tuple[dict[str, Any], np.ndarray]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from samdiff import load_model
+from samdiff.cli import main
 from samdiff.errors import ConfigError
 from samdiff.model.artifacts import artifact_map
 from samdiff.model.compare import comparison, detailed_box
@@ -62,6 +63,17 @@ def test_pairs_of_a_folder(tmp_path):
         read_pairs(tmp_path / "b", 4)
     with pytest.raises(ConfigError, match="found none"):
         read_pairs(tmp_path, 4)
+
+
+def test_two_benchmarks_of_one_name_are_refused(tmp_path, capsys):
+    """Set5/HR and Set14/HR: one would silently take the other's place."""
+    for name in ("Set5", "Set14"):
+        save_picture(random_image(32, 32, 3), tmp_path / name / "HR" / "x.png")
+    write_model(tmp_path / "m.safetensors")
+    folders = [part for name in ("Set5", "Set14") for part in ("--benchmark", str(tmp_path / name / "HR"))]
+    with pytest.raises(SystemExit, match="1"):
+        main(["evaluate", *folders, "--checkpoint", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "out")])
+    assert "two folders are named HR" in capsys.readouterr().err
 
 
 def test_means_and_errors_over_seeds():

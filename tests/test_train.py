@@ -22,6 +22,7 @@ from samdiff.model.infer import load_model
 from samdiff.model.loop import TrainingError
 from samdiff.model.networks import build_rrdb
 from samdiff.model.optim import ema_decay, learning_rate
+from samdiff.model.pictures import save_picture
 from samdiff.model.states import states
 from samdiff.model.tasks import RrdbTask
 from samdiff.model.train import train
@@ -163,6 +164,8 @@ def test_rrdb_from_another_run_is_frozen(tmp_path):
         run(tmp_path, "third", "model.rrdb_features=16", rrdb=first)
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         run(tmp_path, "fourth", rrdb=tmp_path / "none.safetensors")
+    for name in ("third", "fourth"):  # so that the corrected command may use it
+        assert not (tmp_path / name).exists()
 
 
 def test_start_from_a_model(tmp_path):
@@ -176,6 +179,7 @@ def test_start_from_a_model(tmp_path):
         run(tmp_path, "b", start=tmp_path / "given" / "rrdb.safetensors")
     with pytest.raises(CheckpointError, match="do not fit the configured network"):
         run(tmp_path, "c", "model.width=16", start=given)
+    assert not (tmp_path / "c").exists()
     with pytest.raises(ConfigError, match="start_from"):
         run(tmp_path, "begun", "train.rrdb_steps=0", "train.steps=0", "train.ema=0")
     make_store(tmp_path / "two.zarr", n=40, scale=2)
@@ -192,6 +196,9 @@ def test_a_run_of_other_settings_is_refused(tmp_path):
     said = []
     train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=9"), CPU, say=said.append)
     assert "changed in this run: train.lr: was 0.0005, now 0.001" in said
+    (tmp_path / "r" / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config.json: damaged"):
+        run(tmp_path, "r")
 
 
 def test_the_estimate_comes_before_the_first_step(tmp_path):
@@ -222,6 +229,10 @@ def test_validation_holds_photographs_out_and_keeps_the_best(tmp_path):
     more = ["validate.every=3", "validate.images=9", "validate.steps=4", "validate.tiles=3", "train.tensorboard=true"]
     bench = read_benchmark(tmp_path / "bench", 4)
     assert [hr.shape for _, hr in bench.pairs] == [(40, 48, 3), (40, 48)]
+    for name, pixels in (("HR/a.png", picture), ("LRx4/b.png", picture[:10, :12])):
+        save_picture(pixels, tmp_path / "lone" / name)
+    with pytest.raises(ConfigError, match="has no LR for a.png"):
+        read_benchmark(tmp_path / "lone", 4)
     train([store], tmp_path / "r", config(*more), CPU, benchmarks=[bench])
     lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
     looks = [line for line in lines if "validation" in line and line["stage"] == "diffusion"]
@@ -300,6 +311,9 @@ def test_masks_that_are_needed_and_missing(tmp_path):
         ("modell.width=3", r"unknown setting modell \(did you mean 'model'\?\)"),
         ("train.lr=fast", "train.lr: expected float, got 'fast'"),
         ("model.multipliers=4", r"expected a list such as \[1, 2, 3\]"),
+        ("train.lr=nan", "train.lr: expected a finite number, got nan"),
+        ("validate.sampler=zz", "sampler: expected one of ddpm"),
+        ("validate.sampler=paper", "sampler 'paper' with modulation 'official'"),
         ("train=3", "expected section.key=value"),
         ("validate.evry=3", r"did you mean 'every'"),
         ("train.compile=1", "train.compile: expected bool, got 1"),
