@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
 from .common import CACHE, Device, Threads, say
 from .mask_options import (
     BoxNms,
@@ -63,6 +64,8 @@ def masks(
     from ..pipeline.structure import encode_structure
     from ..runtime import pick_device, setup_process
 
+    if image.is_dir():
+        raise ConfigError(f"{image}: expected one picture, got a folder; `samdiff prepare` takes folders")
     setup_process(threads)
     where = pick_device(device)
     pixels = read_picture(list_source(image)[0]).pixels
