@@ -114,6 +114,7 @@ class ImportedMasks:
         """A record of the picture as it was, cut to the picture as it is used."""
         coco = record["segmentation"]
         counts = counts_of(coco)
+        _check_values(record)
         height_was, width_was = (int(side) for side in coco["size"])
         if (height_was, width_was) == (height, width):
             return dict(record)
@@ -123,6 +124,19 @@ class ImportedMasks:
         return {key: value for key, value in record.items() if key != "crop_box"} | {
             "segmentation": to_coco(encode(mask), height, width)
         }
+
+
+def _check_values(record: Mapping[str, Any]) -> None:
+    """The keys that a record may have hold numbers, as many as segment-anything writes, or nothing."""
+    for key, count in (("predicted_iou", None), ("stability_score", None), ("crop_box", 4), ("point_coords", 2)):
+        value = record.get(key)
+        if value is None or (count and value == []):
+            continue
+        first = value[0] if key == "point_coords" and isinstance(value, list) else value
+        numbers = first if isinstance(first, list) else [first]
+        good = len(numbers) == (count or 1) and isinstance(first, list) == bool(count)
+        if not good or not all(isinstance(number, int | float) for number in numbers):
+            raise SamdiffError(f"{key}: expected {f'{count} numbers' if count else 'a number'}, got {value!r}")
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

@@ -55,6 +55,27 @@ def test_masks_from_lr_are_scaled_to_hr():
     assert source.describe() == {"name": "blob", "masks_from": "lr"}
 
 
+def test_records_with_other_values_are_told(tmp_path):
+    """Each is the fault of one file, so one picture is skipped and the run goes on."""
+    (good,) = records_of(np.ones((4, 4), bool))
+    faults = (
+        {"predicted_iou": "high"},
+        {"stability_score": [1]},
+        {"crop_box": [0, 0, 4]},
+        {"crop_box": ["a", 0, 4, 4]},
+        {"point_coords": [1, 2]},
+        {"point_coords": [[1]]},
+        {"segmentation": {"size": 4, "counts": [0, 16]}},
+        {"segmentation": {"size": [4, 4], "counts": [[1, 2], [3]]}},
+    )
+    for fault in faults:
+        (tmp_path / "a.json").write_text(json.dumps([{**good, **fault}]))
+        assert "expected" in str(ImportedMasks(tmp_path, 1).expect("a.png", 4, 4)), fault
+    for fine in ({"predicted_iou": None}, {"point_coords": []}, {"crop_box": [0, 0, 4, 4], "point_coords": [[1, 2.5]]}):
+        (tmp_path / "a.json").write_text(json.dumps([{**good, **fine}]))
+        assert ImportedMasks(tmp_path, 1).expect("a.png", 4, 4) is None, fine
+
+
 def test_imported_masks_match_by_name_and_size(tmp_path):
     """By path, then by stem; cut like the picture; missing, foreign and damaged ones are told with the reason."""
     mask = np.zeros((26, 35), bool)
