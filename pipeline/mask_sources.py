@@ -98,11 +98,12 @@ class ImportedMasks:
         places = [self.folder / relative.with_suffix(".json"), self.folder / f"{relative.stem}.json"]
         path = next((place for place in places if place.is_file()), None)
         if path is None:
-            return f"no masks: expected {places[0].name} in {self.folder}"
+            return f"no masks: expected {places[0].name} in the folder of --import-masks"
         try:
             self._next.append([self._cut(record, height, width) for record in _records(path)])
         except SamdiffError as error:
-            return f"its masks {path}: {error}"
+            inside = path.relative_to(self.folder).as_posix()  # reasons are kept in the store: no path of this machine
+            return f"its masks {inside}: {error}"
         return None
 
     def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
@@ -148,7 +149,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise SamdiffError(f"not readable as JSON ({error})") from error
+        raise SamdiffError(f"not readable as JSON ({getattr(error, 'strerror', None) or error})") from error
     if isinstance(data, dict):
         data = data.get("masks", data.get("annotations"))
     if not isinstance(data, list) or not all(

@@ -93,7 +93,8 @@ def test_imported_masks_match_by_name_and_size(tmp_path):
     assert source.expect("other/b.jpg", 24, 32) is None
     assert "no masks: expected c.json" in source.expect("c.png", 24, 32)
     assert "made for 35 x 26 pixels (W x H), the picture has 32 x 28" in source.expect("sub/a.png", 28, 32)
-    assert "not readable as JSON" in source.expect("bad.png", 24, 32)
+    assert "its masks bad.json: not readable as JSON" in source.expect("bad.png", 24, 32)
+    assert not any(str(tmp_path) in source.expect(name, 24, 32) for name in ("c.png", "bad.png", "cut.png"))
     assert "COCO RLE (amg.py --convert-to-rle)" in source.expect("png.png", 24, 32)
     assert "damaged" in source.expect("cut.png", 24, 32)
     first, second = source.generate_batch([np.zeros((24, 32, 3), np.uint8)] * 2)
