@@ -15,7 +15,9 @@ import typer
 from . import __version__
 from .commands import checkpoints, demo, evaluate, export, fetch, infer, masks, prepare, store, train
 from .commands.common import say
-from .errors import SamdiffError
+from .errors import ConfigError, SamdiffError
+
+WRONG_USAGE, INTERRUPTED = 2, 130  # exit statuses
 
 app = typer.Typer(
     name="samdiff",
@@ -69,16 +71,19 @@ def _common(
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the `samdiff` script: one line for an error that the user can put right, a traceback for ours."""
+    status = 1
     try:
         return app(arguments)
+    except SystemExit as leaving:  # the command-line library's own way of ending, also for Ctrl-C
+        if leaving.code == INTERRUPTED:
+            print("samdiff: interrupted; the same command goes on from here", file=sys.stderr)
+        raise
     except SamdiffError as error:
         print(f"samdiff: {error}", file=sys.stderr)
+        status = WRONG_USAGE if isinstance(error, ConfigError) else 1
     except OSError as error:
         print(f"samdiff: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("samdiff: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(1)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
 from .common import CACHE, Device, Threads, say
 from .mask_options import (
     BoxNms,
@@ -54,7 +55,7 @@ def masks(
 
     import numpy as np
 
-    from ..model.pictures import save_picture
+    from ..model.pictures import FORMATS, save_picture
     from ..model.sheet import colour_labels, colour_map, contact_sheet
     from ..pipeline.images import read_picture
     from ..pipeline.keystore import write_atomic
@@ -63,6 +64,11 @@ def masks(
     from ..pipeline.structure import encode_structure
     from ..runtime import pick_device, setup_process
 
+    if image.is_dir():
+        raise ConfigError(f"{image}: expected one picture, got a folder; `samdiff prepare` takes folders")
+    target = out or Path(f"{image.stem}_masks.png")
+    if target.suffix.lower() not in FORMATS:  # said before the work, not after it
+        raise ConfigError(f"--out {target}: expected a file ending in {', '.join(FORMATS)}")
     setup_process(threads)
     where = pick_device(device)
     pixels = read_picture(list_source(image)[0]).pixels
@@ -99,9 +105,9 @@ def masks(
         ),
         (f"E_SAM, {e_sam.min():.2f} to {e_sam.max():.2f}\nmean of x_RoPE over each mask", colour_map(e_sam)),
     ]
-    target = out or Path(f"{image.stem}_masks.png")
     save_picture(contact_sheet(panels, columns=3, width=640), target)
     if records is not None:
+        records.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(records, json.dumps(table.records()).encode())
     sizes = f", {int(np.median(table.area))} pixels in the median" if len(table) else ": a picture without structure has none"
     say(f"{target}: {len(table)} masks{sizes}, {covered:.0%} covered, {seconds:.1f} s ({name}, {mode}, {where})")

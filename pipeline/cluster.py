@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed import CancelledError, Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
 
 from ..errors import ConfigError, ImageError, SamdiffError, StoreError
 from ..runtime import setup_process
@@ -78,7 +78,7 @@ class Crew:
         """Records of pictures as they are finished; only a few pictures per worker are on their way at a time.
 
         Raises:
-            StoreError: workers died again and again over one picture.
+            StoreError: workers died again and again over one picture, or the scheduler is gone.
             SamdiffError: a worker cannot load the segmenter, or has another one.
         """
         left, on_the_way = iter(items), {}
@@ -100,6 +100,11 @@ class Crew:
                 raise StoreError(
                     f"{item.picture.name}: the workers that had it died again and again (out of memory?); "
                     "see their logs, give them more memory or use fewer; the same command goes on from here"
+                ) from error
+            except CancelledError as error:
+                raise StoreError(
+                    f"{item.picture.name}: the connection to the scheduler was lost; see to it that `dask scheduler` is running; "
+                    "the same command goes on from here"
                 ) from error
             future.release()
             send(1)  # as workers join or leave, the window follows the rate at which results come

@@ -127,7 +127,7 @@ def _fetch_from(
                     f"gave up after {patience.attempts} attempts ({again}); {now} bytes are kept, run it again"
                 ) from again
             pause = min(again.wait if again.wait is not None else wait, patience.longest_wait)
-            log.info("%s: %s; again in %.0f s from byte %d", url, again, pause, now)
+            log.warning("%s: %s; again in %.0f s from byte %d", url, again, pause, now)
             sleep(pause)
             wait *= 2
 

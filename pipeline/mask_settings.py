@@ -86,6 +86,10 @@ class MaskSettings:
         return {**given, "point_grids": None if self.point_grids is None else list(self.point_grids)}
 
     def as_attributes(self) -> dict[str, Any]:
-        """JSON-able: the mode, and every generator parameter that decides the masks, under its own name."""
+        """JSON-able: the mode, and every generator parameter that decides the masks, under its own name.
+
+        `points_per_batch` is none of these: a store begun with it can go on with less of it after running out of memory.
+        """
         grids = None if self.point_grids is None else [grid.tolist() for grid in self.point_grids]
-        return {**{field.name: getattr(self, field.name) for field in fields(self)}, "point_grids": grids}
+        deciding = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "points_per_batch"}
+        return {**deciding, "point_grids": grids}

@@ -98,11 +98,12 @@ class ImportedMasks:
         places = [self.folder / relative.with_suffix(".json"), self.folder / f"{relative.stem}.json"]
         path = next((place for place in places if place.is_file()), None)
         if path is None:
-            return f"no masks: expected {places[0].name} in {self.folder}"
+            return f"no masks: expected {places[0].name} in the folder of --import-masks"
         try:
             self._next.append([self._cut(record, height, width) for record in _records(path)])
         except SamdiffError as error:
-            return f"its masks {path}: {error}"
+            inside = path.relative_to(self.folder).as_posix()  # reasons are kept in the store: no path of this machine
+            return f"its masks {inside}: {error}"
         return None
 
     def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
@@ -114,6 +115,7 @@ class ImportedMasks:
         """A record of the picture as it was, cut to the picture as it is used."""
         coco = record["segmentation"]
         counts = counts_of(coco)
+        _check_values(record)
         height_was, width_was = (int(side) for side in coco["size"])
         if (height_was, width_was) == (height, width):
             return dict(record)
@@ -125,6 +127,19 @@ class ImportedMasks:
         }
 
 
+def _check_values(record: Mapping[str, Any]) -> None:
+    """The keys that a record may have hold numbers, as many as segment-anything writes, or nothing."""
+    for key, count in (("predicted_iou", None), ("stability_score", None), ("crop_box", 4), ("point_coords", 2)):
+        value = record.get(key)
+        if value is None or (count and value == []):
+            continue
+        first = value[0] if key == "point_coords" and isinstance(value, list) else value
+        numbers = first if isinstance(first, list) else [first]
+        good = len(numbers) == (count or 1) and isinstance(first, list) == bool(count)
+        if not good or not all(isinstance(number, int | float) for number in numbers):
+            raise SamdiffError(f"{key}: expected {f'{count} numbers' if count else 'a number'}, got {value!r}")
+
+
 def _records(path: Path) -> list[dict[str, Any]]:
     """Records of a file, checked as far as their keys.
 
@@ -134,7 +149,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
     try:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise SamdiffError(f"not readable as JSON ({error})") from error
+        raise SamdiffError(f"not readable as JSON ({getattr(error, 'strerror', None) or error})") from error
     if isinstance(data, dict):
         data = data.get("masks", data.get("annotations"))
     if not isinstance(data, list) or not all(

@@ -129,14 +129,19 @@ def to_coco(counts: np.ndarray, height: int, width: int) -> dict[str, Any]:
 def _size_of(mask: Mapping[str, Any]) -> tuple[int, int]:
     if "size" not in mask or "counts" not in mask:
         raise SamdiffError(f"mask: expected a COCO RLE with the keys size and counts, got {sorted(map(str, mask))}")
-    size = tuple(mask["size"])
-    if len(size) != 2 or not all(isinstance(side, int | np.integer) and side >= 0 for side in size):
+    size = mask["size"]
+    if not isinstance(size, Sequence | np.ndarray) or len(size) != 2:
+        raise SamdiffError(f"mask: size: expected [H, W], got {size!r}")
+    if not all(isinstance(side, int | np.integer) and side >= 0 for side in size):
         raise SamdiffError(f"mask: size: expected [H, W], got {list(size)}")
     return int(size[0]), int(size[1])
 
 
 def _as_integers(values: Any) -> np.ndarray:
-    counts = np.asarray(values)
+    try:
+        counts = np.asarray(values)
+    except ValueError as error:  # lists of several lengths: polygons, say
+        raise SamdiffError(f"mask: counts: expected integers [R] ({error})") from error
     if counts.ndim != 1 or (counts.dtype.kind not in "iu" and counts.size):
         raise SamdiffError(f"mask: counts: expected integers [R], got {counts.dtype} of shape {list(counts.shape)}")
     return counts

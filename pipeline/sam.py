@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor
 
-from ..errors import WeightsError
+from ..errors import ConfigError, WeightsError
 from .tinyvit import TinyViT
 from .weights import WeightsRecord, find_weights
 
@@ -41,10 +40,11 @@ def load_segmenter(name: str, device: torch.device, weights: Path | None = None,
         source: where weights may come from.
 
     Raises:
+        ConfigError: there is no such segmenter.
         WeightsError: no weights, a damaged file, the checkpoint of another architecture, or values that are not finite.
     """
     if name not in SEGMENTERS:
-        raise WeightsError(f"--sam: expected one of {', '.join(SEGMENTERS)}, got {name!r}")
+        raise ConfigError(f"segmenter: expected one of {', '.join(SEGMENTERS)}, got {name!r}")
     record = find_weights(name, file=weights, source=source)
     model = build_segmenter(name)
     load_state(model, read_state(record.path), f"{record.path} as {name}")
@@ -81,8 +81,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path}: refused, it holds more than tensors or is no checkpoint; take the published file"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable checkpoint ({error}); download it again") from error
+    except Exception as error:  # torch raises many kinds for files that are cut short or no archives
+        reason = f"{type(error).__name__}: {error}"
+        raise WeightsError(f"{path}: not a readable checkpoint ({reason}); download it again") from error
     if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
         state = state["model"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -52,8 +52,8 @@ def read_root(place: Place, data: bytes) -> dict[str, Any]:
     """
     try:
         document = json.loads(data)
-        attributes = document.get("attributes", {})
-    except (ValueError, AttributeError) as error:
+        attributes = dict(document.get("attributes") or {})
+    except (ValueError, AttributeError, TypeError) as error:
         raise StoreError(f"{place}: {ROOT_KEY} is not readable ({error}); the store is damaged, prepare it again") from error
     if attributes.get("format") != FORMAT:
         raise StoreError(

@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import WeightsError
+from ..errors import ConfigError, WeightsError
 from ..runtime import cache_dir
 from .download import DownloadError, fetch
 from .keystore import write_atomic
@@ -56,13 +56,14 @@ def find_weights(name: str, *, file: Path | None = None, source: str = "auto", c
         cache: folder; None: `SAMDIFF_CACHE`, or the user's cache folder.
 
     Raises:
+        ConfigError: there is no such segmenter or source.
         WeightsError: nothing worked; the one message lists every way, why it failed, and what to type.
     """
     registry = _registry()
     if name not in registry["weights"]:
-        raise WeightsError(f"--sam: expected one of {', '.join(registry['weights'])}, got {name!r}")
+        raise ConfigError(f"segmenter: expected one of {', '.join(registry['weights'])}, got {name!r}")
     if source not in SOURCES:
-        raise WeightsError(f"--weights-source: expected one of {', '.join(SOURCES)}, got {source!r}")
+        raise ConfigError(f"source of weights: expected one of {', '.join(SOURCES)}, got {source!r}")
     if file is not None:
         if not file.is_file():
             raise WeightsError(f"--sam-weights: there is no file {file}")

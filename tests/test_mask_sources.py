@@ -55,6 +55,27 @@ def test_masks_from_lr_are_scaled_to_hr():
     assert source.describe() == {"name": "blob", "masks_from": "lr"}
 
 
+def test_records_with_other_values_are_told(tmp_path):
+    """Each is the fault of one file, so one picture is skipped and the run goes on."""
+    (good,) = records_of(np.ones((4, 4), bool))
+    faults = (
+        {"predicted_iou": "high"},
+        {"stability_score": [1]},
+        {"crop_box": [0, 0, 4]},
+        {"crop_box": ["a", 0, 4, 4]},
+        {"point_coords": [1, 2]},
+        {"point_coords": [[1]]},
+        {"segmentation": {"size": 4, "counts": [0, 16]}},
+        {"segmentation": {"size": [4, 4], "counts": [[1, 2], [3]]}},
+    )
+    for fault in faults:
+        (tmp_path / "a.json").write_text(json.dumps([{**good, **fault}]))
+        assert "expected" in str(ImportedMasks(tmp_path, 1).expect("a.png", 4, 4)), fault
+    for fine in ({"predicted_iou": None}, {"point_coords": []}, {"crop_box": [0, 0, 4, 4], "point_coords": [[1, 2.5]]}):
+        (tmp_path / "a.json").write_text(json.dumps([{**good, **fine}]))
+        assert ImportedMasks(tmp_path, 1).expect("a.png", 4, 4) is None, fine
+
+
 def test_imported_masks_match_by_name_and_size(tmp_path):
     """By path, then by stem; cut like the picture; missing, foreign and damaged ones are told with the reason."""
     mask = np.zeros((26, 35), bool)
@@ -72,7 +93,8 @@ def test_imported_masks_match_by_name_and_size(tmp_path):
     assert source.expect("other/b.jpg", 24, 32) is None
     assert "no masks: expected c.json" in source.expect("c.png", 24, 32)
     assert "made for 35 x 26 pixels (W x H), the picture has 32 x 28" in source.expect("sub/a.png", 28, 32)
-    assert "not readable as JSON" in source.expect("bad.png", 24, 32)
+    assert "its masks bad.json: not readable as JSON" in source.expect("bad.png", 24, 32)
+    assert not any(str(tmp_path) in source.expect(name, 24, 32) for name in ("c.png", "bad.png", "cut.png"))
     assert "COCO RLE (amg.py --convert-to-rle)" in source.expect("png.png", 24, 32)
     assert "damaged" in source.expect("cut.png", 24, 32)
     first, second = source.generate_batch([np.zeros((24, 32, 3), np.uint8)] * 2)

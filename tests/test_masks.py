@@ -205,6 +205,12 @@ def test_little_memory_changes_no_mask(mobile_sam, caplog):
         generator.generate(image)
 
 
+def test_a_store_goes_on_with_fewer_points_per_batch():
+    """The advice for a device without memory must not make a begun store another one."""
+    assert MaskSettings(points_per_batch=1).as_attributes() == MaskSettings().as_attributes()
+    assert MaskSettings(points_per_side=1).as_attributes() != MaskSettings().as_attributes()
+
+
 @pytest.mark.weights
 def test_command_draws_and_exports(mobile_sam, tmp_path, capsys):
     """`samdiff masks` writes the drawing, and records that `prepare --import-masks` makes a store of."""

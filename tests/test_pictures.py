@@ -232,7 +232,7 @@ def test_the_command(model_file, tmp_path):
     assert "5 x 6 -> " in done.stdout
     assert open_picture(tmp_path / "out" / "good@4x.png").shape == (24, 20, 3)
     wrong = infer("--steps", "0")
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert "expected 1 to 100" in wrong.stderr
     assert "Traceback" not in wrong.stderr
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from segment_anything import SamPredictor
 
-from samdiff.errors import WeightsError
+from samdiff.errors import ConfigError, WeightsError
 from samdiff.pipeline.sam import build_segmenter, load_segmenter, load_state, read_state
 from samdiff.pipeline.tinyvit import bias_indices
 
@@ -100,11 +100,13 @@ def test_bad_files_are_refused(tmp_path, capsys):
     cut, text = tmp_path / "cut.safetensors", tmp_path / "text.pt"
     cut.write_bytes(good.read_bytes()[:2000])
     text.write_text("<html>not found</html>")
-    for path, match in ((evil, "refused"), (cut, "not a readable checkpoint"), (text, "refused|not a readable")):
+    word = tmp_path / "word.pth"
+    word.write_text("text\n")
+    for path, match in ((evil, "refused"), (cut, "not a readable"), (text, "refused|not a readable"), (word, "not a readable")):
         with pytest.raises(WeightsError, match=match):
             load_segmenter("mobile_sam", cpu, weights=path)
     assert "pickles run code" not in capsys.readouterr().out
-    with pytest.raises(WeightsError, match="expected one of vit_h, vit_l, vit_b, mobile_sam, got 'sam2'"):
+    with pytest.raises(ConfigError, match="expected one of vit_h, vit_l, vit_b, mobile_sam, got 'sam2'"):
         load_segmenter("sam2", cpu)
     with pytest.raises(WeightsError, match="--sam-weights: there is no file"):
         load_segmenter("vit_b", cpu, weights=tmp_path / "none.pth")

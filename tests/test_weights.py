@@ -9,7 +9,7 @@ import tarfile
 import pytest
 import torch
 
-from samdiff.errors import WeightsError
+from samdiff.errors import ConfigError, WeightsError
 from samdiff.pipeline import weights
 from samdiff.pipeline.weights import find_weights, read_package
 
@@ -73,9 +73,9 @@ def test_a_given_file_is_taken_as_it_is(cut_off, tmp_path):
 
 
 def test_unknown_names_and_sources(tmp_path):
-    with pytest.raises(WeightsError, match="expected one of vit_h, .*, got 'vit_x'"):
+    with pytest.raises(ConfigError, match="expected one of vit_h, .*, got 'vit_x'"):
         find_weights("vit_x", cache=tmp_path)
-    with pytest.raises(WeightsError, match="expected one of auto, cache, official, npm, got 'web'"):
+    with pytest.raises(ConfigError, match="expected one of auto, cache, official, npm, got 'web'"):
         find_weights("vit_b", source="web", cache=tmp_path)
 
 
