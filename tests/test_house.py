@@ -98,10 +98,21 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]):
 
 def test_exit_statuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """2 for wrong usage, 1 and one line for what the user can put right."""
-    for arguments, status in ((["prepair"], 2), (["info", str(tmp_path / "no.zarr")], 1)):
+    for arguments, status in ((["prepair"], 2), (["weights", "vit_x"], 2), (["info", str(tmp_path / "no.zarr")], 1)):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == status
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("samdiff: ")
     assert "there is no such store" in last
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def interrupted(*_: object, **__: object):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("samdiff.pipeline.weights.find_weights", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main(["weights", "vit_b"])
+    assert stopped.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().err
