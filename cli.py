@@ -75,7 +75,9 @@ def main(arguments: list[str] | None = None) -> Any:
         print(f"samdiff: {error}", file=sys.stderr)
     except OSError as error:
         print(f"samdiff: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # Typer makes this status of Ctrl-C
+            raise
         print("samdiff: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     sys.exit(1)

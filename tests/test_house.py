@@ -105,3 +105,15 @@ def test_exit_statuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("samdiff: ")
     assert "there is no such store" in last
+
+
+def test_ctrl_c_is_told(tmp_path, monkeypatch, capsys):
+    """Typer turns Ctrl-C into a silent exit; the user hears that the same command goes on."""
+
+    def stopped(path: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("samdiff.pipeline.store.open_store", stopped)
+    with pytest.raises(SystemExit, match="130"):
+        main(["train", "--shards", str(tmp_path)])
+    assert "the same command goes on" in capsys.readouterr().err
