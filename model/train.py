@@ -286,8 +286,7 @@ def _claim(out: Path, asked: dict[str, Any]) -> list[str]:
             for line in differences(before, asked)
             if not line.startswith("validate.") or line.startswith("validate.images")
         ]
-        names = {line: line.split(":")[0].removeprefix("train.") for line in changed}
-        cosine = asked["train"]["lr_schedule"] == "cosine"
+        names, cosine = {x: x.split(":")[0].removeprefix("train.") for x in changed}, asked["train"]["lr_schedule"] == "cosine"
         told = [
             f"changed in this run: {line}" for line in changed if names[line] in TOLD or (cosine and names[line] == "steps")
         ]
