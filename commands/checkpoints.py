@@ -12,7 +12,9 @@ from .common import say
 
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="A published SAM-DiffSR, SRDiff or RRDB checkpoint.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Our file; default NAME.imported.safetensors beside it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Our file; default NAME.imported.safetensors beside it.")
+    ] = None,
     modulation: Annotated[
         str, typer.Option(help="What it was trained with: official (SAM-DiffSR) or none (SRDiff).")
     ] = "official",
