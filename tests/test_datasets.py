@@ -199,5 +199,5 @@ def test_the_commands(mine, tmp_path, monkeypatch, capsys):
     assert run("prepare", "both", "--tile", "64", "--sam", "mobile_sam")[0] == 0
     assert len(open_store(tmp_path / "data" / "both.zarr").names()) == 6
     code, said = run(*prepared, "--degrade", "blind")
-    assert code == 1
+    assert code == 2
     assert "nothing is left for --degrade blind" in said

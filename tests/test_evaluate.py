@@ -71,7 +71,7 @@ def test_two_benchmarks_of_one_name_are_refused(tmp_path, capsys):
         save_picture(random_image(32, 32, 3), tmp_path / name / "HR" / "x.png")
     write_model(tmp_path / "m.safetensors")
     folders = [part for name in ("Set5", "Set14") for part in ("--benchmark", str(tmp_path / name / "HR"))]
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit, match="2"):
         main(["evaluate", *folders, "--checkpoint", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "out")])
     assert "two folders are named HR" in capsys.readouterr().err
 

@@ -55,7 +55,7 @@ def test_import_and_the_golden_sample(state, golden, tmp_path, capsys):
     noise = golden["sample_noise"]
     x_0 = sample(lambda x, t: model.unet(x, t, given), model.modulation, noise[0].clone(), lambda i, *_: noise[i])
     torch.testing.assert_close(from_residual(x_0, golden["lr_up"][:1]), golden["sample_out"], atol=1e-4, rtol=0)
-    assert command("import-checkpoint", tmp_path / "p.ckpt", "-o", tmp_path / "m.safetensors") == 1
+    assert command("import-checkpoint", tmp_path / "p.ckpt", "-o", tmp_path / "m.safetensors") == 2
     assert "exists already" in capsys.readouterr().err
 
 
