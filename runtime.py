@@ -47,6 +47,23 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; elsewhere it is emulated, and slower than float32."""
+    import torch
+
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def l2_bytes(device: torch.device) -> int:
+    """The L2 cache of a GPU."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)
+
+
 def setup_process(threads: int | None = None, keep_memory: bool = True) -> None:
     """Settings of the whole process: the number of compute threads, and an allocator that keeps big blocks.
 

@@ -14,11 +14,13 @@ from segment_anything.utils.amg import is_box_near_crop_edge
 from torch import Tensor
 
 from .enlarge import Frame
+from .handover import fetch
 from .mask_settings import MaskSettings
 from .postprocess import Bounds, Thresholds, bound, measure, runs
 
 _TOGETHER = 16
 """Candidates looked at together: more means fewer waits for the device, and some that a neighbour would have suppressed."""
+_TOGETHER_CUDA = 64
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class Pool:
     """float64 [2] each: (x, y) in the crop."""
     _bytes: int = 0
 
+    @property
+    def together(self) -> int:
+        """Candidates to look at together."""
+        return _TOGETHER_CUDA if self.place.frame.y.matrix.is_cuda else _TOGETHER
+
     def add(self, logits: Tensor, predicted_iou: np.ndarray, points: np.ndarray) -> None:
         """Append n candidates: logits float32 [n, u, v], predicted IoU float32 [n], points float64 [n, 2]."""
         self.candidates += logits.unbind()
@@ -72,12 +79,14 @@ class Pool:
         """Measure every candidate; forget the unstable ones (they suppress nobody) and the others' logits."""
         stay = []
         nobody = np.zeros((0, 4), np.int64)
-        for start in range(0, len(self.candidates), _TOGETHER):
-            numbers = list(range(start, min(start + _TOGETHER, len(self.candidates))))
-            for k, facts in measure_some(self, numbers, nobody):
-                if is_steady(facts.stability, self.settings):
-                    self.candidates[k] = replace(facts, counts=runs_of(self.candidates[k], facts, self.place))
-                    stay.append(k)
+        for start in range(0, len(self.candidates), self.together):
+            numbers = list(range(start, min(start + self.together, len(self.candidates))))
+            steady = [
+                (k, facts) for k, facts in measure_some(self, numbers, nobody) if is_steady(facts.stability, self.settings)
+            ]
+            for (k, facts), counts in zip(steady, all_runs(self, steady), strict=True):
+                self.candidates[k] = replace(facts, counts=counts)
+                stay.append(k)
         self.candidates = [self.candidates[k] for k in stay]
         self.predicted_iou = [self.predicted_iou[k] for k in stay]
         self.points = [self.points[k] for k in stay]
@@ -106,8 +115,8 @@ def choose(pool: Pool) -> Kept:
     order = np.argsort(-scores, kind="stable")  # ties in the order of the points, as torchvision's nms
     kept: list[tuple[int, Facts]] = []
     boxes = np.zeros((0, 4), np.int64)
-    for start in range(0, len(order), _TOGETHER):
-        for k, facts in measure_some(pool, order[start : start + _TOGETHER].tolist(), boxes):
+    for start in range(0, len(order), pool.together):
+        for k, facts in measure_some(pool, order[start : start + pool.together].tolist(), boxes):
             if not is_steady(facts.stability, settings) or _near_edge(facts.box, pool.place):
                 continue
             if bool((overlap(facts.box, boxes) > settings.box_nms_thresh).any()):
@@ -116,7 +125,7 @@ def choose(pool: Pool) -> Kept:
             boxes = np.concatenate([boxes, facts.box[None]])
     numbers = [k for k, _ in kept]
     return Kept(
-        [runs_of(pool.candidates[k], facts, pool.place) for k, facts in kept],
+        all_runs(pool, kept),
         boxes,
         scores[numbers],
         np.array([facts.stability for _, facts in kept], np.float32),
@@ -137,8 +146,9 @@ def measure_some(pool: Pool, numbers: list[int], boxes: np.ndarray) -> list[tupl
         frame, cut, settings = pool.place.frame, pool.place.cut, pool.settings
         logits = torch.stack(list(raw.values()))
         bounds = bound(logits, frame, cut)
-        host = torch.cat([bounds.box_inner, bounds.box_outer], dim=1).cpu().numpy()
-        may_pass = bounds.stability.cpu().numpy()
+        host, may_pass, straddling = fetch(
+            torch.cat([bounds.box_inner, bounds.box_outer], dim=1), bounds.stability, bounds.straddling
+        )
         alive = [
             n
             for n, box in enumerate(host)
@@ -147,18 +157,18 @@ def measure_some(pool: Pool, numbers: list[int], boxes: np.ndarray) -> list[tupl
         ]
         chosen = torch.tensor(alive, dtype=torch.int64, device=logits.device)
         fewer = Bounds(*(getattr(bounds, item.name)[chosen] for item in fields(Bounds)))
-        found = measure(logits[chosen], fewer, frame, cut)
-        for n, box, stability in zip(alive, found.box.cpu().numpy(), found.stability.cpu().numpy(), strict=True):
+        found = measure(logits[chosen], fewer, int(straddling[alive].sum()), frame, cut)
+        for n, box, stability in zip(alive, *fetch(found.box, found.stability), strict=True):
             known[list(raw)[n]] = Facts(box, stability)
     return [(k, known[k]) for k in numbers if k in known]
 
 
-def runs_of(candidate: Tensor | Facts, facts: Facts, place: Place) -> np.ndarray:
-    """Runs of a measured candidate in the whole image, uint32 [r]."""
-    if facts.counts is not None:
-        return facts.counts
-    assert isinstance(candidate, Tensor)
-    return runs(candidate, facts.box.tolist(), place.frame, place.cut, place.crop[:2], place.image)
+def all_runs(pool: Pool, measured: list[tuple[int, Facts]]) -> list[np.ndarray]:
+    """Runs of measured candidates in the whole image, uint32 [r] each."""
+    place, missing = pool.place, [(k, facts) for k, facts in measured if facts.counts is None]
+    raw = [(logits, facts.box.tolist()) for k, facts in missing if isinstance(logits := pool.candidates[k], Tensor)]
+    made = iter(runs(raw, place.frame, place.cut, place.crop[:2], place.image))
+    return [next(made) if facts.counts is None else facts.counts for _, facts in measured]
 
 
 def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -75,6 +75,7 @@ class GridDecoder:
         self.iou_head, self.hyper = decoder.iou_prediction_head, decoder.output_hypernetworks_mlps[1:]
         self.output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])  # [5, C]
         self.no_mask = prompts.no_mask_embed.weight  # [1, C]
+        self.used = torch.tensor(_USED, device=self.output_tokens.device)
         self.position = prompts.get_dense_pe()[0].flatten(1).t().contiguous()  # [P, C]
         self.position_cast = self.position.to(dtype)
         self.norms = [(norm.weight.to(dtype), norm.bias.to(dtype), norm.eps) for norm in (self.layer0.norm4, self.layer1.norm4)]
@@ -107,7 +108,7 @@ class GridDecoder:
         tokens = layer.norm3(tokens + _mlp(layer.mlp, tokens))
         back, shift, scatter = self.i2t_1.absorbed(tokens + first, tokens)
 
-        tokens, first = tokens[:, _USED], first[:, _USED]
+        tokens, first = tokens.index_select(1, self.used), first.index_select(1, self.used)
         ask = self.t2i_final.ask(tokens + first)
         cast = (part.to(self.dtype) for part in (back, shift, scatter, ask))
         keys, seen = self._second_pixels(keys, *cast)
@@ -128,15 +129,19 @@ class GridDecoder:
         Returns:
             float32 [len(point), 4 rows, 4 columns].
         """
-        out, size = [], self.pixel_batch
-        for group in sorted({b // size for b in point}):
-            chosen = [k for k, b in enumerate(point) if b // size == group]
-            owners = sorted({point[k] % size for k in chosen})
-            keys = decoded.keys[group]
-            keys = keys if len(owners) == len(keys) else keys[owners]
-            vectors = decoded.vectors[[point[k] for k in chosen], [mask[k] for k in chosen]]
-            out.append(self.upscale(keys, vectors, [owners.index(point[k] % size) for k in chosen], rows, columns))
+        wanted: dict[int, list[int]] = {}
+        for b, k in zip(point, mask, strict=True):
+            wanted.setdefault(b, []).append(k)
+        out = []
+        for b, masks in wanted.items():
+            keys = decoded.keys[b // self.pixel_batch][b % self.pixel_batch]
+            out.append(self.upscale(keys[None], decoded.vectors[b, masks][None], rows, columns)[0])
         return torch.cat(out)
+
+    def all_logits(self, decoded: Decoded, rows: int, columns: int) -> Tensor:
+        """Low-resolution logits of every mask of every point: float32 [B, 3, 4 rows, 4 columns]; arguments as of `logits`."""
+        groups = zip(decoded.keys, decoded.vectors.split(self.pixel_batch), strict=True)
+        return torch.cat([self.upscale(keys, vectors, rows, columns) for keys, vectors in groups])
 
     def _look_at_image(self, image: ImageSide, placed: Tensor) -> Tensor:
         """First attention from tokens to image, whose keys and values are the image's: [B, T, C] -> [B, T, C]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ConfigError, WeightsError
+from ..runtime import has_bf16, l2_bytes
 from .candidates import Place, Pool, choose
-from .decoder import GridDecoder, ImageSide
+from .collect import Collector, Listed, Padded, Passing
+from .decoder import POINT_MASKS, Decoded, GridDecoder, ImageSide
 from .enlarge import Frame, inside, make_frame
 from .mask_settings import MaskSettings
 from .mask_table import MaskTable
@@ -29,13 +31,19 @@ log = logging.getLogger(__name__)
 
 _POINTS = 64
 """Points per chunk on a CPU: the prompt tokens' products need many rows; image tokens go one point at a time, in the cache."""
-_POINTS_CUDA = 16
-"""On CUDA: 16 points' image tokens (64 MB in float32) stay near a big GPU's L2 cache. By calculation, not measured."""
 _ENCODER_BATCH_CUDA = 8
 """Pictures per encoder batch on CUDA. By calculation, not measured."""
 
 _POOL_BYTES = 1 << 30
 """Logits of candidates that are held before they are measured (see `Pool`): 4,000 masks."""
+
+
+def points_for_cache(cache_bytes: int, point_bytes: int) -> int:
+    """Points per chunk on a GPU: as many as keep their image tokens in its L2 cache, a multiple of 8 from 8 to 64.
+
+    16 on an H100 in float32, 24 in bfloat16. By calculation, not measured.
+    """
+    return min(64, max(8, round(cache_bytes / point_bytes / 8) * 8))
 
 
 class MaskEngine:
@@ -51,12 +59,21 @@ class MaskEngine:
         self.device = sam.pixel_mean.device
         self.side = sam.image_encoder.img_size
         cuda = self.device.type == "cuda"
+        dtype = torch.bfloat16 if settings.mode == "fast" and has_bf16(self.device) else torch.float32
+        if settings.mode == "fast" and dtype == torch.float32:
+            log.warning("%s computes no bfloat16 of its own: mode fast decodes in float32 here, and is not faster", self.device)
+        self.static = cuda or settings.compile  # the same shapes for every chunk and batch: see `collect`
         self.encoder_batch = _ENCODER_BATCH_CUDA if cuda else 1
-        self.chunk = min(settings.points_per_batch, _POINTS_CUDA if cuda else _POINTS)
+        tokens = sam.prompt_encoder.image_embedding_size[0] * sam.prompt_encoder.image_embedding_size[1]
+        point_bytes = tokens * sam.prompt_encoder.embed_dim * dtype.itemsize
+        self.chunk = min(settings.points_per_batch, points_for_cache(l2_bytes(self.device), point_bytes) if cuda else _POINTS)
         self.halved, self.pool_bytes = False, _POOL_BYTES
-        dtype = torch.bfloat16 if settings.mode == "fast" else torch.float32
         with torch.inference_mode():
             self.decoder = GridDecoder(sam, dtype, pixel_batch=self.chunk if cuda else 1)
+        self.encoder: Callable[[Tensor], Tensor] = sam.image_encoder
+        self.decode: Callable[[ImageSide, Tensor], Decoded] = self.decoder.points
+        if settings.compile:
+            self.encoder, self.decode = (torch.compile(part, dynamic=False) for part in (self.encoder, self.decode))
         self.cut = Thresholds(sam.mask_threshold, settings.stability_score_offset)
         grids = settings.point_grids or build_all_layer_point_grids(
             settings.points_per_side, settings.crop_n_layers, settings.crop_n_points_downscale_factor
@@ -77,8 +94,11 @@ class MaskEngine:
         Raises:
             WeightsError: they are not finite.
         """
+        pixels = [self._to_model(image) for image in images]
+        if self.static:
+            pixels += pixels[-1:] * (self.encoder_batch - len(pixels))
         with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
-            embeddings = self.sam.image_encoder(torch.cat([self._to_model(image) for image in images]))
+            embeddings = self.encoder(torch.cat(pixels))[: len(images)]
         if not bool(torch.isfinite(embeddings).all()):
             raise WeightsError(
                 "the segmenter's image embedding holds NaN or infinity: its weights are damaged; load them again"
@@ -98,41 +118,48 @@ class MaskEngine:
         image = self.decoder.image_side(embedding)
         pool = Pool(Place(frame, crop, size, self.cut), self.settings, self.pool_bytes)
         points = self.grids[layer] * np.array([x1 - x0, y1 - y0])
+        prompts = self._prompts(points, frame)
         start = 0
         while start < len(points):
-            some = points[start : start + self.chunk]
+            some = prompts[start : start + self._round(frame)]
             try:
-                found = self._decode(image, some, frame)
+                found = self._passing(image, some, frame)
             except torch.cuda.OutOfMemoryError as error:
                 self._halve_chunk(error)
                 continue
             if found is not None:
-                pool.add(*found)
+                pool.add(found.logits, found.predicted_iou, points[start + found.point])
             start += len(some)
         return pool
 
-    def _decode(self, image: ImageSide, points: np.ndarray, frame: Frame) -> tuple[Tensor, np.ndarray, np.ndarray] | None:
-        """Logits [n, u, v], predicted IoU [n] and points [n, 2] of the masks that pass; None if there are none."""
+    def _round(self, frame: Frame) -> int:
+        """Points before the host waits: on a CPU one chunk, with static shapes as many as the pool holds all masks of."""
+        if not self.static:
+            return self.chunk
+        mask_bytes = 4 * frame.y.n_low * frame.x.n_low
+        return max(1, self.pool_bytes // (POINT_MASKS * mask_bytes * self.chunk)) * self.chunk
+
+    def _prompts(self, points: np.ndarray, frame: Frame) -> Tensor:
+        """Embeddings of points [n, 2] in a crop: float32 [n, 2, C]. Once per crop, for segment-anything's own code waits here."""
         height, width = frame.size
         rows, columns = inside(height, width, self.side)
-        padded = points
-        if self.device.type == "cuda":  # static shapes: the last chunk repeats its last point
-            padded = np.concatenate([points, np.repeat(points[-1:], self.chunk - len(points), axis=0)])
-        coordinates = torch.as_tensor(padded * np.array([columns / width, rows / height]), device=self.device)
-        labels = torch.ones(len(padded), 1, dtype=torch.int, device=self.device)
-        prompts, _ = self.sam.prompt_encoder(points=(coordinates[:, None], labels), boxes=None, masks=None)
-        decoded = self.decoder.points(image, prompts)
-        predicted = decoded.predicted_iou.cpu().numpy()[: len(points)]  # the one wait of a chunk
-        if not np.isfinite(predicted).all():
-            raise WeightsError(
-                "the mask decoder's predicted IoU holds NaN or infinity: its weights are damaged; load them again"
-            )
+        coordinates = torch.as_tensor(points * np.array([columns / width, rows / height]), device=self.device)
+        labels = torch.ones(len(points), 1, dtype=torch.int, device=self.device)
+        return self.sam.prompt_encoder(points=(coordinates[:, None], labels), boxes=None, masks=None)[0]
+
+    def _passing(self, image: ImageSide, prompts: Tensor, frame: Frame) -> Passing | None:
+        """The masks of some points that are above the threshold of predicted IoU; None if there are none."""
         threshold = self.settings.pred_iou_thresh
-        point, mask = np.nonzero(predicted > threshold if threshold > 0 else np.ones_like(predicted))
-        if not len(point):
-            return None
-        logits = self.decoder.logits(decoded, point.tolist(), mask.tolist(), frame.token_rows, frame.token_columns)
-        return logits, predicted[point, mask], points[point]
+        collector: Collector = Listed(self.decoder, frame, threshold)
+        if self.static:
+            collector = Padded(self.decoder, frame, threshold, len(prompts), self.device)
+        for first in range(0, len(prompts), self.chunk):
+            chunk = prompts[first : first + self.chunk]
+            real = len(chunk)
+            if self.static and real < self.chunk:
+                chunk = torch.cat([chunk, chunk[-1:].expand(self.chunk - real, -1, -1)])
+            collector.add(self.decode(image, chunk), first, real)
+        return collector.passing()
 
     def _halve_chunk(self, error: torch.cuda.OutOfMemoryError) -> None:
         """Half of the points at a time from now on; the second time it is an error."""
@@ -142,7 +169,7 @@ class MaskEngine:
                 "lower points_per_batch (--points-per-batch), or take a smaller segmenter or another device"
             ) from error
         torch.cuda.empty_cache()
-        self.halved, self.chunk = True, self.chunk // 2
+        self.halved, self.chunk, self.pool_bytes = True, self.chunk // 2, self.pool_bytes // 2
         log.warning("out of memory on %s: going on with %d points at a time", self.device, self.chunk)
 
     @torch.inference_mode()
@@ -176,6 +203,9 @@ class MaskEngine:
         """Resized (PIL, bilinear, as segment-anything does), normalised, padded: float32 [1, 3, side, side]."""
         height, width = inside(image.shape[0], image.shape[1], self.side)
         small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        pixels = torch.from_numpy(small).to(self.device).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(small)
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory()
+        pixels = pixels.to(self.device, non_blocking=True).permute(2, 0, 1)[None]
         normal: Any = (pixels - self.sam.pixel_mean) / self.sam.pixel_std
         return F.pad(normal, (0, self.side - width, 0, self.side - height))

@@ -16,6 +16,8 @@ class MaskSettings:
 
     mode: Literal["exact", "fast"] | str = "exact"
     """`exact`: the stock generator's masks, float32; `fast`: the decoder in bfloat16, which changes masks a little."""
+    compile: bool = False
+    """`torch.compile` encoder and decoder; only with `fast`, for it changes masks a little more."""
     points_per_side: int | None = 32
     """Points along one side of the image; None with `point_grids`."""
     points_per_batch: int = 64
@@ -44,6 +46,10 @@ class MaskSettings:
     def __post_init__(self) -> None:
         if self.mode not in ("exact", "fast"):
             raise ConfigError(f"mode: expected exact or fast, got {self.mode!r}")
+        if self.compile and self.mode != "fast":
+            raise ConfigError(
+                "compile: only with mode fast; compiled sums are rounded differently, and `exact` promises equal masks"
+            )
         if (self.points_per_side is None) == (self.point_grids is None):
             raise ConfigError("points_per_side, point_grids: expected exactly one of them; the other must be None")
         self._at_least("points_per_side", 1)
@@ -82,7 +88,7 @@ class MaskSettings:
 
     def amg_arguments(self) -> dict[str, Any]:
         """Keyword arguments of segment-anything's own generator for the same masks."""
-        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "mode"}
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("mode", "compile")}
         return {**given, "point_grids": None if self.point_grids is None else list(self.point_grids)}
 
     def as_attributes(self) -> dict[str, Any]:

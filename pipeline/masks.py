@@ -43,6 +43,7 @@ class MaskGenerator:
         sam: str | Segmenter | Sam = "mobile_sam",
         *,
         mode: str = "exact",
+        compile: bool = False,
         device: torch.device | None = None,
         weights: Path | str | None = None,
         source: str = "auto",
@@ -61,6 +62,7 @@ class MaskGenerator:
     ) -> None:
         self.settings = MaskSettings(
             mode=mode,
+            compile=compile,
             points_per_side=points_per_side,
             points_per_batch=points_per_batch,
             pred_iou_thresh=pred_iou_thresh,

@@ -8,7 +8,7 @@ Letters: n masks, u x v low-resolution logits, H x W pixels, J x I cells, K cell
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .enlarge import TAPS, Axis, Frame
+from .handover import to_host
 
 _PIXELS = 1 << 18
 """Pixels to compute at once: they stay in a CPU's cache."""
@@ -48,6 +49,8 @@ class Bounds:
     """int64 [n, 4]: box of what may be mask."""
     stability: Tensor
     """float64 [n]: not less than the mask's stability."""
+    straddling: Tensor
+    """int64 [n]: cells that `measure` has to compute."""
 
 
 def bound(logits: Tensor, frame: Frame, cut: Thresholds) -> Bounds:
@@ -57,8 +60,18 @@ def bound(logits: Tensor, frame: Frame, cut: Thresholds) -> Bounds:
     above = _area(highest > cut.mask + cut.offset, frame)
     below = _area(lowest > cut.mask - cut.offset, frame)
     return Bounds(
-        lowest, highest, _box(lowest > cut.mask, frame), _box(highest > cut.mask, frame), (above / below).nan_to_num(nan=1.0)
+        lowest,
+        highest,
+        _box(lowest > cut.mask, frame),
+        _box(highest > cut.mask, frame),
+        (above / below).nan_to_num(nan=1.0),
+        _straddling(lowest, highest, cut).sum((1, 2)),
     )
+
+
+def _straddling(lowest: Tensor, highest: Tensor, cut: Thresholds) -> Tensor:
+    """Cells on both sides of one of the thresholds, bool [n, J, I]."""
+    return (lowest <= cut.mask + cut.offset) & (highest > cut.mask - cut.offset)
 
 
 @dataclass(frozen=True)
@@ -78,16 +91,24 @@ class Measured:
         return self.above.float() / self.below.float()
 
 
-def measure(logits: Tensor, bounds: Bounds, frame: Frame, cut: Thresholds) -> Measured:
-    """Exact facts of n masks; logits float32 [n, u, v], bounds of the same masks."""
+def measure(logits: Tensor, bounds: Bounds, n_cells: int, frame: Frame, cut: Thresholds) -> Measured:
+    """Exact facts of n masks.
+
+    Args:
+        logits: float32 [n, u, v].
+        bounds: of the same masks.
+        n_cells: the sum of their `straddling`, told so that the host need not wait for the device once more.
+        frame: of the crop.
+        cut: thresholds.
+    """
     lowest, highest = bounds.lowest, bounds.highest
     high, low = cut.mask + cut.offset, cut.mask - cut.offset
     above = _area(lowest > high, frame).long()
     below = _area(lowest > low, frame).long()
-    sides = bounds.box_inner.clone()
-    empty = sides[:, 2] < sides[:, 0]
-    sides[empty] = torch.tensor([1 << 40, 1 << 40, -1, -1], device=sides.device)
-    cells = ((lowest <= high) & (highest > low)).flatten().nonzero()[:, 0]
+    inner = bounds.box_inner
+    nothing = torch.tensor([1 << 40, 1 << 40, -1, -1], device=inner.device)
+    sides = torch.where(inner[:, 2:3] < inner[:, :1], nothing, inner)
+    cells = torch.nonzero_static(_straddling(lowest, highest, cut).flatten(), size=n_cells)[:, 0]
     n_rows, n_columns = len(frame.y.low), len(frame.x.low)
     most = (_PIXELS_CUDA if logits.is_cuda else _PIXELS) // (frame.y.weights.shape[2] * frame.x.weights.shape[2])
     for part in cells.split(max(16, most)):
@@ -99,33 +120,46 @@ def measure(logits: Tensor, bounds: Bounds, frame: Frame, cut: Thresholds) -> Me
         above.index_add_(0, mask, _count(pixels, high))
         below.index_add_(0, mask, _count(pixels, low) * (whole <= low))
         _stretch(sides, mask, pixels > cut.mask, frame.y.start[j], frame.x.start[i])
-    sides[sides[:, 2] < 0] = 0
-    return Measured(above, below, sides)
+    return Measured(above, below, torch.where(sides[:, 2:3] < 0, 0, sides))
 
 
 def runs(
-    logits: Tensor, box: list[int], frame: Frame, cut: Thresholds, corner: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
-    """Runs (`rle`) of one mask: uint32 [r].
+    masks: Sequence[tuple[Tensor, list[int]]], frame: Frame, cut: Thresholds, corner: tuple[int, int], size: tuple[int, int]
+) -> list[np.ndarray]:
+    """Runs (`rle`) of masks: uint32 [r] each.
 
     Args:
-        logits: float32 [u, v].
-        box: of `measure`, in the crop: nothing outside of it is computed.
+        masks: logits float32 [u, v], and the box of `measure`, in the crop: nothing outside of it is computed.
         frame: of the crop.
         cut: thresholds.
         corner: x0, y0 of the crop in the image.
         size: H, W of the image.
     """
-    x0, y0, x1, y1 = box
-    rows, columns = frame.y.matrix[y0 : y1 + 1], frame.x.matrix[x0 : x1 + 1]
-    down = torch.mm(logits.t(), rows.t())  # [v, h]
-    edges, strip = [], max(1, _STRIP // len(rows))
-    for k, part in enumerate(columns.split(strip)):
-        inside = (torch.mm(part, down) > cut.mask).cpu().numpy()  # [columns, h]: down the columns, as runs go
-        edges.append(_edges(inside) + k * strip * (len(rows) + 1))
-    column, row = np.divmod(np.concatenate(edges), len(rows) + 1)
+    edges: list[list[np.ndarray]] = [[] for _ in masks]
+    for (k, first), inside in to_host(_strips(masks, frame, cut)):
+        edges[k].append(_edges(inside) + first * (inside.shape[1] + 1))
+    return [_joined(np.concatenate(some), box, corner, size) for some, (_, box) in zip(edges, masks, strict=True)]
+
+
+def _strips(
+    masks: Sequence[tuple[Tensor, list[int]]], frame: Frame, cut: Thresholds
+) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """The masks inside their boxes at full resolution, piece by piece: (mask, first column), bool [columns, h]."""
+    for k, (logits, (x0, y0, x1, y1)) in enumerate(masks):
+        rows, columns = frame.y.matrix[y0 : y1 + 1], frame.x.matrix[x0 : x1 + 1]
+        down = torch.mm(logits.t(), rows.t())  # [v, h]
+        strip = max(1, _STRIP // len(rows))
+        for first in range(0, len(columns), strip):
+            yield (k, first), torch.mm(columns[first : first + strip], down) > cut.mask  # down the columns, as runs go
+
+
+def _joined(edges: np.ndarray, box: list[int], corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Places where a mask changes inside its box -> runs in the image."""
+    x0, y0, _, y1 = box
+    height = y1 + 1 - y0
+    column, row = np.divmod(edges, height + 1)
     pixel = (column + x0 + corner[0]) * size[0] + row + y0 + corner[1]  # starts and stops in turn
-    if len(rows) == size[0]:  # a run may go on from the bottom of a column to the top of the next
+    if height == size[0]:  # a run may go on from the bottom of a column to the top of the next
         again = np.flatnonzero(pixel[1:-1:2] == pixel[2::2])
         pixel = np.delete(pixel, np.concatenate([2 * again + 1, 2 * again + 2]))
     return _lengths(pixel, size[0] * size[1])

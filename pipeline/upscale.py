@@ -36,28 +36,24 @@ class Upscale:
         self.bias2 = up2.bias.repeat(4).to(dtype)
         self.columns, self.dtype = columns, dtype
 
-    def __call__(self, keys: Tensor, vectors: Tensor, owner: list[int], rows: int, columns: int) -> Tensor:
-        """Logits of some masks.
+    def __call__(self, keys: Tensor, vectors: Tensor, rows: int, columns: int) -> Tensor:
+        """Logits of some masks of each point.
 
         Args:
             keys: image tokens [b, P, C].
-            vectors: one per mask, float32 [n, C/8].
-            owner: the point 0 .. b - 1 of each mask, ascending; every point has at least one.
+            vectors: of m masks per point, float32 [b, m, C/8].
             rows: upscale only the first so many rows of tokens.
             columns: likewise.
 
         Returns:
-            float32 [n, 4 rows, 4 columns].
+            float32 [b, m, 4 rows, 4 columns].
         """
         keys = keys.unflatten(1, (-1, self.columns))[:, :rows, :columns].flatten(1, 2)  # [b, p, C]
         x = linear(keys, self.weight1, self.bias1).unflatten(-1, (4, -1))  # [b, p, 4, C/4]
         x = F.gelu(F.rms_norm(x, x.shape[-1:], self.norm_weight, self.eps).add_(self.norm_bias))
-        x = linear_gelu(x, self.weight2, self.bias2).view(len(keys), -1, vectors.shape[1])  # [b, p 4 4, C/8]
-        if len(keys) == 1:
-            maps = bmm(vectors.to(self.dtype)[None], x.transpose(1, 2))[0]
-        else:
-            maps = (x[owner] @ vectors.to(self.dtype)[:, :, None])[..., 0]
-        return _in_rows(maps, rows, columns)
+        x = linear_gelu(x, self.weight2, self.bias2).view(len(keys), -1, vectors.shape[2])  # [b, p 4 4, C/8]
+        maps = bmm(vectors.to(self.dtype), x.transpose(1, 2))  # [b, m, p 4 4]
+        return _in_rows(maps.flatten(0, 1), rows, columns).unflatten(0, vectors.shape[:2])
 
 
 def _in_rows(maps: Tensor, rows: int, columns: int) -> Tensor:

@@ -10,13 +10,17 @@ import pytest
 import torch
 from pycocotools import mask as coco
 from segment_anything import SamAutomaticMaskGenerator
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
 from samdiff.cli import main
 from samdiff.errors import ConfigError, ImageError, WeightsError
+from samdiff.pipeline.collect import Listed, Padded
 from samdiff.pipeline.decoder import GridDecoder
 from samdiff.pipeline.enlarge import make_frame
-from samdiff.pipeline.mask_engine import MaskEngine
+from samdiff.pipeline.gemm import linear
+from samdiff.pipeline.handover import to_host
+from samdiff.pipeline.mask_engine import MaskEngine, points_for_cache
 from samdiff.pipeline.mask_settings import MaskSettings
 from samdiff.pipeline.masks import MaskGenerator
 from samdiff.pipeline.postprocess import Thresholds, bound, measure, runs
@@ -138,7 +142,7 @@ def test_cells_give_what_full_resolution_gives(size):
     full = by_interpolation(logits, *size).numpy()
     few = logits[:, : frame.y.n_low, : frame.x.n_low].contiguous()
     bounds = bound(few, frame, CUT)
-    found = measure(few, bounds, frame, CUT)
+    found = measure(few, bounds, int(bounds.straddling.sum()), frame, CUT)
     assert np.abs(found.above.numpy() - (full > 1).sum((1, 2))).max() <= 1  # rounding may move a pixel on the threshold
     assert np.abs(found.below.numpy() - (full > -1).sum((1, 2))).max() <= 1
     assert bool((bounds.stability >= found.stability.nan_to_num(nan=0)).all())
@@ -147,7 +151,7 @@ def test_cells_give_what_full_resolution_gives(size):
         y, x = np.nonzero(mask)
         expected = [int(x.min()), int(y.min()), int(x.max()), int(y.max())] if len(x) else [0, 0, 0, 0]
         assert found.box[k].tolist() == expected
-        np.testing.assert_array_equal(runs(few[k], expected, frame, CUT, (0, 0), size), encode(mask))
+        np.testing.assert_array_equal(runs([(few[k], expected)], frame, CUT, (0, 0), size)[0], encode(mask))
 
 
 @pytest.mark.weights
@@ -190,19 +194,84 @@ def test_little_memory_changes_no_mask(mobile_sam, caplog):
     generator = MaskGenerator(mobile_sam, points_per_side=4)
     expected, engine = generator.generate(image), generator.engine
     assert len(expected) > 1
-    engine.pool_bytes, points, allowed = 1, engine.decoder.points, 8
+    engine.pool_bytes, points, allowed = 1, engine.decode, 8
 
     def scarce(side, prompts):
         if len(prompts) > allowed:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return points(side, prompts)
 
-    engine.chunk, engine.decoder.points = 16, scarce
+    engine.chunk, engine.decode = 16, scarce
     assert generator.generate(image) == expected
     assert "going on with 8 points at a time" in caplog.text
     allowed = 4
     with pytest.raises(ConfigError, match="out of memory on cpu with 8 points at a time.*--points-per-batch"):
         generator.generate(image)
+
+
+@pytest.mark.weights
+def test_static_shapes_change_no_mask(mobile_sam):
+    """What CUDA does, on the CPU: padded batches and chunks, candidates compacted on the device, in one round and in several."""
+    pictures = [sample("coffee.png")[:200], sample("chelsea.png"), sample("coffee.png")[:, :150]]
+    generator = MaskGenerator(mobile_sam, points_per_side=4)
+    expected, engine = list(generator.generate_batch(pictures)), generator.engine
+    assert sum(map(len, expected)) > 4
+    engine.static, engine.encoder_batch, engine.chunk = True, 2, 6
+    engine.decoder.pixel_batch = 4
+    for engine.pool_bytes in (1 << 30, 1):
+        for ours, theirs in zip(generator.generate_batch(pictures), expected, strict=True):
+            assert_same_masks(ours, theirs)
+
+
+@pytest.mark.weights
+def test_no_chunk_waits_for_the_device(mobile_sam):
+    """With static shapes nothing before the end of a round depends on a value: such an operation is refused on fake tensors."""
+    engine = MaskEngine(mobile_sam.model, MaskSettings(points_per_side=2))
+    frame = engine.frame(300, 451)
+    with torch.inference_mode():
+        prompts = engine._prompts(engine.grids[0] * 300, frame)
+        linear(torch.ones(1, 1), torch.ones(1, 1))  # looks once which product there is
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            image = engine.decoder.image_side(torch.empty(256, 64, 64))
+            padded = Padded(engine.decoder, frame, 0.88, 4, engine.device)
+            padded.add(engine.decode(image, prompts + 0), 0, 3)
+            listed = Listed(engine.decoder, frame, 0.88)
+            with pytest.raises((DataDependentOutputException, RuntimeError)):
+                listed.add(engine.decode(image, prompts + 0), 0, 3)
+
+
+def test_results_are_fetched_in_order_while_the_next_are_queued():
+    queued = []
+
+    def parts():
+        for k in range(5):
+            queued.append(k)
+            yield k, torch.tensor([k])
+
+    taken = []
+    for key, array in to_host(parts(), ahead=2):
+        taken.append((key, array.tolist(), len(queued)))
+    assert taken == [(0, [0], 3), (1, [1], 4), (2, [2], 5), (3, [3], 5), (4, [4], 5)]
+
+
+def test_chunks_are_sized_to_the_cache():
+    """L2 of an RTX 3090, an A100, an H100 and a B200; 4 MiB of image tokens per point in float32."""
+    assert [points_for_cache(mb << 20, 4 << 20) for mb in (6, 40, 50, 126)] == [8, 8, 16, 32]
+    assert points_for_cache(1 << 40, 4 << 20) == 64
+
+
+def test_compile_is_for_fast_alone():
+    with pytest.raises(ConfigError, match="compile: only with mode fast"):
+        MaskSettings(compile=True)
+    assert MaskSettings(mode="fast", compile=True).as_attributes()["compile"] is True
+
+
+@pytest.mark.weights
+def test_fast_says_when_the_device_has_no_bf16(mobile_sam, monkeypatch, caplog):
+    monkeypatch.setattr("samdiff.pipeline.mask_engine.has_bf16", lambda device: False)
+    generator = MaskGenerator(mobile_sam, mode="fast", points_per_side=1)
+    assert generator.describe()["dtype"] == "float32"
+    assert "computes no bfloat16" in caplog.text
 
 
 def test_a_store_goes_on_with_fewer_points_per_batch():
