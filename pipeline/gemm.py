@@ -23,7 +23,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GELU (with erf) of `linear`, in one pass over memory where the device can."""
-    if x.device.type == "cpu" and has_onednn_linear():
+    if _on_cpu(x) and has_onednn_linear():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")
     return F.gelu(F.linear(x, weight, bias))
 
@@ -55,4 +55,8 @@ def has_onednn_linear() -> bool:
 
 
 def _through_onednn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and has_onednn_linear()
+    return _on_cpu(x) and x.dtype == torch.float32 and has_onednn_linear()
+
+
+def _on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()  # the compiler chooses for itself
