@@ -172,6 +172,7 @@ def prepare(
         ImageError: no picture can be used, or (strict) one cannot.
         ConfigError: LR files without `degradation="given"`, or the other way round.
         StoreError: `out` holds another store, or other settings began it, or it cannot be written.
+        BusyError: another `prepare` is at work on it.
     """
     settings = settings or PrepareSettings()
     if (lr is not None) != (settings.degradation == "given"):

@@ -21,7 +21,8 @@ import numpy as np
 
 from ..errors import StoreError
 from ..runtime import cache_dir
-from .keystore import LocalFolder, Location, Place, place_at, sweep_partial, unwritable
+from .keystore import LocalFolder, Location, Place, place_at, sweep_partial
+from .lock import take_lock
 from .shards import canonical
 
 log = logging.getLogger(__name__)
@@ -89,9 +90,10 @@ class Staging:
         """Make or go on with the records.
 
         Raises:
-            StoreError: another `prepare` is at work on this store, or the records were made with other settings.
+            BusyError: another `prepare` is at work on this store.
+            StoreError: the records were made with other settings.
         """
-        self._lock = _take_lock(_lock_file(self.place), self.out)
+        self._lock = take_lock(_lock_file(self.place), self.out, "samdiff prepare")
         before = self.settings()
         if before is not None and before != settings:
             self.close()
@@ -175,25 +177,3 @@ def _lock_file(place: Place) -> Path:
     if isinstance(place, LocalFolder):
         return place.root / "lock"
     return cache_dir() / "locks" / hashlib.sha256(str(place).encode()).hexdigest()
-
-
-def _take_lock(path: Path, out: Place) -> IO[str]:
-    """An advisory lock that the system gives back when the process ends, however it ends: it cannot become stale."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115
-    except OSError as error:
-        raise unwritable(path, error) from error
-    try:
-        import fcntl
-    except ImportError:  # not on this system: two runs at once are then the user's to avoid
-        log.warning("this system has no file locks: do not run two `prepare` on %s at once", out)
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise StoreError(
-            f"{out}: another `samdiff prepare` is at work on this store; wait for it, or give another --out"
-        ) from error
-    return file

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from samdiff import ShardDataset, open_store, rope_table
-from samdiff.errors import ConfigError, ImageError, StoreError
+from samdiff.errors import BusyError, ConfigError, ImageError, StoreError
 from samdiff.pipeline.keystore import LocalFolder
 from samdiff.pipeline.prepare import PrepareSettings, plan_prepare, prepare
 from samdiff.pipeline.scan import scan
@@ -282,7 +283,7 @@ def test_two_at_once_on_one_store(photos, tmp_path):
 
     class Second(PositionMasks):
         def generate_batch(self, images):
-            with pytest.raises(StoreError, match="another `samdiff prepare` is at work"):
+            with pytest.raises(BusyError, match=rf"another `samdiff prepare` is at work there \(process {os.getpid()} on "):
                 prepare(photos, tmp_path / "x.zarr", PositionMasks(), SETTINGS)
             yield from super().generate_batch(images)
 

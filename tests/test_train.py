@@ -145,11 +145,17 @@ def test_sigterm_saves_first(tmp_path, monkeypatch):
 
 
 def test_a_finished_run_does_nothing(tmp_path):
-    """The same command again leaves every file as it is but the configuration's."""
+    """The same command again leaves every file as it is but the configuration's and the lock."""
+
+    def times() -> dict[str, int]:
+        return {
+            path.name: path.stat().st_mtime_ns for path in model.parent.iterdir() if path.name not in ("config.json", "lock")
+        }
+
     model = run(tmp_path, "r")
-    before = {path.name: path.stat().st_mtime_ns for path in model.parent.iterdir() if path.name != "config.json"}
+    before = times()
     run(tmp_path, "r")
-    assert before == {path.name: path.stat().st_mtime_ns for path in model.parent.iterdir() if path.name != "config.json"}
+    assert before == times()
     assert len(states(model.parent, "diffusion")) == 2  # the last `keep`
 
 
