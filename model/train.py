@@ -31,7 +31,7 @@ from .parallel import Ranks
 from .residual import to_picture_range, to_pixels
 from .rrdb import RRDB
 from .sampler import DEFAULT, check_pair
-from .states import State, states
+from .states import State, steps_done
 from .tasks import DiffusionTask, RrdbTask
 from .tracker import Tracker
 from .validate import Benchmark, Upscale, held_out, score
@@ -143,14 +143,18 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
         looker.to(this.ranks.device)
         return lambda lr, _: _regress(looker, lr, this.ranks.device)
 
-    begun = bool(states(this.out, "diffusion"))  # then its condition must not change any more
-    if given is None and (not finished.exists() or (not begun and load_checkpoint(finished).facts["step"] < steps)):
+    done = load_checkpoint(finished).facts["step"] if given is None and finished.exists() else None
+    begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change any more
+    if given is not None:
+        this.say(f"rrdb: taken from {finished}, in place of stage one")
+    elif done is not None and (begun or done >= steps):
+        late = f"; the {steps} asked for come too late, stage two has begun on its features" if done < steps else ""
+        this.say(f"rrdb: finished before, {done} steps{late}; {finished}")
+    else:
         if this.start is not None:
             load_into(network, this.start.part("rrdb"), "--start")
         task = RrdbTask(this.data, network, this.config, this.ranks.device)
         _stage(this, task, steps, model, upscaler, RRDB_FILE, None)
-    else:
-        this.say(f"rrdb: taken from {finished}")
     return load_rrdb(network, finished, this.config).to(this.ranks.device)
 
 
@@ -165,6 +169,7 @@ def _stage(
 ) -> None:
     """Estimate, train, report. `file` is written at each checkpoint (the RRDB's at the end only), `best` at the best validation."""
     settings, v, ranks = this.config.train, this.config.validate, this.ranks
+    option = "--rrdb-steps" if task.name == "rrdb" else "--steps"
 
     def publish(state: State) -> None:
         if task.name == "diffusion" or state.step >= steps:
@@ -189,20 +194,22 @@ def _stage(
                     )
 
     share = ranks.share(settings.batch, settings.accumulate)
-    if ranks.first and steps:
+    left = steps - steps_done(this.out, task.name)
+    if ranks.first and left > 0:
         estimate = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
-        this.say(estimate.line(task.name, steps, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
+        this.say(estimate.line(task.name, left, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
     stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, v.every if this.benchmarks else 0)
     state, done = run(task, stage, ranks)
-    if steps == 0 or (not done and ranks.first and not (this.out / file).exists()):
+    if not done and ranks.first and (steps == 0 or not (this.out / file).exists()):
         publish(state)
     ranks.wait()
     if done:
         this.say(f"{task.name}: {done} steps done, {state.step} in all, {int(state.guard.skipped)} left out; {this.out / file}")
+    elif state.step:
+        this.say(f"{task.name}: finished before, {state.step} steps; nothing to do (more with {option} N)")
     else:
-        this.say(
-            f"{task.name}: finished before, {state.step} steps; nothing to do (more with --set train.{'rrdb_' * (task.name == 'rrdb')}steps=N)"
-        )
+        whose = "random" if this.start is None else "--start's"
+        this.say(f"{task.name}: no step asked for ({option} 0), {whose} weights as they are; {this.out / file}")
 
 
 @torch.inference_mode()

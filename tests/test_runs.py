@@ -10,14 +10,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
 from samdiff import open_store
 from samdiff.errors import BusyError
 from samdiff.model.folder import asked_of, claim
+from samdiff.model.train import train
 
 from .stores import make_store
 from .test_train import SMALL, config, run
 
+CPU = torch.device("cpu")
 WORKER = Path(__file__).parent / "ddp_worker.py"
 
 
@@ -57,3 +60,32 @@ def test_all_processes_end_with_the_reason(tmp_path):
         ]
         said = [rank.communicate(timeout=120)[1] for rank in ranks]
     assert all(f"at work there (process {os.getpid()} on " in text.splitlines()[-1] for text in said), said
+
+
+def test_what_was_not_trained_is_said(tmp_path):
+    """No step asked for, an RRDB from elsewhere, steps of stage one that come too late, a stage that is finished."""
+    store = open_store(make_store(tmp_path / "a.zarr", n=40))
+
+    def said(name: str, *more: str, **given: Path) -> list[str]:
+        lines: list[str] = []
+        train([store], tmp_path / name, config(*more), CPU, say=lines.append, **given)
+        return [line for line in lines if "parameters on cpu" not in line]
+
+    zero = ("train.rrdb_steps=0", "train.steps=0")
+    rrdb, model = tmp_path / "a" / "rrdb.safetensors", tmp_path / "a" / "model.safetensors"
+    assert said("a", *zero) == [
+        f"rrdb: no step asked for (--rrdb-steps 0), random weights as they are; {rrdb}",
+        f"diffusion: no step asked for (--steps 0), random weights as they are; {model}",
+    ]
+    assert said("b", *zero, start=model)[0].startswith(
+        "rrdb: no step asked for (--rrdb-steps 0), --start's weights as they are; "
+    )
+    assert said("c", "train.steps=1", rrdb=rrdb) == [
+        f"rrdb: taken from {rrdb}, in place of stage one",
+        f"diffusion: 1 steps done, 1 in all, 0 left out; {tmp_path / 'c' / 'model.safetensors'}",
+    ]
+    assert said("a", "train.rrdb_steps=1", "train.steps=1")[0] == f"rrdb: 1 steps done, 1 in all, 0 left out; {rrdb}"
+    assert said("a", "train.rrdb_steps=2", "train.steps=1") == [
+        f"rrdb: finished before, 1 steps; the 2 asked for come too late, stage two has begun on its features; {rrdb}",
+        "diffusion: finished before, 1 steps; nothing to do (more with --steps N)",
+    ]
