@@ -17,6 +17,7 @@ from ..pipeline.keystore import LocalFolder
 from ..pipeline.lock import take_lock
 from ..pipeline.staging import differences
 from ..pipeline.store import Store
+from .checkpoint import load_checkpoint, weights_digest
 from .config import BESIDE, RunConfig, config_of
 
 FREE = {
@@ -30,8 +31,10 @@ FREE = {
     "compile",
     "tensorboard",
     "workers",
+    "rrdb_from.file",
+    "start_from.file",
 }
-"""Settings of [train] that may change between two parts of a run without a word."""
+"""Settings of [train], and names of files, that may change between two parts of a run without a word."""
 TOLD = {"lr", "lr_schedule", "halve_every", "warmup", "clip", "amp"}
 """Those that may change, and are reported: what one tries when a loss is not finite."""
 
@@ -42,13 +45,22 @@ def versions() -> dict[str, str]:
 
 
 def asked_of(config: RunConfig, stores: Sequence[Store], rrdb: Path | None, start: Path | None) -> dict[str, Any]:
-    """What is saved with the run and with every checkpoint: the settings, and what was trained on."""
+    """What is saved with the run and with every checkpoint: the settings, and what was trained on and begun from."""
     fingerprints = [store.fingerprint for store in stores]
-    given = {"rrdb_from": rrdb, "start_from": start}
-    paths = {
-        name: None if path is None else str(path.resolve()) if path.exists() else str(path) for name, path in given.items()
+    return {
+        **config.as_dict(),
+        "stores": fingerprints,
+        "rrdb_from": _begun_from(rrdb, "rrdb"),
+        "start_from": _begun_from(start),
     }
-    return {**config.as_dict(), "stores": fingerprints, **paths}
+
+
+def _begun_from(path: Path | None, part: str = "") -> dict[str, str] | None:
+    """A checkpoint's name, and what tells its weights from others wherever the file lies."""
+    if path is None:
+        return None
+    found = load_checkpoint(path)
+    return {"file": path.name, "sha256": weights_digest(found.part(part) if part else found.tensors)}
 
 
 def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:

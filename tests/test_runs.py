@@ -1,6 +1,7 @@
 """A run's folder: one process at a time, one set of settings; and what is said about it."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from samdiff import open_store
-from samdiff.errors import BusyError
+from samdiff.errors import BusyError, ConfigError
 from samdiff.model.folder import asked_of, claim
 from samdiff.model.train import train
 
@@ -89,3 +90,21 @@ def test_what_was_not_trained_is_said(tmp_path):
         f"rrdb: finished before, 1 steps; the 2 asked for come too late, stage two has begun on its features; {rrdb}",
         "diffusion: finished before, 1 steps; nothing to do (more with --steps N)",
     ]
+
+
+def test_weights_are_known_by_their_content(tmp_path):
+    """The files of --rrdb and --start may move, and be another file of the same weights; other weights are refused. No path is kept."""
+    given = run(tmp_path, "given", "train.steps=1")
+    start = Path(shutil.copy(given, tmp_path / "begin.safetensors"))
+    more = ("train.steps=2", "train.rrdb_steps=0")
+    run(tmp_path, "r", *more, rrdb=tmp_path / "given" / "rrdb.safetensors", start=start)
+    (tmp_path / "elsewhere").mkdir()
+    start = start.rename(tmp_path / "elsewhere" / "again.safetensors")
+    run(tmp_path, "r", *more, rrdb=given, start=start)
+    assert str(tmp_path) not in (tmp_path / "r" / "config.json").read_text()
+    other = run(tmp_path, "other", "train.steps=1", "train.seed=1")
+    for which in ({"rrdb": other, "start": start}, {"rrdb": given, "start": other}):
+        with pytest.raises(ConfigError, match="(rrdb|start)_from.sha256: was '"):
+            run(tmp_path, "r", *more, **which)
+    with pytest.raises(ConfigError, match="start_from: was {'file': 'again.safetensors', .* now None"):
+        run(tmp_path, "r", *more, rrdb=given)
