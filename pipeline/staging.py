@@ -1,7 +1,7 @@
 """Work in progress beside a store: one committed record per finished image, so that no image is ever segmented twice.
 
-`NAME.zarr.staging` holds `settings.json` (what the records were made with) and `images/SHA256.npz`, named by the content of the
-source file: a record is found again when files are renamed, added or removed. A folder also holds the lock; that of a URL lies in the
+`NAME.zarr.staging` holds `settings.json` (what the records were made with) and `images/KEY.npz`, named by the content of the
+source file (`scan.Found.key`): a record is found again when files are renamed, added or removed. A folder also holds the lock; that of a URL lies in the
 user's cache folder and so keeps apart the runs of one machine only.
 """
 
@@ -120,31 +120,31 @@ class Staging:
         self.close()
 
     def finished(self) -> set[str]:
-        """SHA-256 of every source file whose record is committed."""
-        names = (key.removeprefix("images/") for key in self.place.list_keys() if key.startswith("images/"))
+        """Keys of all committed records."""
+        names = (path.removeprefix("images/") for path in self.place.list_keys() if path.startswith("images/"))
         return {name.removesuffix(".npz") for name in names if name.endswith(".npz") and not name.startswith(".")}
 
-    def load(self, sha256: str) -> ImageRecord | None:
-        """The committed record of a source file, None if there is none (or it was damaged, which is logged)."""
-        data = self.place.get(_key(sha256))
+    def load(self, key: str) -> ImageRecord | None:
+        """The committed record of a key, None if there is none (or it was damaged, which is logged)."""
+        data = self.place.get(_path(key))
         if data is None:
             return None
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return ImageRecord(**{f.name: _value(arrays[f.name]) for f in fields(ImageRecord)})
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            log.warning("%s/%s: damaged (%s); this image is done again", self.place, _key(sha256), error)
+            log.warning("%s/%s: damaged (%s); this image is done again", self.place, _path(key), error)
             return None
 
-    def save(self, sha256: str, record: ImageRecord) -> None:
+    def save(self, key: str, record: ImageRecord) -> None:
         """Commit a record: whole, or not at all."""
         data = io.BytesIO()
         np.savez_compressed(data, **{f.name: getattr(record, f.name) for f in fields(ImageRecord)})
-        self.place.set(_key(sha256), data.getvalue())
+        self.place.set(_path(key), data.getvalue())
 
-    def discard(self, sha256: str) -> None:
+    def discard(self, key: str) -> None:
         """Forget a record, so that its image is done again."""
-        self.place.delete(_key(sha256))
+        self.place.delete(_path(key))
 
     def remove(self) -> None:
         """Delete it all: the store is committed, or nothing came of it."""
@@ -152,8 +152,8 @@ class Staging:
         self.place.clear()
 
 
-def _key(sha256: str) -> str:
-    return f"images/{sha256}.npz"
+def _path(key: str) -> str:
+    return f"images/{key}.npz"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
