@@ -21,6 +21,10 @@ class StoreError(SamdiffError):
     """A store is missing, damaged, of another format, or does not fit the request."""
 
 
+class BusyError(SamdiffError):
+    """Another process is at work in the same place."""
+
+
 class CheckpointError(SamdiffError):
     """A checkpoint is missing, damaged, or does not fit the request."""
 

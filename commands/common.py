@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +26,12 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def finish(skipped: dict[str, str]) -> None:
-    """List what was skipped and leave with status 3 if there was any."""
+def finish(skipped: Mapping[str, str], told: Collection[str] = ()) -> None:
+    """List what was skipped, but for what the user was told already, and leave with status 3 if there was any."""
     for name, reason in skipped.items():
-        print(f"skipped {name}: {reason}", file=sys.stderr)
+        if name not in told:
+            print(f"skipped {name}: {reason}", file=sys.stderr)
+    if told:
+        print(f"{len(told)} skipped, each listed above with its reason", file=sys.stderr)
     if skipped:
         raise typer.Exit(SKIPPED)

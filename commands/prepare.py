@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -105,12 +106,12 @@ def prepare(
     from ..pipeline.prepare import MaskSource, PrepareSettings, plan_prepare
     from ..pipeline.prepare import prepare as run
     from ..pipeline.scan import scan
-    from ..pipeline.segment import make_generator
+    from ..pipeline.segment import make_generator, plan_generator
     from ..runtime import pick_device, setup_process
 
     setup_process(threads)
-    where = pick_device(device)
-    name = sam or ("vit_h" if where.type == "cuda" else "mobile_sam")
+    kind = pick_device(device).type
+    name = sam or ("vit_h" if kind == "cuda" else "mobile_sam")
     if masks_from not in ("hr", "lr"):
         raise ConfigError(f"--masks-from: expected hr or lr, got {masks_from!r}")
     if masks_from == "lr" and (lr is not None or (degrade or "bicubic") != "bicubic"):
@@ -118,7 +119,7 @@ def prepare(
     if import_masks is not None and (sam or sam_weights or masks_from == "lr"):
         raise ConfigError("--import-masks brings the masks, so it does not go with --sam, --sam-weights or --masks-from lr")
     if sam is None and import_masks is None:
-        say(f"--sam {name} (the default on {where.type})")
+        say(f"--sam {name} (the default on {kind})")
     if workers is not None and dask is not None:
         raise ConfigError("--workers starts processes here, --dask uses a cluster elsewhere; leave one of them out")
     if lr is not None and degrade is not None:
@@ -152,19 +153,24 @@ def prepare(
         "crop_n_points_downscale_factor": crop_n_points_downscale_factor,
         "min_mask_region_area": min_mask_region_area,
     }
+    lr_scale = scale if masks_from == "lr" else None
+    chosen: dict[str, Any] = {"weights": sam_weights, "source": weights_source, **parameters}
     make: Callable[[], MaskSource]
     if import_masks is not None:
-        name, make = "imported masks", partial(ImportedMasks, import_masks.resolve(), scale)
+        make = partial(ImportedMasks, import_masks.resolve(), scale)
     else:
-        lr_scale = scale if masks_from == "lr" else None
-        make = partial(make_generator, name, device, lr_scale, weights=sam_weights, source=weights_source, **parameters)
-    generator = make()
+        make = partial(make_generator, name, device, lr_scale, **chosen)
     if dry_run:
-        plan = plan_prepare(
-            scan(pictures, limit, lr=lr_pictures, scale=scale), target, settings.as_attributes(generator.describe())
-        )
-        say(f"{target}\n" + "\n".join(plan_lines(plan, f"weights of {name}")))
+        by_name, reads = import_masks is not None, f"imported masks (here: {import_masks})"
+        if import_masks is not None:
+            facts = make().describe()
+        else:
+            facts, where = plan_generator(name, lr_scale, **chosen)
+            reads = f"weights of {name} ({where})"
+        found = scan(pictures, limit, lr=lr_pictures, scale=scale, by_name=by_name)
+        say(f"{target}\n" + "\n".join(plan_lines(plan_prepare(found, target, settings.as_attributes(facts)), reads)))
         return
+    generator = make()
     with ExitStack() as stack:
         maker = None
         if workers is not None or dask is not None:
@@ -177,4 +183,5 @@ def prepare(
         report = run(pictures, target, generator, settings, lr=lr_pictures, limit=limit, strict=strict, maker=maker)
     done = "is complete already: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
     say(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
-    finish(report.skipped)
+    told = {} if report.already_complete else report.skipped  # as a warning each, at once
+    finish(report.skipped, told if logging.getLogger().isEnabledFor(logging.WARNING) else {})

@@ -44,7 +44,7 @@ def train(
     """Stores -> a trained model. The same command resumes an interrupted run; several processes: `torchrun … -m samdiff.cli train …`."""
     import json
 
-    from ..errors import StoreError
+    from ..errors import ConfigError, StoreError
     from ..model.config import load_config
     from ..model.parallel import join
     from ..model.train import train as run
@@ -53,6 +53,10 @@ def train(
     from ..runtime import pick_device, setup_process
 
     setup_process(threads)
+    if rrdb is not None and rrdb_steps is not None:
+        raise ConfigError(
+            f"--rrdb {rrdb} takes the place of stage one, so --rrdb-steps {rrdb_steps} would do nothing; leave one out"
+        )
     named: dict[str, object] = {"diffusion.modulation": modulation, "diffusion.e_mean": e_mean, "diffusion.loss": loss}
     named |= {"train.rrdb_steps": rrdb_steps, "train.steps": steps}
     sets = [*(set_ or []), *(f"{name}={value}" for name, value in named.items() if value is not None)]

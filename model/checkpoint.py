@@ -6,6 +6,7 @@ the same kind of file with the optimiser's tensors beside the weights.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -108,6 +109,15 @@ def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
     if kind is not None and found.kind != kind:
         raise CheckpointError(f"{file}: expected a checkpoint of kind {kind!r}, got {found.kind!r}")
     return found
+
+
+def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) of weights by name, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError
 from ..runtime import pick_device
 from .canvas import Canvas
-from .checkpoint import Checkpoint, load_checkpoint, load_into
+from .checkpoint import Checkpoint, load_checkpoint, load_into, weights_digest
 from .config import RunConfig, config_of
 from .consistency import make_consistent
 from .modulation import Modulation
@@ -100,7 +99,7 @@ class SuperResolver:
 
     def __init__(self, checkpoint: Checkpoint, name: str, device: torch.device) -> None:
         self.name, self.device = name, device
-        self.sha256 = _digest(checkpoint)
+        self.sha256 = weights_digest(checkpoint.tensors)
         self.config: RunConfig = _config_of(checkpoint, name)
         self.scale = self.config.scale
         self.modulation: Modulation = self.config.diffusion.build()
@@ -243,15 +242,6 @@ class SuperResolver:
         """The state at time t of `none`; of `official` but for its small multiple of E."""
         abar = self.modulation.schedule.alpha_bar(t)
         return abar**0.5 * x_0 + (1 - abar) ** 0.5 * eps
-
-
-def _digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 (hex) of the weights, whatever file they came in."""
-    digest = hashlib.sha256()
-    for name, value in sorted(checkpoint.tensors.items()):
-        digest.update(name.encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _changed(settings: InferSettings, changes: dict[str, Any]) -> InferSettings:

@@ -7,18 +7,20 @@ the stores hold, so none waits for one that is done; and a run may go on with an
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import ConfigError
+from ..errors import ConfigError, SamdiffError
 
+T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)  # validation of whole pictures happens on rank 0 while the others wait
 
 
@@ -64,6 +66,21 @@ class Ranks:
         both = torch.stack([loss, torch.tensor(float(stop), device=loss.device)])
         dist.all_reduce(both)
         return both[0] / self.world, bool(both[1] > 0)
+
+    def one_for_all(self, work: Callable[[], T]) -> T:
+        """What rank 0 makes of it, on all ranks. Its error too, so that all end with the reason and none waits for it."""
+        if self.world == 1:
+            return work()
+        made: list[Any] = [None, None]
+        if self.first:
+            try:
+                made[0] = work()
+            except (SamdiffError, OSError) as error:
+                made[1] = error
+        dist.broadcast_object_list(made, device=self.device)
+        if made[1] is not None:
+            raise made[1]
+        return made[0]
 
     def wait(self) -> None:
         """Until all ranks are here."""

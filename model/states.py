@@ -32,6 +32,12 @@ def states(folder: Path, name: str) -> list[Path]:
     return sorted(folder.glob(f"state-{name}-*.safetensors"))
 
 
+def steps_done(folder: Path, name: str) -> int:
+    """Steps of a stage's newest saved state."""
+    saved = states(folder, name)
+    return int(saved[-1].stem.rpartition("-")[2]) if saved else 0
+
+
 def fresh(network: nn.Module, guard: Guard) -> State:
     """The state before the first step."""
     return State(0, {name: value.detach().clone() for name, value in network.state_dict().items()}, guard)

@@ -6,10 +6,9 @@ A run is a folder: `config.json` (everything resolved), `log.jsonl`, `state-…`
 
 from __future__ import annotations
 
-import json
 import logging
-import platform
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,13 @@ import torch
 
 from .. import __version__
 from ..errors import ConfigError
-from ..pipeline.keystore import write_atomic
 from ..pipeline.order import mix
-from ..pipeline.staging import differences
 from ..pipeline.store import Store
 from ..pipeline.stream import ShardDataset
 from .checkpoint import BEST_FILE, MODEL_FILE, Checkpoint, load_checkpoint, load_into, save_checkpoint
-from .config import BESIDE, RunConfig, config_of
+from .config import RunConfig
 from .estimate import measure
+from .folder import asked_of, claim, versions
 from .infer import SuperResolver
 from .loop import Stage, run
 from .networks import build_rrdb, build_unet, check_given, load_rrdb, of_scale
@@ -33,7 +31,7 @@ from .parallel import Ranks
 from .residual import to_picture_range, to_pixels
 from .rrdb import RRDB
 from .sampler import DEFAULT, check_pair
-from .states import State, states
+from .states import State, steps_done
 from .tasks import DiffusionTask, RrdbTask
 from .tracker import Tracker
 from .validate import Benchmark, Upscale, held_out, score
@@ -42,21 +40,6 @@ log = logging.getLogger(__name__)
 
 RRDB_FILE = "rrdb.safetensors"
 _WEIGHTS = 23  # stream of random numbers
-FREE = {
-    "rrdb_steps",
-    "steps",
-    "log_every",
-    "checkpoint_every",
-    "keep",
-    "accumulate",
-    "gradient_checkpointing",
-    "compile",
-    "tensorboard",
-    "workers",
-}
-"""Settings of [train] that may change between two parts of a run without a word."""
-TOLD = {"lr", "lr_schedule", "halve_every", "warmup", "clip", "amp"}
-"""Those that may change, and are reported: what one tries when a loss is not finite."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +84,7 @@ def train(
 
     Raises:
         ConfigError: patch or batch do not fit, the folder holds a run of other settings, or masks are needed and missing.
+        BusyError: another process trains into the folder.
         CheckpointError: `rrdb` or `start` does not fit, or a file cannot be written.
         KeyboardInterrupt: asked to stop; the state is saved.
     """
@@ -110,20 +94,19 @@ def train(
     speak = say if ranks.first else log.debug
     beginning = None if start is None else of_scale(start, config, "diffusion")
     check_given(config, rrdb, beginning)
-    asked = _asked(config, stores, rrdb, start)
-    if ranks.first:
-        for line in _claim(out, asked):
-            speak(line)
-    ranks.wait()
+    asked = asked_of(config, stores, rrdb, start)
     # on every rank, so that all of them know when rank 0 will look
     own = held_out(stores, config.validate.images, config.validate.tiles) if config.validate.every else None
     every = tuple(benchmarks) if own is None else (own, *benchmarks)
-    facts = {"stores": asked["stores"], "version": __version__, "versions": _versions()}
-    tracker = Tracker(out, config.train.tensorboard and ranks.first)
-    this = _Run(data, out, config, ranks, asked, facts, tracker, every if config.validate.every else (), speak, beginning)
-    first = _rrdb_stage(this, rrdb)
-    torch.manual_seed(int(mix(config.train.seed, _WEIGHTS, 2)) >> 1)
-    _diffusion_stage(this, build_unet(config), first)
+    facts = {"stores": asked["stores"], "version": __version__, "versions": versions()}
+    with ExitStack() as held:
+        for line in ranks.one_for_all(lambda: claim(out, asked, held)):
+            speak(line)
+        tracker = Tracker(out, config.train.tensorboard and ranks.first)
+        this = _Run(data, out, config, ranks, asked, facts, tracker, every if config.validate.every else (), speak, beginning)
+        first = _rrdb_stage(this, rrdb)
+        torch.manual_seed(int(mix(config.train.seed, _WEIGHTS, 2)) >> 1)
+        _diffusion_stage(this, build_unet(config), first)
     return out / MODEL_FILE
 
 
@@ -160,14 +143,18 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
         looker.to(this.ranks.device)
         return lambda lr, _: _regress(looker, lr, this.ranks.device)
 
-    begun = bool(states(this.out, "diffusion"))  # then its condition must not change any more
-    if given is None and (not finished.exists() or (not begun and load_checkpoint(finished).facts["step"] < steps)):
+    done = load_checkpoint(finished).facts["step"] if given is None and finished.exists() else None
+    begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change any more
+    if given is not None:
+        this.say(f"rrdb: taken from {finished}, in place of stage one")
+    elif done is not None and (begun or done >= steps):
+        late = f"; the {steps} asked for come too late, stage two has begun on its features" if done < steps else ""
+        this.say(f"rrdb: finished before, {done} steps{late}; {finished}")
+    else:
         if this.start is not None:
             load_into(network, this.start.part("rrdb"), "--start")
         task = RrdbTask(this.data, network, this.config, this.ranks.device)
         _stage(this, task, steps, model, upscaler, RRDB_FILE, None)
-    else:
-        this.say(f"rrdb: taken from {finished}")
     return load_rrdb(network, finished, this.config).to(this.ranks.device)
 
 
@@ -182,6 +169,7 @@ def _stage(
 ) -> None:
     """Estimate, train, report. `file` is written at each checkpoint (the RRDB's at the end only), `best` at the best validation."""
     settings, v, ranks = this.config.train, this.config.validate, this.ranks
+    option = "--rrdb-steps" if task.name == "rrdb" else "--steps"
 
     def publish(state: State) -> None:
         if task.name == "diffusion" or state.step >= steps:
@@ -206,20 +194,22 @@ def _stage(
                     )
 
     share = ranks.share(settings.batch, settings.accumulate)
-    if ranks.first and steps:
+    left = steps - steps_done(this.out, task.name)
+    if ranks.first and left > 0:
         estimate = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
-        this.say(estimate.line(task.name, steps, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
+        this.say(estimate.line(task.name, left, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
     stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, v.every if this.benchmarks else 0)
     state, done = run(task, stage, ranks)
-    if steps == 0 or (not done and ranks.first and not (this.out / file).exists()):
+    if not done and ranks.first and (steps == 0 or not (this.out / file).exists()):
         publish(state)
     ranks.wait()
     if done:
         this.say(f"{task.name}: {done} steps done, {state.step} in all, {int(state.guard.skipped)} left out; {this.out / file}")
+    elif state.step:
+        this.say(f"{task.name}: finished before, {state.step} steps; nothing to do (more with {option} N)")
     else:
-        this.say(
-            f"{task.name}: finished before, {state.step} steps; nothing to do (more with --set train.{'rrdb_' * (task.name == 'rrdb')}steps=N)"
-        )
+        whose = "random" if this.start is None else "--start's"
+        this.say(f"{task.name}: no step asked for ({option} 0), {whose} weights as they are; {this.out / file}")
 
 
 @torch.inference_mode()
@@ -256,45 +246,3 @@ def _check(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks
         raise ConfigError(
             f"modulation {config.diffusion.modulation!r} needs masks, and {bare[0]} has none; prepare it with a segmenter, or use --modulation none"
         )
-
-
-def _versions() -> dict[str, str]:
-    return {"samdiff": __version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _asked(config: RunConfig, stores: Sequence[Store], rrdb: Path | None, start: Path | None) -> dict[str, Any]:
-    """What is saved with the run and with every checkpoint: the settings, and what was trained on."""
-    fingerprints = [store.fingerprint for store in stores]
-    given = {"rrdb_from": rrdb, "start_from": start}
-    paths = {
-        name: None if path is None else str(path.resolve()) if path.exists() else str(path) for name, path in given.items()
-    }
-    return {**config.as_dict(), "stores": fingerprints, **paths}
-
-
-def _claim(out: Path, asked: dict[str, Any]) -> list[str]:
-    """Write `config.json`, or compare with the one that is there; returns what to tell the user."""
-    file, told = out / "config.json", []
-    if file.exists():
-        try:
-            before = json.loads(file.read_text())
-        except ValueError as error:
-            raise ConfigError(f"{file}: damaged ({error}); restore it, or give another --out") from error
-        before = {**config_of(before).as_dict(), **{key: before.get(key) for key in BESIDE if key != "versions"}}
-        changed = [
-            line
-            for line in differences(before, asked)
-            if not line.startswith("validate.") or line.startswith("validate.images")
-        ]
-        names, cosine = {x: x.split(":")[0].removeprefix("train.") for x in changed}, asked["train"]["lr_schedule"] == "cosine"
-        told = [
-            f"changed in this run: {line}" for line in changed if names[line] in TOLD or (cosine and names[line] == "steps")
-        ]
-        refused = [line for line in changed if names[line] not in FREE | TOLD]
-        if refused:
-            raise ConfigError(
-                f"{out}: holds a run of other settings ({'; '.join(refused[:6])}); use the same ones to go on, or another --out"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, json.dumps({**asked, "versions": _versions()}, indent=1, sort_keys=True).encode())
-    return told

@@ -103,7 +103,7 @@ def summarise(
 def _summary(item: Found, reason: str | None, staging: Staging, grid: tuple[int, int, int | None]) -> Summary:
     if reason is not None:
         return Summary(item, note=reason, skipped=True)
-    record = _committed(staging, item.sha256)
+    record = _committed(staging, item.key)
     tiles = len(tile_grid(record.height, record.width, *grid))
     return Summary(item, record.height, record.width, record.note, False, record.n_masks, len(record.rle), tiles)
 
@@ -128,7 +128,7 @@ def write_store(images: Sequence[Summary], staging: Staging, out: Place, facts: 
     for number, image in enumerate(progress(images, desc="tiles", unit="image")):
         if image.skipped:
             continue
-        record = _committed(staging, image.found.sha256)
+        record = _committed(staging, image.found.key)
         writer.append(_mask_rows(record, runs))
         runs += len(record.rle)
         _, (hr, lr) = next(pixels)
@@ -144,10 +144,10 @@ def write_store(images: Sequence[Summary], staging: Staging, out: Place, facts: 
     writer.commit({**facts, "counts": counts})
 
 
-def _committed(staging: Staging, sha256: str) -> ImageRecord:
-    record = staging.load(sha256)
+def _committed(staging: Staging, key: str) -> ImageRecord:
+    record = staging.load(key)
     if record is None:
-        staging.discard(sha256)
+        staging.discard(key)
         raise StoreError(f"{staging}: the record of an image is gone or damaged; run the same command again to make it anew")
     return record
 

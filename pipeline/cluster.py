@@ -19,7 +19,7 @@ from distributed import CancelledError, Client, KilledWorker, LocalCluster, Work
 
 from ..errors import ConfigError, ImageError, SamdiffError, StoreError
 from ..runtime import setup_process
-from .prepare import MaskSource
+from .prepare import UNCOMPARED, MaskSource
 from .scan import Found
 from .segment import Read, Result, local_records
 from .shards import canonical, digest
@@ -182,7 +182,7 @@ def _absolute(item: Found) -> Found:
 
 def _comparable(describe: Mapping[str, Any]) -> dict[str, Any]:
     """What must be equal on all workers: not versions, and of the weights their content alone."""
-    facts = {key: value for key, value in describe.items() if key != "versions"}
+    facts = {key: value for key, value in describe.items() if key not in UNCOMPARED}
     if isinstance(facts.get("weights"), Mapping):
         facts["weights"] = facts["weights"].get("sha256")
     return facts

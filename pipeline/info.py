@@ -30,6 +30,7 @@ def store_lines(store: Store) -> list[str]:
         f"  structure   {_inline(attrs['structure'])}",
         f"  segmenter   {_inline(attrs['segmenter'])}",
         f"  software    {_inline(attrs['software'])}",
+        *([f"  uncompared  {_inline(attrs['uncompared'])}"] if attrs.get("uncompared") else []),
         "  on disk",
         *(f"    {line}" for line in size_lines(store)),
         f"  structure on disk: {structure_line(store)}",

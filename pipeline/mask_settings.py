@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -94,8 +96,25 @@ class MaskSettings:
     def as_attributes(self) -> dict[str, Any]:
         """JSON-able: the mode, and every generator parameter that decides the masks, under its own name.
 
-        `points_per_batch` is none of these: a store begun with it can go on with less of it after running out of memory.
+        `points_per_batch` is none of these (see `uncompared`): a store begun with it can go on with less of it after running out of memory.
         """
         grids = None if self.point_grids is None else [grid.tolist() for grid in self.point_grids]
         deciding = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "points_per_batch"}
         return {**deciding, "point_grids": grids}
+
+    def uncompared(self) -> dict[str, Any]:
+        """JSON-able: the parameters that change no mask."""
+        return {"points_per_batch": self.points_per_batch}
+
+
+def segmenter_facts(name: str, weights: Mapping[str, Any] | None, settings: MaskSettings) -> dict[str, Any]:
+    """What a generator says of itself, see `prepare.MaskSource.describe`; known before its weights are there (None) or loaded."""
+    return {
+        "name": name,
+        "weights": weights,
+        "dtype": "bfloat16" if settings.mode == "fast" else "float32",
+        **settings.as_attributes(),
+        "masks_from": "hr",
+        "uncompared": settings.uncompared(),
+        "versions": {library: version(library) for library in ("torch", "torchvision", "segment-anything")},
+    }

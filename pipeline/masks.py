@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import torch
 
 from ..errors import ConfigError, ImageError
 from .mask_engine import MaskEngine
-from .mask_settings import MaskSettings
+from .mask_settings import MaskSettings, segmenter_facts
 from .mask_table import MaskTable
 from .regions import clean_regions, drop_duplicates
 
@@ -122,14 +121,7 @@ class MaskGenerator:
 
     def describe(self) -> dict[str, Any]:
         """JSON-able: all that decides the masks besides the image; library versions under `versions`."""
-        return {
-            "name": self._name,
-            **self._weights,
-            "dtype": str(self.engine.decoder.dtype).removeprefix("torch."),
-            **self.settings.as_attributes(),
-            "masks_from": "hr",
-            "versions": {name: version(name) for name in ("torch", "torchvision", "segment-anything")},
-        }
+        return segmenter_facts(self._name, self._weights, self.settings)
 
 
 def _resolve(sam: Any, device: torch.device, weights: Any, source: str) -> tuple[str, dict[str, Any], Any]:
@@ -137,19 +129,14 @@ def _resolve(sam: Any, device: torch.device, weights: Any, source: str) -> tuple
     from segment_anything.modeling import Sam
 
     if isinstance(sam, Sam):
-        return "custom", {"weights": {"source": "given", "origin": None, "sha256": None}}, sam.to(device).eval()
+        return "custom", {"source": "given", "origin": None, "sha256": None}, sam.to(device).eval()
     if isinstance(sam, str):
         from .sam import load_segmenter
 
         sam = load_segmenter(sam, device, weights=weights, source=source)
     elif weights is not None:
         raise ConfigError("weights: only with a segmenter's name; this segmenter has its weights already")
-    record = sam.weights
-    return (
-        sam.name,
-        {"weights": {"source": record.source, "origin": str(record.origin), "sha256": record.sha256}},
-        sam.model.to(device).eval(),
-    )
+    return sam.name, sam.weights.as_attributes(), sam.model.to(device).eval()
 
 
 def _groups(units: Iterator[_Unit], size: int) -> Iterator[list[_Unit]]:

@@ -32,18 +32,24 @@ from .structure import THETA
 
 log = logging.getLogger(__name__)
 
+UNCOMPARED = ("versions", "uncompared")
+"""What a segmenter says of itself that does not decide its masks."""
+
 
 class MaskSource(Protocol):
     """What `prepare` needs of a segmenter; `MaskGenerator` is one, and so is any class with these two methods."""
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able facts that decide the masks: name, weights' hash, every parameter. Versions under `versions`."""
+        """JSON-able facts that decide the masks: name, weights' hash, every parameter.
+
+        What does not decide them, and is kept all the same: versions under `versions`, parameters under `uncompared`.
+        """
 
     def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
         """Masks of uint8 [H, W, 3] images, in order, as segment-anything's records (`segmentation` = COCO RLE).
 
         A class that knows pictures by name has `expect(name, height, width)` too: told of each image before it comes, it returns
-        None, or the reason why it has no masks; such pictures are skipped and listed.
+        None, or the reason why it has no masks; such pictures are skipped and listed. Two names of one content are then two images.
         """
 
 
@@ -91,7 +97,7 @@ class PrepareSettings:
             "degradation": degradation_facts(self.degradation, self.seed),
             "limits": asdict(self.limits),
             "structure": {"kind": "rope", "theta": THETA},
-            "segmenter": {key: value for key, value in segmenter.items() if key != "versions"},
+            "segmenter": {key: value for key, value in segmenter.items() if key not in UNCOMPARED},
         }
 
 
@@ -126,23 +132,30 @@ class Plan:
 
 
 def plan_prepare(found: list[Found], out: Location, settings: Mapping[str, Any]) -> Plan:
-    """Compare what is asked for with what lies at `out`."""
+    """Compare what is asked for with what lies at `out`.
+
+    Weights that are not here yet (None in `settings`) are taken to be those that `out` was begun with.
+    """
+    store = open_store(out) if place_at(out).get(ROOT_KEY) is not None else None
+    staging = Staging(out)
+    begun = store.attrs if store else staging.settings()
+    settings = _with_weights_of(begun, settings)
     images = [[item.picture.name, item.sha256, *([item.lr_sha256] if item.lr else [])] for item in found]
     fingerprint = digest(canonical({"format_version": FORMAT_VERSION, "settings": settings, "images": images}))
-    if place_at(out).get(ROOT_KEY) is not None:
-        store = open_store(out)
+    if store is not None:
         changed = [] if store.fingerprint == fingerprint else _store_differences(store, settings, found)
         return Plan(found, [], store, changed, fingerprint)
-    staging = Staging(out)
-    begun = staging.settings()
     changed = differences(begun, settings) if begun is not None else []
     done = staging.finished() if begun is not None else set()
-    missing, seen = [], set()
-    for item in found:
-        if item.content not in seen and not item.problem and item.sha256 not in done:
-            missing.append(item)
-        seen.add(item.content)
+    first = {item.key: item for item in reversed(found) if not item.problem}
+    missing = [item for item in found if item is first.get(item.key) and item.key not in done]
     return Plan(found, missing, None, changed, fingerprint)
+
+
+def _with_weights_of(begun: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    if begun is None or settings["segmenter"].get("weights", "") is not None:
+        return settings
+    return {**settings, "segmenter": {**settings["segmenter"], "weights": begun["segmenter"].get("weights")}}
 
 
 def prepare(
@@ -172,6 +185,7 @@ def prepare(
         ImageError: no picture can be used, or (strict) one cannot.
         ConfigError: LR files without `degradation="given"`, or the other way round.
         StoreError: `out` holds another store, or other settings began it, or it cannot be written.
+        BusyError: another `prepare` is at work on it.
     """
     settings = settings or PrepareSettings()
     if (lr is not None) != (settings.degradation == "given"):
@@ -181,7 +195,8 @@ def prepare(
     out = place_at(out)
     segmenter = masks.describe()
     attributes = settings.as_attributes(segmenter)
-    plan = plan_prepare(scan(source, limit, lr=lr, scale=settings.scale), out, attributes)
+    found = scan(source, limit, lr=lr, scale=settings.scale, by_name=hasattr(masks, "expect"))
+    plan = plan_prepare(found, out, attributes)
     if plan.changed:
         raise StoreError(
             f"{out}: made with something else ({'; '.join(plan.changed[:6])}); "
@@ -197,7 +212,8 @@ def prepare(
             staging.remove()
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])
             raise ImageError(f"{source}: none of {len(skipped)} pictures can be used ({reasons})")
-        facts = {**attributes, "software": _versions(segmenter), "fingerprint": plan.fingerprint}
+        beside = {"software": _versions(segmenter), "uncompared": segmenter.get("uncompared", {})}
+        facts = {**attributes, **beside, "fingerprint": plan.fingerprint}
         write_store(
             summarise(plan.found, skipped, staging, settings.tile_hr, settings.scale, settings.stride),
             staging,
@@ -211,29 +227,32 @@ def prepare(
 
 
 def _make_masks(plan: Plan, staging: Staging, make: Maker, settings: PrepareSettings, strict: bool) -> dict[str, str]:
-    """Stage `masks`: commit a record for each picture that can be used; returns name -> reason for the others."""
-    unusable: dict[tuple[str, str], str] = {}  # content -> reason
-    skipped = {item.picture.name: item.problem for item in plan.found if item.problem}
-    for name, reason in skipped.items():
-        _refuse_or_log(name, reason, strict)
+    """Stage `masks`: commit a record for each picture that can be used; returns name -> reason for the others, each told at once."""
+    skipped: dict[str, str] = {}
+
+    def skip(name: str, reason: str) -> None:
+        if strict:
+            raise ImageError(f"{name}: {reason}; leave out --strict to skip and list such pictures")
+        log.warning("skipped %s: %s", name, reason)
+        skipped[name] = reason
+
+    names: dict[str, list[str]] = {}
+    for item in plan.found:
+        if item.problem:
+            skip(item.picture.name, item.problem)
+        else:
+            names.setdefault(item.key, []).append(item.picture.name)
     read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
     with progress(desc="masks", total=len(plan.missing), unit="image") as bar:
         for item, result in make(plan.missing, read):
             bar.update()
             if isinstance(result, ImageError):
-                unusable[item.content] = str(result)
-                _refuse_or_log(item.picture.name, str(result), strict)
+                for name in names[item.key]:
+                    skip(name, str(result))
             else:
-                staging.save(item.sha256, result)
+                staging.save(item.key, result)
                 bar.set_postfix(masks=result.n_masks)
-    alike = {item.picture.name: unusable[item.content] for item in plan.found if item.content in unusable and not item.problem}
-    return {**skipped, **alike}
-
-
-def _refuse_or_log(name: str, reason: str, strict: bool) -> None:
-    if strict:
-        raise ImageError(f"{name}: {reason}; leave out --strict to skip and list such pictures")
-    log.warning("skipped %s: %s", name, reason)
+    return skipped
 
 
 def _store_differences(store: Store, settings: Mapping[str, Any], found: list[Found]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +11,8 @@ from ..errors import ImageError
 from ..runtime import progress
 from .images import Decoded, Limits, read_picture
 from .pairs import pair_names, why_not_lr
-from .sources import Picture, Shelf, Source, list_source
-
-UNREADABLE = "0" * 64  # stands for the digest of a file that cannot be read
+from .shards import canonical, digest
+from .sources import Picture, Shelf, Source, hash_pictures, list_source
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,26 @@ class Found:
 
     picture: Picture
     sha256: str
-    """Of the file's content, hexadecimal."""
+    """Of the file's content, hexadecimal; see `hash_pictures`."""
     problem: str = ""
-    """Why the file could not even be hashed, or has no LR file; empty for most."""
+    """Why it has no LR file, where LR is given; empty for all others."""
     lr: Picture | None = None
     """The LR file that belongs to it, where LR is given and not made."""
     lr_sha256: str = ""
     """Of the LR file's content."""
+    by_name: bool = False
+    """Its masks belong to its name, so that another picture of the same content may have other ones."""
 
     @property
-    def content(self) -> tuple[str, str]:
-        """What tells it from other pictures, whatever its name."""
-        return self.sha256, self.lr_sha256
+    def key(self) -> str:
+        """What its record is found by: its content, and what else decides whether and how it is used."""
+        more = [*([self.lr_sha256] if self.lr else []), *([self.picture.name] if self.by_name else [])]
+        return digest(canonical([self.sha256, *more])) if more else self.sha256
 
 
-def scan(source: Source, limit: int | None = None, *, lr: Source | None = None, scale: int = 1) -> list[Found]:
+def scan(
+    source: Source, limit: int | None = None, *, lr: Source | None = None, scale: int = 1, by_name: bool = False
+) -> list[Found]:
     """Stage `scan`: list the source's pictures in order and hash each file.
 
     Args:
@@ -43,33 +48,34 @@ def scan(source: Source, limit: int | None = None, *, lr: Source | None = None, 
         limit: take only the first so many.
         lr: where LR files lie already, likewise; each is matched with a picture by name (see `pair_names`).
         scale: HR pixels per LR pixel, for the names of LR files.
+        by_name: whether masks belong to names, see `Found`.
 
     Raises:
         ImageError: a source does not exist, cannot be read or holds no picture, or no LR file has the name of a picture.
     """
     pictures = list_source(source)[:limit]
+    pairs, without = _lr_files(pictures, lr, scale)
+    hashes = hash_pictures(progress(pictures, desc="scan", unit="file"))
+    found = [
+        Found(picture, sha256, without.get(picture.name, ""), pairs.get(picture.name), by_name=by_name)
+        for picture, sha256 in zip(pictures, hashes, strict=True)
+    ]
     if lr is None:
-        return [_hashed(picture) for picture in progress(pictures, desc="scan", unit="file")]
+        return found
+    lr_hashes = hash_pictures(progress([item.lr for item in found if item.lr], desc="scan LR", unit="file"))
+    return [replace(item, lr_sha256=next(lr_hashes)) if item.lr else item for item in found]
+
+
+def _lr_files(pictures: list[Picture], lr: Source | None, scale: int) -> tuple[Mapping[str, Picture], Mapping[str, str]]:
+    """Name of a picture -> its LR file, and for the others -> why there is none."""
+    if lr is None:
+        return {}, {}
     of_name = {picture.name: picture for picture in list_source(lr)}
     pairs, without = pair_names([picture.name for picture in pictures], list(of_name), scale)
     if not pairs:
         name, reason = next(iter(without.items()))
         raise ImageError(f"{lr}: holds no LR file for any of {len(pictures)} pictures, such as {name} ({reason})")
-    found = []
-    for picture in progress(pictures, desc="scan", unit="file"):
-        other = of_name.get(pairs.get(picture.name, ""))
-        if other is None:
-            found.append(Found(picture, UNREADABLE, without[picture.name]))
-            continue
-        found.append(replace(_hashed(picture), lr=other, lr_sha256=other.sha256()))
-    return found
-
-
-def _hashed(picture: Picture) -> Found:
-    try:
-        return Found(picture, picture.sha256())
-    except ImageError as error:
-        return Found(picture, UNREADABLE, str(error))
+    return {name: of_name[other] for name, other in pairs.items()}, without
 
 
 def crop_to_scale(pixels: np.ndarray, scale: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from ..errors import ImageError
 from ..runtime import pick_device
 from .assemble import image_record
 from .images import Decoded, map_ahead
+from .mask_settings import MaskSettings, segmenter_facts
 from .scan import Found
 from .sources import Shelf
 from .staging import ImageRecord
+from .weights import plan_weights
 
 if TYPE_CHECKING:
     from .prepare import MaskSource
@@ -44,6 +47,23 @@ def make_generator(sam: str, device: str = "auto", lr_scale: int | None = None, 
     return generator if lr_scale is None else MasksFromLR(generator, lr_scale)
 
 
+def plan_generator(
+    sam: str, lr_scale: int | None = None, *, weights: Path | None = None, source: str = "auto", **parameters: Any
+) -> tuple[dict[str, Any], str]:
+    """What `make_generator`'s segmenter would say of itself, and where its weights are; nothing is loaded or downloaded.
+
+    Args:
+        sam: its name.
+        lr_scale: as of `make_generator`.
+        weights: as of `find_weights`; weights that are not here are None in the facts.
+        source: likewise.
+        parameters: of `MaskSettings`.
+    """
+    record, where = plan_weights(sam, file=weights, source=source)
+    facts = segmenter_facts(sam, None if record is None else record.as_attributes(), MaskSettings(**parameters))
+    return facts | ({} if lr_scale is None else {"masks_from": "lr"}), where
+
+
 def local_records(masks: MaskSource, items: Sequence[Found], read: Read) -> Iterator[Result]:
     """Records of pictures, in order, made by one segmenter while the next pictures are decoded."""
     inside: deque[tuple[Found, Decoded]] = deque()  # pictures that the segmenter holds
@@ -63,12 +83,16 @@ def local_records(masks: MaskSource, items: Sequence[Found], read: Read) -> Iter
             inside.append((item, decoded))
             yield decoded.pixels
 
-    for found in masks.generate_batch(images()):
-        item, decoded = inside.popleft()
-        height, width = decoded.pixels.shape[:2]
-        notes = [*decoded.notes, *([] if found else ["no masks"])]  # one colour, say: a picture like any other
-        yield item, image_record(found, height, width, "; ".join(notes))
-        while refused:
-            yield refused.popleft()
+    try:
+        for found in masks.generate_batch(images()):
+            item, decoded = inside.popleft()
+            height, width = decoded.pixels.shape[:2]
+            notes = [*decoded.notes, *([] if found else ["no masks"])]  # one colour, say: a picture like any other
+            yield item, image_record(found, height, width, "; ".join(notes))
+            while refused:
+                yield refused.popleft()
+    except (Exception, KeyboardInterrupt):
+        yield from refused  # so that the reasons are told before the end
+        raise
     yield from refused
     assert not inside, "the segmenter gave fewer results than images"

@@ -62,10 +62,6 @@ class Picture:
     trouble: str = ""
     """Why it cannot be read, if that is known from the listing."""
 
-    def sha256(self) -> str:
-        """SHA-256 of the file's bytes (hex); `hash_pictures` is faster for many. Of its name, if it cannot be read."""
-        return next(hash_pictures([self]))
-
 
 class Shelf(AbstractContextManager["Shelf"]):
     """Reads pictures' bytes and keeps archives open in between. Safe for threads."""

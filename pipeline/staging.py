@@ -1,7 +1,7 @@
 """Work in progress beside a store: one committed record per finished image, so that no image is ever segmented twice.
 
-`NAME.zarr.staging` holds `settings.json` (what the records were made with) and `images/SHA256.npz`, named by the content of the
-source file: a record is found again when files are renamed, added or removed. A folder also holds the lock; that of a URL lies in the
+`NAME.zarr.staging` holds `settings.json` (what the records were made with) and `images/KEY.npz`, named by the content of the
+source file (`scan.Found.key`): a record is found again when files are renamed, added or removed. A folder also holds the lock; that of a URL lies in the
 user's cache folder and so keeps apart the runs of one machine only.
 """
 
@@ -21,7 +21,8 @@ import numpy as np
 
 from ..errors import StoreError
 from ..runtime import cache_dir
-from .keystore import LocalFolder, Location, Place, place_at, sweep_partial, unwritable
+from .keystore import LocalFolder, Location, Place, place_at, sweep_partial
+from .lock import take_lock
 from .shards import canonical
 
 log = logging.getLogger(__name__)
@@ -89,9 +90,10 @@ class Staging:
         """Make or go on with the records.
 
         Raises:
-            StoreError: another `prepare` is at work on this store, or the records were made with other settings.
+            BusyError: another `prepare` is at work on this store.
+            StoreError: the records were made with other settings.
         """
-        self._lock = _take_lock(_lock_file(self.place), self.out)
+        self._lock = take_lock(_lock_file(self.place), self.out, "samdiff prepare")
         before = self.settings()
         if before is not None and before != settings:
             self.close()
@@ -118,31 +120,31 @@ class Staging:
         self.close()
 
     def finished(self) -> set[str]:
-        """SHA-256 of every source file whose record is committed."""
-        names = (key.removeprefix("images/") for key in self.place.list_keys() if key.startswith("images/"))
+        """Keys of all committed records."""
+        names = (path.removeprefix("images/") for path in self.place.list_keys() if path.startswith("images/"))
         return {name.removesuffix(".npz") for name in names if name.endswith(".npz") and not name.startswith(".")}
 
-    def load(self, sha256: str) -> ImageRecord | None:
-        """The committed record of a source file, None if there is none (or it was damaged, which is logged)."""
-        data = self.place.get(_key(sha256))
+    def load(self, key: str) -> ImageRecord | None:
+        """The committed record of a key, None if there is none (or it was damaged, which is logged)."""
+        data = self.place.get(_path(key))
         if data is None:
             return None
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return ImageRecord(**{f.name: _value(arrays[f.name]) for f in fields(ImageRecord)})
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            log.warning("%s/%s: damaged (%s); this image is done again", self.place, _key(sha256), error)
+            log.warning("%s/%s: damaged (%s); this image is done again", self.place, _path(key), error)
             return None
 
-    def save(self, sha256: str, record: ImageRecord) -> None:
+    def save(self, key: str, record: ImageRecord) -> None:
         """Commit a record: whole, or not at all."""
         data = io.BytesIO()
         np.savez_compressed(data, **{f.name: getattr(record, f.name) for f in fields(ImageRecord)})
-        self.place.set(_key(sha256), data.getvalue())
+        self.place.set(_path(key), data.getvalue())
 
-    def discard(self, sha256: str) -> None:
+    def discard(self, key: str) -> None:
         """Forget a record, so that its image is done again."""
-        self.place.delete(_key(sha256))
+        self.place.delete(_path(key))
 
     def remove(self) -> None:
         """Delete it all: the store is committed, or nothing came of it."""
@@ -150,8 +152,8 @@ class Staging:
         self.place.clear()
 
 
-def _key(sha256: str) -> str:
-    return f"images/{sha256}.npz"
+def _path(key: str) -> str:
+    return f"images/{key}.npz"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -175,25 +177,3 @@ def _lock_file(place: Place) -> Path:
     if isinstance(place, LocalFolder):
         return place.root / "lock"
     return cache_dir() / "locks" / hashlib.sha256(str(place).encode()).hexdigest()
-
-
-def _take_lock(path: Path, out: Place) -> IO[str]:
-    """An advisory lock that the system gives back when the process ends, however it ends: it cannot become stale."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115
-    except OSError as error:
-        raise unwritable(path, error) from error
-    try:
-        import fcntl
-    except ImportError:  # not on this system: two runs at once are then the user's to avoid
-        log.warning("this system has no file locks: do not run two `prepare` on %s at once", out)
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise StoreError(
-            f"{out}: another `samdiff prepare` is at work on this store; wait for it, or give another --out"
-        ) from error
-    return file

@@ -11,9 +11,10 @@ from ..runtime import progress
 from .consistency import content_problems
 from .contract import LONG_ROWS, RECORD_KEY, tiles_per_shard
 from .keystore import Location, Place, place_at
+from .root import nothing_there, parse_record, read_root
 from .shardcodec import DamageError, chunk_span, decode_chunk, decode_index, index_bytes
 from .shards import ROOT_KEY, SPECS, chunk_key, digest
-from .store import Store, nothing_there, parse_record, read_root
+from .store import Store
 
 Record = Mapping[str, tuple[int, str]]
 

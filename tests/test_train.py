@@ -118,7 +118,7 @@ def test_killed_and_run_again(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "rrdb: taken from" in said
+    assert "rrdb: finished before, 6 steps; " in said
     pair = [load_checkpoint(states(folder, "diffusion")[-1]) for folder in (whole.parent, tmp_path / "killed")]
     ours, theirs = (checkpoint.tensors for checkpoint in pair)
     assert {name.split(".")[0] for name in ours} == {"network", "ema", "adam", "guard"}
@@ -145,11 +145,17 @@ def test_sigterm_saves_first(tmp_path, monkeypatch):
 
 
 def test_a_finished_run_does_nothing(tmp_path):
-    """The same command again leaves every file as it is but the configuration's."""
+    """The same command again leaves every file as it is but the configuration's and the lock."""
+
+    def times() -> dict[str, int]:
+        return {
+            path.name: path.stat().st_mtime_ns for path in model.parent.iterdir() if path.name not in ("config.json", "lock")
+        }
+
     model = run(tmp_path, "r")
-    before = {path.name: path.stat().st_mtime_ns for path in model.parent.iterdir() if path.name != "config.json"}
+    before = times()
     run(tmp_path, "r")
-    assert before == {path.name: path.stat().st_mtime_ns for path in model.parent.iterdir() if path.name != "config.json"}
+    assert before == times()
     assert len(states(model.parent, "diffusion")) == 2  # the last `keep`
 
 

@@ -1,0 +1,105 @@
+"""The run's folder: one process at a time, and the settings that it was begun with."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..errors import ConfigError
+from ..pipeline.keystore import LocalFolder
+from ..pipeline.lock import take_lock
+from ..pipeline.staging import differences
+from ..pipeline.store import Store
+from .checkpoint import load_checkpoint, weights_digest
+from .config import BESIDE, RunConfig, config_of
+
+FREE = {
+    "rrdb_steps",
+    "steps",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "accumulate",
+    "gradient_checkpointing",
+    "compile",
+    "tensorboard",
+    "workers",
+    "rrdb_from.file",
+    "start_from.file",
+}
+"""Settings of [train], and names of files, that may change between two parts of a run without a word."""
+TOLD = {"lr", "lr_schedule", "halve_every", "warmup", "clip", "amp"}
+"""Those that may change, and are reported: what one tries when a loss is not finite."""
+
+
+def versions() -> dict[str, str]:
+    """Of what computes; recorded, never compared."""
+    return {"samdiff": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def asked_of(config: RunConfig, stores: Sequence[Store], rrdb: Path | None, start: Path | None) -> dict[str, Any]:
+    """What is saved with the run and with every checkpoint: the settings, and what was trained on and begun from."""
+    fingerprints = [store.fingerprint for store in stores]
+    return {
+        **config.as_dict(),
+        "stores": fingerprints,
+        "rrdb_from": _begun_from(rrdb, "rrdb"),
+        "start_from": _begun_from(start),
+    }
+
+
+def _begun_from(path: Path | None, part: str = "") -> dict[str, str] | None:
+    """A checkpoint's name, and what tells its weights from others wherever the file lies."""
+    if path is None:
+        return None
+    found = load_checkpoint(path)
+    return {"file": path.name, "sha256": weights_digest(found.part(part) if part else found.tensors)}
+
+
+def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
+    """Take the folder for this process until `held` is closed, and write `config.json`; returns what to tell the user.
+
+    Raises:
+        BusyError: another process trains into it.
+        ConfigError: it holds a run of other settings, or a damaged `config.json`.
+        StoreError: it cannot be written.
+    """
+    held.enter_context(take_lock(out / "lock", out, "samdiff train"))
+    file = out / "config.json"
+    told: list[str] = []
+    if file.exists():
+        told, refused = changes(_begun_with(file), asked)
+        if refused:
+            raise ConfigError(
+                f"{out}: holds a run of other settings ({'; '.join(refused[:6])}); use the same ones to go on, or another --out"
+            )
+    LocalFolder(out).set(file.name, json.dumps({**asked, "versions": versions()}, indent=1, sort_keys=True).encode())
+    return [f"changed in this run: {line}" for line in told]
+
+
+def changes(before: dict[str, Any], asked: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Settings that differ, as `train.lr: was 1, now 2`: those that may and are told, and those that may not."""
+    told, refused = [], []
+    for line in differences(before, asked):
+        name = line.split(":")[0].removeprefix("train.")
+        if name in TOLD or (name == "steps" and asked["train"]["lr_schedule"] == "cosine"):
+            told.append(line)
+        elif name not in FREE and (not name.startswith("validate.") or name == "validate.images"):
+            refused.append(line)
+    return told, refused
+
+
+def _begun_with(file: Path) -> dict[str, Any]:
+    """What `asked_of` gave when the run was begun."""
+    try:
+        before = json.loads(file.read_text())
+        return {**config_of(before).as_dict(), **{key: before.get(key) for key in BESIDE if key != "versions"}}
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{file}: damaged ({error}); restore it, or give another --out") from error

@@ -1,0 +1,110 @@
+"""A run's folder: one process at a time, one set of settings; and what is said about it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from samdiff import open_store
+from samdiff.errors import BusyError, ConfigError
+from samdiff.model.folder import asked_of, claim
+from samdiff.model.train import train
+
+from .stores import make_store
+from .test_train import SMALL, config, run
+
+CPU = torch.device("cpu")
+WORKER = Path(__file__).parent / "ddp_worker.py"
+
+
+def test_two_at_once_in_one_folder(tmp_path):
+    """The second is refused and told which process has it; once that is killed with -9, the folder is free and the run goes on."""
+    store = make_store(tmp_path / "a.zarr", n=40)
+    command = [sys.executable, str(WORKER), str(store), str(tmp_path / "r"), *SMALL, "train.rrdb_steps=1000000"]
+    first = subprocess.Popen(command)
+    try:
+        while not (tmp_path / "r" / "config.json").exists():
+            assert first.poll() is None, "it ended before it could be killed"
+            time.sleep(0.05)
+        with pytest.raises(BusyError, match=rf"another `samdiff train` is at work there \(process {first.pid} on "):
+            run(tmp_path, "r")
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert run(tmp_path, "r").exists()
+
+
+def test_all_processes_end_with_the_reason(tmp_path):
+    """Rank 0 finds the folder taken; rank 1 does not wait for it and says the same."""
+    store = make_store(tmp_path / "a.zarr", n=40)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    with ExitStack() as held:
+        claim(tmp_path / "r", asked_of(config(), [open_store(store)], None, None), held)
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, str(WORKER), str(store), str(tmp_path / "r"), *SMALL],
+                env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in (0, 1)
+        ]
+        said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert all(f"at work there (process {os.getpid()} on " in text.splitlines()[-1] for text in said), said
+
+
+def test_what_was_not_trained_is_said(tmp_path):
+    """No step asked for, an RRDB from elsewhere, steps of stage one that come too late, a stage that is finished."""
+    store = open_store(make_store(tmp_path / "a.zarr", n=40))
+
+    def said(name: str, *more: str, **given: Path) -> list[str]:
+        lines: list[str] = []
+        train([store], tmp_path / name, config(*more), CPU, say=lines.append, **given)
+        return [line for line in lines if "parameters on cpu" not in line]
+
+    zero = ("train.rrdb_steps=0", "train.steps=0")
+    rrdb, model = tmp_path / "a" / "rrdb.safetensors", tmp_path / "a" / "model.safetensors"
+    assert said("a", *zero) == [
+        f"rrdb: no step asked for (--rrdb-steps 0), random weights as they are; {rrdb}",
+        f"diffusion: no step asked for (--steps 0), random weights as they are; {model}",
+    ]
+    assert said("b", *zero, start=model)[0].startswith(
+        "rrdb: no step asked for (--rrdb-steps 0), --start's weights as they are; "
+    )
+    assert said("c", "train.steps=1", rrdb=rrdb) == [
+        f"rrdb: taken from {rrdb}, in place of stage one",
+        f"diffusion: 1 steps done, 1 in all, 0 left out; {tmp_path / 'c' / 'model.safetensors'}",
+    ]
+    assert said("a", "train.rrdb_steps=1", "train.steps=1")[0] == f"rrdb: 1 steps done, 1 in all, 0 left out; {rrdb}"
+    assert said("a", "train.rrdb_steps=2", "train.steps=1") == [
+        f"rrdb: finished before, 1 steps; the 2 asked for come too late, stage two has begun on its features; {rrdb}",
+        "diffusion: finished before, 1 steps; nothing to do (more with --steps N)",
+    ]
+
+
+def test_weights_are_known_by_their_content(tmp_path):
+    """The files of --rrdb and --start may move, and be another file of the same weights; other weights are refused. No path is kept."""
+    given = run(tmp_path, "given", "train.steps=1")
+    start = Path(shutil.copy(given, tmp_path / "begin.safetensors"))
+    more = ("train.steps=2", "train.rrdb_steps=0")
+    run(tmp_path, "r", *more, rrdb=tmp_path / "given" / "rrdb.safetensors", start=start)
+    (tmp_path / "elsewhere").mkdir()
+    start = start.rename(tmp_path / "elsewhere" / "again.safetensors")
+    run(tmp_path, "r", *more, rrdb=given, start=start)
+    assert str(tmp_path) not in (tmp_path / "r" / "config.json").read_text()
+    other = run(tmp_path, "other", "train.steps=1", "train.seed=1")
+    for which in ({"rrdb": other, "start": start}, {"rrdb": given, "start": other}):
+        with pytest.raises(ConfigError, match="(rrdb|start)_from.sha256: was '"):
+            run(tmp_path, "r", *more, **which)
+    with pytest.raises(ConfigError, match="start_from: was {'file': 'again.safetensors', .* now None"):
+        run(tmp_path, "r", *more, rrdb=given)
