@@ -9,6 +9,12 @@ import typer
 _SAM = "segment-anything"
 
 Mode = Annotated[str, typer.Option(help=f"exact: {_SAM}'s masks; fast: bf16 decoding, which changes masks a little.")]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="torch.compile the segmenter, for many pictures; with --mode fast only, changes masks a little."
+    ),
+]
 PointsPerSide = Annotated[int, typer.Option(min=1, help="Prompts per side of the image.")]
 PointsPerBatch = Annotated[int, typer.Option(min=1, help="Prompts decoded together: memory, not masks.")]
 PredIou = Annotated[float, typer.Option(help="Drop masks whose predicted IoU is not above it.")]

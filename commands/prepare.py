@@ -16,6 +16,7 @@ from .common import CACHE, Device, default_store, finish, say
 from .fetch import DOWNLOADS, Downloads, Mirror, Registry
 from .mask_options import (
     BoxNms,
+    Compile,
     CropLayers,
     CropNms,
     CropOverlap,
@@ -53,6 +54,7 @@ def prepare(
     ] = None,
     points_per_side: PointsPerSide = 32,
     mode: Mode = "exact",
+    compile: Compile = False,
     points_per_batch: PointsPerBatch = 64,
     pred_iou_thresh: PredIou = 0.88,
     stability_score_thresh: Stability = 0.95,
@@ -142,6 +144,7 @@ def prepare(
     parameters: dict[str, Any] = {
         "points_per_side": points_per_side,
         "mode": mode,
+        "compile": compile,
         "points_per_batch": points_per_batch,
         "pred_iou_thresh": pred_iou_thresh,
         "stability_score_thresh": stability_score_thresh,
@@ -165,7 +168,7 @@ def prepare(
         if import_masks is not None:
             facts = make().describe()
         else:
-            facts, where = plan_generator(name, lr_scale, **chosen)
+            facts, where = plan_generator(name, device, lr_scale, **chosen)
             reads = f"weights of {name} ({where})"
         found = scan(pictures, limit, lr=lr_pictures, scale=scale, by_name=by_name)
         say(f"{target}\n" + "\n".join(plan_lines(plan_prepare(found, target, settings.as_attributes(facts)), reads)))

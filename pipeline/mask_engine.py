@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ConfigError, WeightsError
-from ..runtime import has_bf16, l2_bytes
+from ..runtime import l2_bytes
 from .candidates import Place, Pool, choose
 from .collect import Collector, Listed, Padded, Passing
 from .decoder import POINT_MASKS, Decoded, GridDecoder, ImageSide
 from .enlarge import Frame, inside, make_frame
-from .mask_settings import MaskSettings
+from .mask_settings import MaskSettings, number_type
 from .mask_table import MaskTable
 from .postprocess import Thresholds
 from .rle import area
@@ -59,7 +59,7 @@ class MaskEngine:
         self.device = sam.pixel_mean.device
         self.side = sam.image_encoder.img_size
         cuda = self.device.type == "cuda"
-        dtype = torch.bfloat16 if settings.mode == "fast" and has_bf16(self.device) else torch.float32
+        dtype: torch.dtype = getattr(torch, number_type(settings.mode, self.device))
         if settings.mode == "fast" and dtype == torch.float32:
             log.warning("%s computes no bfloat16 of its own: mode fast decodes in float32 here, and is not faster", self.device)
         self.static = cuda or settings.compile  # the same shapes for every chunk and batch: see `collect`
@@ -73,7 +73,7 @@ class MaskEngine:
         self.encoder: Callable[[Tensor], Tensor] = sam.image_encoder
         self.decode: Callable[[ImageSide, Tensor], Decoded] = self.decoder.points
         if settings.compile:
-            self.encoder, self.decode = (torch.compile(part, dynamic=False) for part in (self.encoder, self.decode))
+            self.encoder, self.decode = torch.compile(self.encoder, dynamic=False), torch.compile(self.decode, dynamic=False)
         self.cut = Thresholds(sam.mask_threshold, settings.stability_score_offset)
         grids = settings.point_grids or build_all_layer_point_grids(
             settings.points_per_side, settings.crop_n_layers, settings.crop_n_points_downscale_factor

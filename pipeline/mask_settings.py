@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..errors import ConfigError
+from ..runtime import has_bf16
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ class MaskSettings:
         """
         grids = None if self.point_grids is None else [grid.tolist() for grid in self.point_grids]
         deciding = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "points_per_batch"}
+        if not self.compile:
+            del deciding["compile"]  # stores from before there was a choice stay the same
         return {**deciding, "point_grids": grids}
 
     def uncompared(self) -> dict[str, Any]:
@@ -107,12 +113,17 @@ class MaskSettings:
         return {"points_per_batch": self.points_per_batch}
 
 
-def segmenter_facts(name: str, weights: Mapping[str, Any] | None, settings: MaskSettings) -> dict[str, Any]:
+def number_type(mode: str, device: torch.device) -> str:
+    """In which the decoder's image tokens are computed on a device: `bfloat16` in mode fast, if the device has it, else `float32`."""
+    return "bfloat16" if mode == "fast" and has_bf16(device) else "float32"
+
+
+def segmenter_facts(name: str, weights: Mapping[str, Any] | None, settings: MaskSettings, dtype: str) -> dict[str, Any]:
     """What a generator says of itself, see `prepare.MaskSource.describe`; known before its weights are there (None) or loaded."""
     return {
         "name": name,
         "weights": weights,
-        "dtype": "bfloat16" if settings.mode == "fast" else "float32",
+        "dtype": dtype,
         **settings.as_attributes(),
         "masks_from": "hr",
         "uncompared": settings.uncompared(),

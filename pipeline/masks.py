@@ -121,7 +121,8 @@ class MaskGenerator:
 
     def describe(self) -> dict[str, Any]:
         """JSON-able: all that decides the masks besides the image; library versions under `versions`."""
-        return segmenter_facts(self._name, self._weights, self.settings)
+        dtype = str(self.engine.decoder.dtype).removeprefix("torch.")
+        return segmenter_facts(self._name, self._weights, self.settings, dtype)
 
 
 def _resolve(sam: Any, device: torch.device, weights: Any, source: str) -> tuple[str, dict[str, Any], Any]:

@@ -13,7 +13,7 @@ from ..errors import ImageError
 from ..runtime import pick_device
 from .assemble import image_record
 from .images import Decoded, map_ahead
-from .mask_settings import MaskSettings, segmenter_facts
+from .mask_settings import MaskSettings, number_type, segmenter_facts
 from .scan import Found
 from .sources import Shelf
 from .staging import ImageRecord
@@ -48,19 +48,28 @@ def make_generator(sam: str, device: str = "auto", lr_scale: int | None = None, 
 
 
 def plan_generator(
-    sam: str, lr_scale: int | None = None, *, weights: Path | None = None, source: str = "auto", **parameters: Any
+    sam: str,
+    device: str = "auto",
+    lr_scale: int | None = None,
+    *,
+    weights: Path | None = None,
+    source: str = "auto",
+    **parameters: Any,
 ) -> tuple[dict[str, Any], str]:
     """What `make_generator`'s segmenter would say of itself, and where its weights are; nothing is loaded or downloaded.
 
     Args:
         sam: its name.
-        lr_scale: as of `make_generator`.
+        device: as of `make_generator`.
+        lr_scale: likewise.
         weights: as of `find_weights`; weights that are not here are None in the facts.
         source: likewise.
         parameters: of `MaskSettings`.
     """
     record, where = plan_weights(sam, file=weights, source=source)
-    facts = segmenter_facts(sam, None if record is None else record.as_attributes(), MaskSettings(**parameters))
+    settings = MaskSettings(**parameters)
+    dtype = number_type(settings.mode, pick_device(device))
+    facts = segmenter_facts(sam, None if record is None else record.as_attributes(), settings, dtype)
     return facts | ({} if lr_scale is None else {"masks_from": "lr"}), where
 
 
