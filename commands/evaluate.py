@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Threads, say
+from .common import Device, Threads, say, show
 
 
 def evaluate(
@@ -78,7 +78,8 @@ def evaluate(
     facts = {"checkpoint": str(path), **how, "seeds": list(range(seeds)), "scale": model.scale}
     for file, text in (("figures.csv", as_csv(rows)), ("figures.json", as_json(rows, facts)), ("table.md", table + "\n")):
         (out / file).write_text(text)
-    say(f"{table}\n\n{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
+    show(table)
+    say(f"\n{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
 
 
 def compare(

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from .common import CACHE, Device, default_store, finish, say
+from .common import CACHE, Device, default_store, finish, say, show
 from .fetch import DOWNLOADS, Downloads, Mirror, Registry
 from .mask_options import (
     BoxNms,
@@ -134,7 +134,7 @@ def prepare(
     target = out or default_store(source)
     known = load_registry(registry)
     if dry_run and (absent := missing_archives((source, lr), known, downloads)):
-        say(f"{target}\ndownload missing: {', '.join(map(str, absent))}; the other stages are not known before it")
+        show(f"{target}\ndownload missing: {', '.join(map(str, absent))}; the other stages are not known before it")
         return
     pictures = source_of(source, known, downloads, mirror or ())
     lr_pictures = None if lr is None else source_of(lr, known, downloads, mirror or ())
@@ -163,7 +163,7 @@ def prepare(
         plan = plan_prepare(
             scan(pictures, limit, lr=lr_pictures, scale=scale), target, settings.as_attributes(generator.describe())
         )
-        say(f"{target}\n" + "\n".join(plan_lines(plan, f"weights of {name}")))
+        show(f"{target}\n" + "\n".join(plan_lines(plan, f"weights of {name}")))
         return
     with ExitStack() as stack:
         maker = None
