@@ -1,6 +1,6 @@
 """The command line: the application and what all commands share. The commands themselves are in `commands/`, one file per theme.
 
-Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, but some inputs were skipped (each listed with its reason).
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, but some inputs or figures were skipped (each listed with its reason).
 """
 
 from __future__ import annotations
