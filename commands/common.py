@@ -42,6 +42,17 @@ def show(text: str) -> None:
     print(text, flush=True)
 
 
+def choose_checkpoint(given: Path | None) -> Path:
+    """The one that was given, or the default, which is told."""
+    from ..model.publish import default_checkpoint
+
+    if given is not None:
+        return given
+    path, why = default_checkpoint()
+    say(f"--checkpoint {path} ({why})")
+    return path
+
+
 def set_talk(verbose: int, quiet: bool) -> None:
     """`-v` and `-q` of the whole process; `-q` of the processes that it starts, too."""
     if verbose:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Threads, finish, say, show
+from .common import Device, Threads, choose_checkpoint, finish, say, show
 
 
 def evaluate(
@@ -25,6 +25,7 @@ def evaluate(
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     metrics: Annotated[str, typer.Option(help="More figures through pyiqa: lpips,dists,maniqa,fid,… (samdiff[iqa]).")] = "",
     save: Annotated[bool, typer.Option(help="Keep the pictures in OUT/pictures.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the figures of an earlier evaluation.")] = False,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -38,11 +39,12 @@ def evaluate(
     from ..model.infer import InferSettings, load_model
     from ..model.perceptual import load_measures
     from ..model.pictures import save_picture
-    from ..model.publish import default_checkpoint
     from ..runtime import pick_device, progress, setup_process
 
+    if (out / "figures.csv").exists() and not overwrite:  # said before hours of work
+        raise ConfigError(f"{out}/figures.csv: exists already; give --overwrite, or another --out")
     setup_process(threads)
-    path = checkpoint or default_checkpoint()[0]
+    path = choose_checkpoint(checkpoint)
     model = load_model(path, pick_device(device))
     settings = InferSettings(steps, 0, sampler, average, start, consistent=consistent, precision=precision)
     model.check(settings)

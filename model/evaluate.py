@@ -70,9 +70,13 @@ def read_pairs(folder: Path, scale: int) -> list[Pair]:
     """The pictures of a benchmark: HR/ with LRx4/ (files of the same name, or NAMEx4), or HR alone, which is reduced by MATLAB's bicubic.
 
     Raises:
-        ConfigError: no pictures, or an HR picture without its LR where a folder of LR is there.
+        ConfigError: no folder, no pictures, or an HR picture without its LR where a folder of LR is there.
         ImageError: a picture cannot be read.
     """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"--benchmark {folder}: there is no such folder; give one of HR pictures, or with HR/ and LRx{scale}/"
+        )
     inside = folder / "HR" if (folder / "HR").is_dir() else folder
     files = sorted(p for p in inside.glob("*") if p.suffix.lower() in SUFFIXES)
     if not files:

@@ -67,6 +67,8 @@ def test_pairs_of_a_folder(tmp_path):
         read_pairs(tmp_path / "b", 4)
     with pytest.raises(ConfigError, match="found none"):
         read_pairs(tmp_path, 4)
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        read_pairs(tmp_path / "Set5", 4)
 
 
 def test_two_benchmarks_of_one_name_are_refused(tmp_path, capsys):
@@ -213,6 +215,9 @@ def test_evaluate_lists_the_figures_it_could_not_make(pyiqa, tmp_path, capsys, m
     assert "skipped dists: pyiqa could not" in said.err
     assert json.loads((tmp_path / "out" / "figures.json").read_text())["skipped"].keys() == {"dists"}
     assert " l1 |" in (tmp_path / "out" / "table.md").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", *words, "-o", str(tmp_path / "out")])
+    assert "figures.csv: exists already; give --overwrite" in capsys.readouterr().err
 
 
 def test_downloads_give_up_soon(monkeypatch):
