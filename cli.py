@@ -1,12 +1,11 @@
 """The command line: the application and what all commands share. The commands themselves are in `commands/`, one file per theme.
 
-Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, but some inputs were skipped (each listed with its reason).
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, but some inputs or figures were skipped (each listed with its reason).
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 
 from . import __version__
 from .commands import checkpoints, demo, evaluate, export, fetch, infer, masks, prepare, store, train
-from .commands.common import say
+from .commands.common import Quiet, Verbose, set_talk, show, with_talk
 from .errors import ConfigError, SamdiffError
 
 WRONG_USAGE, INTERRUPTED = 2, 130  # exit statuses
@@ -46,27 +45,25 @@ for command in (
     checkpoints.publish,
     demo.demo,
 ):
-    app.command()(command)
+    app.command()(with_talk(command))
 
 
 def _version(asked: bool) -> None:
     if asked:
-        say(f"samdiff {__version__}")
+        show(f"samdiff {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _common(
-    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice for everything.")] = 0,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only, no progress bars.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
-    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
-    if quiet:
-        os.environ["SAMDIFF_QUIET"] = "1"
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    set_talk(verbose, quiet)
 
 
 def main(arguments: list[str] | None = None) -> Any:

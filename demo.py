@@ -55,8 +55,13 @@ class DemoSettings:
     """auto, cpu, cuda or cuda:N."""
 
 
-def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> Path:
+def run_demo(settings: DemoSettings, say: Callable[[str], None], show: Callable[[str], None]) -> Path:
     """Run all steps; returns the contact sheet's path. Run again, finished steps are found finished.
+
+    Args:
+        settings: see there.
+        say: told what happens.
+        show: told the figures.
 
     Raises:
         SamdiffError: a step failed; its own message stands above.
@@ -85,7 +90,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> Path:
     samdiff("infer", lr, "-o", folder / "result.png", "--checkpoint", run, *sampling)
     samdiff("infer", lr, "-o", folder / "rrdb.png", "--checkpoint", run, "--regress", "--overwrite", *where)
     for line in compare(folder, truth, settings):
-        say(line)
+        show(line)
     say(f"{time.perf_counter() - start:.0f} s in all; contact sheet: {folder / 'sheet.png'}")
     return folder / "sheet.png"
 

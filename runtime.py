@@ -6,11 +6,15 @@ call `setup_process` once; library functions take a device and never guess one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
+import socket
 import sys
-from collections.abc import Iterable
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +104,30 @@ def cache_dir() -> Path:
     import platformdirs
 
     return Path(os.environ.get("SAMDIFF_CACHE") or platformdirs.user_cache_dir("samdiff")).expanduser()
+
+
+@contextlib.contextmanager
+def brief_downloads(seconds: float = 10) -> Iterator[None]:
+    """Inside, downloads by other libraries give up soon where there is no network.
+
+    Sockets get a timeout. Hugging Face's library, which would try each file for most of a minute, is told that it is offline if its hub
+    cannot be reached; it reads that on its first import only.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        if "HF_HUB_OFFLINE" not in os.environ:
+            try:
+                hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+                urllib.request.urlopen(urllib.request.Request(hub, method="HEAD")).close()
+            except urllib.error.HTTPError:
+                pass  # it answers
+            except OSError as error:
+                log.info("no way to Hugging Face (%s): only what is in its cache can be had", error)
+                os.environ["HF_HUB_OFFLINE"] = "1"
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def progress(items: Iterable[Any] | None = None, *, desc: str, total: int | None = None, unit: str = "it", **more: Any) -> tqdm:

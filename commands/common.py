@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import logging
+import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +17,12 @@ SKIPPED = 3  # exit status
 
 Device = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: the library's choice.")]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", help="No progress bars and no lines on what happens; results, warnings, errors stay.")
+]
+Verbose = Annotated[
+    int, typer.Option("-v", "--verbose", count=True, help="Say more; twice for everything.", show_default=False)
+]
 CACHE = "the cache (SAMDIFF_CACHE, default the user's cache folder)"
 
 
@@ -22,8 +32,49 @@ def default_store(source: str) -> str:
 
 
 def say(text: str) -> None:
-    """One line for the user, at once."""
+    """One line on what happens, at once; not with `-q`."""
+    if not os.environ.get("SAMDIFF_QUIET"):
+        print(text, flush=True)
+
+
+def show(text: str) -> None:
+    """What the user asked for."""
     print(text, flush=True)
+
+
+def choose_checkpoint(given: Path | None) -> Path:
+    """The one that was given, or the default, which is told."""
+    from ..model.publish import default_checkpoint
+
+    if given is not None:
+        return given
+    path, why = default_checkpoint()
+    say(f"--checkpoint {path} ({why})")
+    return path
+
+
+def set_talk(verbose: int, quiet: bool) -> None:
+    """`-v` and `-q` of the whole process; `-q` of the processes that it starts, too."""
+    if verbose:
+        logging.getLogger().setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+    if quiet:
+        os.environ["SAMDIFF_QUIET"] = "1"
+
+
+def with_talk(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that takes `-q` and `-v` after its name too."""
+
+    @functools.wraps(command)
+    def run(*, verbose: int, quiet: bool, **own: Any) -> None:
+        set_talk(verbose, quiet)
+        command(**own)
+
+    kind, own = inspect.Parameter.KEYWORD_ONLY, inspect.signature(command, eval_str=True)
+    more = [inspect.Parameter("verbose", kind, default=0, annotation=Verbose)]
+    more += [inspect.Parameter("quiet", kind, default=False, annotation=Quiet)]
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
+    run.__annotations__ = {name: parameter.annotation for name, parameter in run.__signature__.parameters.items()}  # type: ignore[attr-defined]
+    return run
 
 
 def finish(skipped: Mapping[str, str], told: Collection[str] = ()) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, say
+from .common import Device, say, show
 
 
 def demo(
@@ -21,4 +21,4 @@ def demo(
 
     usual = DemoSettings()
     settings = DemoSettings(folder, rrdb_steps=rrdb_steps or usual.rrdb_steps, steps=steps or usual.steps, device=device)
-    run_demo(settings, say)
+    run_demo(settings, say, show)

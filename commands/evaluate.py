@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Threads, say
+from .common import Device, Threads, choose_checkpoint, finish, say, show
 
 
 def evaluate(
@@ -23,8 +23,9 @@ def evaluate(
     start: Annotated[str, typer.Option(help="noise or rrdb.")] = "noise",
     consistent: Annotated[bool, typer.Option(help="Make results consistent with LR first.")] = False,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    metrics: Annotated[str, typer.Option(help="More figures through pyiqa: lpips,dists,maniqa,… (samdiff[iqa]).")] = "",
+    metrics: Annotated[str, typer.Option(help="More figures through pyiqa: lpips,dists,maniqa,fid,… (samdiff[iqa]).")] = "",
     save: Annotated[bool, typer.Option(help="Keep the pictures in OUT/pictures.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the figures of an earlier evaluation.")] = False,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -38,15 +39,19 @@ def evaluate(
     from ..model.infer import InferSettings, load_model
     from ..model.perceptual import load_measures
     from ..model.pictures import save_picture
-    from ..model.publish import default_checkpoint
     from ..runtime import pick_device, progress, setup_process
 
+    if (out / "figures.csv").exists() and not overwrite:  # said before hours of work
+        raise ConfigError(f"{out}/figures.csv: exists already; give --overwrite, or another --out")
     setup_process(threads)
-    path = checkpoint or default_checkpoint()[0]
+    path = choose_checkpoint(checkpoint)
     model = load_model(path, pick_device(device))
     settings = InferSettings(steps, 0, sampler, average, start, consistent=consistent, precision=precision)
     model.check(settings)
-    extras = load_measures(metrics.split(","), model.device, say) if metrics else {}
+    extras = load_measures([name for name in metrics.split(",") if name], model.device) if metrics else None
+    skipped = extras.skipped if extras else {}
+    for metric, reason in skipped.items():  # before hours of work; again at the end
+        say(f"without {metric}: {reason}")
     names = [folder.resolve().name for folder in benchmark]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their figures could not be told apart; rename one")
@@ -75,10 +80,12 @@ def evaluate(
         bar.close()
     table = as_markdown(summarise(rows))
     how = provenance(model, settings)
-    facts = {"checkpoint": str(path), **how, "seeds": list(range(seeds)), "scale": model.scale}
+    facts = {"checkpoint": str(path), **how, "seeds": list(range(seeds)), "scale": model.scale, "skipped": skipped}
     for file, text in (("figures.csv", as_csv(rows)), ("figures.json", as_json(rows, facts)), ("table.md", table + "\n")):
         (out / file).write_text(text)
-    say(f"{table}\n\n{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
+    show(table)
+    say(f"\n{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
+    finish(skipped)
 
 
 def compare(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import say
+from .common import choose_checkpoint, say
 
 
 def export_model(
@@ -21,10 +21,9 @@ def export_model(
     from ..errors import ConfigError
     from ..model.export import export_onnx
     from ..model.infer import load_model
-    from ..model.publish import default_checkpoint
 
     if to != "onnx":
         raise ConfigError(f"--to: expected onnx, got {to!r}")
-    model = load_model(checkpoint or default_checkpoint()[0], "cpu")
+    model = load_model(choose_checkpoint(checkpoint), "cpu")
     for file in export_onnx(model, out):
         say(f"{file}  {file.stat().st_size} bytes")

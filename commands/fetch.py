@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import say
+from .common import say, show
 
 if TYPE_CHECKING:
     from ..pipeline.datasets import DataSet
@@ -42,7 +42,7 @@ def download(
 
     known = datasets.load_registry(registry)
     if name is None:
-        say("\n".join(_line(entry) for entry in known.values()))
+        show("\n".join(_line(entry) for entry in known.values()))
         return
     paths = datasets.obtain(name, known, downloads, mirrors=mirror or ())
     for path, entry in zip(paths, datasets.archives_of(name, known), strict=True):
@@ -68,4 +68,4 @@ def weights(
     from ..pipeline.weights import find_weights
 
     found = find_weights(name, source=source)
-    say(f"{found.path}\n  source  {found.source}: {found.origin}\n  sha256  {found.sha256}\n  bytes   {found.bytes}")
+    show(f"{found.path}\n  source  {found.source}: {found.origin}\n  sha256  {found.sha256}\n  bytes   {found.bytes}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Threads, finish, say
+from .common import Device, Threads, choose_checkpoint, finish, say
 
 
 def infer(
@@ -50,17 +50,13 @@ def infer(
     """Pictures, super-resolved. Never needs SAM or masks."""
     from ..model.batch import OutputSettings, list_inputs, plan_outputs, upscale_files
     from ..model.infer import InferSettings, load_model
-    from ..model.publish import default_checkpoint
     from ..runtime import pick_device, setup_process
 
     setup_process(threads)
     settings = InferSettings(
         steps, seed, sampler, average, start, start_time, consistent, regress, tile, overlap, batch, cache_mb, precision
     )
-    path, why = (checkpoint, "") if checkpoint else default_checkpoint()
-    model = load_model(path, pick_device(device))
-    if why:
-        say(f"--checkpoint {path} ({why})")
+    model = load_model(choose_checkpoint(checkpoint), pick_device(device))
     model.expect_scale(scale)
     output = OutputSettings(out, f"_x{model.scale}" if suffix is None else suffix, format_, overwrite, bits, provenance)
     jobs = plan_outputs(list_inputs(inputs, output.suffix), output)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import say
+from .common import say, show
 
 
 def info(store: Annotated[str, typer.Argument(help="A store that `samdiff prepare` wrote.")]) -> None:
@@ -15,7 +15,7 @@ def info(store: Annotated[str, typer.Argument(help="A store that `samdiff prepar
     from ..pipeline.info import store_lines
     from ..pipeline.store import open_store
 
-    say("\n".join(store_lines(open_store(store))))
+    show("\n".join(store_lines(open_store(store))))
 
 
 def verify(
@@ -27,11 +27,11 @@ def verify(
 
     problems = verify_store(store, deep)
     for problem in problems:
-        say(problem)
+        show(problem)
     if problems:
-        say(f"{store}: {len(problems)} problems")
+        show(f"{store}: {len(problems)} problems")
         raise typer.Exit(1)
-    say(f"{store}: sound{', masks and codes recomputed' if deep else ''}")
+    show(f"{store}: sound{', masks and codes recomputed' if deep else ''}")
 
 
 def export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,11 @@ from ..errors import ConfigError, ImageError, SamdiffError
 from ..pipeline.sources import SUFFIXES
 from ..runtime import progress
 from .infer import InferSettings, SuperResolver
-from .pictures import FORMATS, read_picture_file, save_picture
+from .pictures import FORMATS, file_says, read_picture_file, save_picture
 from .sampler import DEFAULT
 
 OUTPUT_FORMATS = ("png", "jpg", "webp")
+_EXISTS = "exists already; give --overwrite, or another --out"
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,15 @@ def plan_outputs(inputs: Sequence[Path], settings: OutputSettings) -> list[Job]:
 def _trouble(source: Path, target: Path, overwrite: bool) -> str:
     if target.exists() and source.exists() and target.samefile(source):
         return "is the input itself; give --suffix or --out"
-    return "exists already; give --overwrite, or another --out" if target.exists() and not overwrite else ""
+    return _EXISTS if target.exists() and not overwrite else ""
 
 
 def upscale_files(
     model: SuperResolver, jobs: Sequence[Job], settings: InferSettings, output: OutputSettings, say: Callable[[str], None]
 ) -> dict[str, str]:
     """Do what `plan_outputs` planned; returns name -> reason of the inputs of which nothing was made. The others go on.
+
+    An output that exists is kept if its file says that the same work made it: so an interrupted command can be given again.
 
     Raises:
         ConfigError: settings that do not fit the model.
@@ -143,9 +147,12 @@ def upscale_files(
     for number, job in enumerate(jobs, start=1):
         bar.set_description(f"{job.source.name} {number}/{len(jobs)}" if len(jobs) > 1 else job.source.name)
         try:
-            if job.trouble:
+            if job.trouble == _EXISTS:
+                line = _kept(model, job, settings, output)
+            elif job.trouble:
                 raise ImageError(job.trouble)
-            line = _upscale_file(model, job, settings, output, partial(_advance, bar))
+            else:
+                line = _upscale_file(model, job, settings, output, partial(_advance, bar))
         except SamdiffError as error:
             if len(jobs) == 1:
                 bar.close()
@@ -170,9 +177,28 @@ def _upscale_file(
     result = model.upscale(pixels, settings, on_step=on_step)
     if output.bits == 8 and result.dtype == np.uint16:
         result = np.round(result / 257).astype(np.uint8)
-    said = provenance(model, settings) if output.say_so else {}
-    save_picture(result, job.target, source, said)
+    save_picture(result, job.target, source, _said(model, job.source, settings, output) if output.say_so else {})
     return f"{job.source} {pixels.shape[1]} x {pixels.shape[0]} -> {job.target} {result.shape[1]} x {result.shape[0]}"
+
+
+def _kept(model: SuperResolver, job: Job, settings: InferSettings, output: OutputSettings) -> str:
+    """The line about an output that is there already; an ImageError if it may be something else than what would be made."""
+    if not output.say_so:
+        raise ImageError(f"{job.target} {_EXISTS} (with --no-provenance it cannot be told whether this command made it)")
+    try:
+        same = file_says(job.target, _said(model, job.source, settings, output))
+    except OSError as error:
+        raise ImageError(f"{job.source}: cannot be read ({error.strerror or error})") from error
+    if not same:
+        raise ImageError(f"{job.target} was not made from this input by this model with these settings, and {_EXISTS}")
+    return f"kept {job.target}, made from {job.source} before"
+
+
+def _said(model: SuperResolver, source: Path, settings: InferSettings, output: OutputSettings) -> dict[str, str]:
+    """`provenance` of a result, with its input: all that decides the file's pixels."""
+    said = provenance(model, settings)
+    said["samdiff-settings"] += ", 16 bits" if output.bits == 16 else ""
+    return {**said, "samdiff-input": f"sha256 {hashlib.sha256(source.read_bytes()).hexdigest()[:16]}"}
 
 
 def provenance(model: SuperResolver, settings: InferSettings) -> dict[str, str]:
@@ -185,6 +211,8 @@ def provenance(model: SuperResolver, settings: InferSettings) -> dict[str, str]:
         how += f", mean of {settings.average} samples" if settings.average > 1 else ""
         how += f", started from the RRDB at t = {model.check(settings)[0]}" if settings.start == "rrdb" else ""
     how += ", made consistent with the input" if settings.consistent else ""
+    how += f", tiles of {settings.tile} overlapping by {settings.overlap}" if settings.tile else ", no tiles"
+    how += f", {settings.precision}"
     return {
         "Software": f"samdiff {__version__}",
         "Description": f"Enlarged {model.scale} times; the detail is synthesised by a model and was not photographed.",

@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +29,12 @@ from ..pipeline.resize import imresize
 from ..pipeline.sources import SUFFIXES
 from .artifacts import artifact_map
 from .metrics import psnr, psnr_y, ssim_y
-from .pictures import open_picture
+from .perceptual import FolderMeasure, Measures, PictureMeasure
+from .pictures import open_picture, save_picture
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
-Extra = Callable[[np.ndarray, np.ndarray], float]
 
-DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5}
+DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5, "lpips": 4, "dists": 4, "maniqa": 4}
 """Decimals in tables; 3 for the others."""
 
 
@@ -51,12 +52,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one picture by one method."""
+    """The figures of one picture, or of a whole benchmark (such as FID), by one method."""
 
     benchmark: str
     """Name of the folder."""
     picture: str
-    """Name of the picture."""
+    """Name of the picture; empty for the whole benchmark."""
     method: str
     """bicubic, rrdb or samdiff."""
     seed: int
@@ -69,9 +70,13 @@ def read_pairs(folder: Path, scale: int) -> list[Pair]:
     """The pictures of a benchmark: HR/ with LRx4/ (files of the same name, or NAMEx4), or HR alone, which is reduced by MATLAB's bicubic.
 
     Raises:
-        ConfigError: no pictures, or an HR picture without its LR where a folder of LR is there.
+        ConfigError: no folder, no pictures, or an HR picture without its LR where a folder of LR is there.
         ImageError: a picture cannot be read.
     """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"--benchmark {folder}: there is no such folder; give one of HR pictures, or with HR/ and LRx{scale}/"
+        )
     inside = folder / "HR" if (folder / "HR").is_dir() else folder
     files = sorted(p for p in inside.glob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
@@ -114,7 +119,7 @@ def _without_alpha(image: np.ndarray) -> np.ndarray:
 
 
 def figures_of(
-    found: np.ndarray, pair: Pair, scale: int, reference: np.ndarray, extras: Mapping[str, Extra]
+    found: np.ndarray, pair: Pair, scale: int, reference: np.ndarray, extras: Mapping[str, PictureMeasure]
 ) -> dict[str, float]:
     """All figures of one result.
 
@@ -145,7 +150,7 @@ def evaluate(
     regress: Callable[[np.ndarray], np.ndarray],
     upscale: Upscale,
     seeds: Sequence[int],
-    extras: Mapping[str, Extra] | None = None,
+    extras: Measures | None = None,
     on_picture: Callable[[str, str, np.ndarray], None] = lambda *_: None,
 ) -> list[Row]:
     """Figures of bicubic, the RRDB and the samples of all seeds, picture by picture.
@@ -157,18 +162,37 @@ def evaluate(
         regress: LR -> the RRDB's picture.
         upscale: (LR, seed) -> a sample.
         seeds: of the samples.
-        extras: see `figures_of`.
+        extras: more figures, see `load_measures`.
         on_picture: called with picture, method and result, to save it or to show progress.
     """
-    rows = []
-    for pair in pairs:
-        rrdb = regress(pair.lr)
-        made = [("bicubic", 0, imresize(pair.lr, scale)), ("rrdb", 0, rrdb)]
-        made += [("samdiff", seed, upscale(pair.lr, seed)) for seed in seeds]
-        for method, seed, found in made:
-            rows.append(Row(benchmark, pair.name, method, seed, figures_of(found, pair, scale, rrdb, extras or {})))
-            on_picture(pair.name, method if method != "samdiff" else f"{method}-seed{seed}", found)
-    return rows
+    rows, more = [], extras or Measures()
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, pair in enumerate(pairs):
+            rrdb = regress(pair.lr)
+            made = [("bicubic", 0, imresize(pair.lr, scale)), ("rrdb", 0, rrdb)]
+            made += [("samdiff", seed, upscale(pair.lr, seed)) for seed in seeds]
+            for method, seed, found in made:
+                rows.append(Row(benchmark, pair.name, method, seed, figures_of(found, pair, scale, rrdb, more.pictures)))
+                if more.folders:
+                    save_picture(found, Path(scratch, f"{method}-{seed}", f"{number}.png"))
+                on_picture(pair.name, method if method != "samdiff" else f"{method}-seed{seed}", found)
+            if more.folders:
+                save_picture(pair.hr, Path(scratch, "HR", f"{number}.png"))
+        return rows + (_of_folders(rows, Path(scratch), more.folders) if more.folders else [])
+
+
+def _of_folders(rows: Sequence[Row], folder: Path, measures: Mapping[str, FolderMeasure]) -> list[Row]:
+    """A row for the whole benchmark per method and seed."""
+    return [
+        Row(
+            benchmark, "", method, seed, {name: of(folder / f"{method}-{seed}", folder / "HR") for name, of in measures.items()}
+        )
+        for benchmark, method, seed in dict.fromkeys((row.benchmark, row.method, row.seed) for row in rows)
+    ]
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.figures))
 
 
 def summarise(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, tuple[float, float]]]:
@@ -178,8 +202,9 @@ def summarise(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, tuple[floa
         own = [row for row in rows if (row.benchmark, row.method) == key]
         seeds = sorted({row.seed for row in own})
         found[key] = {}
-        for name in own[0].figures:
-            means = [float(np.mean([row.figures[name] for row in own if row.seed == seed])) for seed in seeds]
+        for name in _names(own):
+            each = [[row.figures[name] for row in own if row.seed == seed and name in row.figures] for seed in seeds]
+            means = [float(np.mean(values)) for values in each]
             error = float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
             found[key][name] = (float(np.mean(means)), error)
     return found
@@ -200,21 +225,30 @@ def as_markdown(summary: Mapping[tuple[str, str], Mapping[str, tuple[float, floa
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """One line per picture, method and seed."""
+    """One line per picture, method and seed; a last one without a picture's name for figures of the whole benchmark."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["benchmark", "picture", "method", "seed", *rows[0].figures])
+    writer.writerow(["benchmark", "picture", "method", "seed", *_names(rows)])
     for row in rows:
-        writer.writerow([row.benchmark, row.picture, row.method, row.seed, *(f"{value:.6f}" for value in row.figures.values())])
+        cells = [f"{row.figures[name]:.6f}" if name in row.figures else "" for name in _names(rows)]
+        writer.writerow([row.benchmark, row.picture, row.method, row.seed, *cells])
     return out.getvalue()
 
 
 def as_json(rows: Sequence[Row], facts: Mapping[str, object]) -> str:
-    """Facts about the run, all rows and the summary."""
+    """Facts about the run, all rows and the summary; null for NaN and infinity, which JSON lacks."""
+
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
     summary = [
-        {"benchmark": key[0], "method": key[1], **{name: {"mean": mean, "standard_error": None if math.isnan(error) else error}
-        for name, (mean, error) in figures.items()}}
-        for key, figures in summarise(rows).items()
-    ]  # fmt: skip
-    lines = [{"benchmark": r.benchmark, "picture": r.picture, "method": r.method, "seed": r.seed, **r.figures} for r in rows]
+        {"benchmark": benchmark, "method": method}
+        | {name: {"mean": number(mean), "standard_error": number(error)} for name, (mean, error) in figures.items()}
+        for (benchmark, method), figures in summarise(rows).items()
+    ]
+    lines = [
+        {"benchmark": row.benchmark, "picture": row.picture, "method": row.method, "seed": row.seed}
+        | {name: number(value) for name, value in row.figures.items()}
+        for row in rows
+    ]
     return json.dumps({**facts, "summary": summary, "pictures": lines}, indent=1)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import ImageError
 from ..pipeline.keystore import write_atomic
@@ -152,6 +155,27 @@ def save_picture(
         raise ImageError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def file_says(path: Path, said: Mapping[str, str]) -> bool:
+    """Whether a PNG, JPEG or WebP file says all this, as `save_picture` writes it; pixels of any number stay unread."""
+    kinds: dict[str, Callable[[Path], ImageFile]] = {
+        ".png": PngImageFile,
+        ".jpg": JpegImageFile,
+        ".jpeg": JpegImageFile,
+        ".webp": WebPImageFile,
+    }
+    try:
+        with kinds[path.suffix.lower()](path) as image:  # Image.open refuses large results as decompression bombs
+            if isinstance(image, PngImageFile):
+                return said.items() <= image.info.items()
+            return bool(image.getexif().get(_SOFTWARE) == _in_one_line(said))
+    except (OSError, SyntaxError, ValueError, struct.error):  # damaged, or of another format than its name says
+        return False
+
+
+def _in_one_line(said: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in said.items()).encode("ascii", "replace").decode()
+
+
 def _exif_for(image: np.ndarray, source: PictureFile | None, said: Mapping[str, str]) -> bytes:
     """The source's EXIF with the new size, and what is said about the making."""
     exif = Image.Exif()
@@ -162,8 +186,7 @@ def _exif_for(image: np.ndarray, source: PictureFile | None, said: Mapping[str, 
             if tag in inner:
                 inner[tag] = value
     if said:
-        text = "; ".join(f"{name}: {value}" for name, value in said.items())
-        exif[_SOFTWARE] = text.encode("ascii", "replace").decode()
+        exif[_SOFTWARE] = _in_one_line(said)
         exif.setdefault(_DESCRIPTION, said.get("Description", ""))
     return exif.tobytes() if len(exif) else b""
 

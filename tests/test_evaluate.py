@@ -1,8 +1,11 @@
 """Figures by their protocols, tables, sheets, and the exported networks against PyTorch."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import cv2
@@ -15,11 +18,12 @@ from samdiff.cli import main
 from samdiff.errors import ConfigError
 from samdiff.model.artifacts import artifact_map
 from samdiff.model.compare import comparison, detailed_box
-from samdiff.model.evaluate import Row, as_csv, as_json, as_markdown, evaluate, read_pairs, summarise
+from samdiff.model.evaluate import Pair, Row, as_csv, as_json, as_markdown, evaluate, read_pairs, summarise
 from samdiff.model.metrics import psnr
 from samdiff.model.perceptual import load_measures
 from samdiff.model.pictures import save_picture
 from samdiff.pipeline.resize import imresize
+from samdiff.runtime import brief_downloads
 
 from .models import write_model
 
@@ -63,6 +67,8 @@ def test_pairs_of_a_folder(tmp_path):
         read_pairs(tmp_path / "b", 4)
     with pytest.raises(ConfigError, match="found none"):
         read_pairs(tmp_path, 4)
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        read_pairs(tmp_path / "Set5", 4)
 
 
 def test_two_benchmarks_of_one_name_are_refused(tmp_path, capsys):
@@ -121,27 +127,109 @@ def test_sheets_show_crops_and_differences():
 
 
 def test_without_pyiqa_the_way_is_told(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(ConfigError, match=r"pip install 'samdiff\[iqa\]'"):
-        load_measures(["lpips"], torch.device("cpu"), print)
+        load_measures(["lpips"], torch.device("cpu"))
 
 
-def test_measures_without_weights_are_left_out_with_a_line(monkeypatch):
-    """A stand-in for pyiqa: one figure works, one cannot be fetched."""
-    import types
+@pytest.fixture
+def pyiqa(monkeypatch):
+    """A stand-in: `l1` works, but not for small pictures; `dists` cannot be fetched; `fid` compares the means of folders."""
 
     def create_metric(name, device):
+        sys.stdout.write("Loading\n")  # as pyiqa does
         if name == "dists":
-            raise OSError("no route to host")
-        return lambda a, b: (a - b).abs().mean()
+            raise OSError("no route to host\nmore")
+        return {"l1": l1, "fid": fid}[name]
 
-    monkeypatch.setitem(sys.modules, "pyiqa", types.SimpleNamespace(create_metric=create_metric))
-    said: list[str] = []
-    measures = load_measures(["l1", "dists"], torch.device("cpu"), said.append)
-    assert list(measures) == ["l1"]
-    assert measures["l1"](np.zeros((4, 4), np.uint8), np.full((4, 4), 51, np.uint8)) == pytest.approx(0.2)
-    assert "dists: left out" in said[0]
-    assert "no route to host" in said[0]
+    def l1(found, hr):
+        assert found.shape[1] == 3
+        if found.shape[2] < 4:
+            raise RuntimeError("too small")
+        return (found - hr).abs().mean()
+
+    def fid(found, hr, num_workers, verbose):
+        means = [np.mean([cv2.imread(str(path)).mean() for path in Path(folder).iterdir()]) for folder in (found, hr)]
+        return means[0] - means[1]
+
+    stand_in = types.SimpleNamespace(create_metric=create_metric, list_models=lambda: ["l1", "dists", "fid"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setitem(sys.modules, "pyiqa", stand_in)
+
+
+def test_measures_that_cannot_be_had_leave_the_others_alone(pyiqa, capsys):
+    """No weights: a reason. A picture that is too small: NaN and a reason. An unknown name is an error."""
+    measures = load_measures(["l1", "dists"], torch.device("cpu"))
+    assert list(measures.pictures) == ["l1"]
+    assert capsys.readouterr().out == ""
+    assert measures.skipped["dists"].endswith("(OSError: no route to host)")
+    l1 = measures.pictures["l1"]
+    assert l1(np.zeros((4, 4), np.uint8), np.full((4, 4), 51, np.uint8)) == pytest.approx(0.2)
+    assert list(measures.skipped) == ["dists"]
+    assert np.isnan(l1(np.zeros((3, 4), np.uint8), np.zeros((3, 4), np.uint8)))
+    assert "too small" in measures.skipped["l1"]
+    with pytest.raises(ConfigError, match="pyiqa knows no 'dist'; perhaps dists"):
+        load_measures(["l1", "dist"], torch.device("cpu"))
+
+
+def test_figures_of_a_whole_benchmark(pyiqa):
+    """A row per method and seed, beside those of the pictures; in CSV, JSON and the table. One picture is too few."""
+    pairs = [Pair(str(n), random_image(8 + n, 9), random_image(32 + 4 * n, 36)) for n in range(2)]
+
+    def figures(pairs):
+        measures = load_measures(["fid", "l1"], torch.device("cpu"))
+        flat = [np.full_like(pair.hr, 9) for pair in pairs]
+        sizes = {image.shape: image for image in flat}
+        grown = lambda lr, seed=0: sizes[lr.shape[0] * 4, 36] + np.uint8(seed)  # noqa: E731
+        return evaluate(pairs, "b", 4, grown, grown, [0, 2], measures), measures.skipped
+
+    rows, skipped = figures(pairs)
+    assert skipped == {}
+    whole = {(row.method, row.seed): row.figures for row in rows if not row.picture}
+    hr = np.mean([pair.hr.mean() for pair in pairs])
+    assert whole["rrdb", 0] == {"fid": pytest.approx(9 - hr)}
+    assert whole["samdiff", 2] == {"fid": pytest.approx(11 - hr)}
+    assert summarise(rows)["b", "samdiff"]["fid"] == pytest.approx((10 - hr, 1.0))
+    assert as_markdown(summarise(rows)).splitlines()[0].endswith("| l1 | fid |")
+    lines = as_csv(rows).splitlines()
+    assert lines[0].endswith(",l1,fid")
+    assert lines[-1] == f"b,,samdiff,2,{',' * 8}{11 - hr:.6f}"
+    assert lines[1].endswith(",")
+    assert json.loads(as_json(rows, {}))["summary"][1]["fid"]["mean"] == pytest.approx(9 - hr)
+    rows, skipped = figures(pairs[:1])
+    assert "at least 2 pictures, got 1" in skipped["fid"]
+    assert json.loads(as_json(rows, {}))["summary"][1]["fid"]["mean"] is None
+
+
+def test_evaluate_lists_the_figures_it_could_not_make(pyiqa, tmp_path, capsys, monkeypatch):
+    """The others are there; status 3; `-q` leaves the table and the reasons."""
+    monkeypatch.setenv("SAMDIFF_QUIET", "")
+    save_picture(random_image(32, 32, 3), tmp_path / "set" / "x.png")
+    words = ["--benchmark", str(tmp_path / "set"), "--checkpoint", str(write_model(tmp_path / "m.safetensors")), "--steps", "1"]
+    with pytest.raises(SystemExit, match="3"):
+        main(["evaluate", "-q", *words, "--metrics", "l1,dists", "-o", str(tmp_path / "out")])
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].startswith("| set | samdiff |")
+    assert len(said.out.splitlines()) == 5
+    assert "skipped dists: pyiqa could not" in said.err
+    assert json.loads((tmp_path / "out" / "figures.json").read_text())["skipped"].keys() == {"dists"}
+    assert " l1 |" in (tmp_path / "out" / "table.md").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", *words, "-o", str(tmp_path / "out")])
+    assert "figures.csv: exists already; give --overwrite" in capsys.readouterr().err
+
+
+def test_downloads_give_up_soon(monkeypatch):
+    """A hub that cannot be reached is not asked for each file; sockets time out inside, and not after."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    before = socket.getdefaulttimeout()
+    with brief_downloads(3):
+        assert socket.getdefaulttimeout() == 3
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert socket.getdefaulttimeout() == before
 
 
 def test_onnx_equals_pytorch_at_other_sizes(tmp_path):
@@ -174,4 +262,4 @@ def test_onnx_equals_pytorch_at_other_sizes(tmp_path):
     assert found.shape == (44, 52, 3)
     ours = model.upscale(random_image(11, 13, 3), steps=4, sampler="ddim")
     assert psnr(found, ours) < 100  # another noise, the same kind of picture
-    assert len(example.read_text().splitlines()) <= 45
+    assert len(example.read_text().splitlines()) <= 30

@@ -1,16 +1,20 @@
 """The house itself: what the wheel holds, what imports what, and that the README says what the code says."""
 
 import ast
+import logging
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import samdiff
-from samdiff.cli import main
+from samdiff.cli import app, main
 from samdiff.pipeline.contract import stage_table
+
+from .models import write_model
 
 ROOT = Path(samdiff.__file__).parent
 
@@ -105,6 +109,39 @@ def test_exit_statuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("samdiff: ")
     assert "there is no such store" in last
+
+
+@pytest.mark.parametrize("words", [["-q", "infer"], ["infer", "-q"], ["infer"]])
+def test_quiet_before_and_after_the_command(words, tmp_path, monkeypatch, capsys):
+    """No line on what happens; what is skipped and errors stay; `-v` after the command too."""
+    monkeypatch.setenv("SAMDIFF_QUIET", "")
+    model = str(write_model(tmp_path / "model.safetensors"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_text("no picture")
+    Image.new("RGB", (4, 4)).save(tmp_path / "in" / "b.png")
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, str(tmp_path / "in"), "--checkpoint", model, "--regress", "-v"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 3
+    assert "a.png: not a picture" in said.err
+    assert ("-> " in said.out) == ("-q" not in words)
+    assert logging.getLogger().level == logging.INFO
+
+
+def test_quiet_keeps_results(monkeypatch, capsys):
+    """A list that was asked for; every command takes `-q` and says so."""
+    monkeypatch.setenv("SAMDIFF_QUIET", "")
+    main_status(["download", "-q"])
+    assert "div2k" in capsys.readouterr().out
+    for command in app.registered_commands:
+        main_status([command.name or command.callback.__name__.replace("_", "-"), "--help"])
+        assert "-q, --quiet" in capsys.readouterr().out
+
+
+def main_status(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code in (0, None)
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -15,7 +15,7 @@ from samdiff import __version__, load_model
 from samdiff.errors import CheckpointError, ConfigError, ImageError
 from samdiff.model.batch import OutputSettings, list_inputs, plan_outputs, upscale_files
 from samdiff.model.infer import InferSettings
-from samdiff.model.pictures import open_picture, read_picture_file, save_picture, upright
+from samdiff.model.pictures import file_says, open_picture, read_picture_file, save_picture, upright
 
 from .models import write_model
 
@@ -164,7 +164,7 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
     assert reasons["zero.png"] == "an empty file (0 bytes)"
     assert reasons["none.png"] == "there is no such file"
     assert "transparency" in reasons["alpha.png"]
-    assert reasons["done.png"].startswith("exists already; give --overwrite")
+    assert "was not made from this input by this model with these settings, and exists already" in reasons["done.png"]
     assert sorted(reasons) == ["alpha.png", "cut.png", "done.png", "none.png", "text.png", "zero.png"]
     assert (tmp_path / "o" / "good_x4.jpg").exists()
     with pytest.raises(ImageError, match="not a picture in a known format"):
@@ -172,6 +172,49 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ImageError, match="cannot be written .*give another --out"):
         make(model, [tmp_path / "good.png"], out=tmp_path / "file" / "sub")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_the_same_command_goes_on(model, tmp_path, kind):
+    """Outputs of the same work are kept; one of another seed, depth or input, or that says nothing, is listed and stays as it was."""
+    names = [tmp_path / f"é{n}.png" for n in range(2)]
+    for n, name in enumerate(names):
+        save_picture(random_image(4, 4 + n, 3), name)
+    chosen = InferSettings(steps=1)
+    jobs = plan_outputs(names, OutputSettings(format=kind))[:1]
+    assert upscale_files(model, jobs, chosen, OutputSettings(format=kind), print) == {}  # stopped after the first
+    first = jobs[0].target.stat()
+    assert make(model, names, chosen, format=kind) == {}
+    assert make(model, names, chosen, format=kind) == {}
+    kept = jobs[0].target.stat()
+    assert (kept.st_mtime_ns, kept.st_ino) == (first.st_mtime_ns, first.st_ino)
+    for settings, output in (
+        (InferSettings(steps=1, seed=1), {}),
+        (InferSettings(steps=1, tile=0), {}),
+        (chosen, {"say_so": False}),
+        *([(chosen, {"bits": 16})] if kind == "png" else []),
+    ):
+        failed = make(model, names, settings, format=kind, **output)
+        assert list(failed) == [str(name) for name in names]
+        assert all("exists already; give --overwrite" in reason for reason in failed.values())
+    save_picture(random_image(5, 5, 3), names[0])
+    assert list(make(model, names, chosen, format=kind)) == [str(names[0])]
+    make(model, names, chosen, format=kind, overwrite=True, say_so=False)
+    assert list(make(model, names, chosen, format=kind)) == [str(name) for name in names]
+
+
+def test_large_results_are_recognised(tmp_path, monkeypatch):
+    """More pixels than Pillow opens; a file of another kind than its name, and half a file, say nothing."""
+    said = {"Software": "samdiff 9"}
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    save_picture(random_image(9, 9), tmp_path / "a.png", said=said)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "a.png")
+    assert file_says(tmp_path / "a.png", said)
+    assert not file_says(tmp_path / "a.png", {**said, "samdiff-input": "another"})
+    (tmp_path / "b.webp").write_bytes((tmp_path / "a.png").read_bytes()[:100])
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:20])
+    assert not any(file_says(tmp_path / name, said) for name in ("b.webp", "c.png"))
 
 
 def test_folders_patterns_and_names(model, tmp_path):
