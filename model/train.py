@@ -102,6 +102,9 @@ def train(
     with ExitStack() as held:
         for line in ranks.one_for_all(lambda: claim(out, asked, held)):
             speak(line)
+        if config.validate.every and not every:
+            most = f"validate.images={config.validate.images}, at most a tenth of them"
+            speak(f"no validation: no photograph is held out ({most}), and there is no --benchmark")
         tracker = Tracker(out, config.train.tensorboard and ranks.first)
         this = _Run(data, out, config, ranks, asked, facts, tracker, every if config.validate.every else (), speak, beginning)
         first = _rrdb_stage(this, rrdb)

@@ -158,11 +158,15 @@ def write_atomic(target: Path, value: bytes) -> None:
         raise
 
 
+def advice(error: OSError) -> str:
+    """What to do about a write that failed."""
+    return _ADVICE.get(error.errno or 0, "see to it")
+
+
 def unwritable(target: Path, error: OSError) -> StoreError:
     """The error for people of a write that failed: what, why, and what to do."""
-    advice = _ADVICE.get(error.errno or 0, "see to it")
     return StoreError(
-        f"{target}: cannot be written: {error.strerror or error}; {advice} or give another --out. "
+        f"{target}: cannot be written: {error.strerror or error}; {advice(error)} or give another --out. "
         "What was finished is kept: the same command goes on from there"
     )
 
