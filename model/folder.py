@@ -13,7 +13,7 @@ import torch
 
 from .. import __version__
 from ..errors import ConfigError
-from ..pipeline.keystore import LocalFolder
+from ..pipeline.keystore import LocalFolder, sweep_partial
 from ..pipeline.lock import take_lock
 from ..pipeline.shards import ROOT_KEY
 from ..pipeline.staging import differences
@@ -84,6 +84,7 @@ def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
             f"{out}: holds {', '.join(foreign[:3])} and no {file.name}, so it is no run's folder; give another --out"
         )
     held.enter_context(take_lock(out / "lock", out, "samdiff train"))
+    sweep_partial(out, below=False)
     told: list[str] = []
     if file.exists():
         told, refused = changes(_begun_with(file), asked)

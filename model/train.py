@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..pipeline.order import mix
 from ..pipeline.store import Store
 from ..pipeline.stream import ShardDataset
@@ -148,6 +148,10 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
 
     done = load_checkpoint(finished).facts["step"] if given is None and finished.exists() else None
     begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change any more
+    if begun and not finished.exists():
+        raise CheckpointError(
+            f"{finished}: missing, and stage two has begun on its features; restore it, or begin again with another --out"
+        )
     if given is not None:
         this.say(f"rrdb: taken from {finished}, in place of stage one")
     elif done is not None and (begun or done >= steps):

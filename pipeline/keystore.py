@@ -171,9 +171,9 @@ def unwritable(target: Path, error: OSError) -> StoreError:
     )
 
 
-def sweep_partial(root: Path) -> int:
-    """Remove what killed writers left below `root`; returns how many files that were."""
-    left = list(root.rglob(f".*{_PARTIAL}"))
+def sweep_partial(root: Path, below: bool = True) -> int:
+    """Remove what killed writers left in `root`, and in its folders if `below`; returns how many files that were."""
+    left = list(root.glob(f"{'**/' * below}.*{_PARTIAL}"))
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)

@@ -15,8 +15,10 @@ import torch
 
 from samdiff import open_store
 from samdiff.cli import main
-from samdiff.errors import BusyError, ConfigError
+from samdiff.errors import BusyError, CheckpointError, ConfigError
+from samdiff.model.checkpoint import load_checkpoint
 from samdiff.model.folder import asked_of, claim
+from samdiff.model.states import states
 from samdiff.model.train import train
 
 from .stores import make_store
@@ -129,6 +131,24 @@ def test_folders_that_are_no_runs(tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "job.log").write_text("mine")
     assert run(tmp_path, "r", "train.steps=0", "train.rrdb_steps=0").exists()
+
+
+def test_what_a_run_needs_to_go_on(tmp_path):
+    """What a killed writer left is swept; a damaged state names the way out; a lost RRDB is not trained anew under stage two."""
+    folder = run(tmp_path, "r", "train.steps=2", "train.checkpoint_every=1").parent
+    (folder / ".model.safetensors.0.partial").touch()
+    whole = states(folder, "diffusion")[-1]
+    whole.write_bytes(whole.read_bytes()[:-9])
+    with pytest.raises(
+        CheckpointError, match="00000002.safetensors: .*or delete it, and the run goes on from the state before"
+    ):
+        run(tmp_path, "r", "train.steps=3")
+    assert not list(folder.glob(".*"))
+    whole.unlink()
+    assert load_checkpoint(run(tmp_path, "r", "train.steps=3")).facts["step"] == 3
+    (folder / "rrdb.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="rrdb.safetensors: missing, and stage two has begun"):
+        run(tmp_path, "r", "train.steps=4")
 
 
 def test_a_validation_that_cannot_be_is_said(tmp_path):
