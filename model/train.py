@@ -148,7 +148,7 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
 
     done = load_checkpoint(finished).facts["step"] if given is None and finished.exists() else None
     begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change any more
-    if begun and not finished.exists():
+    if given is None and begun and not finished.exists():
         raise CheckpointError(
             f"{finished}: missing, and stage two has begun on its features; restore it, or begin again with another --out"
         )

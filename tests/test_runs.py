@@ -17,6 +17,7 @@ from samdiff import open_store
 from samdiff.cli import main
 from samdiff.errors import BusyError, CheckpointError, ConfigError
 from samdiff.model.checkpoint import load_checkpoint
+from samdiff.model.config import load_config
 from samdiff.model.folder import asked_of, claim
 from samdiff.model.states import states
 from samdiff.model.train import train
@@ -149,6 +150,15 @@ def test_what_a_run_needs_to_go_on(tmp_path):
     (folder / "rrdb.safetensors").unlink()
     with pytest.raises(CheckpointError, match="rrdb.safetensors: missing, and stage two has begun"):
         run(tmp_path, "r", "train.steps=4")
+
+
+def test_a_run_on_the_shipped_rrdb_goes_on(tmp_path):
+    """The word `shipped` is no path of a file."""
+    store = open_store(make_store(tmp_path / "a.zarr", n=40))
+    for steps in (1, 2):
+        sets = ["train.patch=12", "train.batch=2", f"train.steps={steps}", "validate.every=0"]
+        model = train([store], tmp_path / "r", load_config("tiny", sets=sets), CPU, Path("shipped"), start=Path("shipped"))
+    assert load_checkpoint(model).facts["step"] == 2
 
 
 def test_a_validation_that_cannot_be_is_said(tmp_path):
