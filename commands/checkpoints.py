@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
 from .common import say
 
 
@@ -21,13 +22,11 @@ def import_checkpoint(
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
     """Published weights -> a checkpoint of ours, every name and shape verified."""
-    from ..errors import ConfigError
     from ..model.checkpoint import save_checkpoint
     from ..model.imported import describe, import_official
 
     target = out or file.with_suffix(".imported.safetensors")
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{target}: exists already; give --overwrite, or another --out")
+    _check_target(target, overwrite)
     checkpoint = import_official(file, modulation)
     save_checkpoint(target, checkpoint)
     say(f"{target}: {describe(checkpoint)}")
@@ -39,10 +38,20 @@ def publish(
     licence: Annotated[str, typer.Option(help="Of the weights, such as that of the photographs.")],
     attribution: Annotated[str, typer.Option(help="Whom the licence asks to name.")] = "",
     half: Annotated[bool, typer.Option(help="Store float16: half the bytes.")] = True,
+    overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
     """A run's best model as one small file, without anything of this machine."""
     from ..model.publish import publish as write
 
+    _check_target(out, overwrite)
     made = write(run, out, licence, attribution, half)
     count = sum(value.numel() for value in made.tensors.values())
     say(f"{out}: {count / 1e6:.2f} M parameters, {out.stat().st_size / 1e6:.2f} MB, step {made.facts.get('step')}, {licence}")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Before any work."""
+    if target.suffix != ".safetensors" or target.is_dir():
+        raise ConfigError(f"--out: expected a file NAME.safetensors, got {target}")
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target}: exists already; give --overwrite, or another --out")

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import CheckpointError
-from ..pipeline.keystore import write_atomic
+from ..pipeline.keystore import advice, write_atomic
 
 FORMAT = "samdiff-checkpoint"
 FORMAT_VERSION = "1"
@@ -69,7 +69,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         size = sum(value.nbytes for value in tensors.values()) / 1e6
         raise CheckpointError(
             f"{path}: cannot be written ({error.strerror or error}), it needs {size:.0f} MB; what was saved before is untouched: "
-            "make room, then the same command goes on from there"
+            f"{advice(error)}, then the same command goes on from there"
         ) from error
 
 

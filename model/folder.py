@@ -13,8 +13,9 @@ import torch
 
 from .. import __version__
 from ..errors import ConfigError
-from ..pipeline.keystore import LocalFolder
+from ..pipeline.keystore import LocalFolder, sweep_partial
 from ..pipeline.lock import take_lock
+from ..pipeline.shards import ROOT_KEY
 from ..pipeline.staging import differences
 from ..pipeline.store import Store
 from .checkpoint import load_checkpoint, weights_digest
@@ -37,6 +38,9 @@ FREE = {
 """Settings of [train], and names of files, that may change between two parts of a run without a word."""
 TOLD = {"lr", "lr_schedule", "halve_every", "warmup", "clip", "amp"}
 """Those that may change, and are reported: what one tries when a loss is not finite."""
+
+_OURS = (ROOT_KEY, "log.jsonl", "*.safetensors")
+"""What a run would write into or over: never in a store, never without the settings that it was made with."""
 
 
 def versions() -> dict[str, str]:
@@ -68,11 +72,19 @@ def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
 
     Raises:
         BusyError: another process trains into it.
-        ConfigError: it holds a run of other settings, or a damaged `config.json`.
+        ConfigError: it is a file, belongs to something else, or holds a run of other settings or a damaged `config.json`.
         StoreError: it cannot be written.
     """
-    held.enter_context(take_lock(out / "lock", out, "samdiff train"))
     file = out / "config.json"
+    if out.is_file():
+        raise ConfigError(f"{out}: expected a folder or nothing, got a file; give another --out")
+    foreign = [] if file.exists() else [path.name for name in _OURS for path in sorted(out.glob(name))]
+    if foreign:
+        raise ConfigError(
+            f"{out}: holds {', '.join(foreign[:3])} and no {file.name}, so it is no run's folder; give another --out"
+        )
+    held.enter_context(take_lock(out / "lock", out, "samdiff train"))
+    sweep_partial(out, below=False)
     told: list[str] = []
     if file.exists():
         told, refused = changes(_begun_with(file), asked)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from .checkpoint import Checkpoint, load_into
+from .checkpoint import FORMAT, Checkpoint, load_into
 from .config import RunConfig, config_from
 from .networks import build_rrdb, build_unet
 from .official import RRDB_NAMES, UNET_NAMES, to_ours
@@ -40,8 +41,11 @@ def import_official(path: Path, modulation: str = "official") -> Checkpoint:
             Both are sampled the same way.
 
     Raises:
+        ConfigError: another modulation.
         CheckpointError: no such file, a pickle that needs code, an unknown name, a missing or misshapen tensor, another schedule.
     """
+    if modulation not in ("official", "none"):
+        raise ConfigError(f"--modulation: expected official (SAM-DiffSR) or none (SRDiff), got {modulation!r}")
     tensors = {re.sub(r"^(module\.|model\.)+", "", name): value for name, value in _tensors(path).items()}
     if any(name.startswith("conv_first.") for name in tensors):
         tensors = {f"rrdb.{name}": value for name, value in tensors.items()}
@@ -85,6 +89,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     """Name -> float32 tensor of the file, out of whatever it is nested in."""
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file; give the published checkpoint's file")
+    ours = False
     try:
         if path.suffix == ".npz":
             import numpy as np
@@ -92,9 +97,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             with np.load(path, allow_pickle=False) as data:
                 content: Any = {name: torch.from_numpy(data[name]) for name in data}
         elif path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content = load_file(path)
+            with safe_open(path, framework="pt") as opened:
+                ours = (opened.metadata() or {}).get("format") == FORMAT
+                content = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -103,6 +108,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # torch raises many kinds for files that are cut short or no archives
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({type(error).__name__}); is the file whole?") from error
+    if ours:
+        raise CheckpointError(f"{path}: a checkpoint of samdiff's own, which needs no import; use it as it is")
     while isinstance(content, Mapping):
         inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:

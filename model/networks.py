@@ -45,7 +45,8 @@ def check_given(config: RunConfig, rrdb: Path | None, start: Checkpoint | None) 
     """CheckpointError now, before anything is written, if the weights that a run begins from do not fit it."""
     if rrdb is not None:
         load_rrdb(build_rrdb(config), rrdb, config)
-    elif start is not None:
-        load_into(build_rrdb(config), start.part("rrdb"), "--start")
     if start is not None:
-        load_into(build_unet(config), start.part("unet"), "--start")
+        where = f"--start (a model of preset {start.config.get('preset')!r})"
+        if rrdb is None:
+            load_into(build_rrdb(config), start.part("rrdb"), where)
+        load_into(build_unet(config), start.part("unet"), where)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from .checkpoint import Checkpoint, load_checkpoint, load_into, save_checkpoint
 from .optim import Guard
 
@@ -71,8 +72,11 @@ def resume(name: str, network: nn.Module, optimiser: torch.optim.Optimizer, guar
     saved = states(folder, name)
     if not saved:
         return None
-    checkpoint = load_checkpoint(saved[-1], kind="state")
-    load_into(network, checkpoint.part("network"), str(saved[-1]))
+    try:
+        checkpoint = load_checkpoint(saved[-1], kind="state")
+        load_into(network, checkpoint.part("network"), str(saved[-1]))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; or delete it, and the run goes on from the state before it") from error
     moments: dict[int, dict[str, Tensor]] = {}
     for key in ("step", "exp_avg", "exp_avg_sq"):
         part = checkpoint.part(f"adam.{key}")

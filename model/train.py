@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..pipeline.order import mix
 from ..pipeline.store import Store
 from ..pipeline.stream import ShardDataset
@@ -102,6 +102,9 @@ def train(
     with ExitStack() as held:
         for line in ranks.one_for_all(lambda: claim(out, asked, held)):
             speak(line)
+        if config.validate.every and not every:
+            most = f"validate.images={config.validate.images}, at most a tenth of them"
+            speak(f"no validation: no photograph is held out ({most}), and there is no --benchmark")
         tracker = Tracker(out, config.train.tensorboard and ranks.first)
         this = _Run(data, out, config, ranks, asked, facts, tracker, every if config.validate.every else (), speak, beginning)
         first = _rrdb_stage(this, rrdb)
@@ -145,6 +148,10 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
 
     done = load_checkpoint(finished).facts["step"] if given is None and finished.exists() else None
     begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change any more
+    if given is None and begun and not finished.exists():
+        raise CheckpointError(
+            f"{finished}: missing, and stage two has begun on its features; restore it, or begin again with another --out"
+        )
     if given is not None:
         this.say(f"rrdb: taken from {finished}, in place of stage one")
     elif done is not None and (begun or done >= steps):

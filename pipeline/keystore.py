@@ -158,18 +158,22 @@ def write_atomic(target: Path, value: bytes) -> None:
         raise
 
 
+def advice(error: OSError) -> str:
+    """What to do about a write that failed."""
+    return _ADVICE.get(error.errno or 0, "see to it")
+
+
 def unwritable(target: Path, error: OSError) -> StoreError:
     """The error for people of a write that failed: what, why, and what to do."""
-    advice = _ADVICE.get(error.errno or 0, "see to it")
     return StoreError(
-        f"{target}: cannot be written: {error.strerror or error}; {advice} or give another --out. "
+        f"{target}: cannot be written: {error.strerror or error}; {advice(error)} or give another --out. "
         "What was finished is kept: the same command goes on from there"
     )
 
 
-def sweep_partial(root: Path) -> int:
-    """Remove what killed writers left below `root`; returns how many files that were."""
-    left = list(root.rglob(f".*{_PARTIAL}"))
+def sweep_partial(root: Path, below: bool = True) -> int:
+    """Remove what killed writers left in `root`, and in its folders if `below`; returns how many files that were."""
+    left = list(root.glob(f"{'**/' * below}.*{_PARTIAL}"))
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)

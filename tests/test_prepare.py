@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from samdiff import ShardDataset, open_store, rope_table
-from samdiff.errors import BusyError, ConfigError, ImageError, StoreError
+from samdiff.errors import BusyError, ImageError, StoreError
 from samdiff.pipeline.keystore import LocalFolder
 from samdiff.pipeline.prepare import PrepareSettings, plan_prepare, prepare
 from samdiff.pipeline.scan import scan
@@ -287,15 +287,3 @@ def test_two_at_once_on_one_store(photos, tmp_path):
             yield from super().generate_batch(images)
 
     assert prepare(photos, tmp_path / "x.zarr", Second(), SETTINGS).segmented == 2
-
-
-def test_settings_are_checked():
-    """Scale and tile with their bounds."""
-    for scale, tile, match in (
-        (0, None, "scale: expected 1 to 16"),
-        (4, 66, "multiple of the scale 4"),
-        (4, 4, "from 8 to 4096"),
-    ):
-        with pytest.raises(ConfigError, match=match):
-            PrepareSettings(scale=scale, tile=tile)
-    assert [PrepareSettings(scale=scale).tile_hr for scale in (2, 3, 4, 8)] == [320, 318, 320, 320]

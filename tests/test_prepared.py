@@ -9,7 +9,7 @@ import pytest
 
 from samdiff import open_store
 from samdiff.cli import main
-from samdiff.errors import WeightsError
+from samdiff.errors import ConfigError, WeightsError
 from samdiff.pipeline import masks, weights
 from samdiff.pipeline.mask_settings import MaskSettings
 from samdiff.pipeline.mask_sources import ImportedMasks
@@ -157,3 +157,15 @@ def test_what_a_generator_says_is_known_beforehand(tmp_path, mode):
     assert {**facts, "name": None, "weights": None} == {**given, "name": None, "weights": None}
     assert given["dtype"] == {"exact": "float32", "fast": "bfloat16"}[mode]
     assert plan_generator("mobile_sam", 4)[0]["masks_from"] == "lr"
+
+
+def test_settings_are_checked():
+    """Scale and tile with their bounds."""
+    for scale, tile, match in (
+        (0, None, "scale: expected 1 to 16"),
+        (4, 66, "multiple of the scale 4"),
+        (4, 4, "from 8 to 4096"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            PrepareSettings(scale=scale, tile=tile)
+    assert [PrepareSettings(scale=scale).tile_hr for scale in (2, 3, 4, 8)] == [320, 318, 320, 320]

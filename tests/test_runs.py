@@ -14,8 +14,12 @@ import pytest
 import torch
 
 from samdiff import open_store
-from samdiff.errors import BusyError, ConfigError
+from samdiff.cli import main
+from samdiff.errors import BusyError, CheckpointError, ConfigError
+from samdiff.model.checkpoint import load_checkpoint
+from samdiff.model.config import load_config
 from samdiff.model.folder import asked_of, claim
+from samdiff.model.states import states
 from samdiff.model.train import train
 
 from .stores import make_store
@@ -70,7 +74,7 @@ def test_what_was_not_trained_is_said(tmp_path):
     def said(name: str, *more: str, **given: Path) -> list[str]:
         lines: list[str] = []
         train([store], tmp_path / name, config(*more), CPU, say=lines.append, **given)
-        return [line for line in lines if "parameters on cpu" not in line]
+        return [line for line in lines if "parameters on cpu" not in line and "no validation" not in line]
 
     zero = ("train.rrdb_steps=0", "train.steps=0")
     rrdb, model = tmp_path / "a" / "rrdb.safetensors", tmp_path / "a" / "model.safetensors"
@@ -108,3 +112,91 @@ def test_weights_are_known_by_their_content(tmp_path):
             run(tmp_path, "r", *more, **which)
     with pytest.raises(ConfigError, match="start_from: was {'file': 'again.safetensors', .* now None"):
         run(tmp_path, "r", *more, rrdb=given)
+
+
+def test_folders_that_are_no_runs(tmp_path):
+    """A store, somebody's weights without settings, a file: refused, nothing written. A folder with other files in it is fine."""
+    store = make_store(tmp_path / "a.zarr", n=40)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"mine")
+    (tmp_path / "file").write_text("mine")
+    for name, match in (
+        (store.name, "holds zarr.json and no config.json, so it is no run's folder"),
+        ("weights", "holds model.safetensors and no config.json"),
+        ("file", "expected a folder or nothing, got a file"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            run(tmp_path, name)
+    assert sorted(path.name for path in store.iterdir()) == ["images", "masks", "record", "tiles", "zarr.json"]
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["model.safetensors"]
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "job.log").write_text("mine")
+    assert run(tmp_path, "r", "train.steps=0", "train.rrdb_steps=0").exists()
+
+
+def test_what_a_run_needs_to_go_on(tmp_path):
+    """What a killed writer left is swept; a damaged state names the way out; a lost RRDB is not trained anew under stage two."""
+    folder = run(tmp_path, "r", "train.steps=2", "train.checkpoint_every=1").parent
+    (folder / ".model.safetensors.0.partial").touch()
+    whole = states(folder, "diffusion")[-1]
+    whole.write_bytes(whole.read_bytes()[:-9])
+    with pytest.raises(
+        CheckpointError, match="00000002.safetensors: .*or delete it, and the run goes on from the state before"
+    ):
+        run(tmp_path, "r", "train.steps=3")
+    assert not list(folder.glob(".*"))
+    whole.unlink()
+    assert load_checkpoint(run(tmp_path, "r", "train.steps=3")).facts["step"] == 3
+    (folder / "rrdb.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="rrdb.safetensors: missing, and stage two has begun"):
+        run(tmp_path, "r", "train.steps=4")
+
+
+def test_a_run_on_the_shipped_rrdb_goes_on(tmp_path):
+    """The word `shipped` is no path of a file."""
+    store = open_store(make_store(tmp_path / "a.zarr", n=40))
+    for steps in (1, 2):
+        sets = ["train.patch=12", "train.batch=2", f"train.steps={steps}", "validate.every=0"]
+        model = train([store], tmp_path / "r", load_config("tiny", sets=sets), CPU, Path("shipped"), start=Path("shipped"))
+    assert load_checkpoint(model).facts["step"] == 2
+
+
+def test_a_validation_that_cannot_be_is_said(tmp_path):
+    lines: list[str] = []
+    store = open_store(make_store(tmp_path / "a.zarr", n=40))
+    train([store], tmp_path / "r", config("train.steps=0", "train.rrdb_steps=0"), CPU, say=lines.append)
+    assert lines[0].startswith("no validation: no photograph is held out (validate.images=8, at most a tenth of them)")
+
+
+def test_publish_and_import_take_care_of_files(tmp_path, capsys):
+    """Never over a file unasked, never under another ending; our own checkpoints need no import; modulations by name."""
+    model = run(tmp_path, "r", "train.steps=0", "train.rrdb_steps=0")
+
+    def fails(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        assert stopped.value.code in (1, 2)
+        return capsys.readouterr().err
+
+    published = ("publish", model.parent, "--licence", "CC0", "-o")
+    assert "exists already; give --overwrite" in fails(*published, model)
+    assert "expected a file NAME.safetensors" in fails(*published, tmp_path / "a.png")
+    assert "expected a file NAME.safetensors" in fails(*published, model.parent)
+    assert "samdiff's own, which needs no import" in fails("import-checkpoint", model)
+    assert "expected official (SAM-DiffSR) or none (SRDiff), got 'paper'" in fails(
+        "import-checkpoint", model, "--modulation", "paper"
+    )
+
+
+def test_a_run_of_other_settings_is_refused(tmp_path):
+    """The difference is shown; more steps are no difference."""
+    run(tmp_path, "r")
+    with pytest.raises(ConfigError, match=r"diffusion.loss: was 'l1', now 'l2'"):
+        run(tmp_path, "r", "diffusion.loss=l2")
+    run(tmp_path, "r", "train.steps=9", "train.lr=5e-4", "validate.steps=3", "train.workers=0")
+    said = []
+    train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=9"), CPU, say=said.append)
+    assert "changed in this run: train.lr: was 0.0005, now 0.001" in said
+    (tmp_path / "r" / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config.json: damaged"):
+        run(tmp_path, "r")
