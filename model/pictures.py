@@ -156,7 +156,7 @@ def save_picture(
 
 
 def file_says(path: Path, said: Mapping[str, str]) -> bool:
-    """Whether a PNG, JPEG or WebP file says all this, as `save_picture` writes it; pixels of any number stay unread."""
+    """Whether a PNG, JPEG or WebP file says all this, as `save_picture` writes it, and is not cut short; pixels stay unread."""
     kinds: dict[str, Callable[[Path], ImageFile]] = {
         ".png": PngImageFile,
         ".jpg": JpegImageFile,
@@ -164,12 +164,26 @@ def file_says(path: Path, said: Mapping[str, str]) -> bool:
         ".webp": WebPImageFile,
     }
     try:
+        if not _has_end(path):
+            return False
         with kinds[path.suffix.lower()](path) as image:  # Image.open refuses large results as decompression bombs
             if isinstance(image, PngImageFile):
                 return said.items() <= image.info.items()
             return bool(image.getexif().get(_SOFTWARE) == _in_one_line(said))
     except (OSError, SyntaxError, ValueError, struct.error):  # damaged, or of another format than its name says
         return False
+
+
+def _has_end(path: Path) -> bool:
+    """Whether a PNG, JPEG or WebP file ends as it must: a copy that was broken off says all that the whole one says."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - 12))
+        tail = file.read()
+    if head[:4] == b"RIFF":
+        return int.from_bytes(head[4:8], "little") + 8 == size
+    return tail.endswith((b"IEND\xaeB`\x82", b"\xff\xd9"))
 
 
 def _in_one_line(said: Mapping[str, str]) -> str:
