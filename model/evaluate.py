@@ -205,7 +205,8 @@ def summarise(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, tuple[floa
         for name in _names(own):
             each = [[row.figures[name] for row in own if row.seed == seed and name in row.figures] for seed in seeds]
             means = [float(np.mean(values)) for values in each]
-            error = float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+            with np.errstate(invalid="ignore"):  # of infinite figures
+                error = float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
             found[key][name] = (float(np.mean(means)), error)
     return found
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngInfo
-from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import ImageError
 from ..pipeline.keystore import write_atomic
@@ -156,20 +154,47 @@ def save_picture(
 
 
 def file_says(path: Path, said: Mapping[str, str]) -> bool:
-    """Whether a PNG, JPEG or WebP file says all this, as `save_picture` writes it; pixels of any number stay unread."""
-    kinds: dict[str, Callable[[Path], ImageFile]] = {
-        ".png": PngImageFile,
-        ".jpg": JpegImageFile,
-        ".jpeg": JpegImageFile,
-        ".webp": WebPImageFile,
-    }
+    """Whether a PNG, JPEG or WebP file says all this, as `save_picture` writes it, and is not cut short; pixels stay unread."""
     try:
-        with kinds[path.suffix.lower()](path) as image:  # Image.open refuses large results as decompression bombs
-            if isinstance(image, PngImageFile):
+        if not _has_end(path):
+            return False
+        # Image.open refuses large results as decompression bombs, and Pillow's own class for WebP does too.
+        if path.suffix.lower() == ".png":
+            with PngImageFile(path) as image:
                 return said.items() <= image.info.items()
-            return bool(image.getexif().get(_SOFTWARE) == _in_one_line(said))
+        if path.suffix.lower() == ".webp":
+            exif = Image.Exif()
+            exif.load(_exif_of_webp(path))
+        else:
+            with JpegImageFile(path) as image:
+                exif = image.getexif()
+        return bool(exif.get(_SOFTWARE) == _in_one_line(said))
     except (OSError, SyntaxError, ValueError, struct.error):  # damaged, or of another format than its name says
         return False
+
+
+def _exif_of_webp(path: Path) -> bytes:
+    """The EXIF chunk of a RIFF file; empty if it has none."""
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"EXIF":
+                return file.read(size)
+            file.seek(size + size % 2, io.SEEK_CUR)
+    return b""
+
+
+def _has_end(path: Path) -> bool:
+    """Whether a PNG, JPEG or WebP file ends as it must: a copy that was broken off says all that the whole one says."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - 12))
+        tail = file.read()
+    if head[:4] == b"RIFF":
+        return int.from_bytes(head[4:8], "little") + 8 == size
+    return tail.endswith((b"IEND\xaeB`\x82", b"\xff\xd9"))
 
 
 def _in_one_line(said: Mapping[str, str]) -> str:

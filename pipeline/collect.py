@@ -115,7 +115,7 @@ class Padded:
         count, finite, predicted, point = fetch(self.count, self.finite, self.predicted, self.point)  # the one wait
         _check(bool(finite))
         n = int(count)
-        return Passing(self.logits[:n], predicted[:n], point[:n]) if n else None
+        return Passing(self.logits[:n].clone(), predicted[:n], point[:n]) if n else None  # a view would keep the whole buffer
 
 
 def _passes(predicted: Any, threshold: float) -> Any:

@@ -93,17 +93,39 @@ class MaskEngine:
 
         Raises:
             WeightsError: they are not finite.
+            ConfigError: the device's memory does not suffice for one image.
         """
-        pixels = [self._to_model(image) for image in images]
-        if self.static:
-            pixels += pixels[-1:] * (self.encoder_batch - len(pixels))
-        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
-            embeddings = self.encoder(torch.cat(pixels))[: len(images)]
+        pixels, parts, start = [self._to_model(image) for image in images], [], 0
+        while start < len(pixels):
+            some = pixels[start : start + self.encoder_batch]
+            try:
+                parts.append(self._encode(some))
+            except torch.cuda.OutOfMemoryError as error:
+                self._halve_batch(error)
+                continue
+            start += len(some)
+        embeddings = torch.cat(parts)
         if not bool(torch.isfinite(embeddings).all()):
             raise WeightsError(
                 "the segmenter's image embedding holds NaN or infinity: its weights are damaged; load them again"
             )
         return embeddings
+
+    def _encode(self, pixels: list[Tensor]) -> Tensor:
+        """One batch, [1, 3, side, side] each; with static shapes filled up with its last image."""
+        full = pixels + pixels[-1:] * (self.encoder_batch - len(pixels)) if self.static else pixels
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+            return self.encoder(torch.cat(full))[: len(pixels)]
+
+    def _halve_batch(self, error: torch.cuda.OutOfMemoryError) -> None:
+        """Half of the pictures per encoder batch from now on: vit_h takes some 3 GB for each, and no option changes their number."""
+        if self.encoder_batch == 1:
+            raise ConfigError(
+                f"out of memory on {self.device} with one picture in the segmenter's encoder; "
+                "take a smaller segmenter (--sam) or another device"
+            ) from error
+        self.encoder_batch //= 2
+        log.warning("out of memory on %s: going on with %d pictures per encoder batch", self.device, self.encoder_batch)
 
     @torch.inference_mode()
     def candidates(self, embedding: Tensor, crop: tuple[int, int, int, int], layer: int, size: tuple[int, int]) -> Pool:
@@ -111,7 +133,6 @@ class MaskEngine:
 
         Raises:
             WeightsError: the decoder's numbers are not finite.
-            ConfigError: the device's memory does not suffice.
         """
         x0, y0, x1, y1 = crop
         frame = self.frame(y1 - y0, x1 - x0)
@@ -122,11 +143,7 @@ class MaskEngine:
         start = 0
         while start < len(points):
             some = prompts[start : start + self._round(frame)]
-            try:
-                found = self._passing(image, some, frame)
-            except torch.cuda.OutOfMemoryError as error:
-                self._halve_chunk(error)
-                continue
+            found = self._passing(image, some, frame)
             if found is not None:
                 pool.add(found.logits, found.predicted_iou, points[start + found.point])
             start += len(some)
@@ -164,18 +181,28 @@ class MaskEngine:
     def _halve_chunk(self, error: torch.cuda.OutOfMemoryError) -> None:
         """Half of the points at a time from now on; the second time it is an error."""
         if self.halved or self.chunk == 1:
+            once = ", after halving it once; lower points_per_batch (--points-per-batch), or" if self.chunk > 1 else ";"
             raise ConfigError(
-                f"out of memory on {self.device} with {self.chunk} points at a time, after halving it once; "
-                "lower points_per_batch (--points-per-batch), or take a smaller segmenter or another device"
+                f"out of memory on {self.device} with {self.chunk} points at a time{once} take a smaller segmenter or another device"
             ) from error
-        torch.cuda.empty_cache()
         self.halved, self.chunk, self.pool_bytes = True, self.chunk // 2, self.pool_bytes // 2
         log.warning("out of memory on %s: going on with %d points at a time", self.device, self.chunk)
 
     @torch.inference_mode()
     def masks(self, embedding: Tensor, crop: tuple[int, int, int, int], layer: int, size: tuple[int, int]) -> MaskTable:
-        """Masks of one crop (x0, y0, x1, y1, half-open) of an image with H x W pixels, in the image's frame."""
-        kept = choose(self.candidates(embedding, crop, layer, size))
+        """Masks of one crop (x0, y0, x1, y1, half-open) of an image with H x W pixels, in the image's frame.
+
+        Raises:
+            WeightsError: the decoder's numbers are not finite.
+            ConfigError: the device's memory does not suffice.
+        """
+        try:
+            kept = choose(self.candidates(embedding, crop, layer, size))
+        except torch.cuda.OutOfMemoryError as error:
+            self._halve_chunk(error)
+            kept = None
+        if kept is None:  # begun anew out here, where the error no longer holds on to what the first attempt took
+            return self.masks(embedding, crop, layer, size)
         some = np.array([len(counts) > 1 for counts in kept.counts], bool)[:, None]  # an empty mask has an empty box
         x0, y0 = crop[:2]
         return MaskTable(

@@ -100,15 +100,17 @@ def measure(logits: Tensor, bounds: Bounds, n_cells: int, frame: Frame, cut: Thr
         n_cells: the sum of their `straddling`, told so that the host need not wait for the device once more.
         frame: of the crop.
         cut: thresholds.
+
+    Nothing here waits for the device; so no tensor is made of numbers on the host, which would.
     """
     lowest, highest = bounds.lowest, bounds.highest
     high, low = cut.mask + cut.offset, cut.mask - cut.offset
     above = _area(lowest > high, frame).long()
     below = _area(lowest > low, frame).long()
     inner = bounds.box_inner
-    nothing = torch.tensor([1 << 40, 1 << 40, -1, -1], device=inner.device)
-    sides = torch.where(inner[:, 2:3] < inner[:, :1], nothing, inner)
-    cells = torch.nonzero_static(_straddling(lowest, highest, cut).flatten(), size=n_cells)[:, 0]
+    nothing = inner[:, 2:3] < inner[:, :1]
+    sides = torch.cat([inner[:, :2].masked_fill(nothing, 1 << 40), inner[:, 2:].masked_fill(nothing, -1)], dim=1)
+    cells = _places(_straddling(lowest, highest, cut).flatten(), n_cells)
     n_rows, n_columns = len(frame.y.low), len(frame.x.low)
     most = (_PIXELS_CUDA if logits.is_cuda else _PIXELS) // (frame.y.weights.shape[2] * frame.x.weights.shape[2])
     for part in cells.split(max(16, most)):
@@ -121,6 +123,20 @@ def measure(logits: Tensor, bounds: Bounds, n_cells: int, frame: Frame, cut: Thr
         below.index_add_(0, mask, _count(pixels, low) * (whole <= low))
         _stretch(sides, mask, pixels > cut.mask, frame.y.start[j], frame.x.start[i])
     return Measured(above, below, torch.where(sides[:, 2:3] < 0, 0, sides))
+
+
+def _places(flags: Tensor, n: int) -> Tensor:
+    """Where bool [m] is true, int64 [n], n of them. On CUDA `torch.nonzero_static` came with PyTorch 2.7 only."""
+    if not flags.is_cuda:
+        return torch.nonzero_static(flags, size=n)[:, 0]
+    return compacted(flags, n)
+
+
+def compacted(flags: Tensor, n: int) -> Tensor:
+    """`_places` for a device of any kind, without a wait."""
+    places = torch.empty(n + 1, dtype=torch.int64, device=flags.device)  # the last one takes what is false
+    slot = torch.where(flags, flags.cumsum(0) - 1, n)
+    return places.index_copy_(0, slot, torch.arange(len(flags), device=flags.device))[:n]
 
 
 def runs(
@@ -207,7 +223,8 @@ def _pixels(logits: Tensor, mask: Tensor, j: Tensor, i: Tensor, frame: Frame) ->
     """Full-resolution logits of K cells: [R, S, K], NaN beyond a cell's own pixels."""
     _, u, v = logits.shape
     corner = (mask * u + frame.y.low[j]) * v + frame.x.low[i]
-    steps = torch.tensor([a * v + b for a in range(TAPS) for b in range(TAPS)], device=corner.device)
+    three = torch.arange(TAPS, device=corner.device)
+    steps = (three[:, None] * v + three).flatten()
     nine = logits.flatten()[corner + steps[:, None]].unflatten(0, (TAPS, 1, TAPS))  # [TAPS, 1, TAPS, K]
     across = frame.x.weights[i].permute(1, 2, 0).contiguous()  # [TAPS, S, K]
     down = frame.y.weights[j].permute(1, 2, 0).contiguous()[:, :, None]  # [TAPS, R, 1, K]

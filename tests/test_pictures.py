@@ -215,6 +215,12 @@ def test_large_results_are_recognised(tmp_path, monkeypatch):
     (tmp_path / "b.webp").write_bytes((tmp_path / "a.png").read_bytes()[:100])
     (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:20])
     assert not any(file_says(tmp_path / name, said) for name in ("b.webp", "c.png"))
+    for kind in ("png", "jpg", "webp"):
+        whole = tmp_path / f"whole.{kind}"
+        save_picture(random_image(64, 64, 3), whole, said=said)
+        assert file_says(whole, said)
+        whole.write_bytes(whole.read_bytes()[:-100])
+        assert not file_says(whole, said)
 
 
 def test_folders_patterns_and_names(model, tmp_path):
