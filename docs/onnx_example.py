@@ -18,7 +18,7 @@ padded = np.pad(np.asarray(image, np.float32) / 127.5 - 1, ((0, bottom), (0, rig
 _, condition = rrdb.run(None, {"lr": padded.transpose(2, 0, 1)[None]})
 x = np.random.default_rng(0).standard_normal((1, 3, padded.shape[0] * s, padded.shape[1] * s), np.float32)
 abar = np.array([*facts["alpha_bars"], 1.0], np.float32)  # abar[-1] = 1 is the clean picture
-times = np.linspace(len(abar) - 2, 0, steps).round().astype(int)
+times = np.linspace(facts["first_time"], 0, steps).round().astype(int)
 for t, after in zip(times, [*times[1:], -1], strict=True):
     eps = denoiser.run(None, {"x": x, "t": np.array([t]), "condition": condition})[0]
     x_0 = ((x - (1 - abar[t]) ** 0.5 * eps) / abar[t] ** 0.5).clip(-1, 1)

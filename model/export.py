@@ -30,7 +30,7 @@ class Encoder(nn.Module):
 
 
 def export_onnx(model: SuperResolver, folder: Path) -> list[Path]:
-    """Write rrdb.onnx, denoiser.onnx and schedule.json (scale, modulation, alpha_bars) into a folder.
+    """Write rrdb.onnx, denoiser.onnx and schedule.json (scale, modulation, alpha_bars, first_time) into a folder.
 
     Raises:
         ConfigError: onnx or onnxscript is not installed.
@@ -68,6 +68,7 @@ def export_onnx(model: SuperResolver, folder: Path) -> list[Path]:
         "modulation": model.modulation.name,
         "lr_levels": model.config.diffusion.lr_levels,
         "alpha_bars": model.modulation.schedule.alpha_bars.tolist(),
+        "first_time": model.modulation.schedule.first_time,
     }
     files[2].write_text(json.dumps(facts))
     return files

@@ -55,7 +55,8 @@ def check_pair(modulation: Modulation, sampler: str, steps: int | None, first: i
         modulation: how the model was trained.
         sampler: one of SAMPLERS.
         steps: how many times; None: all.
-        first: the time to start from; None: T - 1.
+        first: the time to start from; None: T - 1 with all steps, and the schedule's `first_time` with fewer (`paper-clipped`, whose
+            states at all times hold much of E, is left as it is).
 
     Raises:
         ConfigError: an unknown sampler, a pair of modulation and sampler that is wrong, or a number of steps or a start that it does
@@ -78,8 +79,12 @@ def check_pair(modulation: Modulation, sampler: str, steps: int | None, first: i
             f"sampler 'paper': the model was trained for {len(modulation.grid)} steps, got {steps}; other numbers need training "
             "with the coefficient of their grid"
         )
+    if sampler == "paper":
+        return modulation.grid
+    if first is None and sampler != "paper-clipped" and 0 < (steps or 0) <= modulation.schedule.first_time:
+        first = modulation.schedule.first_time
     length = total if first is None else first + 1
-    return modulation.grid if sampler == "paper" else time_grid(length, length if steps is None else steps)
+    return time_grid(length, length if steps is None else steps)
 
 
 def sample(
@@ -110,7 +115,7 @@ def sample_steps(
         noise: standard normal by step and rows; inject a fixed stream to repeat a sample.
         sampler: one of SAMPLERS; None takes the one that fits the modulation.
         steps: number of network calls (`joint` makes one more, to find its start); None: all T.
-        first: the time of x; None: T - 1.
+        first: the time of x; None: as of `check_pair`.
         rows: of the picture per piece of arithmetic, which bounds the memory beside x and the prediction; None: all.
 
     Raises:
@@ -118,8 +123,10 @@ def sample_steps(
     """
     sampler = sampler or DEFAULT[modulation.name]
     grid = check_pair(modulation, sampler, steps, first)
-    if modulation.name == "joint":  # the process ends at phi_T E + N(0, I): E^ is read from noise and LR, then put in
-        x += modulation.schedule.phi_at(grid[0]) * predict(x, _times(x, grid[0]))[:, 3:]
+    if (
+        modulation.name == "joint"
+    ):  # the state is noise about phi_t E: E^ is read from noise and LR at the process's end, then put in
+        x += modulation.schedule.phi_at(grid[0]) * predict(x, _times(x, len(modulation.schedule) - 1))[:, 3:]
     yield grid[0], x
     history = torch.empty_like(x) if sampler == "dpm2m" else None  # x_0 of the step before
     before = None

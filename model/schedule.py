@@ -90,6 +90,17 @@ class Schedule:
         """abar_t as a number, 1 for t = -1."""
         return 1.0 if t < 0 else float(self.alpha_bars[t])
 
+    @cached_property
+    def first_time(self) -> int:
+        """Where few steps begin: the last time at which x_t holds a tenth of x_0; T - 1 if the schedule has none that holds so little.
+
+        Later times tell nothing about x_0 (sqrt(abar) is .0005 at t = 99 of the cosine schedule, so an x_0 read there is an error
+        magnified 2000 times), and x_t is noise but for a hundredth of the variance of x_0.
+        """
+        known = self.alpha_bars.sqrt()
+        t = int((known >= 0.1).sum()) - 1
+        return t if t >= 0 and float(known[t]) < 0.2 else len(self) - 1
+
     def phi_at(self, t: int) -> float:
         """phi_t as a number, 0 for t = -1."""
         return 0.0 if t < 0 else float(self.phi[t])

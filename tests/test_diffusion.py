@@ -10,7 +10,7 @@ import torch
 from samdiff import Schedule
 from samdiff.errors import ConfigError
 from samdiff.model.modulation import MODULATIONS, jump, modulation, time_grid
-from samdiff.model.sampler import REFUSED, SAMPLERS, sample, sample_steps
+from samdiff.model.sampler import REFUSED, SAMPLERS, check_pair, sample, sample_steps
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -164,6 +164,30 @@ def test_the_second_order_solver_earns_its_name():
     """The exact flow has spread .150; with 20 steps DPM-Solver++(2M) is more than twice as near to it than DDIM."""
     first, second = (abs(_toy("none", sampler, 20)[1] - 0.150) for sampler in ("ddim", "dpm2m"))
     assert second < first / 2
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 5), ("ddim", 10), ("dpm2m", 5), ("dpm2m", 10)])
+def test_few_steps_do_not_magnify_the_networks_error(sampler, steps):
+    """A prediction that is off by .02 moves the sample by less than .02; begun at t = T - 1 it would by .03 to .045."""
+    n, process = 20_000, modulation("none", Schedule.cosine())
+    ideal = _ideal(process, n)
+    start = torch.randn(n, 1, 1, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    right, wrong = (
+        sample(lambda x, t, off=off: ideal(x, t) + off, process, start.clone(), None, sampler, steps) for off in (0, 0.02)
+    )
+    assert float((wrong - right).mean().abs()) < 0.02
+
+
+def test_few_steps_begin_where_the_picture_can_be_seen():
+    """sqrt(abar) is .1 to .2 at the first of few times; all steps, and `paper`, keep the process's own end."""
+    process = modulation("official", Schedule.cosine())
+    times = check_pair(process, "ddim", 10)
+    assert 0.1 <= process.schedule.alpha_bar(times[0]) ** 0.5 < 0.2
+    assert len(times) == len(set(times)) == 10
+    assert times[-1] == 0
+    assert check_pair(process, "ddpm", None) == check_pair(process, "ddpm", 100) == tuple(range(99, -1, -1))
+    assert check_pair(modulation("paper", Schedule.cosine()), "paper-clipped", 10)[0] == 99
+    assert [Schedule.cosine(steps).first_time for steps in (1, 2, 3)] == [0, 1, 2]
 
 
 def test_the_clipped_paper_sampler_is_biased_as_known():
