@@ -123,9 +123,8 @@ def sample_steps(
     """
     sampler = sampler or DEFAULT[modulation.name]
     grid = check_pair(modulation, sampler, steps, first)
-    if (
-        modulation.name == "joint"
-    ):  # the state is noise about phi_t E: E^ is read from noise and LR at the process's end, then put in
+    if modulation.name == "joint":
+        # The state is noise about phi_t E: E^ is read from noise and LR at the process's end, then put in.
         x += modulation.schedule.phi_at(grid[0]) * predict(x, _times(x, len(modulation.schedule) - 1))[:, 3:]
     yield grid[0], x
     history = torch.empty_like(x) if sampler == "dpm2m" else None  # x_0 of the step before
