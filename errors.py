@@ -4,6 +4,30 @@ Everything a user can cause derives from `SamdiffError` (a `ValueError`), so tha
 script can catch one class. Broken invariants of our own are `assert`.
 """
 
+from __future__ import annotations
+
+import unicodedata
+
+_INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+"""Unicode categories that a terminal obeys instead of showing (controls, direction marks, line separators) or cannot encode."""
+
+
+def printable(text: object, lines: bool = False) -> str:
+    """Text that is safe to print: control characters, direction marks and surrogates become escapes such as `\\x1b` and `\\udc80`.
+
+    Everything that comes from outside (file names, notes of a store, HTTP reasons) goes through here before it is printed.
+
+    Args:
+        text: what is to be printed; `str` is called on it.
+        lines: keep line feeds, for a text of our own that has several lines.
+    """
+    return "".join(
+        character
+        if (lines and character == "\n") or unicodedata.category(character) not in _INVISIBLE
+        else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )
+
 
 class SamdiffError(ValueError):
     """A mistake or a missing thing that the user can put right; the message says how."""
