@@ -70,7 +70,9 @@ def _taps(n_out: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
     width = 4.0 / shrink
     centre = np.arange(1, n_out + 1) / scale + 0.5 * (1 - 1 / scale)  # MATLAB's coordinates: the first pixel is 1
     left = np.floor(centre - width / 2)
-    weights = shrink * _cubic(shrink * (centre[:, None] - left[:, None] - np.arange(math.ceil(width) + 2)))
+    # the tap's place first, then the difference, as MATLAB does: (centre - left) - k rounds differently and tips a half now and then
+    places = left[:, None] + np.arange(math.ceil(width) + 2)
+    weights = shrink * _cubic(shrink * (centre[:, None] - places))
     weights /= weights.sum(axis=1, keepdims=True)
     used = np.flatnonzero(weights.any(axis=0))
     return left.astype(np.int64) + used[0] - 1, weights[:, used[0] : used[-1] + 1]
