@@ -15,6 +15,7 @@ from . import __version__
 from .commands import checkpoints, demo, evaluate, export, fetch, infer, masks, prepare, store, train
 from .commands.common import Quiet, Verbose, set_talk, show, with_talk
 from .errors import ConfigError, SamdiffError
+from .runtime import wait_without_spinning
 
 WRONG_USAGE, INTERRUPTED = 2, 130  # exit statuses
 
@@ -69,6 +70,7 @@ def _common(
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the `samdiff` script: one line for an error that the user can put right, a traceback for ours."""
     status = 1
+    wait_without_spinning()
     try:
         return app(arguments)
     except SystemExit as leaving:  # the command-line library's own way of ending, also for Ctrl-C

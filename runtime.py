@@ -12,9 +12,10 @@ import logging
 import os
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,20 +69,70 @@ def l2_bytes(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).L2_cache_size)
 
 
+def wait_without_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let OpenMP threads that wait go to sleep instead of turning in a loop. Must be called before PyTorch is loaded.
+
+    A thread that spins takes its core from the very thread that it waits for as soon as other programs run: beside two busy
+    processes, two threads on two cores become ten times slower. Settings of the user's own are left as they are.
+    """
+    if not any(name in environment for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def choose_threads(cores: int, busy: float | None) -> int:
+    """How many compute threads to run on `cores` cores of which `busy` are taken by other programs (None: not known).
+
+    A thread that has to share its core makes all the others wait for it, so only free cores count; there is always one.
+    """
+    return max(1, cores if busy is None else round(cores - busy))
+
+
+def busy_cores(seconds: float = 0.1) -> float | None:
+    """How many of the cores that this process may use are taken by other programs, watched for so long; None where it cannot be seen.
+
+    Linux tells each core's idle time in /proc/stat, in hundredths of a second; what this process takes itself is negligible while it sleeps.
+    """
+    try:
+        before = _idle_times()
+        time.sleep(seconds)
+        after = _idle_times()
+    except (OSError, ValueError, AttributeError):
+        return None
+    spent = [(after[core][0] - before[core][0], after[core][1] - before[core][1]) for core in before if core in after]
+    return sum(1 - idle / total for idle, total in spent if total > 0)
+
+
+def _idle_times() -> dict[int, tuple[int, int]]:
+    """core -> (idle, all) hundredths of a second since the start, of the cores that this process may use."""
+    mine = os.sched_getaffinity(0)
+    times: dict[int, tuple[int, int]] = {}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *counts = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in mine:
+            numbers = [int(count) for count in counts[:8]]  # user nice system idle iowait irq softirq steal
+            times[int(name[3:])] = (numbers[3] + numbers[4], sum(numbers))
+    return times
+
+
 def setup_process(threads: int | None = None, keep_memory: bool = True) -> None:
     """Settings of the whole process: the number of compute threads, and an allocator that keeps big blocks.
 
     Args:
-        threads: CPU threads of PyTorch and OpenCV; None leaves the library's choice.
+        threads: CPU threads of PyTorch and OpenCV; None: `OMP_NUM_THREADS` where it is set, else as many as there are free cores now.
         keep_memory: tell glibc not to return big blocks to the system after each operation. Without it the mask decoder
             spends half of its time on page faults. Other C libraries have no such setting and are left alone.
     """
     if keep_memory:
         _raise_malloc_thresholds()
-    if threads is not None:
-        import cv2
-        import torch
+    import cv2
+    import torch
 
+    if threads is None and not os.environ.get("OMP_NUM_THREADS"):
+        cores = torch.get_num_threads()  # the library's choice: one thread per core that this process may use
+        threads = choose_threads(cores, busy_cores() if cores > 1 else None)
+        if threads < cores:
+            log.info("%d of %d cores are free: %d compute threads (--threads N decides otherwise)", threads, cores, threads)
+    if threads is not None:
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
 

@@ -16,7 +16,7 @@ import typer
 SKIPPED = 3  # exit status
 
 Device = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: the library's choice.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads [as many as cores are free].")]
 Quiet = Annotated[
     bool, typer.Option("-q", "--quiet", help="No progress bars and no lines on what happens; results, warnings, errors stay.")
 ]
