@@ -22,7 +22,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	SAMDIFF_FRESH=1 $(BIN)/python -m pytest -m "slow or hypothesis"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

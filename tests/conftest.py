@@ -1,12 +1,19 @@
-"""Shared fixtures: MobileSAM's real weights, fetched once into the cache."""
+"""Shared fixtures: MobileSAM's real weights, fetched once into the cache. Property tests: the same examples every time, or fresh ones."""
 
 import os
 
+import hypothesis
 import pytest
 import torch
 
 from samdiff.errors import WeightsError
 from samdiff.pipeline.sam import Segmenter, load_segmenter
+
+# `make test` tries the same examples on every machine (past failures are written down as `@example`), so that it is red for a change
+# only. `make slow` sets SAMDIFF_FRESH: new seeds, more of them; what they find is a fault to mend.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
+hypothesis.settings.register_profile("fresh", deadline=None, max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile("fresh" if os.environ.get("SAMDIFF_FRESH") else "fixed")
 
 
 @pytest.fixture(scope="session")

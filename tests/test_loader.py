@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -32,7 +32,6 @@ def _equal(one, other):
         np.testing.assert_array_equal(np.asarray(one[name]), np.asarray(other[name]), err_msg=name)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     batch=st.integers(1, 7),
     start=st.integers(0, 500),

@@ -1,13 +1,12 @@
 """The order of samples: arithmetic, each tile once per epoch, mixed well, the same however it is asked."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from samdiff.pipeline.order import Order, draw, mix
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 90), min_size=1, max_size=4),
     block=st.integers(1, 32),

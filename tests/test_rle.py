@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
@@ -52,7 +52,6 @@ def test_the_string_holds_any_run_of_32_bits(lengths):
     assert np.array_equal(from_string(to_string(counts)), counts)
 
 
-@settings(max_examples=50)
 @given(st.lists(MASKS, max_size=4), st.booleans())
 def test_painting_is_in_order_later_over_earlier(masks, row_major):
     """All at once, and one after the other on any memory layout, equal a plain loop."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
@@ -59,7 +59,6 @@ def test_prefix_sums_stay_accurate_on_large_images():
             assert abs(got - values[:stop].sum()) < 1e-6
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 5), st.randoms(use_true_random=False))
 def test_codes_and_labels_equal_decoded_masks_times_the_table(height, width, n, random):
     """The definition, with pycocotools' decoder, for masks of any shape, the empty one included."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from samdiff import load_model
@@ -20,7 +20,6 @@ def model(tmp_path_factory):
     return load_model(write_model(tmp_path_factory.mktemp("run") / "model.safetensors"), "cpu")
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 40),
     st.integers(1, 40),
