@@ -1,4 +1,4 @@
-# make install | test | check | demo | bench | clean.  Every target installs what it needs.
+# make install | test | slow | check | types | format | demo | clean.  Every target installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 # The tested build. Another one (a CUDA or CPU index of yours): make install TORCH="torch torchvision --index-url …"
@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 TYPES = build/types
 
-.PHONY: install test slow check format demo clean
+.PHONY: install test slow check types format demo clean
 
 install: $(STAMP)
 
@@ -24,9 +24,11 @@ test: $(STAMP)
 slow: $(STAMP)
 	SAMDIFF_FRESH=1 $(BIN)/python -m pytest -m "slow or hypothesis"
 
-check: $(STAMP)
+check: $(STAMP) types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(STAMP)
 	mkdir -p $(TYPES) && ln -sfn ../.. $(TYPES)/samdiff
 	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../setup.cfg samdiff/*.py samdiff/commands/*.py samdiff/pipeline/*.py samdiff/model/*.py
 
