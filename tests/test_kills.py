@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -202,8 +203,12 @@ def test_a_folder_that_cannot_be_written(photos):
 
 def test_what_is_left_between_commit_and_end_goes(photos, tmp_path):
     """Killed after the root was written: the next run says complete and sweeps the records."""
-    out = tmp_path / "x.zarr"
+    out, left = tmp_path / "x.zarr", tmp_path / "x.zarr.staging"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(photos, out, PositionMasks(fail_after=1), SETTINGS)
+    shutil.copytree(left, tmp_path / "left")
     prepare(photos, out, PositionMasks(), SETTINGS)
-    LocalFolder(tmp_path / "x.zarr.staging").set("images/x.npz", b"left")
+    assert not left.exists()
+    (tmp_path / "left").rename(left)
     assert prepare(photos, out, PositionMasks(), SETTINGS).already_complete
-    assert not (tmp_path / "x.zarr.staging").exists()
+    assert not left.exists()
