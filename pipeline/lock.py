@@ -113,10 +113,9 @@ def _is_at(file: IO[str], path: Path) -> bool:
 def _sign(file: IO[str], path: Path) -> None:
     """Write down who has the lock."""
     try:
-        file.seek(0)
-        file.truncate(0)
-        file.write(printable(f"process {os.getpid()} on {platform.node()}"))
-        file.flush()
+        os.ftruncate(file.fileno(), 0)
+        text = printable(f"process {os.getpid()} on {platform.node()}")
+        os.pwrite(file.fileno(), text.encode(), 0)  # not through the file's buffer, which closing would try to write again
     except OSError as error:
         raise unwritable(path, error) from error
 

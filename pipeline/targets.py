@@ -38,15 +38,22 @@ def check_target(out: Location, *sources: Source | None) -> None:
                 _check_apart(place.root, staging.root, path)
     else:
         _check_address(place)
-    if place.size(ROOT_KEY) is None:  # else it is finished, and will only be compared
+    if not _is_finished(place):  # else it will only be compared
         work = Staging(place)
         work.check()
         refuse_foreign(place, work.written())
 
 
+def _is_finished(place: Place) -> bool:
+    """Whether there is a root document; a pipe of that name is none, and would never end."""
+    if isinstance(place, LocalFolder):
+        return (place.root / ROOT_KEY).is_file()
+    return place.size(ROOT_KEY) is not None
+
+
 def inside_a_store(path: Path) -> Path | None:
-    """The Zarr store that a path lies in, if any; the path itself does not count."""
-    parents = Path(os.path.realpath(path)).parents
+    """The (outermost) Zarr store that a path lies in, if any; the path itself does not count."""
+    parents = reversed(Path(os.path.realpath(path)).parents)
     return next((parent for parent in parents if (parent / ROOT_KEY).is_file()), None)
 
 
