@@ -18,7 +18,9 @@ from ..errors import ConfigError, StoreError, printable
 from ..runtime import user_path
 
 _PARTIAL = ".partial"
-_PARTIAL_NAME = re.compile(r"((?:.*/)?)\.([^/]+)\.[0-9a-f]{32}\.partial", re.DOTALL)  # what `write_atomic` makes, and nothing else
+_PARTIAL_NAME = re.compile(
+    r"((?:.*/)?)\.([^/]+)\.[0-9a-f]{32}\.partial", re.DOTALL
+)  # what `write_atomic` makes, and nothing else
 _LOCAL = ("file://", "local://")
 
 _ADVICE = {

@@ -115,7 +115,8 @@ def _sign(file: IO[str], path: Path) -> None:
     try:
         os.ftruncate(file.fileno(), 0)
         text = printable(f"process {os.getpid()} on {platform.node()}")
-        os.pwrite(file.fileno(), text.encode(), 0)  # not through the file's buffer, which closing would try to write again
+        os.lseek(file.fileno(), 0, os.SEEK_SET)
+        os.write(file.fileno(), text.encode())  # not through the file's buffer, which closing would try to write again
     except OSError as error:
         raise unwritable(path, error) from error
 

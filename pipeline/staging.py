@@ -99,7 +99,7 @@ class Staging:
             found = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise StoreError(f"{self.place}/{_SETTINGS}: {error}; delete {self.place} to begin again") from error
-        if not isinstance(found, dict) or not _OF_ALL <= found.keys():
+        if not isinstance(found, dict) or not found.keys() >= _OF_ALL:
             raise StoreError(f"{self.place}/{_SETTINGS}: not written by samdiff prepare; move it away, or give another --out")
         return found
 
@@ -229,7 +229,9 @@ class Staging:
         left = some(self._foreign())
         begun = self.settings() is not None
         ours = [key for key in self.place.list_keys() if begun and (_is_ours(key) or _is_ours(partial_of(key) or ""))]
-        for key in sorted(ours, key=lambda key: (key == _SETTINGS, key)):  # the settings last: they say that the others are ours
+        for key in sorted(
+            ours, key=lambda key: (key == _SETTINGS, key)
+        ):  # the settings last: they say that the others are ours
             self.place.delete(key)
         if isinstance(self.place, LocalFolder):
             with suppress(OSError):  # not empty, or not there

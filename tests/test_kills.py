@@ -22,7 +22,6 @@ import pytest
 
 from samdiff.errors import StoreError
 from samdiff.pipeline import keystore
-from samdiff.pipeline.keystore import LocalFolder
 from samdiff.pipeline.prepare import PrepareSettings, prepare
 from samdiff.pipeline.staging import Staging
 from samdiff.pipeline.store import open_store

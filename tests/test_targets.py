@@ -63,9 +63,10 @@ def half_written(photos: Path, out: Path) -> None:
             raise DiedError
         real(self, key, value)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(DiedError):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalFolder, "set", dying)
-        prepare(photos, out, PositionMasks(), SETTINGS)
+        with pytest.raises(DiedError):
+            prepare(photos, out, PositionMasks(), SETTINGS)
     assert (out / "images/zarr.json").exists()
 
 
@@ -168,8 +169,8 @@ def test_source_and_target_lie_apart(source, out, says, tmp_path):
     before = snapshot(tmp_path)
     with pytest.raises(ConfigError, match=says):
         prepare(tmp_path / source, tmp_path / out, PositionMasks(), SETTINGS)
+    given = PrepareSettings(tile=64, degradation="given")
     with pytest.raises(ConfigError, match=says):
-        given = PrepareSettings(tile=64, degradation="given")
         prepare([tmp_path / "apart"], tmp_path / out, PositionMasks(), given, lr=[tmp_path / source])
     assert snapshot(tmp_path) == before
 
@@ -330,7 +331,9 @@ def test_home_folders(tmp_path, monkeypatch, photos):
     assert list((tmp_path / "work").iterdir()) == []
     assert user_path("./~x") == Path("./~x")
     for location in ("~nosuchuser", "~nosuchuser/x.zarr", Path("~nosuchuser/x.zarr")):
-        with pytest.raises(ConfigError, match=r"got ~nosuchuser, and there is no such user's home folder; write the whole path"):
+        with pytest.raises(
+            ConfigError, match=r"got ~nosuchuser, and there is no such user's home folder; write the whole path"
+        ):
             place_at(location)
     monkeypatch.setenv("SAMDIFF_CACHE", "~nosuchuser")
     with pytest.raises(ConfigError, match="SAMDIFF_CACHE: ~nosuchuser: expected a folder"):
