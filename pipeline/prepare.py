@@ -242,7 +242,7 @@ def _finished(plan: Plan, out: Place, held: Staging | None = None) -> Report:
     try:
         if held is not None:
             held.remove()
-        elif Staging(out).settings() is not None:  # left over if the last run was killed between its commit and its end
+        elif Staging(out).is_there():  # left over if the last run was killed between its commit and its end
             with Staging(out).open() as left:
                 left.remove()
     except (StoreError, BusyError) as error:  # the store is whole all the same

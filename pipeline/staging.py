@@ -103,6 +103,10 @@ class Staging:
             raise StoreError(f"{self.place}/{_SETTINGS}: not written by samdiff prepare; move it away, or give another --out")
         return found
 
+    def is_there(self) -> bool:
+        """Whether anything of ours lies in the place, be it the lock alone."""
+        return any(key == _LOCK or _is_ours(key) for key in self.place.list_keys())
+
     def check(self) -> None:
         """StoreError if the staging place is a link, or holds anything that is not a record of ours."""
         if isinstance(self.place, LocalFolder):

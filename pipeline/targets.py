@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ConfigError
 from ..runtime import user_path
+from .contract import FORMAT
 from .foreign import refuse_foreign
 from .keystore import LocalFolder, Location, Place, place_at
 from .shards import ROOT_KEY
@@ -52,9 +54,18 @@ def _is_finished(place: Place) -> bool:
 
 
 def inside_a_store(path: Path) -> Path | None:
-    """The (outermost) Zarr store that a path lies in, if any; the path itself does not count."""
-    parents = reversed(Path(os.path.realpath(path)).parents)
-    return next((parent for parent in parents if (parent / ROOT_KEY).is_file()), None)
+    """The finished store that a path lies in, if any; the path itself does not count, nor do Zarr groups of other programs."""
+    return next((parent for parent in Path(os.path.realpath(path)).parents if _is_store(parent)), None)
+
+
+def _is_store(folder: Path) -> bool:
+    try:
+        if not (folder / ROOT_KEY).is_file():
+            return False
+        document = json.loads((folder / ROOT_KEY).read_bytes())
+        return bool(document["attributes"]["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not ours, or not readable
+        return False
 
 
 def _check_apart(out: Path, staging: Path, source: Path) -> None:

@@ -211,3 +211,7 @@ def test_what_is_left_between_commit_and_end_goes(photos, tmp_path):
     (tmp_path / "left").rename(left)
     assert prepare(photos, out, PositionMasks(), SETTINGS).already_complete
     assert not left.exists()
+    left.mkdir()
+    (left / "lock").write_text("process 7 on host")  # killed while it removed the last of them
+    assert prepare(photos, out, PositionMasks(), SETTINGS).already_complete
+    assert not left.exists()
