@@ -338,9 +338,10 @@ def test_home_folders(tmp_path, monkeypatch, photos):
     monkeypatch.setenv("SAMDIFF_CACHE", "~nosuchuser")
     with pytest.raises(ConfigError, match="SAMDIFF_CACHE: ~nosuchuser: expected a folder"):
         cache_dir()
-    with pytest.raises(SystemExit) as stopped:
-        main(["weights", "vit_b"])
-    assert stopped.value.code == 2
+    for words in (["weights", "vit_b"], ["download", "div2k", "--downloads", "~nosuchuser/x"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 2
 
 
 def test_odd_targets(tmp_path, monkeypatch, photos):
