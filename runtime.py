@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError
+from .errors import ConfigError, printable
 
 if TYPE_CHECKING:
     import torch
@@ -151,10 +151,35 @@ def _raise_malloc_thresholds() -> bool:
 
 
 def cache_dir() -> Path:
-    """Where downloads and converted weights are kept: `SAMDIFF_CACHE`, else the user's cache folder (not created here)."""
+    """Where downloads and converted weights are kept: `SAMDIFF_CACHE`, else the user's cache folder (not created here).
+
+    Raises:
+        ConfigError: `SAMDIFF_CACHE` names the home folder of nobody.
+    """
     import platformdirs
 
-    return Path(os.environ.get("SAMDIFF_CACHE") or platformdirs.user_cache_dir("samdiff")).expanduser()
+    return user_path(os.environ.get("SAMDIFF_CACHE") or platformdirs.user_cache_dir("samdiff"), "SAMDIFF_CACHE")
+
+
+def user_path(path: str | Path, what: str = "") -> Path:
+    """A path as its user means it: `~` and `~NAME` at its start are home folders, as in a shell.
+
+    Args:
+        path: a file or folder.
+        what: the option or variable that it comes from, for the message.
+
+    Raises:
+        ConfigError: there is no such user, or no home folder.
+    """
+    if not os.fspath(path).startswith("~"):  # `./~x` stays: a Path would have lost its `./`
+        return Path(path)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        name = printable(Path(path).parts[0])
+        raise ConfigError(
+            f"{what + ': ' * bool(what)}{printable(path)}: expected a folder, got {name}, and there is no such user's home folder; write the whole path"
+        ) from error
 
 
 @contextlib.contextmanager

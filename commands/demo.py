@@ -18,7 +18,9 @@ def demo(
 ) -> None:
     """The whole way on sample photographs, in minutes: each command is printed as you would type it."""
     from ..demo import DemoSettings, run_demo
+    from ..runtime import user_path
 
     usual = DemoSettings()
+    folder = user_path(folder, "--folder")
     settings = DemoSettings(folder, rrdb_steps=rrdb_steps or usual.rrdb_steps, steps=steps or usual.steps, device=device)
     run_demo(settings, say, show)

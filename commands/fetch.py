@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..runtime import user_path
 from .common import say, show
 
 if TYPE_CHECKING:
@@ -22,7 +23,16 @@ Mirror = Annotated[
 Registry = Annotated[
     Path | None, typer.Option(envvar="SAMDIFF_REGISTRY", help="TOML file with more data sets, tables [data.NAME].")
 ]
-Downloads = Annotated[Path, typer.Option(envvar="SAMDIFF_DOWNLOADS", help="Where downloaded archives lie and go.")]
+
+
+def _at_home(path: Path) -> Path:
+    """`~/x` as a shell would have written it."""
+    return user_path(path, "--downloads (SAMDIFF_DOWNLOADS)")
+
+
+Downloads = Annotated[
+    Path, typer.Option(envvar="SAMDIFF_DOWNLOADS", callback=_at_home, help="Where downloaded archives lie and go.")
+]
 DOWNLOADS = Path("data") / "downloads"
 
 

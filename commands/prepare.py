@@ -109,6 +109,7 @@ def prepare(
     from ..pipeline.prepare import prepare as run
     from ..pipeline.scan import scan
     from ..pipeline.segment import make_generator, plan_generator
+    from ..pipeline.targets import check_target
     from ..runtime import pick_device, setup_process
 
     setup_process(threads)
@@ -134,7 +135,7 @@ def prepare(
         seed=seed,
         limits=Limits(max_megapixels),
     )
-    target = out or default_store(source)
+    target = default_store(source) if out is None else out
     known = load_registry(registry)
     if dry_run and (absent := missing_archives((source, lr), known, downloads)):
         show(f"{target}\ndownload missing: {', '.join(map(str, absent))}; the other stages are not known before it")
@@ -170,6 +171,7 @@ def prepare(
         else:
             facts, where = plan_generator(name, device, lr_scale, **chosen)
             reads = f"weights of {name} ({where})"
+        check_target(target, pictures, lr_pictures)
         found = scan(pictures, limit, lr=lr_pictures, scale=scale, by_name=by_name)
         show(f"{target}\n" + "\n".join(plan_lines(plan_prepare(found, target, settings.as_attributes(facts)), reads)))
         return

@@ -50,7 +50,7 @@ def train(
     from ..model.train import train as run
     from ..model.validate import read_benchmark
     from ..pipeline.store import open_store
-    from ..runtime import pick_device, setup_process
+    from ..runtime import pick_device, setup_process, user_path
 
     setup_process(threads)
     if rrdb is not None and rrdb_steps is not None:
@@ -67,7 +67,11 @@ def train(
         return
     if scale is not None and scale != stores[0].scale:
         raise StoreError(f"{shards[0]}: holds x{stores[0].scale}, x{scale} was asked for; prepare a store with --scale {scale}")
-    target = out or Path("runs") / f"{shards[0].rstrip('/').split('/')[-1].removesuffix('.zarr')}-{preset}"
+    target = (
+        user_path(out, "--out")
+        if out
+        else Path("runs") / f"{shards[0].rstrip('/').split('/')[-1].removesuffix('.zarr')}-{preset}"
+    )
     with join(pick_device(device)) as ranks:
         benchmarks = [read_benchmark(folder, settings.scale) for folder in benchmark or []]
         model = run(stores, target, settings, ranks.device, rrdb, say, benchmarks, ranks, start)

@@ -20,6 +20,7 @@ from ..pipeline.staging import differences
 from ..pipeline.store import Store
 from .checkpoint import load_checkpoint, weights_digest
 from .config import BESIDE, RunConfig, config_of
+from .run_target import check_run_folder, is_run_file
 
 FREE = {
     "rrdb_steps",
@@ -76,15 +77,14 @@ def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
         StoreError: it cannot be written.
     """
     file = out / "config.json"
-    if out.is_file():
-        raise ConfigError(f"{out}: expected a folder or nothing, got a file; give another --out")
+    check_run_folder(out)
     foreign = [] if file.exists() else [path.name for name in _OURS for path in sorted(out.glob(name))]
     if foreign:
         raise ConfigError(
             f"{out}: holds {', '.join(foreign[:3])} and no {file.name}, so it is no run's folder; give another --out"
         )
     held.enter_context(take_lock(out / "lock", out, "samdiff train"))
-    sweep_partial(out, below=False)
+    check_run_folder(out)  # another run may have been here
     told: list[str] = []
     if file.exists():
         told, refused = changes(_begun_with(file), asked)
@@ -92,6 +92,7 @@ def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
             raise ConfigError(
                 f"{out}: holds a run of other settings ({'; '.join(refused[:6])}); use the same ones to go on, or another --out"
             )
+    sweep_partial(out, below=False, ours=is_run_file)
     LocalFolder(out).set(file.name, json.dumps({**asked, "versions": versions()}, indent=1, sort_keys=True).encode())
     return [f"changed in this run: {line}" for line in told]
 
@@ -113,5 +114,5 @@ def _begun_with(file: Path) -> dict[str, Any]:
     try:
         before = json.loads(file.read_text())
         return {**config_of(before).as_dict(), **{key: before.get(key) for key in BESIDE if key != "versions"}}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ConfigError(f"{file}: damaged ({error}); restore it, or give another --out") from error

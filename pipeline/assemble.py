@@ -21,7 +21,7 @@ from .keystore import Place
 from .pairs import why_not_lr
 from .rle import box, counts_of, paint
 from .scan import Found, crop_to_scale
-from .shards import StoreWriter
+from .shards import StoreWriter, store_keys
 from .sources import Picture, Shelf
 from .staging import ImageRecord, Staging
 from .structure import encode_structure
@@ -120,6 +120,7 @@ def write_store(images: Sequence[Summary], staging: Staging, out: Place, facts: 
     """
     tile, scale, stride = facts["tile"], facts["scale"], facts["stride"]
     sizes = _sizes(images, tile, scale)
+    staging.begin_writing(store_keys(sizes))
     writer = StoreWriter(out, sizes)
     writer.append({**_image_tables(images), "masks/rle_offset": np.zeros(1, np.uint64)})
     work = partial(_hr_and_lr, scale=scale, degradation=facts["degradation"], limits=limits)

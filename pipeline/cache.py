@@ -77,10 +77,6 @@ class Patient:
         """Not here."""
         raise StoreError(f"{self.inner}: opened for reading, {key} cannot be deleted")
 
-    def clear(self) -> None:
-        """Not here."""
-        raise StoreError(f"{self.inner}: opened for reading, it cannot be cleared")
-
     def _asked(self, key: str, ask: Callable[[], T]) -> T:
         for attempt in range(1, self.attempts + 1):
             try:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import StoreError
+from ..errors import ConfigError, StoreError, printable
+from ..runtime import user_path
 
 _PARTIAL = ".partial"
+_PARTIAL_NAME = re.compile(
+    r"((?:.*/)?)\.([^/]+)\.[0-9a-f]{32}\.partial", re.DOTALL
+)  # what `write_atomic` makes, and nothing else
+_LOCAL = ("file://", "local://")
 
 _ADVICE = {
     errno.ENOSPC: "free some space on that disk",
@@ -46,9 +51,6 @@ class Place(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens if it is not there."""
 
-    def clear(self) -> None:
-        """Remove every object, and the place itself where that means something."""
-
     def sibling(self, suffix: str) -> Place:
         """The place beside this one whose name is longer by `suffix`."""
 
@@ -58,18 +60,26 @@ Location = str | Path | Place
 
 
 def place_at(location: Location) -> Place:
-    """The place that a location means.
+    """The place that a location means; `~` at its start is the user's home folder.
 
     Raises:
+        ConfigError: it is empty, or names the home folder of nobody, or is a URL without a name.
         StoreError: a URL of a kind that cannot be used here.
     """
+    if not isinstance(location, (str, Path)):
+        return location
+    if location == "":
+        raise ConfigError("a store: expected a folder or a URL, got an empty name")
     if isinstance(location, str) and "://" in location:
-        if location.startswith("file://"):
-            return LocalFolder(location.removeprefix("file://"))
+        for scheme in _LOCAL:
+            if location.startswith(scheme):
+                return place_at(Path(location.removeprefix(scheme)))
+        if not location.partition("://")[2].strip("/"):
+            raise ConfigError(f"{printable(location)}: expected an address such as s3://bucket/name.zarr, got no name in it")
         from .remote import RemoteFolder
 
         return RemoteFolder(location)
-    return LocalFolder(location) if isinstance(location, (str, Path)) else location
+    return LocalFolder(user_path(location))
 
 
 class LocalFolder:
@@ -123,14 +133,14 @@ class LocalFolder:
         except OSError as error:
             raise unwritable(self.root / key, error) from error
 
-    def clear(self) -> None:
-        """See `Place`."""
-        if self.root.exists():
-            shutil.rmtree(self.root)
-
     def sibling(self, suffix: str) -> LocalFolder:
-        """See `Place`."""
-        return LocalFolder(self.root.with_name(self.root.name + suffix))
+        """See `Place`. One folder has one sibling, by whatever link or `.` it was named."""
+        root = self.root
+        if root.name in ("", "..") or root.is_symlink():
+            root = Path(os.path.realpath(root))
+        if not root.name:
+            raise ConfigError(f"{self.root}: expected a folder that can have another one beside it, got the root of a disk")
+        return LocalFolder(root.with_name(root.name + suffix))
 
 
 def _read(file: int, length: int) -> bytes:
@@ -171,9 +181,35 @@ def unwritable(target: Path, error: OSError) -> StoreError:
     )
 
 
-def sweep_partial(root: Path, below: bool = True) -> int:
-    """Remove what killed writers left in `root`, and in its folders if `below`; returns how many files that were."""
-    left = list(root.glob(f"{'**/' * below}.*{_PARTIAL}"))
-    for path in left:
-        path.unlink(missing_ok=True)
-    return len(left)
+def unreadable(path: Path, error: OSError) -> StoreError:
+    """The error for people of a folder or file that cannot be read."""
+    return StoreError(f"{path}: cannot be read: {error.strerror or error}; check it, or give another one")
+
+
+def partial_of(key: str) -> str | None:
+    """The key that a partial file was to become, if its name is exactly one that `write_atomic` gives; else None."""
+    found = _PARTIAL_NAME.fullmatch(key)
+    return found[1] + found[2] if found else None
+
+
+def sweep_partial(root: Path, below: bool = True, ours: Callable[[str], bool] | None = None) -> int:
+    """Remove what killed writers of `write_atomic` left in `root`, and in its folders if `below`; returns how many files that were.
+
+    Only plain files whose names `write_atomic` gives, in folders that are no links.
+
+    Args:
+        root: the folder.
+        below: its folders, too.
+        ours: told the key below `root` that the partial file was to become; False leaves it. None: all of them.
+    """
+    swept = 0
+    for folder, folders, files in os.walk(root):
+        if not below:
+            folders.clear()
+        for name in files:
+            path = Path(folder, name)
+            key = partial_of(path.relative_to(root).as_posix())
+            if key is not None and (ours is None or ours(key)) and path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
+                swept += 1
+    return swept

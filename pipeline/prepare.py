@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import ConfigError, ImageError, StoreError
+from ..errors import BusyError, ConfigError, ImageError, StoreError
 from ..runtime import progress
 from .assemble import summarise, write_store
-from .contract import ARRAYS, FORMAT_VERSION, RECORD_KEY
+from .contract import FORMAT_VERSION
 from .degrade import degradation_facts
 from .images import Limits
-from .keystore import LocalFolder, Location, Place, place_at
+from .keystore import Location, Place, place_at
 from .scan import Found, read_usable, scan
 from .segment import Maker, local_records
 from .shards import ROOT_KEY, canonical, digest
@@ -29,6 +29,7 @@ from .sources import Source
 from .staging import Staging, differences
 from .store import Store, open_store
 from .structure import THETA
+from .targets import check_target
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +185,8 @@ def prepare(
     Raises:
         ImageError: no picture can be used, or (strict) one cannot.
         ConfigError: LR files without `degradation="given"`, or the other way round.
-        StoreError: `out` holds another store, or other settings began it, or it cannot be written.
+            Or `out` and a source lie in each other.
+        StoreError: `out` holds another store or anything that is not ours, or other settings began it, or it cannot be written.
         BusyError: another `prepare` is at work on it.
     """
     settings = settings or PrepareSettings()
@@ -193,20 +195,17 @@ def prepare(
             f"degradation: {settings.degradation!r} does not go with lr={lr!r}; LR files mean 'given', and it needs them"
         )
     out = place_at(out)
+    check_target(out, source, lr)
     segmenter = masks.describe()
     attributes = settings.as_attributes(segmenter)
     found = scan(source, limit, lr=lr, scale=settings.scale, by_name=hasattr(masks, "expect"))
-    plan = plan_prepare(found, out, attributes)
-    if plan.changed:
-        raise StoreError(
-            f"{out}: made with something else ({'; '.join(plan.changed[:6])}); "
-            f"give the same settings and source, another --out, or delete {out} and {Staging(out)} beside it"
-        )
-    if plan.committed is not None:
-        Staging(out).place.clear()  # left over if the last run was killed between its commit and its end
-        return _report(plan.committed, out, segmented=0, complete=True)
-    _refuse_foreign(out)
-    with Staging(out).open(attributes) as staging:
+    if out.size(ROOT_KEY) is not None:  # finished, so it will not change any more: no lock is needed to compare
+        return _finished(plan_prepare(found, out, attributes), out)
+    with Staging(out).open() as staging:
+        plan = plan_prepare(found, out, attributes)
+        if plan.changed or plan.committed is not None:
+            return _finished(plan, out, staging)
+        staging.begin(attributes)
         skipped = _make_masks(plan, staging, maker or partial(local_records, masks), settings, strict)
         if len(skipped) == len(plan.found):
             staging.remove()
@@ -224,6 +223,31 @@ def prepare(
         staging.remove()
     segmented = sum(item.picture.name not in skipped for item in plan.missing)
     return _report(open_store(out), out, segmented)
+
+
+def _finished(plan: Plan, out: Place, held: Staging | None = None) -> Report:
+    """The report of a store that is finished already; StoreError if something else was begun or finished there.
+
+    Args:
+        plan: made when there was a root document, or under the lock.
+        out: the store.
+        held: its staging place, if the lock is taken.
+    """
+    if plan.changed:
+        raise StoreError(
+            f"{out}: made with something else ({'; '.join(plan.changed[:6])}); "
+            f"give the same settings and source, another --out, or delete {out} and {Staging(out)} beside it"
+        )
+    assert plan.committed is not None
+    try:
+        if held is not None:
+            held.remove()
+        elif Staging(out).is_there():  # left over if the last run was killed between its commit and its end
+            with Staging(out).open() as left:
+                left.remove()
+    except (StoreError, BusyError) as error:  # the store is whole all the same
+        log.warning("what lies beside %s stays: %s", out, error)
+    return _report(plan.committed, out, segmented=0, complete=True)
 
 
 def _make_masks(plan: Plan, staging: Staging, make: Maker, settings: PrepareSettings, strict: bool) -> dict[str, str]:
@@ -262,17 +286,6 @@ def _store_differences(store: Store, settings: Mapping[str, Any], found: list[Fo
         if names:
             changed.append(f"{len(names)} pictures {what}, such as {min(names)}")
     return changed or ["the content of some pictures changed"]
-
-
-def _refuse_foreign(out: Place) -> None:
-    """Only what an unfinished write of ours left may be overwritten."""
-    if isinstance(out, LocalFolder) and out.root.is_file():
-        raise StoreError(f"{out}: expected a folder or nothing, got a file; give another --out")
-    ours = {*(spec.group for spec in ARRAYS), RECORD_KEY}
-    tops = sorted({key.split("/")[0] for key in out.list_keys()})
-    foreign = [name for name in tops if name not in ours and not name.startswith(".")]
-    if foreign:
-        raise StoreError(f"{out}: holds files that are not a store's ({', '.join(foreign[:3])}); give another --out")
 
 
 def _versions(segmenter: Mapping[str, Any]) -> dict[str, str]:

@@ -66,11 +66,6 @@ class RemoteFolder:
         with self._talking(key) as (fs, root), suppress(FileNotFoundError):
             fs.rm_file(f"{root}/{key}")
 
-    def clear(self) -> None:
-        """See `keystore.Place`."""
-        for key in self.list_keys():
-            self.delete(key)
-
     def sibling(self, suffix: str) -> RemoteFolder:
         """See `keystore.Place`."""
         return RemoteFolder(self.url + suffix)

@@ -1,19 +1,23 @@
 """Write a store: described first, filled in row order, committed last.
 
 `StoreWriter` writes each object once and remembers its size and SHA-256. Until `commit` has written the root document, last of
-all, there is no store: a reader finds nothing, and what a killed writer left is overwritten by the same command.
+all, there is no store: a reader finds nothing. It writes into an empty place only; what a killed writer left is removed before
+(`Staging.begin_writing`), and a finished store is never replaced.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from ..errors import StoreError
 from .contract import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY, ZSTD_LEVEL, ArraySpec, chunk_of, shape_of, shard_of
+from .foreign import foreign_names, some
 from .keystore import Place
 from .shardcodec import encode_chunk, encode_shard
 
@@ -81,6 +85,17 @@ def chunk_key(path: str, index: int, ndim: int) -> str:
     return f"{path}/c/" + "/".join([str(index), *["0"] * (ndim - 1)])
 
 
+def store_keys(sizes: Mapping[str, int]) -> frozenset[str]:
+    """Every key that a store of these sizes (the contract's letters) can have; more chunks of the record than it will need."""
+    keys = {ROOT_KEY, f"{RECORD_KEY}/{ROOT_KEY}"}
+    for spec in ARRAYS:
+        column = _Column(spec, sizes)
+        keys |= {f"{spec.group}/{ROOT_KEY}", f"{spec.path}/{ROOT_KEY}"}
+        keys |= {chunk_key(spec.path, index, len(column.shape)) for index in range(-(-column.shape[0] // column.rows))}
+    longest = sum(len(key.encode()) + 64 + 20 + 5 for key in keys)  # a line is a SHA-256, a size, a key, and what parts them
+    return frozenset(keys | {chunk_key(RECORD_KEY, index, 1) for index in range(-(-longest // LONG_ROWS))})
+
+
 def _group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
@@ -130,14 +145,18 @@ class StoreWriter:
     def __init__(self, place: Place, sizes: Mapping[str, int]) -> None:
         """
         Args:
-            place: where the store goes; everything already there is removed first.
+            place: where the store goes: nothing, or an empty folder.
             sizes: the contract's letters I, N, M, R, B, B2, T, t.
+
+        Raises:
+            StoreError: something lies there; nothing is written then.
         """
         self.place, self.sizes = place, dict(sizes)
         self.written: dict[str, tuple[int, str]] = {}
-        place.delete(ROOT_KEY)  # from here on there is no store, until `commit`
-        for key in list(place.list_keys()):
-            place.delete(key)
+        keys = store_keys(sizes)
+        there = some(itertools.chain(foreign_names(place, keys), (key for key in place.list_keys() if key in keys)))
+        if there:
+            raise StoreError(f"{place}: expected nothing or an empty folder, got one that holds {there}; give another one")
         for group in dict.fromkeys(spec.group for spec in ARRAYS):
             self._set(f"{group}/{ROOT_KEY}", canonical(_group_document({})))
         for spec in ARRAYS:
@@ -162,6 +181,8 @@ class StoreWriter:
         before = set(self.written)
         self._write_record()
         record = {key: list(self.written[key]) for key in sorted(set(self.written) - before)}
+        if self.place.size(ROOT_KEY) is not None:  # where locks do not reach: another disk's, another machine's writer
+            raise StoreError(f"{self.place}: another process finished a store there meanwhile; it is left as it is")
         self.place.set(ROOT_KEY, seal({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}, record))
 
     def _write_record(self) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ..errors import ImageError
+from ..runtime import user_path
 from .samples import sample_files
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ def list_source(source: Source) -> list[Picture]:
         return _unique(sorted(together, key=lambda picture: picture.name))
     if source == "samples":
         return [Picture(path.name, str(path), path.stat().st_size) for path in sample_files()]
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
         found = list(_walk(path))
     elif not path.is_file():

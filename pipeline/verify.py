@@ -10,6 +10,7 @@ from ..errors import StoreError
 from ..runtime import progress
 from .consistency import content_problems
 from .contract import LONG_ROWS, RECORD_KEY, tiles_per_shard
+from .foreign import is_system_file
 from .keystore import Location, Place, place_at
 from .root import nothing_there, parse_record, read_root
 from .shardcodec import DamageError, chunk_span, decode_chunk, decode_index, index_bytes
@@ -86,6 +87,8 @@ def _files(place: Place, record: Record, keys: set[str]) -> Iterator[str]:
     if not record:
         return
     for key in sorted(keys - set(record) - {ROOT_KEY}):
+        if is_system_file(key):  # such as .DS_Store, which prepare leaves alone, too
+            continue
         yield f"{key}: foreign: the store did not write this file; remove it"
     for key, fact in progress(sorted(record.items()), desc="files", unit="file"):
         if not key.startswith(f"{RECORD_KEY}/") and (problem := _file_problem(place, key, fact)):

@@ -62,7 +62,7 @@ def die_at(number: int) -> None:
     def dying(target: Any, value: bytes) -> None:
         count[0] += 1
         if count[0] == number:
-            target.with_name(f".{target.name}.half.partial").write_bytes(value[: len(value) // 2])
+            target.with_name(f".{target.name}.{0:032x}.partial").write_bytes(value[: len(value) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         real(target, value)
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -21,7 +22,6 @@ import pytest
 
 from samdiff.errors import StoreError
 from samdiff.pipeline import keystore
-from samdiff.pipeline.keystore import LocalFolder
 from samdiff.pipeline.prepare import PrepareSettings, prepare
 from samdiff.pipeline.staging import Staging
 from samdiff.pipeline.store import open_store
@@ -202,8 +202,16 @@ def test_a_folder_that_cannot_be_written(photos):
 
 def test_what_is_left_between_commit_and_end_goes(photos, tmp_path):
     """Killed after the root was written: the next run says complete and sweeps the records."""
-    out = tmp_path / "x.zarr"
+    out, left = tmp_path / "x.zarr", tmp_path / "x.zarr.staging"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(photos, out, PositionMasks(fail_after=1), SETTINGS)
+    shutil.copytree(left, tmp_path / "left")
     prepare(photos, out, PositionMasks(), SETTINGS)
-    LocalFolder(tmp_path / "x.zarr.staging").set("images/x.npz", b"left")
+    assert not left.exists()
+    (tmp_path / "left").rename(left)
     assert prepare(photos, out, PositionMasks(), SETTINGS).already_complete
-    assert not (tmp_path / "x.zarr.staging").exists()
+    assert not left.exists()
+    left.mkdir()
+    (left / "lock").write_text("process 7 on host")  # killed while it removed the last of them
+    assert prepare(photos, out, PositionMasks(), SETTINGS).already_complete
+    assert not left.exists()

@@ -15,7 +15,7 @@ import torch
 
 from samdiff import open_store
 from samdiff.cli import main
-from samdiff.errors import BusyError, CheckpointError, ConfigError
+from samdiff.errors import BusyError, CheckpointError, ConfigError, SamdiffError
 from samdiff.model.checkpoint import load_checkpoint
 from samdiff.model.config import load_config
 from samdiff.model.folder import asked_of, claim
@@ -134,10 +134,58 @@ def test_folders_that_are_no_runs(tmp_path):
     assert run(tmp_path, "r", "train.steps=0", "train.rrdb_steps=0").exists()
 
 
+def test_a_run_touches_nothing_that_is_not_its_own(tmp_path, monkeypatch):
+    """Links, folders and pipes of a run's names, a lock that is none, partial files of other programs, a store around it, `/`, `~`."""
+    store, thesis = make_store(tmp_path / "a.zarr", n=40), tmp_path / "thesis.txt"
+    thesis.write_text("years of work")
+    before = sorted(path.name for path in store.rglob("*"))
+    for number, (name, make) in enumerate(
+        (
+            ("log.jsonl", lambda path: path.symlink_to(tmp_path / "new")),
+            ("config.json", lambda path: path.symlink_to(thesis)),
+            ("config.json", lambda path: os.mkfifo(path)),
+            ("model.safetensors", lambda path: path.mkdir()),
+            ("best.safetensors", lambda path: path.symlink_to(thesis)),
+            ("lock", lambda path: path.symlink_to(thesis)),
+            ("lock", lambda path: path.write_text("mine")),
+        )
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        make(folder / name)
+        with pytest.raises(SamdiffError, match="expected a (lock )?file|no run's folder"):
+            run(tmp_path, str(number))
+        assert [path.name for path in folder.iterdir()] == [name]
+    (tmp_path / "dangling").symlink_to(tmp_path / "new")
+    for name, says in (
+        ("a.zarr/run", "where nothing else may lie"),
+        ("a.zarr/tiles/hr/run", "where nothing else may lie"),
+        ("dangling", "got a link to nowhere"),
+        ("/", "got the root of a disk"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            run(tmp_path, name)
+    assert (thesis.read_text(), (tmp_path / "new").exists()) == ("years of work", False)
+    assert sorted(path.name for path in store.rglob("*")) == before
+    kept = [".x.partial", f".notes.txt.{7:032x}.partial", ".model.safetensors.0.partial"]
+    for name in kept:
+        (tmp_path / "r").mkdir(exist_ok=True)
+        (tmp_path / "r" / name).write_text("mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--shards", str(store), "--out", "~/r", "--preset", "tiny", "--steps", "0", "--rrdb-steps", "0"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--set", "train.patch=12", "--set", "train.batch=2"])
+    assert not ended.value.code
+    assert (tmp_path / "r" / "model.safetensors").exists()
+    assert [(tmp_path / "r" / name).read_text() for name in kept] == ["mine"] * 3
+    assert not (tmp_path / "~").exists()
+
+
 def test_what_a_run_needs_to_go_on(tmp_path):
     """What a killed writer left is swept; a damaged state names the way out; a lost RRDB is not trained anew under stage two."""
     folder = run(tmp_path, "r", "train.steps=2", "train.checkpoint_every=1").parent
-    (folder / ".model.safetensors.0.partial").touch()
+    (folder / f".model.safetensors.{7:032x}.partial").touch()
     whole = states(folder, "diffusion")[-1]
     whole.write_bytes(whole.read_bytes()[:-9])
     with pytest.raises(
