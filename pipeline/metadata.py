@@ -20,6 +20,7 @@ ROOT_LIMIT = 2**26
 """Bytes of the root document: it names the record's files, and each of those lists some 50,000 others."""
 DOCUMENT_LIMIT = 2**16
 """Bytes of any other document."""
+_DEPTH = 32  # ours have eight levels
 _LINE = re.compile(r"([0-9a-f]{64})  ([0-9]{1,18})  ([!-~]+)")
 _RECORD_RATIO = 16  # a line has 32 bytes of digest, which no compression makes smaller, and fewer than 160 besides
 
@@ -35,6 +36,12 @@ def parse_json(data: bytes) -> dict[str, Any]:
         raise ValueError("nested too deep") from error
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, got {type(value).__name__}")
+    layer: list[Any] = [value]
+    for _ in range(_DEPTH):
+        layer = [inner for outer in layer for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        layer = [inner for inner in layer if isinstance(inner, dict | list)]
+    if layer:
+        raise ValueError("nested too deep")
     return value
 
 

@@ -33,7 +33,9 @@ def _rows(rng: np.random.Generator) -> dict[str, np.ndarray]:
     rows["images/first_mask"], rows["images/n_masks"] = np.array([0, 3]), np.array([3, 0], np.int32)
     rows["images/first_tile"], rows["images/n_tiles"] = np.array([0, N - 7]), np.array([N - 7, 7], np.int32)
     rows["tiles/place"] = np.stack([np.arange(N) >= N - 7, np.arange(N) % 11 * SCALE, np.zeros(N)], axis=1).astype(np.int32)
-    rows["tiles/labels"] = np.where(rows["tiles/place"][:, 0, None, None] == 0, rows["tiles/labels"] % (M + 1), 0).astype(np.uint16)
+    rows["tiles/labels"] = np.where(rows["tiles/place"][:, 0, None, None] == 0, rows["tiles/labels"] % (M + 1), 0).astype(
+        np.uint16
+    )
     rows["masks/rle_offset"] = np.array([0, 4, 6, 9], np.uint64)
     rows["masks/rle"] = np.array([T * T, 2, 3, T * T - 5, 0, 2 * T * T, T, T, 2 * T * (T - 1)], np.uint32)
     return rows
