@@ -37,6 +37,9 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value, over everything; may be repeated.")
     ] = None,
+    check_shards: Annotated[
+        bool, typer.Option(help="Compare each shard with its recorded SHA-256 when it is first read.")
+    ] = True,
     print_config: Annotated[bool, typer.Option(help="Only print the resolved settings.")] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -49,7 +52,7 @@ def train(
     from ..model.parallel import join
     from ..model.train import train as run
     from ..model.validate import read_benchmark
-    from ..pipeline.store import open_store
+    from ..pipeline.stream import open_to_stream
     from ..runtime import pick_device, setup_process, user_path
 
     setup_process(threads)
@@ -60,7 +63,7 @@ def train(
     named: dict[str, object] = {"diffusion.modulation": modulation, "diffusion.e_mean": e_mean, "diffusion.loss": loss}
     named |= {"train.rrdb_steps": rrdb_steps, "train.steps": steps}
     sets = [*(set_ or []), *(f"{name}={value}" for name, value in named.items() if value is not None)]
-    stores = [open_store(path) for path in shards]
+    stores = [open_to_stream(path, check_shards=check_shards) for path in shards]
     settings = load_config(preset, config, sets, scale=stores[0].scale)
     if print_config:
         show(json.dumps(settings.as_dict(), indent=2))

@@ -49,10 +49,14 @@ class Patient:
         """See `keystore.Place`. StoreError when all attempts failed."""
 
         def ask() -> bytes | None:
-            expected = self.inner.size(key) if length is None else length
             data = self.inner.get(key, start, length)
-            if data is not None and length is None and expected is not None and len(data) != expected - start:
-                raise ConnectionError(f"cut short: {len(data)} of {expected - start} bytes")
+            if data is None or len(data) == length:
+                return data
+            size = self.inner.size(key)  # fewer bytes than asked for: is that the object's end?
+            left = 0 if size is None else max(0, size - start)
+            expected = left if length is None else min(length, left)
+            if len(data) != expected:
+                raise ConnectionError(f"cut short: {len(data)} of {expected} bytes")
             return data
 
         return self._asked(key, ask)

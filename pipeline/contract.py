@@ -22,6 +22,7 @@ LONG_ROWS = 4_194_304  # entries per chunk of a ragged table's values
 RECORD_KEY = "record"  # the array that lists every file with size and SHA-256
 ZSTD_LEVEL = 3  # photographs: level 9 saves 2 to 3 points more and takes three times as long (docs/store.md)
 LABEL_LEVEL = 12  # label maps: a third smaller than level 3, decoded as fast
+MAX_TILE = 4096  # HR pixels per side: the largest tile that `prepare` makes
 SHARD_BYTES = 16 * 2**20  # raw HR bytes that a shard of tiles aims at
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import printable
 from .contract import STAGES, shape_of
 from .prepare import Plan
 from .shards import SPECS
@@ -15,28 +16,28 @@ from .store import Store
 
 
 def store_lines(store: Store) -> list[str]:
-    """Sizes, mask statistics, segmenter and settings of a store."""
-    attrs, counts = store.attrs, store.attrs["counts"]
+    """Sizes, mask statistics, segmenter and settings of a store; safe to print, whoever made it."""
+    attrs = store.attrs
     areas = store.table("masks/area")
     used = store.table("images/status") == 0
     pixels = (store.table("images/height").astype(np.int64) * store.table("images/width"))[used].sum()
     per_image = store.table("images/n_masks")[used]
     lines = [
-        f"{store.place}: format {attrs['format']} {attrs['format_version']}, fingerprint {store.fingerprint[:16]}",
-        f"  images      {counts['images']} ({counts['skipped']} skipped), {pixels / 1e6:.1f} megapixels",
-        f"  tiles       {counts['tiles']} of {store.tile} x {store.tile} HR and {store.tile // store.scale} x {store.tile // store.scale} LR "
-        f"pixels (x{store.scale}, {_inline(attrs['degradation'])})",
-        f"  masks       {counts['masks']}" + (_mask_statistics(areas, per_image) if len(areas) else ""),
-        f"  structure   {_inline(attrs['structure'])}",
-        f"  segmenter   {_inline(attrs['segmenter'])}",
-        f"  software    {_inline(attrs['software'])}",
+        f"{store.place}: format {attrs['format']} {attrs['format_version']}, fingerprint {printable(store.fingerprint[:16])}",
+        f"  images      {store.n_images} ({int((~used).sum())} skipped), {pixels / 1e6:.1f} megapixels",
+        f"  tiles       {len(store)} of {store.tile} x {store.tile} HR and {store.tile // store.scale} x {store.tile // store.scale} LR "
+        f"pixels (x{store.scale}, {_inline(attrs.get('degradation', {}))})",
+        f"  masks       {store.n_masks}" + (_mask_statistics(areas, per_image) if len(areas) and len(per_image) else ""),
+        f"  structure   {_inline(attrs.get('structure', {}))}",
+        f"  segmenter   {_inline(attrs.get('segmenter', {}))}",
+        f"  software    {_inline(attrs.get('software', {}))}",
         *([f"  uncompared  {_inline(attrs['uncompared'])}"] if attrs.get("uncompared") else []),
         "  on disk",
         *(f"    {line}" for line in size_lines(store)),
         f"  structure on disk: {structure_line(store)}",
     ]
     skipped = store.skipped()
-    return lines + [f"  skipped     {name}: {reason}" for name, reason in skipped.items()]
+    return lines + [f"  skipped     {printable(name)}: {printable(reason)}" for name, reason in skipped.items()]
 
 
 def size_lines(store: Store) -> list[str]:
@@ -103,7 +104,7 @@ def _bucket(key: str) -> str:
 
 
 def _inline(facts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {_inline(value) if isinstance(value, Mapping) else value}" for key, value in facts.items())
+    return ", ".join(f"{printable(key)} {_inline(v) if isinstance(v, Mapping) else printable(v)}" for key, v in facts.items())
 
 
 def _bytes(size: float) -> str:

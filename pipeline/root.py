@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from ..errors import StoreError
-from .contract import FORMAT, FORMAT_VERSION
-from .keystore import LocalFolder, Place
-from .shards import ROOT_KEY, unseal
+from ..errors import StoreError, printable
+from .contract import FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY
+from .keystore import LocalFolder, Place, get_at_most
+from .metadata import parse_json, parse_record, record_files, record_length
+from .shardcodec import DamageError, decode_chunk
+from .shards import ROOT_KEY, SPECS, digest, unseal
+
+_FACTS = ("segmenter", "degradation", "structure", "software", "uncompared", "counts")  # where there, they are objects
 
 
 def read_root(place: Place, data: bytes) -> dict[str, Any]:
@@ -18,23 +21,67 @@ def read_root(place: Place, data: bytes) -> dict[str, Any]:
         StoreError: not a store of ours, another format version, edited or damaged.
     """
     try:
-        document = json.loads(data)
-        attributes = dict(document.get("attributes") or {})
-    except (ValueError, AttributeError, TypeError) as error:
-        raise StoreError(f"{place}: {ROOT_KEY} is not readable ({error}); the store is damaged, prepare it again") from error
+        attributes = dict(parse_json(data).get("attributes") or {})
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"{place}: {ROOT_KEY} is not readable ({printable(error)}); the store is damaged, prepare it again"
+        ) from error
     if attributes.get("format") != FORMAT:
         raise StoreError(
             f"{place}: expected a samdiff store, got a Zarr group without its mark; make one with `samdiff prepare`"
         )
     if attributes.get("format_version") != FORMAT_VERSION:
         raise StoreError(
-            f"{place}: expected format version {FORMAT_VERSION}, got {attributes.get('format_version')!r}; "
+            f"{place}: expected format version {FORMAT_VERSION}, got {attributes.get('format_version')!r:.80}; "
             "use the samdiff release that wrote it, or prepare it again"
         )
     try:
-        return unseal(data)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{place}: {ROOT_KEY}: {error}; restore the file or prepare the store again") from error
+        attributes = unseal(data)
+        record_files(attributes["digests"]["record"])
+        _check_attributes(attributes)
+        return attributes
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise StoreError(f"{place}: {ROOT_KEY}: {printable(error)}; restore the file or prepare the store again") from error
+
+
+def read_record(place: Place, own: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """key -> (bytes, SHA-256) of every file of a store but the root and the record, as committed.
+
+    Args:
+        place: where the store lies.
+        own: the record's own files, from `metadata.record_files`.
+
+    Raises:
+        StoreError: one of them is missing or damaged.
+    """
+    length, text = 0, b""
+    for key, fact in own.items():
+        data = get_at_most(place, key, fact[0])
+        if data is None or (len(data), digest(data)) != fact:
+            raise StoreError(f"{place}/{key}: {'missing' if data is None else 'damaged'}; restore it or prepare again")
+        try:
+            if key == f"{RECORD_KEY}/{ROOT_KEY}":
+                length = record_length(data, own)
+            else:
+                text += decode_chunk(data, SPECS["images/name"].little, (LONG_ROWS,)).tobytes()
+        except (DamageError, ValueError) as error:
+            raise StoreError(f"{place}/{key}: {printable(error)}; restore it or prepare again") from error
+    try:
+        return parse_record(text[:length])
+    except ValueError as error:
+        raise StoreError(f"{place}/{RECORD_KEY}: {printable(error)}; restore it or prepare again") from error
+
+
+def _check_attributes(attributes: dict[str, Any]) -> None:
+    """What the rest of the package relies on; ValueError."""
+    scale, fingerprint = attributes.get("scale"), attributes.get("fingerprint")
+    if type(scale) is not int or scale < 1:
+        raise ValueError(f"scale: expected an integer of at least 1, got {scale!r:.80}")
+    if not isinstance(fingerprint, str):
+        raise ValueError(f"fingerprint: expected text, got {fingerprint!r:.80}")
+    for name in _FACTS:
+        if not isinstance(attributes.get(name, {}), dict):
+            raise ValueError(f"{name}: expected an object, got {attributes[name]!r:.80}")
 
 
 def nothing_there(place: Place) -> str:
@@ -49,9 +96,3 @@ def nothing_there(place: Place) -> str:
     if next(place.list_keys(), None) is not None:
         return f"{place}: expected a samdiff store, got a folder without {ROOT_KEY}"
     return f"{place}: there is no such store; make one with `samdiff prepare SOURCE --out {place}`"
-
-
-def parse_record(text: str) -> dict[str, tuple[int, str]]:
-    """key -> (bytes, SHA-256) of the record's lines, `SHA256  BYTES  KEY`."""
-    lines = (line.split("  ", 2) for line in text.splitlines())
-    return {key: (int(size), sha256) for sha256, size, key in lines}

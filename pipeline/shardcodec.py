@@ -20,6 +20,7 @@ from numcodecs import zstd
 
 _EMPTY = 2**64 - 1  # marks a chunk that was never written
 _CRC = struct.Struct("<I")
+_MAGIC = b"\x28\xb5\x2f\xfd"  # of a zstd frame
 
 
 class DamageError(ValueError):
@@ -50,15 +51,25 @@ def decode_chunk(data: bytes, dtype: np.dtype, shape: tuple[int, ...], out: np.n
     expected = math.prod(shape) * dtype.itemsize
     if (stated := _stated_size(frame)) != expected:
         raise DamageError(f"a chunk holds {stated} bytes instead of {expected}")
-    if out is None:
-        return np.frombuffer(zstd.decompress(frame), dtype).reshape(shape)
-    assert (out.dtype, out.shape) == (dtype, shape), (out.dtype, out.shape, dtype, shape)
-    zstd.decompress(frame, out)
+    assert out is None or (out.dtype, out.shape) == (dtype, shape), (out.dtype, out.shape, dtype, shape)
+    try:
+        if out is None:
+            return np.frombuffer(zstd.decompress(frame), dtype).reshape(shape)
+        zstd.decompress(frame, out)
+    except (RuntimeError, ValueError) as error:  # the frame is none, or others follow it
+        raise DamageError(f"a chunk cannot be decoded: {error}") from error
     return out
 
 
+def encoded_bound(raw: int) -> int:
+    """Most bytes that `encode_chunk` makes of `raw` bytes (zstd's `ZSTD_COMPRESSBOUND`, and the checksum)."""
+    return raw + (raw >> 8) + max(0, (1 << 17) - raw >> 11) + _CRC.size
+
+
 def _stated_size(frame: bytes) -> int | None:
-    """The decoded size that a zstd frame's header states; None if it states none (RFC 8878, 3.1.1.1)."""
+    """The decoded size that a zstd frame's header states; None if it is no such frame or states none (RFC 8878, 3.1.1.1)."""
+    if frame[:4] != _MAGIC:
+        return None
     if len(frame) < 14:
         frame = frame.ljust(14, b"\0")
     descriptor = frame[4]
@@ -85,14 +96,20 @@ def index_bytes(slots: int) -> int:
     return slots * 16 + _CRC.size
 
 
-def decode_index(tail: bytes, slots: int) -> np.ndarray:
-    """uint64 [slots, 2] of offset and length, from the last `index_bytes(slots)` bytes of a shard."""
+def decode_index(tail: bytes, slots: int, size: int | None = None) -> np.ndarray:
+    """uint64 [slots, 2] of offset and length, from the last `index_bytes(slots)` bytes of a shard; `size` is the shard's, in bytes."""
     if len(tail) != index_bytes(slots):
         raise DamageError(f"the shard's index has {len(tail)} bytes instead of {index_bytes(slots)}: the file is cut short")
     table, crc = tail[: -_CRC.size], _CRC.unpack(tail[-_CRC.size :])[0]
     if google_crc32c.value(table) != crc:
         raise DamageError("CRC-32C of the shard's index does not match")
-    return np.frombuffer(table, "<u8").reshape(slots, 2)
+    index = np.frombuffer(table, "<u8").reshape(slots, 2)
+    if size is not None:
+        offset, length = index[index[:, 0] != np.uint64(_EMPTY)].T
+        most = np.uint64(max(0, size - len(tail)))
+        if (offset > most).any() or (length > most - np.minimum(offset, most)).any():
+            raise DamageError("the shard's index names bytes that the shard does not have")
+    return index
 
 
 def chunk_span(index: np.ndarray, slot: int) -> tuple[int, int]:

@@ -80,6 +80,16 @@ def _document(
     }
 
 
+def record_document(length: int) -> dict[str, Any]:
+    """The `zarr.json` of the record: the text of `length` bytes that lists every file."""
+    return _document("uint8", (length,), (LONG_ROWS,), None, ("byte",))
+
+
+def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The `zarr.json` of a group; those below the root have no attributes."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
 def chunk_key(path: str, index: int, ndim: int) -> str:
     """Key of the `index`-th chunk (or shard) along the first dimension; the other dimensions have one chunk."""
     return f"{path}/c/" + "/".join([str(index), *["0"] * (ndim - 1)])
@@ -94,10 +104,6 @@ def store_keys(sizes: Mapping[str, int]) -> frozenset[str]:
         keys |= {chunk_key(spec.path, index, len(column.shape)) for index in range(-(-column.shape[0] // column.rows))}
     longest = sum(len(key.encode()) + 64 + 20 + 5 for key in keys)  # a line is a SHA-256, a size, a key, and what parts them
     return frozenset(keys | {chunk_key(RECORD_KEY, index, 1) for index in range(-(-longest // LONG_ROWS))})
-
-
-def _group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
 
 class _Column:
@@ -158,7 +164,7 @@ class StoreWriter:
         if there:
             raise StoreError(f"{place}: expected nothing or an empty folder, got one that holds {there}; give another one")
         for group in dict.fromkeys(spec.group for spec in ARRAYS):
-            self._set(f"{group}/{ROOT_KEY}", canonical(_group_document({})))
+            self._set(f"{group}/{ROOT_KEY}", canonical(group_document({})))
         for spec in ARRAYS:
             self._set(f"{spec.path}/{ROOT_KEY}", canonical(array_document(spec, sizes)))
         self._columns = {spec.path: _Column(spec, sizes) for spec in ARRAYS}
@@ -188,8 +194,7 @@ class StoreWriter:
     def _write_record(self) -> None:
         lines = [f"{sha256}  {size}  {key}\n" for key, (size, sha256) in sorted(self.written.items())]
         text = np.frombuffer("".join(lines).encode(), np.uint8)
-        document = _document("uint8", text.shape, (LONG_ROWS,), None, ("byte",))
-        self._set(f"{RECORD_KEY}/{ROOT_KEY}", canonical(document))
+        self._set(f"{RECORD_KEY}/{ROOT_KEY}", canonical(record_document(len(text))))
         for index, start in enumerate(range(0, len(text), LONG_ROWS)):
             padded = np.zeros(LONG_ROWS, np.uint8)
             padded[: len(text) - start] = text[start : start + LONG_ROWS]
@@ -203,8 +208,8 @@ class StoreWriter:
 
 def seal(attributes: Mapping[str, Any], record: Mapping[str, list]) -> bytes:
     """The root document: the attributes, the digests of the record's own files, and the digest of the document itself."""
-    unsealed = _group_document({**attributes, "digests": {"record": dict(record), "root": ""}})
-    return canonical(_group_document({**attributes, "digests": {"record": dict(record), "root": digest(canonical(unsealed))}}))
+    unsealed = group_document({**attributes, "digests": {"record": dict(record), "root": ""}})
+    return canonical(group_document({**attributes, "digests": {"record": dict(record), "root": digest(canonical(unsealed))}}))
 
 
 def unseal(data: bytes) -> dict[str, Any]:

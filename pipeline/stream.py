@@ -41,6 +41,7 @@ class ShardDataset:
         hold_out: int = 0,
         cache: Path | None = None,
         cache_bytes: int = CACHE_BYTES,
+        check_shards: bool = True,
     ) -> None:
         """
         Args:
@@ -50,13 +51,17 @@ class ShardDataset:
             hold_out: photographs at the end of each store that are left out, see `held_out_from`.
             cache: folder that keeps the shards of stores at URLs (see `cache.py`); by default `shards` in the cache folder.
             cache_bytes: bound of that folder.
+            check_shards: compare each shard with its recorded SHA-256 at its first use, see `open_store`. Stores that are open already
+                keep their own way.
 
         Raises:
             StoreError: a store cannot be read, or the stores differ in scale or hold no tile.
             ConfigError: the patch does not fit the tiles.
         """
         several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
-        self.stores = [store if isinstance(store, Store) else _opened(store, cache, cache_bytes) for store in several]
+        self.stores = [
+            store if isinstance(store, Store) else open_to_stream(store, cache, cache_bytes, check_shards) for store in several
+        ]
         if not self.stores:
             raise StoreError("expected at least one store, got none")
         first = self.stores[0]
@@ -124,6 +129,7 @@ class ShardDataset:
                 tile = store.tile_like(name)  # one for all: fresh memory costs more than decoding
                 for slot, row, cut in zip(mine, rows[mine], cuts, strict=True):
                     out[name][slot] = crop_flip(store.read_tile(name, int(row), tile), cut, p_lr, factor)
+            store.check_labels(rows[mine], out["labels"][mine].reshape(len(mine), -1).max(axis=1))
         return out
 
     def _fetch_ahead(self, position: int) -> None:
@@ -169,10 +175,13 @@ def held_out_from(store: Store, images: int) -> int:
     return int(np.searchsorted(owner, used[-count])) if count else len(store)
 
 
-def _opened(location: Path | str, cache: Path | None, cache_bytes: int) -> Store:
-    """A store that lies far away is read through a cache, any other directly."""
+def open_to_stream(
+    location: Path | str, cache: Path | None = None, cache_bytes: int = CACHE_BYTES, check_shards: bool = True
+) -> Store:
+    """A store to train from: one at a URL is read through a cache of whole shards, any other directly; see `ShardDataset`."""
     far = "://" in str(location) and not str(location).startswith("file://")
-    return open_store(location, cache or cache_dir() / "shards", cache_bytes) if far else open_store(location)
+    folder = (cache or cache_dir() / "shards") if far else None
+    return open_store(location, folder, cache_bytes, check_shards)
 
 
 def e_sam(labels: torch.Tensor, image: torch.Tensor, table: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:

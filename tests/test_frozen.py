@@ -60,7 +60,11 @@ def arrays(store: Store) -> dict[str, dict[str, Any]]:
     for path in json.loads((store_path(store).parent / "arrays.json").read_text())["arrays"]:
         tiles = path in ("tiles/hr", "tiles/lr", "tiles/labels")
         array = store.read_tiles(path.split("/")[1], range(len(store))) if tiles else store.table(path)
-        found[path] = {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+        found[path] = {
+            "shape": list(array.shape),
+            "dtype": str(array.dtype),
+            "sha256": hashlib.sha256(array.tobytes()).hexdigest(),
+        }
     return found
 
 
@@ -72,7 +76,9 @@ def test_every_array_is_read_as_it_was_written(frozen: Path) -> None:
     expected = json.loads((frozen / "arrays.json").read_text())
     store = open_store(frozen / "store.zarr")
     assert arrays(store) == expected["arrays"]
-    assert (store.fingerprint, store.names(), store.skipped()) == tuple(expected[k] for k in ("fingerprint", "names", "skipped"))
+    assert (store.fingerprint, store.names(), store.skipped()) == tuple(
+        expected[k] for k in ("fingerprint", "names", "skipped")
+    )
     assert [len(store.masks(image)) for image in range(store.n_images)] == [3, 0, 0, 3]
 
 

@@ -14,7 +14,7 @@ from samdiff.pipeline.order import Order
 from samdiff.pipeline.shards import StoreWriter
 
 N, IMAGES = 1_000_000, 40_000
-SIZES = {"I": IMAGES, "N": N, "M": 3 * IMAGES, "R": 0, "B": 0, "B2": 0, "T": 4, "t": 1}
+SIZES = {"I": IMAGES, "N": N, "M": 3 * IMAGES, "R": 0, "B": 5 * IMAGES, "B2": 0, "T": 4, "t": 1}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,11 @@ def million(tmp_path_factory):
     path = tmp_path_factory.mktemp("scale") / "million.zarr"
     writer = StoreWriter(LocalFolder(path), SIZES)
     tables = {s.path: np.zeros(shape_of(s, SIZES), s.dtype) for s in ARRAYS if not s.path.startswith("tiles/")}
-    tables["images/n_masks"][:] = 3
+    tables["images/n_masks"][:], tables["images/first_mask"][:] = 3, 3 * np.arange(IMAGES)
+    tables["images/n_tiles"][:], tables["images/first_tile"][:] = 25, 25 * np.arange(IMAGES)
+    tables["images/height"][:], tables["images/width"][:] = 4, 4
+    tables["images/name_offset"][:] = 5 * np.arange(IMAGES + 1)
+    tables["images/name"][:] = np.frombuffer("".join(f"{k:05d}" for k in range(IMAGES)).encode(), np.uint8)
     tables["masks/codes"][:, 0] = np.arange(3 * IMAGES)
     writer.append(tables)
     for first in range(0, N, 4096 * 4):

@@ -29,8 +29,15 @@ def _rows(rng: np.random.Generator) -> dict[str, np.ndarray]:
     rows["images/name_offset"] = np.array([0, 2, 6], np.uint64)
     rows["images/name"] = np.frombuffer("a.pémg"[:5].encode(), np.uint8)
     rows["images/note_offset"] = np.zeros(3, np.uint64)
+    rows["images/status"][:], rows["images/height"][:], rows["images/width"][:] = 0, 2 * T, T
     rows["images/first_mask"], rows["images/n_masks"] = np.array([0, 3]), np.array([3, 0], np.int32)
-    rows["masks/rle_offset"] = np.array([0, 4, 4, 9], np.uint64)
+    rows["images/first_tile"], rows["images/n_tiles"] = np.array([0, N - 7]), np.array([N - 7, 7], np.int32)
+    rows["tiles/place"] = np.stack([np.arange(N) >= N - 7, np.arange(N) % 11 * SCALE, np.zeros(N)], axis=1).astype(np.int32)
+    rows["tiles/labels"] = np.where(rows["tiles/place"][:, 0, None, None] == 0, rows["tiles/labels"] % (M + 1), 0).astype(
+        np.uint16
+    )
+    rows["masks/rle_offset"] = np.array([0, 4, 6, 9], np.uint64)
+    rows["masks/rle"] = np.array([T * T, 2, 3, T * T - 5, 0, 2 * T * T, T, T, 2 * T * (T - 1)], np.uint32)
     return rows
 
 
@@ -61,7 +68,7 @@ def test_reader_gives_back_what_was_written(written):
     for name in ("hr", "lr", "labels"):
         np.testing.assert_array_equal(store.read_tiles(name, pick), rows[f"tiles/{name}"][pick])
     assert store.names() == ["a.", "pém"]
-    assert [len(runs) for runs in store.masks(0)] == [4, 0, 5]
+    assert [len(runs) for runs in store.masks(0)] == [4, 2, 3]
     assert store.masks(1) == []
 
 
