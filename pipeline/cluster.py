@@ -13,27 +13,24 @@ import importlib.util
 import logging
 import os
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import dask.config
 from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Security
 
-from ..errors import ConfigError, ImageError, SamdiffError, StoreError
-from ..runtime import setup_process
+from ..errors import ConfigError, ImageError, StoreError, printable
+from .crew_tasks import Segmenter, comparable, make_record
 from .local_workers import LOOPBACK, LocalWorkers
-from .prepare import UNCOMPARED, MaskSource
-from .recent import Recent
+from .prepare import MaskSource
 from .scan import Found
-from .segment import Read, Result, local_records
-from .shards import canonical, digest
+from .segment import Read, Result
 from .sources import Picture
-from .staging import ImageRecord, differences
+from .staging import ImageRecord
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +63,7 @@ class Crew:
             ConfigError: no scheduler answers at the address, or it has no worker.
         """
         self.local: LocalWorkers | None = None
-        self._segmenter = Segmenter(make, _comparable(describe), threads)
+        self._segmenter = Segmenter(make, comparable(describe), threads)
         self._seen, self._threads = 0.0, 0  # when the cluster was asked for its threads, and what it said
         self._stack = ExitStack()
         try:
@@ -123,7 +120,9 @@ class Crew:
                 self._tend()
                 while left and len(on_the_way) < self._window():
                     item = left.popleft()
-                    future = self.client.submit(_record, self._segmenter, _absolute(item), read, pure=False, resources=self._resources)
+                    future = self.client.submit(
+                        make_record, self._segmenter, _absolute(item), read, pure=False, resources=self._resources
+                    )
                     on_the_way[future.key] = item, future
                     future.add_done_callback(done.put)
                 try:
@@ -174,7 +173,9 @@ class Crew:
                     silence_logs=False,
                 )
         except RuntimeError as error:
-            raise ConfigError(f"--workers: no scheduler could be started on {LOOPBACK} ({error}); leave out --workers") from error
+            raise ConfigError(
+                f"--workers: no scheduler could be started on {LOOPBACK} ({error}); leave out --workers"
+            ) from error
         self._stack.enter_context(cluster)
         client = self._stack.enter_context(Client(cluster))
         self.local = self._stack.enter_context(LocalWorkers(cluster.scheduler_address, security, workers, threads))
@@ -197,46 +198,6 @@ class Crew:
         return client
 
 
-@dataclass(frozen=True)
-class Segmenter:
-    """How a worker makes its segmenter, and what it must be. Small and picklable."""
-
-    make: Callable[[], MaskSource]
-    expected: Mapping[str, Any]
-    threads: int
-
-    @property
-    def key(self) -> str:
-        """Equal for equal segmenters."""
-        return f"{digest(canonical(self.expected))}-{self.threads}"
-
-    def load(self) -> MaskSource:
-        """
-        Raises:
-            SamdiffError: another one than expected.
-        """
-        setup_process(self.threads)
-        masks = self.make()
-        changed = differences(self.expected, _comparable(masks.describe()))
-        if changed:
-            raise SamdiffError(f"a worker has another segmenter ({'; '.join(changed)}); install the same one everywhere")
-        return masks
-
-
-_LOADED, _LOCK = Recent(2), threading.Lock()
-"""A worker's segmenters: loaded with their first image, used for one image at a time; two, for two runs on one cluster."""
-
-
-def _record(segmenter: Segmenter, item: Found, read: Read) -> ImageRecord | ImageError:
-    """A task: the record of one image."""
-    with _LOCK:
-        masks = _LOADED.get(segmenter.key)
-        if masks is None:
-            masks = _LOADED[segmenter.key] = segmenter.load()
-        ((_, result),) = local_records(masks, [item], read)
-        return result
-
-
 def _outcome(future: Future, item: Found) -> ImageRecord | ImageError | KilledWorker:
     try:
         result: ImageRecord | ImageError = future.result()
@@ -252,14 +213,14 @@ def _outcome(future: Future, item: Found) -> ImageRecord | ImageError | KilledWo
 def _died(suspects: Sequence[Found]) -> StoreError:
     others = f" (and {len(suspects) - 1} more images)" if len(suspects) > 1 else ""
     return StoreError(
-        f"{suspects[0].picture.name}{others}: the workers that had it died again and again (out of memory?); "
+        f"{printable(suspects[0].picture.name)}{others}: the workers that had it died again and again (out of memory?); "
         "see their logs, give them more memory or use fewer; what was finished is kept, the same command resumes"
     )
 
 
 def _gone(where: str) -> StoreError:
     return StoreError(
-        f"{where}: the connection to the scheduler was lost; see to it that `dask scheduler` is running; the same command resumes"
+        f"{printable(where)}: the connection to the scheduler was lost; see to it that `dask scheduler` is running; the same command resumes"
     )
 
 
@@ -275,7 +236,9 @@ def _quiet() -> Iterator[None]:
     if logging.getLogger().isEnabledFor(logging.INFO):
         yield
         return
-    loggers = [logging.getLogger(name) for name in ("distributed", *logging.root.manager.loggerDict) if name.startswith("distributed")]
+    loggers = [
+        logging.getLogger(name) for name in ("distributed", *logging.root.manager.loggerDict) if name.startswith("distributed")
+    ]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -293,11 +256,3 @@ def _absolute(item: Found) -> Found:
         return replace(picture, path=os.path.abspath(picture.path))
 
     return replace(item, picture=moved(item.picture), lr=None if item.lr is None else moved(item.lr))
-
-
-def _comparable(describe: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal on all workers: not versions, and of the weights their content alone."""
-    facts = {key: value for key, value in describe.items() if key not in UNCOMPARED}
-    if isinstance(facts.get("weights"), Mapping):
-        facts["weights"] = facts["weights"].get("sha256")
-    return facts

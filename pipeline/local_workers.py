@@ -35,7 +35,9 @@ _KILLED, _FAILED = 50, 3
 
 _LEAVE = 3  # seconds for a worker to end by itself
 
-_CODE = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from samdiff.pipeline.local_workers import main; main()"
+_CODE = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from samdiff.pipeline.local_workers import main; main()"
+)
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the process that started it decides
     try:
-        config, orders = pickle.load(sys.stdin.buffer)
+        config, orders = pickle.load(sys.stdin.buffer)  # noqa: S301 - a pipe that only the process that started this one can write to
     except (EOFError, pickle.UnpicklingError):  # that process has ended already
         return
     threading.Thread(target=_leave_with_parent, args=(orders.folder,), daemon=True).start()

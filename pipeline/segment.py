@@ -79,7 +79,9 @@ def one_each(items: Sequence[Found], results: Iterator[Result]) -> Iterator[Resu
     for item, result in results:
         assert waiting.pop(item.key, None) is not None, f"{item.picture.name}: a second result, or one that nobody requested"
         yield item, result
-    assert not waiting, f"no result for {len(waiting)} of {len(items)} images, such as {next(iter(waiting.values())).picture.name}"
+    assert not waiting, (
+        f"no result for {len(waiting)} of {len(items)} images, such as {next(iter(waiting.values())).picture.name}"
+    )
 
 
 def local_records(masks: MaskSource, items: Sequence[Found], read: Read) -> Iterator[Result]:
