@@ -130,13 +130,31 @@ class Crew:
                 except queue.Empty:
                     continue
                 item, _ = on_the_way.pop(future.key)
-                outcome = _outcome(future, item)
+                outcome = self._outcome(future, item)
                 if self.local is not None and not isinstance(outcome, KilledWorker):
                     self.local.made_something()
                 yield item, outcome
         finally:
             for _, future in on_the_way.values():
                 future.release()
+
+    def _outcome(self, future: Future, item: Found) -> ImageRecord | ImageError | KilledWorker:
+        """The result of a finished task. It still lies with its worker; if that dies now, the task runs again, and this waits for it."""
+        try:
+            while True:
+                try:
+                    result: ImageRecord | ImageError = future.result(timeout=_TICK)
+                    return result
+                except TimeoutError:
+                    if future.status == "error":  # the task's own
+                        raise
+                    self._tend()
+        except KilledWorker as error:
+            return error
+        except CancelledError as error:
+            raise _gone(item.picture.name) from error
+        finally:
+            future.release()
 
     def _tend(self) -> None:
         """Replace dead workers of ours; ask another cluster how many threads it has."""
@@ -196,18 +214,6 @@ class Crew:
                 f"--dask {address}: {error}; tls:// needs certificates in Dask's configuration, tcp:// needs none (docs/cluster.md)"
             ) from error
         return client
-
-
-def _outcome(future: Future, item: Found) -> ImageRecord | ImageError | KilledWorker:
-    try:
-        result: ImageRecord | ImageError = future.result()
-    except KilledWorker as error:
-        return error
-    except CancelledError as error:
-        raise _gone(item.picture.name) from error
-    finally:
-        future.release()
-    return result
 
 
 def _died(suspects: Sequence[Found]) -> StoreError:

@@ -107,6 +107,17 @@ def test_workers_are_killed_while_they_start_and_at_work(images, alone, tmp_path
     assert stored(tmp_path / "s.zarr") == alone
 
 
+def test_results_that_die_with_their_worker(images):
+    """Finished, but not fetched yet: they are made again."""
+    with crew(workers=1) as some:
+        results = some.records(scan(images)[:4], READ)
+        names = [next(results)[0].picture.name]
+        time.sleep(1)
+        os.kill(some.local.pids[0], signal.SIGKILL)
+        names += [item.picture.name for item, _ in results]
+    assert sorted(names) == ["00.png", "01.png", "02.png", "03.png"]
+
+
 def test_an_image_that_kills_its_workers(images):
     """All others come out first; then one error that names it."""
     names = []
