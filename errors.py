@@ -41,6 +41,10 @@ class ImageError(SamdiffError):
     """A picture could not be read or cannot be used."""
 
 
+class ChangedError(SamdiffError):
+    """A source file changed while a run was at work on it, so that what was recorded of it is no longer true."""
+
+
 class StoreError(SamdiffError):
     """A store is missing, damaged, of another format, or does not fit the request."""
 

@@ -2,17 +2,28 @@
 
     python benchmarks/cluster.py FOLDER [IMAGES] [POINTS_PER_SIDE]
 
-Each run starts its workers, lets every one of them do one picture (which loads the segmenter), then times the rest.
+Each run starts its workers, waits until all of them are there and have made an image (which loads the segmenter), then times the rest.
 """
 
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 
 from samdiff.pipeline.cluster import Crew
 from samdiff.pipeline.images import Limits
-from samdiff.pipeline.scan import read_usable, scan
-from samdiff.pipeline.segment import make_generator
+from samdiff.pipeline.scan import Found, read_usable, scan
+from samdiff.pipeline.segment import Read, make_generator
+
+
+def warm_up(crew: Crew, items: Sequence[Found], read: Read, workers: int) -> None:
+    """Every worker makes an image: it has loaded the segmenter then."""
+    crew.client.wait_for_workers(workers)
+    used: set[str] = set()
+    while len(used) < workers:
+        list(crew.records(items, read))
+        tasks = crew.client.run(lambda dask_worker: dask_worker.state.executed_count)
+        used = {worker for worker, count in tasks.items() if count}
 
 
 def main() -> None:
@@ -25,9 +36,10 @@ def main() -> None:
     rates = []
     for workers in (1, 2):
         with Crew(make, describe, workers=workers) as crew:
-            list(crew.records(items[:workers], read))
+            warm_up(crew, items[:2], read, workers)
             start = time.perf_counter()
             done = len(list(crew.records(items[2:], read)))
+            assert done == len(items) - 2, (done, len(items))
             rates.append(done / (time.perf_counter() - start))
             print(f"{workers} workers: {rates[-1]:.3f} images/s ({done} images)", flush=True)
     print(f"ratio {rates[1] / rates[0]:.2f}")

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ImageError, StoreError
+from ..errors import ImageError, StoreError, printable
 from ..runtime import progress
 from .degrade import degrade
 from .grid import tile_grid
-from .images import Limits, map_ahead, read_picture
+from .images import Limits, map_ahead
 from .keystore import Place
 from .pairs import why_not_lr
 from .rle import box, counts_of, paint
@@ -25,6 +25,7 @@ from .shards import StoreWriter, store_keys
 from .sources import Picture, Shelf
 from .staging import ImageRecord, Staging
 from .structure import encode_structure
+from .unchanged import read_unchanged
 
 
 def image_record(records: Sequence[Mapping[str, Any]], height: int, width: int, note: str = "") -> ImageRecord:
@@ -117,6 +118,10 @@ def write_store(images: Sequence[Summary], staging: Staging, out: Place, facts: 
         out: where the store goes.
         facts: the root document's attributes (scale, tile, stride, degradation, …).
         limits: bounds on picture sizes.
+
+    Raises:
+        ChangedError: a file is not what was scanned.
+        StoreError: a record is gone or damaged.
     """
     tile, scale, stride = facts["tile"], facts["scale"], facts["stride"]
     sizes = _sizes(images, tile, scale)
@@ -134,8 +139,10 @@ def write_store(images: Sequence[Summary], staging: Staging, out: Place, facts: 
         runs += len(record.rle)
         _, (hr, lr) = next(pixels)
         if hr.shape[:2] != (record.height, record.width):
-            raise ImageError(
-                f"{image.found.picture.name}: the file changed while it was at work on; run the same command again"
+            staging.discard(image.found.key)
+            raise StoreError(
+                f"{staging}: the record of {printable(image.found.picture.name)} is of an image of another size; "
+                "it was deleted; run the same command again to make it anew"
             )
         tiles = cut_tiles(hr, lr, _labels(record), tile, scale, stride)
         corners = tiles.pop("corner")
@@ -165,20 +172,20 @@ def _hr_and_lr(
     found: Found, shelf: Shelf, scale: int, degradation: Mapping[str, Any], limits: Limits
 ) -> tuple[np.ndarray, np.ndarray]:
     """The whole HR image, cropped to the scale, and its LR image: made, or read where it is given. uint8 [H, W, 3], [H/s, W/s, 3]."""
-    hr = crop_to_scale(_read_again(found.picture, shelf, limits), scale)
+    hr = crop_to_scale(_read_again(found.picture, found.sha256, shelf, limits), scale)
     if degradation["kind"] != "given":
         return hr, degrade(hr, degradation["kind"], scale, seed=degradation.get("seed", 0), content=found.sha256)
     assert found.lr is not None
-    lr = _read_again(found.lr, shelf, limits)
+    lr = _read_again(found.lr, found.lr_sha256, shelf, limits)
     problem = why_not_lr(lr.shape[:2], hr.shape[:2], scale)
     if problem is not None:
         raise ImageError(f"{found.picture.name}: {problem}")
     return hr, lr
 
 
-def _read_again(picture: Picture, shelf: Shelf, limits: Limits) -> np.ndarray:
+def _read_again(picture: Picture, sha256: str, shelf: Shelf, limits: Limits) -> np.ndarray:
     try:
-        return read_picture(picture, limits, shelf).pixels
+        return read_unchanged(picture, sha256, limits, shelf).pixels
     except ImageError as error:
         raise ImageError(
             f"{picture.name}: could be read before and cannot now ({error}); run the same command again"

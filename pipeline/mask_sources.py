@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ import numpy as np
 from ..errors import ConfigError, SamdiffError
 from .degrade import degrade
 from .rle import counts_of, decode, encode, to_coco
+from .unchanged import changed
 
 
 class RecordSource(Protocol):
@@ -79,7 +81,8 @@ class ImportedMasks:
 
     def __init__(self, folder: Path, scale: int) -> None:
         self.folder, self.scale = folder, scale
-        self._files = sorted(path for path in folder.rglob("*.json") if path.is_file())
+        self._files = sorted(_json_files(folder))
+        self._sha256: dict[Path, str] = {}  # filled once: what a run records is what it reads
         if not self._files:
             raise ConfigError(f"--import-masks {folder}: expected a folder with NAME.json for each picture, found none")
         self._next: deque[list[dict[str, Any]]] = deque()
@@ -87,20 +90,38 @@ class ImportedMasks:
     def describe(self) -> dict[str, Any]:
         """A digest of all files stands for the segmenter that is not known."""
         total = hashlib.sha256()
-        for path in self._files:
+        for path, sha256 in self._hashes().items():
             total.update(f"{path.relative_to(self.folder).as_posix()}\0".encode())
-            total.update(hashlib.sha256(path.read_bytes()).digest())
+            total.update(bytes.fromhex(sha256))
         return {"name": "imported", "masks_from": "files", "masks_sha256": total.hexdigest()}
 
+    def _hashes(self) -> dict[Path, str]:
+        """SHA-256 of each file, made once."""
+        if not self._sha256:
+            self._sha256 = {path: _sha256_of(path) for path in self._files}
+        return self._sha256
+
     def expect(self, name: str, height: int, width: int) -> str | None:
-        """Told before each image of `generate_batch`: why there are no masks for it, None if there are."""
+        """Told before each image of `generate_batch`: why there are no masks for it, None if there are.
+
+        Raises:
+            ChangedError: its file is not the one that `describe` counted.
+        """
         relative = PurePosixPath(name.replace("\\", "/"))
         places = [self.folder / relative.with_suffix(".json"), self.folder / f"{relative.stem}.json"]
-        path = next((place for place in places if place.is_file()), None)
+        path = next((place for place in places if place in self._hashes()), None)
         if path is None:
             return f"no masks: expected {places[0].name} in the folder of --import-masks"
         try:
-            self._next.append([self._cut(record, height, width) for record in _records(path)])
+            data = path.read_bytes()
+        except OSError as error:
+            if self._hashes()[path] != _UNREADABLE:
+                raise changed(str(path), error.strerror or str(error)) from error
+            return f"its masks {path.relative_to(self.folder).as_posix()}: cannot be read ({error.strerror})"
+        if hashlib.sha256(data).hexdigest() != self._hashes()[path]:
+            raise changed(str(path), "its bytes are not those that were hashed at first")
+        try:
+            self._next.append([self._cut(record, height, width) for record in _records(data)])
         except SamdiffError as error:
             inside = path.relative_to(self.folder).as_posix()  # reasons are kept in the store: no path of this machine
             return f"its masks {inside}: {error}"
@@ -140,20 +161,42 @@ def _check_values(record: Mapping[str, Any]) -> None:
             raise SamdiffError(f"{key}: expected {f'{count} numbers' if count else 'a number'}, got {value!r}")
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    """Records of a file, checked as far as their keys.
+_UNREADABLE = hashlib.sha256(b"unreadable").hexdigest()
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:  # its images get the reason
+        return _UNREADABLE
+
+
+def _json_files(folder: Path) -> Iterator[Path]:
+    """`*.json` in a folder and below, in linked folders too, each of them once."""
+    seen = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        place = os.stat(here)
+        if (place.st_dev, place.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        yield from (path for path in (Path(here, name) for name in files) if path.suffix == ".json" and path.is_file())
+
+
+def _records(data: bytes) -> list[dict[str, Any]]:
+    """Records of a file's bytes, checked as far as their keys.
 
     Raises:
         SamdiffError: it is not such a file.
     """
     try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise SamdiffError(f"not readable as JSON ({getattr(error, 'strerror', None) or error})") from error
-    if isinstance(data, dict):
-        data = data.get("masks", data.get("annotations"))
-    if not isinstance(data, list) or not all(
-        isinstance(item, dict) and isinstance(item.get("segmentation"), dict) for item in data
+        found = json.loads(data)
+    except ValueError as error:
+        raise SamdiffError(f"not readable as JSON ({error})") from error
+    if isinstance(found, dict):
+        found = found.get("masks", found.get("annotations"))
+    if not isinstance(found, list) or not all(
+        isinstance(item, dict) and isinstance(item.get("segmentation"), dict) for item in found
     ):
         raise SamdiffError("expected a list of records with `segmentation` as COCO RLE (amg.py --convert-to-rle)")
-    return data
+    return found

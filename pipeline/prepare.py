@@ -23,7 +23,7 @@ from .degrade import degradation_facts
 from .images import Limits
 from .keystore import Location, Place, place_at
 from .scan import Found, read_usable, scan
-from .segment import Maker, local_records
+from .segment import Maker, local_records, one_each
 from .shards import ROOT_KEY, canonical, digest
 from .sources import Source
 from .staging import Staging, differences
@@ -268,7 +268,7 @@ def _make_masks(plan: Plan, staging: Staging, make: Maker, settings: PrepareSett
             names.setdefault(item.key, []).append(item.picture.name)
     read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
     with progress(desc="masks", total=len(plan.missing), unit="image") as bar:
-        for item, result in make(plan.missing, read):
+        for item, result in one_each(plan.missing, make(plan.missing, read)):
             bar.update()
             if isinstance(result, ImageError):
                 for name in names[item.key]:

@@ -9,10 +9,11 @@ import numpy as np
 
 from ..errors import ImageError
 from ..runtime import progress
-from .images import Decoded, Limits, read_picture
+from .images import Decoded, Limits
 from .pairs import pair_names, why_not_lr
 from .shards import canonical, digest
 from .sources import Picture, Shelf, Source, hash_pictures, list_source
+from .unchanged import read_unchanged
 
 
 @dataclass(frozen=True)
@@ -85,22 +86,26 @@ def crop_to_scale(pixels: np.ndarray, scale: int) -> np.ndarray:
 
 
 def read_usable(item: Found, shelf: Shelf, scale: int, tile: int, limits: Limits) -> Decoded | ImageError:
-    """A picture cropped to the scale, or the reason why it cannot be used: unreadable, too small, or its LR file does not fit."""
+    """A picture cropped to the scale, or the reason why it cannot be used: unreadable, too small, or its LR file does not fit.
+
+    Raises:
+        ChangedError: it, or its LR file, is not what was scanned.
+    """
     try:
-        decoded = read_picture(item.picture, limits, shelf)
+        decoded = read_unchanged(item.picture, item.sha256, limits, shelf)
         height, width = decoded.pixels.shape[:2]
         if min(height, width) < tile:  # a multiple of the scale, so the crop to the scale does not matter
             raise ImageError(f"smaller than a tile: {width} x {height} pixels, a tile has {tile} x {tile} (--tile)")
         if item.lr is not None:
-            _check_lr(item.lr, decoded.pixels.shape, shelf, scale, limits)
+            _check_lr(item.lr, item.lr_sha256, decoded.pixels.shape, shelf, scale, limits)
     except ImageError as error:
         return error
     return replace(decoded, pixels=crop_to_scale(decoded.pixels, scale))
 
 
-def _check_lr(lr: Picture, shape_hr: tuple[int, ...], shelf: Shelf, scale: int, limits: Limits) -> None:
+def _check_lr(lr: Picture, sha256: str, shape_hr: tuple[int, ...], shelf: Shelf, scale: int, limits: Limits) -> None:
     try:
-        small = read_picture(lr, limits, shelf).pixels
+        small = read_unchanged(lr, sha256, limits, shelf).pixels
     except ImageError as error:
         raise ImageError(f"its LR file {lr.name}: {error}") from error
     problem = why_not_lr(small.shape[:2], shape_hr[:2], scale)

@@ -73,6 +73,17 @@ def plan_generator(
     return facts | ({} if lr_scale is None else {"masks_from": "lr"}), where
 
 
+def one_each(items: Sequence[Found], results: Iterator[Result]) -> Iterator[Result]:
+    """The same results; whoever made them gave one for each item (each of another key), and none for anything else."""
+    waiting = {item.key: item for item in items}
+    for item, result in results:
+        assert waiting.pop(item.key, None) is not None, f"{item.picture.name}: a second result, or one that nobody requested"
+        yield item, result
+    assert not waiting, (
+        f"no result for {len(waiting)} of {len(items)} images, such as {next(iter(waiting.values())).picture.name}"
+    )
+
+
 def local_records(masks: MaskSource, items: Sequence[Found], read: Read) -> Iterator[Result]:
     """Records of pictures, in order, made by one segmenter while the next pictures are decoded."""
     inside: deque[tuple[Found, Decoded]] = deque()  # pictures that the segmenter holds
