@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from samdiff.errors import ImageError
-from samdiff.model.pictures import read_picture_file, save_picture
+from samdiff.model.pictures import file_says, read_picture_file, save_picture
 from samdiff.pipeline.images import Limits, decode_picture
 from samdiff.pipeline.sources import Shelf, check_archives, list_source
 
@@ -219,6 +219,7 @@ def read_everywhere(name: str, data: bytes, folder: Path) -> int:
             good += 1
         except ImageError as error:
             _check_message(error)
+        assert not file_says(path, {"Software": "samdiff"})
         try:
             found = read_picture_file(path)
             assert found.pixels.dtype in (np.uint8, np.uint16)

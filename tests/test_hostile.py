@@ -22,7 +22,6 @@ from samdiff.errors import ConfigError, ImageError
 from samdiff.model import infer as infer_module
 from samdiff.model.batch import list_inputs
 from samdiff.model.evaluate import read_pairs
-from samdiff.model.infer import InferSettings
 from samdiff.model.memory import check_memory, free_bytes, memory_errors, needed_bytes
 from samdiff.model.pictures import open_picture, read_picture_file, save_picture
 from samdiff.model.tiles import plan_tiles
