@@ -89,6 +89,14 @@ def image_zoo() -> dict[str, bytes]:
     }  # fmt: skip
 
 
+def foreign_zoo() -> dict[str, bytes]:
+    """Whole files of formats that are not read, named as if they were."""
+    kinds = ["DDS", "PCX", "TGA", "ICO", "PPM", "JPEG2000", "SGI", "ICNS", "IM", "MSP", "XBM"]
+    kinds += ["AVIF"] if ".avif" in Image.registered_extensions() else []
+    one_bit = Image.fromarray(photo(20, 28)[..., 0]).convert("1")
+    return {f"{kind}.png": file_of(one_bit if kind in ("MSP", "XBM") else photo(20, 28), kind) for kind in kinds}
+
+
 def archive_zoo() -> dict[str, bytes]:
     """name.suffix -> a small whole archive."""
     members = [(name, file_of(photo(6, 8, k), "PNG")) for k, name in enumerate(("a.png", "b/ü.png", f"{'long' * 35}/c.png"))]

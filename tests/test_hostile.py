@@ -32,7 +32,7 @@ from samdiff.pipeline.regular import open_regular, read_regular
 from samdiff.pipeline.scan import scan
 from samdiff.pipeline.sources import Shelf, list_source
 
-from .fuzz import archive_zoo, image_zoo, mutations, quickly, read_archive, read_everywhere
+from .fuzz import archive_zoo, foreign_zoo, image_zoo, mutations, quickly, read_archive, read_everywhere
 from .models import write_model
 from .zoo import RGB, NoMasks, chunk, file_of, photo, wide_file
 
@@ -496,6 +496,12 @@ def test_a_folder_that_cannot_be_looked_into_is_listed(tmp_path, monkeypatch):
 def test_damaged_images(tmp_path):
     """A few of each kind; thousands in `make slow`."""
     _fuzz(image_zoo(), read_everywhere, tmp_path, seed=0, count=300)
+
+
+def test_damaged_files_of_other_formats(tmp_path):
+    """Pillow has readers for them, with exceptions of their own; they are not asked."""
+    for name, data in [*foreign_zoo().items(), *mutations(foreign_zoo(), seed=0, count=300)]:
+        assert read_everywhere(name, data, tmp_path) == 0, name
 
 
 def test_damaged_archives(tmp_path):
