@@ -161,7 +161,7 @@ def _first_notes(image: ImageFile, kind: str, name: str) -> list[str]:
 
 def _scaled(wide: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Pixels [H, W, 3] of uint16 [H, W] or [H, W, 3 or 4]: round(v / 257), in bands of rows, because it takes twice the memory."""
-    pixels = np.empty(wide.shape, np.uint8)
+    pixels: np.ndarray = np.empty(wide.shape, np.uint8)
     for top in range(0, len(wide), _BAND):
         pixels[top : top + _BAND] = (wide[top : top + _BAND].astype(np.uint32) + 128) // 257
     notes = ["16 bits scaled to 8"]

@@ -226,7 +226,8 @@ def _archive_members(path: Path, limits: Limits) -> list[Picture]:
 
 def _walk(root: Path) -> Iterator[Picture]:
     """Files below a folder, and whatever else is named like a picture or cannot be looked into. Links to folders are followed once."""
-    seen, closed = set(), []
+    seen: set[tuple[int, int]] = set()
+    closed: list[OSError] = []
     for here, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
         folders.sort()
         place = os.stat(here)
@@ -245,13 +246,12 @@ def _walk(root: Path) -> Iterator[Picture]:
             yield Picture(
                 valid_utf8(path.relative_to(root).as_posix()), str(path), size, trouble=trouble if _is_wanted(name) else ""
             )
-    for error in closed:
-        path = Path(os.fsdecode(error.filename))
-        yield Picture(
-            f"{valid_utf8(path.relative_to(root).as_posix())}/",
-            str(path),
-            trouble=f"a folder that cannot be read: {reason_of(error)}",
-        )
+    for problem in closed:
+        path = Path(os.fsdecode(problem.filename))
+        if path == root:
+            raise ImageError(f"{root}: cannot be read: {reason_of(problem)}")
+        name = valid_utf8(path.relative_to(root).as_posix())
+        yield Picture(f"{name} (folder)", str(path), trouble=f"a folder that cannot be read: {reason_of(problem)}")
 
 
 def _is_wanted(name: str) -> bool:

@@ -6,6 +6,7 @@ import re
 import signal
 import struct
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -274,3 +275,18 @@ def _check_message(error: ImageError) -> None:
     assert "\n" not in text
     assert "not enough memory" not in text, text
     text.encode()  # goes into a store
+
+
+def fuzz(zoo, read, folder, seed, count):
+    """Read the zoo whole, then so many damaged files of it; AssertionError with the seed for any exception but an ImageError."""
+    assert threading.current_thread() is threading.main_thread(), "its clock is a signal"
+    assert hasattr(signal, "SIGALRM")
+    for name, data in zoo.items():
+        assert read(name, data, folder) or name == "lzma.zip", name
+    good = 0
+    for number, (name, data) in enumerate(mutations(zoo, seed, count)):
+        try:
+            good += read(name, data, folder) > 0
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, mutation {number} of {name}: {error!r}") from error
+    assert 0.1 < good / count < 0.9, "the damage is too little or too much to test anything"
