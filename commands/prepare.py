@@ -81,6 +81,9 @@ def prepare(
         typer.Option(help="LR that exists already: a folder, archive or data set with the same names, or names and x4."),
     ] = None,
     max_megapixels: Annotated[float, typer.Option(help="Larger pictures are skipped and listed.")] = 200.0,
+    max_archive_gb: Annotated[
+        float, typer.Option(help="Refuse an archive whose images unpack to more, before any is read.")
+    ] = 100.0,
     downloads: Downloads = DOWNLOADS,
     mirror: Mirror = None,
     registry: Registry = None,
@@ -133,7 +136,7 @@ def prepare(
         stride=stride,
         degradation="given" if lr is not None else degrade or "bicubic",
         seed=seed,
-        limits=Limits(max_megapixels),
+        limits=Limits(max_megapixels, max_archive_gb),
     )
     target = default_store(source) if out is None else out
     known = load_registry(registry)
@@ -172,7 +175,7 @@ def prepare(
             facts, where = plan_generator(name, device, lr_scale, **chosen)
             reads = f"weights of {name} ({where})"
         check_target(target, pictures, lr_pictures)
-        found = scan(pictures, limit, lr=lr_pictures, scale=scale, by_name=by_name)
+        found = scan(pictures, limit, lr=lr_pictures, scale=scale, by_name=by_name, limits=settings.limits)
         show(f"{target}\n" + "\n".join(plan_lines(plan_prepare(found, target, settings.as_attributes(facts)), reads)))
         return
     generator = make()

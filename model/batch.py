@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +15,11 @@ import numpy as np
 
 from .. import __version__
 from ..errors import ConfigError, ImageError, SamdiffError
+from ..pipeline.regular import read_regular
 from ..pipeline.sources import SUFFIXES
 from ..runtime import progress
 from .infer import InferSettings, SuperResolver
-from .pictures import FORMATS, file_says, read_picture_file, save_picture
+from .pictures import FORMATS, MAX_BYTES, file_says, read_picture_file, save_picture
 from .sampler import DEFAULT
 
 OUTPUT_FORMATS = ("png", "jpg", "webp")
@@ -83,14 +85,14 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
     found: list[Path] = []
     for given in inputs:
         path = Path(given)
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        if os.path.isdir(path):  # a pipe or a dangling link named like an image is listed, and reported when it is read
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
             stems = {p.stem for p in inside}
             chosen = [p for p in inside if not (suffix and p.stem.endswith(suffix) and p.stem.removesuffix(suffix) in stems)]
             if not chosen:
                 raise ImageError(f"{path}: holds no pictures ({', '.join(SUFFIXES)})")
-        elif not path.exists() and glob.has_magic(str(given)):
-            chosen = [Path(name) for name in sorted(glob.glob(str(given), recursive=True)) if Path(name).is_file()]
+        elif not os.path.lexists(path) and glob.has_magic(str(given)):
+            chosen = [Path(name) for name in sorted(glob.glob(str(given), recursive=True)) if not os.path.isdir(name)]
             if not chosen:
                 raise ImageError(f"{given}: matches no file")
         else:
@@ -198,7 +200,7 @@ def _said(model: SuperResolver, source: Path, settings: InferSettings, output: O
     """`provenance` of a result, with its input: all that decides the file's pixels."""
     said = provenance(model, settings)
     said["samdiff-settings"] += ", 16 bits" if output.bits == 16 else ""
-    return {**said, "samdiff-input": f"sha256 {hashlib.sha256(source.read_bytes()).hexdigest()[:16]}"}
+    return {**said, "samdiff-input": f"sha256 {hashlib.sha256(read_regular(source, MAX_BYTES)).hexdigest()[:16]}"}
 
 
 def provenance(model: SuperResolver, settings: InferSettings) -> dict[str, str]:

@@ -19,6 +19,7 @@ from .canvas import Canvas
 from .checkpoint import Checkpoint, load_checkpoint, load_into, weights_digest
 from .config import RunConfig, config_of
 from .consistency import make_consistent
+from .memory import check_memory, free_bytes, memory_errors, needed_bytes
 from .modulation import Modulation
 from .nature import eight_bits, pad_lr, split_nature
 from .networks import build_rrdb, build_unet
@@ -128,16 +129,16 @@ class SuperResolver:
             The same kind of picture, [s H, s W, …]. Grey stays grey; alpha is enlarged bicubically.
 
         Raises:
-            ImageError: an array of another dtype or shape, or floats out of range.
+            ImageError: an array of another dtype or shape, floats out of range, or more than the memory holds.
             ConfigError: a sampler, a number of steps or a tile that does not fit the model.
         """
         settings = _changed(settings or InferSettings(), changes)
         self.check(settings)
         if isinstance(image, Image.Image):
-            large = Image.fromarray(self._upscale(np.asarray(eight_bits(image)), settings, on_step))
+            large = Image.fromarray(self._in_memory(np.asarray(eight_bits(image)), settings, on_step))
             large.info.update({key: value for key, value in image.info.items() if key in ("icc_profile", "exif", "dpi")})
             return large
-        return self._upscale(image, settings, on_step)
+        return self._in_memory(image, settings, on_step)
 
     def regress(self, image: Picture) -> Picture:
         """The RRDB's picture alone (stage one): `upscale(image, regress=True)`."""
@@ -162,6 +163,28 @@ class SuperResolver:
     def _ready(self, network: Any, weights: dict[str, Tensor]) -> Any:
         load_into(network, weights, self.name)
         return network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def _in_memory(self, image: np.ndarray, settings: InferSettings, on_step: Callable[[int], Any] | None) -> np.ndarray:
+        """`_upscale`, refused if the memory does not suffice; a wrong shape is told by `split_nature`."""
+        if image.ndim not in (2, 3) or image.size == 0:
+            return self._upscale(image, settings, on_step)
+        height, width = image.shape[:2]
+        tiled = 0 < settings.tile < max(height, width)
+        if tiled or self.device.type == "cpu":  # else a GPU's
+            least = -(-2 * self.unet.multiple // self.scale)  # as pad_lr makes of thinner ones
+            needed = needed_bytes(
+                max(height, least),
+                max(width, least),
+                self.scale,
+                channels=self.config.model.rrdb_features if settings.regress else self.config.model.width,
+                planes=1 if settings.regress else 3 + (settings.average > 1),
+                pixel_bytes=image.itemsize * (image.shape[2] if image.ndim == 3 else 1),
+                tile_lr=settings.tile,
+                batch=settings.batch,
+            )
+            check_memory(height, width, self.scale, needed, free_bytes())
+        with memory_errors(height, width):
+            return self._upscale(image, settings, on_step)
 
     @torch.inference_mode()
     def _upscale(self, image: np.ndarray, settings: InferSettings, on_step: Callable[[int], Any] | None) -> np.ndarray:

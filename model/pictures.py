@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.TiffImagePlugin import TiffImageFile
 
-from ..errors import ImageError
+from ..errors import ImageError, printable
+from ..pipeline.archives import reason_of
+from ..pipeline.formats import is_wide, opened, wide_pixels
 from ..pipeline.keystore import write_atomic
+from ..pipeline.regular import read_regular
 from .nature import eight_bits
 
+log = logging.getLogger(__name__)
+
 MAX_PIXELS = 50_000_000  # of an input; a bound against decompression bombs
+MAX_BYTES = 8 * MAX_PIXELS + (1 << 24)  # 16 bits, four channels, uncompressed
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 _ORIENTATION, _SOFTWARE, _DESCRIPTION, _EXIF_IFD = 0x0112, 0x0131, 0x010E, 0x8769
 _WIDTH, _HEIGHT = 0xA002, 0xA003  # of the picture, inside the Exif directory
 _DESCRIBING = {_DESCRIPTION, _SOFTWARE, _EXIF_IFD, 0x010F, 0x0110, 0x0132, 0x013B, 0x8298, 0x8825}
 """Also maker, model, date, artist, rights, GPS."""
 _WEBP_SIDE = 16383
+_MAX_EXIF = 60_000  # bytes; JPEG holds 65,533, and what is said about the making comes on top
 _PNG_COLOUR = {1: 0, 2: 4, 3: 2, 4: 6}  # bands -> colour type
 
 
@@ -51,39 +59,72 @@ def read_picture_file(path: Path) -> PictureFile:
     """A picture as the file shows it, EXIF orientation applied.
 
     Raises:
-        ImageError: there is no such file, it is no picture, it is damaged, or larger than 50 megapixels.
+        ImageError: there is no such file, it is no picture or no regular file, it is damaged, or larger than 50 megapixels.
     """
     try:
-        data = path.read_bytes()
-        if not data:
-            raise ImageError(f"{path}: an empty file (0 bytes)")
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"{path}: {image.width} x {image.height} pixels, more than {MAX_PIXELS / 1e6:.0f} megapixels; crop it first"
-                )
-            icc, orientation = image.info.get("icc_profile"), image.getexif().get(_ORIENTATION, 1)
-            pixels = _sixteen_bits(image, data)
-            if pixels is None:
-                image.load()
-                pixels = np.asarray(eight_bits(image))
-            exif = image.getexif()
-            if image.format == "TIFF":  # Pillow and OpenCV turn TIFF themselves; most of its tags describe the file's layout
-                orientation = 1
-                for tag in set(exif) - _DESCRIBING:
-                    del exif[tag]
-            exif.pop(_ORIENTATION, None)
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not a picture in a known format") from error
+        data = read_regular(path, MAX_BYTES)
+        found = _decoded(data)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise ImageError(f"{path}: there is no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{path}: cannot be read ({error})") from error
-    grey = pixels.ndim == 2 or pixels.shape[2] == 2
-    fits = icc is not None and icc[16:20] == (b"GRAY" if grey else b"RGB ")  # ICC.1, header: colour space of the data
-    return PictureFile(upright(pixels, orientation), icc if fits else None, exif)
+    except (OSError, ValueError) as error:  # ValueError: a name with NUL
+        raise ImageError(f"{path}: cannot be read ({reason_of(error)})") from error
+    if found.exif is None:
+        log.warning("%s: its EXIF is damaged and is left out", printable(path))
+    return PictureFile(found.pixels, found.icc, found.exif or Image.Exif())
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    pixels: np.ndarray
+    icc: bytes | None
+    exif: Image.Exif | None
+    """None: damaged."""
+
+
+def _decoded(data: bytes) -> _Decoded:
+    with opened(data, MAX_PIXELS, "crop it first") as (kind, image):
+        icc, exif = image.info.get("icc_profile"), image.getexif()
+        orientation = exif.get(_ORIENTATION, 1)
+        wide = is_wide(image, kind, data)
+        image.load()
+        pixels = wide_pixels(image, data) if wide else np.asarray(eight_bits(image))
+        if wide and pixels.ndim == 3 and _is_grey_alpha(image, data):  # OpenCV repeats the grey band
+            pixels = pixels[..., [0, -1]]
+        if kind == "TIFF":  # Pillow and OpenCV turn TIFF themselves; most of its tags describe the file's layout
+            orientation = 1
+        grey = pixels.ndim == 2 or pixels.shape[2] == 2
+        fits = isinstance(icc, bytes) and icc[16:20] == (
+            b"GRAY" if grey else b"RGB "
+        )  # ICC.1, header: colour space of the data
+        return _Decoded(upright(pixels, orientation), icc if fits else None, _usable_exif(exif, kind))
+
+
+def _is_grey_alpha(image: Image.Image, data: bytes) -> bool:
+    if isinstance(image, TiffImageFile):
+        return len(image.tag_v2.get(258, ())) == 2  # BitsPerSample
+    return data[25] == _PNG_COLOUR[2]
+
+
+def _usable_exif(exif: Image.Exif, kind: str) -> Image.Exif | None:
+    """EXIF without an orientation that can be written again, which would else fail after hours of work; None if it cannot."""
+    try:
+        if kind == "TIFF":
+            for tag in set(exif) - _DESCRIBING:
+                del exif[tag]
+        exif.pop(_ORIENTATION, None)
+        if not len(exif):
+            return Image.Exif()
+        copy = Image.Exif()
+        copy.load(exif.tobytes())
+        inner = copy.get_ifd(_EXIF_IFD)
+        for tag in {_WIDTH, _HEIGHT} & set(inner):
+            inner[tag] = 1
+        copy[_SOFTWARE] = copy[_DESCRIPTION] = "s"
+        return exif if len(copy.tobytes()) <= _MAX_EXIF else None
+    except Exception:  # noqa: BLE001 - Pillow raises whatever comes on damaged tags; the caller says that they are left out
+        return None
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -169,7 +210,7 @@ def file_says(path: Path, said: Mapping[str, str]) -> bool:
             with JpegImageFile(path) as image:
                 exif = image.getexif()
         return bool(exif.get(_SOFTWARE) == _in_one_line(said))
-    except (OSError, SyntaxError, ValueError, struct.error):  # damaged, or of another format than its name says
+    except Exception:  # noqa: BLE001 - damaged, or of another format than its name says: Pillow raises whatever comes
         return False
 
 
@@ -214,26 +255,6 @@ def _exif_for(image: np.ndarray, source: PictureFile | None, said: Mapping[str, 
         exif[_SOFTWARE] = _in_one_line(said)
         exif.setdefault(_DESCRIPTION, said.get("Description", ""))
     return exif.tobytes() if len(exif) else b""
-
-
-def _sixteen_bits(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """uint16 pixels of a 16-bit PNG or TIFF; None for pictures of 8 bits. Pillow would cut the low byte of colours off."""
-    if image.format == "PNG":
-        wide, two = data[24] == 16, data[25] == 4
-    else:
-        bits = getattr(image, "tag_v2", {}).get(258, (8,))
-        wide, two = image.format == "TIFF" and max(bits) == 16 and image.mode != "F", len(bits) == 2
-    if not wide:
-        return None
-    image.load()  # a damaged file fails here, with Pillow's reason
-    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if found is None or found.dtype != np.uint16:
-        return None
-    if found.ndim == 2 or found.shape[2] == 1:
-        return found.reshape(found.shape[:2])
-    if two:
-        return found[..., [0, -1]]
-    return found[..., [2, 1, 0, 3][: found.shape[2]]]
 
 
 def _png16(image: np.ndarray, exif: bytes, icc: bytes | None, said: Mapping[str, str]) -> bytes:

@@ -93,13 +93,11 @@ def _axis(length: int, size: int, overlap: int, step: int, scale: int) -> Axis:
     stride = (size - overlap) // step * step
     count = math.ceil((length - size) / stride) + 1
     starts = tuple(round(i * (length - size) / (count - 1) / step) * step for i in range(count))
-    raw = np.zeros((count, length * scale))
-    for index, start in enumerate(starts):
-        raw[index, start * scale : (start + size) * scale] = _window(
-            size * scale, overlap * scale, index > 0, index < count - 1
-        )
-    shares = raw / raw.sum(axis=0)
-    cut = [shares[i, start * scale : (start + size) * scale] for i, start in enumerate(starts)]
+    total = np.zeros(length * scale)
+    windows = [_window(size * scale, overlap * scale, index > 0, index < count - 1) for index in range(count)]
+    for start, window in zip(starts, windows, strict=True):
+        total[start * scale : (start + size) * scale] += window
+    cut = [window / total[start * scale : (start + size) * scale] for start, window in zip(starts, windows, strict=True)]
     return Axis(size, starts, np.stack(cut).astype(np.float32))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import ConfigError, ImageError
 from ..runtime import progress
 from .download import DownloadError, Patience, check_disk, fetch
-from .sources import Shelf, Source, list_source
+from .sources import MAX_ARCHIVE_GB, Limits, Shelf, Source, list_source
 
 log = logging.getLogger(__name__)
 
@@ -162,11 +162,16 @@ def _below(mirror: str, file: str) -> str:
 
 def _check_count(path: Path, archive: DataSet) -> None:
     try:
-        found = len(list_source(path))
+        found = len(list_source(path, _limits_of(path)))
     except ImageError as error:
         raise DownloadError(f"{path} came whole but is no archive of pictures ({error}); delete it") from error
     if archive.images is not None and found != archive.images:
         raise DownloadError(f"{path}: expected {archive.images} pictures, found {found}; delete it and fetch it again")
+
+
+def _limits_of(path: Path) -> Limits:
+    """Far more than images unpack to, which hardly shrink in an archive; less than an archive that was made to be endless."""
+    return Limits(max_archive_gb=max(MAX_ARCHIVE_GB, 50 * path.stat().st_size / 1e9))
 
 
 def source_of(given: str, registry: dict[str, DataSet], folder: Path, mirrors: Sequence[str] = ()) -> Source:
@@ -202,7 +207,7 @@ def extract(archive: Path, folder: Path, images: int | None = None) -> int:
         DownloadError: the disk is too small, a link in the folder leads out of it, or the number is not `images`.
         ImageError: the archive is damaged.
     """
-    pictures = list_source(archive)
+    pictures = list_source(archive, _limits_of(archive))
     folder.mkdir(parents=True, exist_ok=True)
     missing = [p for p in pictures if not (folder / p.name).is_file() or (folder / p.name).stat().st_size != p.size]
     check_disk(folder, sum(picture.size for picture in missing))

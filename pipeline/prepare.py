@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -96,7 +96,7 @@ class PrepareSettings:
             "tile": self.tile_hr,
             "stride": self.stride or self.tile_hr,
             "degradation": degradation_facts(self.degradation, self.seed),
-            "limits": asdict(self.limits),
+            "limits": {"max_megapixels": self.limits.max_megapixels},  # the others do not decide the content
             "structure": {"kind": "rope", "theta": THETA},
             "segmenter": {key: value for key, value in segmenter.items() if key not in UNCOMPARED},
         }
@@ -198,7 +198,8 @@ def prepare(
     check_target(out, source, lr)
     segmenter = masks.describe()
     attributes = settings.as_attributes(segmenter)
-    found = scan(source, limit, lr=lr, scale=settings.scale, by_name=hasattr(masks, "expect"))
+    by_name = hasattr(masks, "expect")
+    found = scan(source, limit, lr=lr, scale=settings.scale, by_name=by_name, limits=settings.limits)
     if out.size(ROOT_KEY) is not None:  # finished, so it will not change any more: no lock is needed to compare
         return _finished(plan_prepare(found, out, attributes), out)
     with Staging(out).open() as staging:

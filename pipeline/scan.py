@@ -12,7 +12,7 @@ from ..runtime import progress
 from .images import Decoded, Limits
 from .pairs import pair_names, why_not_lr
 from .shards import canonical, digest
-from .sources import Picture, Shelf, Source, hash_pictures, list_source
+from .sources import Picture, Shelf, Source, check_archives, hash_pictures, list_source
 from .unchanged import read_unchanged
 
 
@@ -40,7 +40,13 @@ class Found:
 
 
 def scan(
-    source: Source, limit: int | None = None, *, lr: Source | None = None, scale: int = 1, by_name: bool = False
+    source: Source,
+    limit: int | None = None,
+    *,
+    lr: Source | None = None,
+    scale: int = 1,
+    by_name: bool = False,
+    limits: Limits | None = None,
 ) -> list[Found]:
     """Stage `scan`: list the source's pictures in order and hash each file.
 
@@ -50,28 +56,36 @@ def scan(
         lr: where LR files lie already, likewise; each is matched with a picture by name (see `pair_names`).
         scale: HR pixels per LR pixel, for the names of LR files.
         by_name: whether masks belong to names, see `Found`.
+        limits: bounds; None takes the defaults.
 
     Raises:
-        ImageError: a source does not exist, cannot be read or holds no picture, or no LR file has the name of a picture.
+        ImageError: a source does not exist, cannot be read or holds no picture, no LR file has the name of a picture, or an archive
+            unpacks to more than the limits allow.
     """
-    pictures = list_source(source)[:limit]
-    pairs, without = _lr_files(pictures, lr, scale)
-    hashes = hash_pictures(progress(pictures, desc="scan", unit="file"))
+    limits = limits or Limits()
+    pictures = list_source(source, limits)[:limit]
+    check_archives(pictures, limits)
+    pairs, without = _lr_files(pictures, lr, scale, limits)
+    hashes = hash_pictures(progress(pictures, desc="scan", unit="file"), limits.max_bytes)
     found = [
         Found(picture, sha256, without.get(picture.name, ""), pairs.get(picture.name), by_name=by_name)
         for picture, sha256 in zip(pictures, hashes, strict=True)
     ]
     if lr is None:
         return found
-    lr_hashes = hash_pictures(progress([item.lr for item in found if item.lr], desc="scan LR", unit="file"))
+    chosen = [item.lr for item in found if item.lr]
+    check_archives(chosen, limits)
+    lr_hashes = hash_pictures(progress(chosen, desc="scan LR", unit="file"), limits.max_bytes)
     return [replace(item, lr_sha256=next(lr_hashes)) if item.lr else item for item in found]
 
 
-def _lr_files(pictures: list[Picture], lr: Source | None, scale: int) -> tuple[Mapping[str, Picture], Mapping[str, str]]:
+def _lr_files(
+    pictures: list[Picture], lr: Source | None, scale: int, limits: Limits
+) -> tuple[Mapping[str, Picture], Mapping[str, str]]:
     """Name of a picture -> its LR file, and for the others -> why there is none."""
     if lr is None:
         return {}, {}
-    of_name = {picture.name: picture for picture in list_source(lr)}
+    of_name = {picture.name: picture for picture in list_source(lr, limits)}
     pairs, without = pair_names([picture.name for picture in pictures], list(of_name), scale)
     if not pairs:
         name, reason = next(iter(without.items()))

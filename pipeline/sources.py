@@ -1,6 +1,6 @@
-"""Where pictures come from: a folder, one file, a zip or tar archive (read in place), or the `samples`.
+"""Where images come from: a folder, one file, a zip or tar archive (read in place), or the `samples`.
 
-Listing finds pictures by name and opens none; whatever is wrong with one shows when it is read. Reading gives bytes and never
+Listing finds images by name and opens none; whatever is wrong with one shows when it is read. Reading gives bytes and never
 extracts anything, so an archive's names cannot lead out of a folder.
 """
 
@@ -9,21 +9,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import stat
-import tarfile
 import threading
-import zipfile
-import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
-from lzma import LZMAError
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
 
-from ..errors import ImageError
+from ..errors import ConfigError, ImageError
 from ..runtime import user_path
+from .archives import CHUNK, ArchiveReader, list_members, reason_of, unpacked_in_order, valid_utf8
+from .regular import open_regular, too_large, why_not_regular
 from .samples import sample_files
 
 log = logging.getLogger(__name__)
@@ -34,18 +31,35 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", 
 Source = str | Path | Sequence[str | Path]
 """What `list_source` takes."""
 
-_CHUNK = 1 << 20
+MAX_ARCHIVE_GB = 100.0
+"""Default of `Limits.max_archive_gb`; Flickr2K has 11.6 GB."""
+_MOST_PASSES = 20  # over a compressed tar; DIV2K in random order takes fewer
 
-_READ_ERRORS = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    LZMAError,
-)
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what is read from untrusted files."""
+
+    max_megapixels: float = 200.0
+    """Largest picture, in millions of pixels, checked before it is decoded."""
+    max_archive_gb: float = MAX_ARCHIVE_GB
+    """Most bytes that the images of one archive may unpack to, in 10^9 bytes, checked before any is read."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_megapixels <= 10_000:
+            raise ConfigError(f"max_megapixels: expected more than 0 and at most 10000, got {self.max_megapixels}")
+        if not 0 < self.max_archive_gb <= 1_000_000:
+            raise ConfigError(f"max_archive_gb: expected more than 0 and at most 1000000, got {self.max_archive_gb}")
+
+    @property
+    def max_bytes(self) -> int:
+        """Largest file: 16 bits, four channels, uncompressed."""
+        return int(self.max_megapixels * 8e6) + (1 << 24)
+
+    @property
+    def max_archive_bytes(self) -> int:
+        """`max_archive_gb` in bytes."""
+        return int(self.max_archive_gb * 1e9)
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,7 @@ class Shelf(AbstractContextManager["Shelf"]):
 
     def __init__(self) -> None:
         self._stack, self._lock = ExitStack(), threading.Lock()
-        self._archives: dict[str, Any] = {}
+        self._archives: dict[str, ArchiveReader] = {}
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -79,94 +93,116 @@ class Shelf(AbstractContextManager["Shelf"]):
 
         Args:
             picture: from `list_source`.
-            limit: most bytes to read, so that a decompression bomb stops there.
+            limit: most bytes; a longer file is not read at all, and one that only claims to be shorter is read no further.
 
         Raises:
             ImageError: it cannot be read, or is longer than `limit`.
         """
-        parts, length = [], 0
-        for part in self.chunks(picture):
-            parts.append(part)
-            length += len(part)
-            if length > limit:
-                raise ImageError(f"more than {limit >> 20} MiB in the file, too much for a picture; see --max-megapixels")
-        return b"".join(parts)
+        return b"".join(self.chunks(picture, limit))
 
-    def chunks(self, picture: Picture) -> Iterator[bytes]:
-        """The same bytes in pieces of at most 1 MiB, without a limit."""
+    def chunks(self, picture: Picture, limit: int | None = None) -> Iterator[bytes]:
+        """The same bytes in pieces of at most 1 MiB; without a limit if it is None."""
         if picture.trouble:
             raise ImageError(picture.trouble)
+        length = 0
         try:
-            if picture.member is None:
-                yield from _file_chunks(picture.path)
-            else:
-                yield from self._member_chunks(picture, picture.member)
-        except _READ_ERRORS as error:
-            raise ImageError(f"cannot be read: {_reason(error)}") from error
+            for part in self._chunks(picture, limit):
+                length += len(part)
+                if limit is not None and length > limit:
+                    raise too_large(length, limit)
+                yield part
+        except ImageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - zipfile, tarfile and the decompressors raise whatever comes on damage
+            raise ImageError(f"cannot be read: {reason_of(error)}") from error
 
-    def _member_chunks(self, picture: Picture, place: int) -> Iterator[bytes]:
+    def _chunks(self, picture: Picture, limit: int | None) -> Iterator[bytes]:
+        if picture.member is None:
+            with open_regular(picture.path, limit) as file:
+                yield from iter(partial(file.read, CHUNK), b"")
+            return
+        if limit is not None and picture.size > limit:
+            raise too_large(picture.size, limit)
         with self._lock:
             if picture.path not in self._archives:
-                self._archives[picture.path] = self._stack.enter_context(_open_archive(picture.path))
+                self._archives[picture.path] = self._stack.enter_context(closing(ArchiveReader(picture.path)))
             archive = self._archives[picture.path]
-        if isinstance(archive, zipfile.ZipFile):  # it has a lock of its own
-            with archive.open(archive.infolist()[place]) as member:
-                yield from iter(lambda: member.read(_CHUNK), b"")
-            return
-        for start in range(0, picture.size, _CHUNK):
-            with self._lock:
-                archive.seek(place + start)
-                part = archive.read(min(_CHUNK, picture.size - start))
-            if len(part) < min(_CHUNK, picture.size - start):
-                raise EOFError("the archive ends in the middle of it")
-            yield part
+        yield from archive.chunks(picture.member, picture.size)
 
 
-def _file_chunks(path: str) -> Iterator[bytes]:
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ImageError("not a file: a folder or a device has this name")
-    with open(path, "rb") as file:
-        yield from iter(lambda: file.read(_CHUNK), b"")
-
-
-def hash_pictures(pictures: Iterable[Picture]) -> Iterator[str]:
-    """SHA-256 (hex) of each picture's bytes, in order; of its name and nothing else if it cannot be read."""
+def hash_pictures(pictures: Iterable[Picture], limit: int | None = None) -> Iterator[str]:
+    """SHA-256 (hex) of each picture's bytes, in order; of its name and nothing else if it cannot be read or is longer than `limit`."""
     with Shelf() as shelf:
         for picture in pictures:
             digest = hashlib.sha256()
             try:
-                for part in shelf.chunks(picture):
+                for part in shelf.chunks(picture, limit):
                     digest.update(part)
             except ImageError:
                 digest = hashlib.sha256(b"unreadable\0" + picture.name.encode())
             yield digest.hexdigest()
 
 
-def list_source(source: Source) -> list[Picture]:
+def check_archives(pictures: Sequence[Picture], limits: Limits) -> None:
+    """Refuse archives whose images would unpack to more than `limits` allow; images that are too large by themselves do not count.
+
+    Raises:
+        ImageError: names the archive and the option.
+    """
+    total: dict[str, int] = defaultdict(int)
+    for picture in pictures:
+        if picture.member is not None and not picture.trouble and picture.size <= limits.max_bytes:
+            total[picture.path] += picture.size
+    for path, size in total.items():
+        if size > limits.max_archive_bytes:
+            raise ImageError(
+                f"{path}: its images unpack to {size / 1e9:.1f} GB, more than {limits.max_archive_gb:g} GB; "
+                "raise --max-archive-gb if they are to be used"
+            )
+    _check_order(pictures, set(total), limits)
+
+
+def _check_order(pictures: Sequence[Picture], archives: Iterable[str], limits: Limits) -> None:
+    for path in archives:
+        places = [(p.member, p.size) for p in pictures if p.path == path and p.member is not None and not p.trouble]
+        try:
+            cost = unpacked_in_order(path, places)
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read: {reason_of(error)}") from error
+        if cost > _MOST_PASSES * limits.max_archive_bytes:
+            raise ImageError(
+                f"{path}: a compressed tar whose images lie in another order than that of their names: {cost / 1e9:.0f} GB would have to be "
+                "unpacked to read them one by one; unpack it and give the folder, or raise --max-archive-gb"
+            )
+
+
+def list_source(source: Source, limits: Limits | None = None) -> list[Picture]:
     """All pictures of a source, sorted by name (by code points, so everywhere the same).
 
     Args:
         source: a folder (searched with its subfolders), a picture, a zip or tar archive, the word `samples`, or several of these.
+        limits: bounds; a compressed tar has to be unpacked to be listed. None takes the defaults.
 
     Raises:
         ImageError: the source does not exist, is none of these, or holds no picture.
     """
+    limits = limits or Limits()
     if not isinstance(source, str | Path):
-        together = [picture for one in source for picture in list_source(one)]
+        together = [picture for one in source for picture in list_source(one, limits)]
         return _unique(sorted(together, key=lambda picture: picture.name))
     if source == "samples":
         return [Picture(path.name, str(path), path.stat().st_size) for path in sample_files()]
     path = user_path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         found = list(_walk(path))
-    elif not path.is_file():
+    elif not os.path.isfile(path):
         raise ImageError(
             f"{source}: no such file or folder; expected a folder, a picture, a zip, a tar, the word samples, or a data set that `samdiff download` lists"
         )
     elif path.suffix.lower() in SUFFIXES:
-        found = [Picture(_printable(path.name), str(path), path.stat().st_size)]
+        found = [Picture(valid_utf8(path.name), str(path), path.stat().st_size)]
     else:
-        found = _archive_members(path)
+        found = _archive_members(path, limits)
     kept = [picture for picture in found if _is_wanted(picture.name) or picture.trouble]
     ignored = Counter(PurePosixPath(picture.name).suffix.lower() or "none" for picture in found) - Counter(
         PurePosixPath(picture.name).suffix.lower() or "none" for picture in kept
@@ -179,10 +215,22 @@ def list_source(source: Source) -> list[Picture]:
     return _unique(sorted(kept, key=lambda picture: picture.name))
 
 
+def _archive_members(path: Path, limits: Limits) -> list[Picture]:
+    try:
+        members = list_members(str(path), limits.max_archive_bytes)
+    except ImageError as error:
+        raise ImageError(f"{path}: expected a picture ({', '.join(SUFFIXES)}), a zip or a tar archive: {error}") from error
+    return [
+        Picture(m.name, str(path), m.size, m.place, m.trouble if _is_wanted(m.name) or m.place < 0 else "") for m in members
+    ]
+
+
 def _walk(root: Path) -> Iterator[Picture]:
-    """Files below a folder, and folders and dangling links that are named like pictures. Links to folders are followed once."""
-    seen = set()
-    for here, folders, files in os.walk(root, followlinks=True):
+    """Files below a folder, and whatever else is named like a picture or cannot be looked into. Links to folders are followed once."""
+    seen: set[tuple[int, int]] = set()
+    closed: list[OSError] = []
+    for here, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
+        folders.sort()
         place = os.stat(here)
         if (place.st_dev, place.st_ino) in seen:
             folders.clear()
@@ -190,72 +238,21 @@ def _walk(root: Path) -> Iterator[Picture]:
         seen.add((place.st_dev, place.st_ino))
         for name in [*files, *(folder for folder in folders if Path(folder).suffix.lower() in SUFFIXES)]:
             path = Path(here, name)
+            size, trouble = 0, ""
             try:
-                size, trouble = path.stat().st_size, ""
+                found = path.stat()
+                size, trouble = found.st_size, why_not_regular(found.st_mode)
             except OSError as error:
-                trouble = f"cannot be read: {'a link to nowhere' if path.is_symlink() else _reason(error)}"
-                size = 0
+                trouble = f"cannot be read: {'a link to nowhere' if path.is_symlink() else reason_of(error)}"
             yield Picture(
-                _printable(path.relative_to(root).as_posix()), str(path), size, trouble=trouble if _is_wanted(name) else ""
+                valid_utf8(path.relative_to(root).as_posix()), str(path), size, trouble=trouble if _is_wanted(name) else ""
             )
-
-
-def _archive_members(path: Path) -> list[Picture]:
-    with path.open("rb") as file:
-        magic = file.read(4)
-    try:
-        if magic[:2] == b"PK":
-            with zipfile.ZipFile(path) as archive:
-                members = enumerate(archive.infolist())
-                return [Picture(_inside(m.filename), str(path), m.file_size, k) for k, m in members if not m.is_dir()]
-        return list(_tar_members(path))
-    except _READ_ERRORS as error:
-        raise ImageError(
-            f"{path}: expected a picture ({', '.join(SUFFIXES)}), a zip or a tar archive; cannot be opened as one: {_reason(error)}"
-        ) from error
-
-
-def _tar_members(path: Path) -> Iterator[Picture]:
-    places: dict[str, tuple[int, int]] = {}
-    with tarfile.open(path) as archive:
-        try:
-            for member in archive:
-                name = _inside(member.name)
-                target = member.linkname if member.islnk() else os.path.join(os.path.dirname(member.name), member.linkname)
-                if member.isreg() and not member.issparse():
-                    places[name] = (member.offset_data, member.size)
-                elif member.islnk() or member.issym():
-                    places[name] = places.get(_inside(os.path.normpath(target)), (0, -1))
-                elif not member.isdir():
-                    places[name] = (0, -1)
-                if name in places:
-                    start, size = places[name]
-                    trouble = (
-                        ""
-                        if size >= 0 or not _is_wanted(name)
-                        else "no plain file in the archive (a link to nowhere, a device)"
-                    )
-                    yield Picture(name, str(path), max(size, 0), start, trouble)
-        except _READ_ERRORS as error:
-            if not places:
-                raise
-            yield Picture(f"{path.name} (rest)", str(path), trouble=f"the archive is cut off or damaged: {_reason(error)}")
-
-
-def _open_archive(path: str) -> Any:
-    """A ZipFile, or the uncompressed bytes of a tar: `seek` and `read`."""
-    with open(path, "rb") as file:
-        magic = file.read(6)
-    if magic[:2] == b"PK":
-        return zipfile.ZipFile(path)
-    import bz2
-    import gzip
-    import lzma
-
-    openers: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-    opener = next((opener for head, opener in openers.items() if magic.startswith(head)), open)
-    handle: IO[bytes] = opener(path, "rb")
-    return handle
+    for problem in closed:
+        path = Path(os.fsdecode(problem.filename))
+        if path == root:
+            raise ImageError(f"{root}: cannot be read: {reason_of(problem)}")
+        name = valid_utf8(path.relative_to(root).as_posix())
+        yield Picture(f"{name} (folder)", str(path), trouble=f"a folder that cannot be read: {reason_of(problem)}")
 
 
 def _is_wanted(name: str) -> bool:
@@ -263,17 +260,6 @@ def _is_wanted(name: str) -> bool:
     parts = PurePosixPath(name).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES
-
-
-def _printable(name: str) -> str:
-    """A file name as valid UTF-8; bytes that are none appear as \\xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _inside(name: str) -> str:
-    """An archive member's name without drive, root and `..`."""
-    parts = [part for part in _printable(name.replace("\\", "/")).split("/") if part not in ("", ".", "..")]
-    return "/".join(part for k, part in enumerate(parts) if k or not part.endswith(":"))
 
 
 def _unique(pictures: list[Picture]) -> list[Picture]:
@@ -285,10 +271,3 @@ def _unique(pictures: list[Picture]) -> list[Picture]:
         n = seen[picture.name]
         out.append(replace(picture, name=f"{picture.name} ({n})") if n > 1 else picture)
     return out
-
-
-def _reason(error: BaseException) -> str:
-    """An exception in a few words, without the path that the caller names anyway."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

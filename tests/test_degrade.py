@@ -181,7 +181,7 @@ def test_a_store_with_given_lr(hr_folder, tmp_path):
     assert report.skipped["1.png"].startswith(
         "its LR file has 31 x 24 pixels, expected 32 x 24 (130 x 99 divided by the scale 4)"
     )
-    assert report.skipped["2.png"].startswith("its LR file 2x4.png: no picture of a known format")
+    assert report.skipped["2.png"].startswith("its LR file 2x4.png: no image of a known format")
     assert report.skipped["3.png"].startswith("no LR file for it")
     assert prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), settings, lr=lr).already_complete
     (lr / "0x4.png").write_bytes(file_of(mine[3], "PNG"))

@@ -123,7 +123,7 @@ def test_quiet_before_and_after_the_command(words, tmp_path, monkeypatch, capsys
         main([*words, str(tmp_path / "in"), "--checkpoint", model, "--regress", "-v"])
     said = capsys.readouterr()
     assert stopped.value.code == 3
-    assert "a.png: not a picture" in said.err
+    assert "a.png: no image of a known format" in said.err
     assert ("-> " in said.out) == ("-q" not in words)
     assert logging.getLogger().level == logging.INFO
 

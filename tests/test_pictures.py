@@ -160,14 +160,14 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
     names = ("text.png", "good.png", "alpha.png", "cut.png", "zero.png", "none.png", "done.png")
     failed = make(model, [tmp_path / name for name in names], out=tmp_path / "o", format="jpg")
     reasons = {Path(name).name: reason for name, reason in failed.items()}
-    assert reasons["text.png"] == "not a picture in a known format"
+    assert reasons["text.png"].startswith("no image of a known format")
     assert reasons["zero.png"] == "an empty file (0 bytes)"
     assert reasons["none.png"] == "there is no such file"
     assert "transparency" in reasons["alpha.png"]
     assert "was not made from this input by this model with these settings, and exists already" in reasons["done.png"]
     assert sorted(reasons) == ["alpha.png", "cut.png", "done.png", "none.png", "text.png", "zero.png"]
     assert (tmp_path / "o" / "good_x4.jpg").exists()
-    with pytest.raises(ImageError, match="not a picture in a known format"):
+    with pytest.raises(ImageError, match="no image of a known format"):
         make(model, [tmp_path / "text.png"])
     (tmp_path / "file").touch()
     with pytest.raises(ImageError, match="cannot be written .*give another --out"):
@@ -277,7 +277,7 @@ def test_the_command(model_file, tmp_path):
 
     done = infer("--steps", "2", "-o", str(tmp_path / "out"), "--suffix", "@4x")
     assert done.returncode == 3, done.stderr
-    assert "bad.png: not a picture" in done.stderr
+    assert "bad.png: no image of a known format" in done.stderr
     assert "5 x 6 -> " in done.stdout
     assert open_picture(tmp_path / "out" / "good@4x.png").shape == (24, 20, 3)
     wrong = infer("--steps", "0")
