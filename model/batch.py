@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..errors import ConfigError, ImageError, SamdiffError
+from ..errors import ConfigError, ImageError, SamdiffError, printable
 from ..pipeline.sources import SUFFIXES
 from ..runtime import progress
 from .infer import InferSettings, SuperResolver
+from .outputs import EXISTS, ITSELF, Outputs, look, sweep_outputs, try_place
 from .pictures import FORMATS, file_says, read_picture_file, save_picture
+from .publish import checkpoint_files
 from .sampler import DEFAULT
 
 OUTPUT_FORMATS = ("png", "jpg", "webp")
-_EXISTS = "exists already; give --overwrite, or another --out"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
     Raises:
         ImageError: a folder without pictures, or a pattern that matches nothing.
     """
-    found: list[Path] = []
+    found: dict[object, Path] = {}
+    folders: dict[str, tuple[object, ...]] = {}
     for given in inputs:
         path = Path(given)
         if path.is_dir():
@@ -95,15 +97,31 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
                 raise ImageError(f"{given}: matches no file")
         else:
             chosen = [path]
-        found += [p for p in chosen if p not in found]
-    return found
+        for p in chosen:
+            found.setdefault(_place(p, folders), p)
+    return list(found.values())
 
 
-def plan_outputs(inputs: Sequence[Path], settings: OutputSettings) -> list[Job]:
+def _place(path: Path, folders: dict[str, tuple[object, ...]]) -> object:
+    """The same for `a.png`, `./a.png` and `in/../a.png`: one name in one folder."""
+    try:
+        return look(path, folders).place
+    except OSError:  # reported when it is read
+        return path
+
+
+def plan_outputs(inputs: Sequence[Path], settings: OutputSettings, read: Iterable[Path] = ()) -> list[Job]:
     """What is made from which, decided before anything is computed.
 
+    An output is never an input of the same run, neither its own nor another's: such a job has its reason in `trouble`.
+
+    Args:
+        inputs: from `list_inputs`.
+        settings: where the results go.
+        read: more files that the run reads, such as the checkpoint's.
+
     Raises:
-        ConfigError: several inputs for one file, two inputs for one name, an unknown format, or one input whose output exists.
+        ConfigError: several inputs for one file, two inputs for one name, an unknown format, or one input whose output may not be written.
     """
     out = settings.out
     if settings.is_file() and len(inputs) > 1:
@@ -114,19 +132,14 @@ def plan_outputs(inputs: Sequence[Path], settings: OutputSettings) -> list[Job]:
     targets = [
         out if settings.is_file() and out is not None else (out or path.parent) / f"{path.stem}{name}" for path in inputs
     ]
-    double = next((target for target in targets if targets.count(target) > 1), None)
+    guard = Outputs([*inputs, *read], settings.overwrite, resumes=True)
+    double = guard.clash(targets)
     if double is not None:
-        raise ConfigError(f"--out: two of the pictures would both become {double}; rename one, or run them apart")
-    jobs = [Job(path, target, _trouble(path, target, settings.overwrite)) for path, target in zip(inputs, targets, strict=True)]
+        raise ConfigError(f"--out: two of the images would both become {printable(double)}; rename one, or run them apart")
+    jobs = [Job(path, target, guard.trouble(target, path)) for path, target in zip(inputs, targets, strict=True)]
     if len(jobs) == 1 and jobs[0].trouble:
-        raise ConfigError(f"{jobs[0].target}: {jobs[0].trouble}")
+        raise ConfigError(f"{printable(jobs[0].target)}: {jobs[0].trouble}")
     return jobs
-
-
-def _trouble(source: Path, target: Path, overwrite: bool) -> str:
-    if target.exists() and source.exists() and target.samefile(source):
-        return "is the input itself; give --suffix or --out"
-    return _EXISTS if target.exists() and not overwrite else ""
 
 
 def upscale_files(
@@ -141,18 +154,20 @@ def upscale_files(
         ImageError: the only input cannot be read, or its output not be written.
     """
     times = model.check(settings)
+    guard = Outputs([*(job.source for job in jobs), *checkpoint_files(Path(model.name))], output.overwrite)
+    sweep_outputs(job.target for job in jobs)
     total = 1 if settings.regress else settings.average * (len(times) + 1)
     bar = progress(desc="pictures", total=len(jobs) * total, unit="step")
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
         bar.set_description(f"{job.source.name} {number}/{len(jobs)}" if len(jobs) > 1 else job.source.name)
         try:
-            if job.trouble == _EXISTS:
+            if job.trouble == EXISTS:
                 line = _kept(model, job, settings, output)
             elif job.trouble:
-                raise ImageError(job.trouble)
+                raise ImageError(job.trouble if job.trouble == ITSELF else f"{printable(job.target)} {job.trouble}")
             else:
-                line = _upscale_file(model, job, settings, output, partial(_advance, bar))
+                line = _upscale_file(model, job, settings, output, guard, partial(_advance, bar))
         except SamdiffError as error:
             if len(jobs) == 1:
                 bar.close()
@@ -167,9 +182,14 @@ def upscale_files(
 
 
 def _upscale_file(
-    model: SuperResolver, job: Job, settings: InferSettings, output: OutputSettings, on_step: Callable[[int], Any]
+    model: SuperResolver,
+    job: Job,
+    settings: InferSettings,
+    output: OutputSettings,
+    guard: Outputs,
+    on_step: Callable[[int], Any],
 ) -> str:
-    _check_place(job.target)
+    _check_place(job, guard)
     source = read_picture_file(job.source)
     pixels = source.pixels
     if output.bits == 16 and pixels.dtype == np.uint8:
@@ -177,20 +197,25 @@ def _upscale_file(
     result = model.upscale(pixels, settings, on_step=on_step)
     if output.bits == 8 and result.dtype == np.uint16:
         result = np.round(result / 257).astype(np.uint8)
-    save_picture(result, job.target, source, _said(model, job.source, settings, output) if output.say_so else {})
+    said = _said(model, job.source, settings, output) if output.say_so else {}
+    _check_target(job, guard)  # again: hours may have passed
+    save_picture(result, job.target, source, said, overwrite=output.overwrite)
+    guard.wrote(job.target)
     return f"{job.source} {pixels.shape[1]} x {pixels.shape[0]} -> {job.target} {result.shape[1]} x {result.shape[0]}"
 
 
 def _kept(model: SuperResolver, job: Job, settings: InferSettings, output: OutputSettings) -> str:
     """The line about an output that is there already; an ImageError if it may be something else than what would be made."""
     if not output.say_so:
-        raise ImageError(f"{job.target} {_EXISTS} (with --no-provenance it cannot be told whether this command made it)")
+        raise ImageError(f"{job.target} {EXISTS} (with --no-provenance it cannot be told whether this command made it)")
     try:
+        if not job.source.is_file():  # a FIFO would never end
+            raise ImageError(f"{job.source}: there is no such file, or it is no regular file")
         same = file_says(job.target, _said(model, job.source, settings, output))
     except OSError as error:
         raise ImageError(f"{job.source}: cannot be read ({error.strerror or error})") from error
     if not same:
-        raise ImageError(f"{job.target} was not made from this input by this model with these settings, and {_EXISTS}")
+        raise ImageError(f"{job.target} was not made from this input by this model with these settings, and {EXISTS}")
     return f"kept {job.target}, made from {job.source} before"
 
 
@@ -221,16 +246,19 @@ def provenance(model: SuperResolver, settings: InferSettings) -> dict[str, str]:
     }
 
 
-def _check_place(target: Path) -> None:
-    """Before hours of work: can a file be written there?"""
+def _check_target(job: Job, guard: Outputs) -> None:
+    if reason := guard.trouble(job.target, job.source):
+        raise ImageError(f"{printable(job.target)} {reason}")
+
+
+def _check_place(job: Job, guard: Outputs) -> None:
+    """Before hours of work: may the file be written there, and can it?"""
+    _check_target(job, guard)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        probe = target.with_name(f".{target.name}.probe")
-        probe.touch()
-        probe.unlink()
+        try_place(job.target)
     except OSError as error:
         raise ImageError(
-            f"{target}: cannot be written ({error.strerror or error}); give another --out, or free or unlock the place"
+            f"{job.target}: cannot be written ({error.strerror or error}); give another --out, or free or unlock the place"
         ) from error
 
 

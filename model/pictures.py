@@ -15,9 +15,9 @@ from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from ..errors import ImageError
-from ..pipeline.keystore import write_atomic
+from ..errors import ImageError, SamdiffError
 from .nature import eight_bits
+from .outputs import write_output
 
 MAX_PIXELS = 50_000_000  # of an input; a bound against decompression bombs
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -103,6 +103,7 @@ def save_picture(
     source: PictureFile | None = None,
     said: Mapping[str, str] | None = None,
     quality: int = 95,
+    overwrite: bool = True,
 ) -> None:
     """Write a picture whole or not at all; the suffix names the format.
 
@@ -112,9 +113,10 @@ def save_picture(
         source: whose colour profile and EXIF are kept.
         said: how the picture was made: PNG text, or EXIF's Software (and ImageDescription, if that is free) in other formats.
         quality: of JPEG and WebP, 1 … 100.
+        overwrite: whether a file that is there already is replaced.
 
     Raises:
-        ImageError: the format cannot hold the picture's alpha, bits or size, or the file cannot be written.
+        ImageError: the format cannot hold the picture's alpha, bits or size, or the file cannot be written, or is there already.
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
@@ -147,10 +149,9 @@ def save_picture(
             raise ImageError(f"{path}: cannot be encoded as {kind} ({error})") from error
         data = buffer.getvalue()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        write_output(path, data, overwrite)
+    except SamdiffError as error:
+        raise ImageError(str(error)) from error
 
 
 def file_says(path: Path, said: Mapping[str, str]) -> bool:
