@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError, SamdiffError, printable
-from ..pipeline.keystore import PARTIAL, advice, hold, partial_name, write_atomic
+from ..pipeline.keystore import PARTIAL, advice, hold, partial_name, partial_stem, write_atomic
 
 EXISTS = "exists already; give --overwrite, or another --out"
 ITSELF = "is the input itself; give --suffix or --out"
@@ -223,7 +223,7 @@ def sweep_outputs(targets: Iterable[Path]) -> int:
     """
     wanted: dict[Path, set[str]] = {}
     for target in targets:
-        wanted.setdefault(target.parent, set()).add(target.name)
+        wanted.setdefault(target.parent, set()).add(partial_stem(target.name))
     count = 0
     for folder, names in wanted.items():
         with suppress(OSError), os.scandir(folder) as entries:  # no such folder, or it may not be listed: nothing to sweep

@@ -7,6 +7,7 @@ issue 3682); in a folder it is made visible by an atomic rename.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import uuid
@@ -18,6 +19,7 @@ from ..errors import StoreError
 
 PARTIAL = ".partial"
 """How the names of files end that are being written."""
+_LONGEST = 200  # bytes of a name that leave room for what `partial_name` adds; most disks take 255
 
 _ADVICE = {
     errno.ENOSPC: "free some space on that disk",
@@ -174,7 +176,13 @@ def write_atomic(target: Path, value: bytes, replace: bool = True) -> None:
 
 def partial_name(name: str) -> str:
     """A name, not used before, of a file that is being written in a target's place."""
-    return f".{name}.{uuid.uuid4().hex}{PARTIAL}"
+    return f".{partial_stem(name)}.{uuid.uuid4().hex}{PARTIAL}"
+
+
+def partial_stem(name: str) -> str:
+    """How a target is called inside `partial_name`: by its name, or by a digest of it where that would be too long for a disk."""
+    data = os.fsencode(name)
+    return name if len(data) <= _LONGEST else hashlib.sha256(data).hexdigest()
 
 
 def hold(file: IO[Any]) -> bool | None:
