@@ -25,6 +25,8 @@ def import_checkpoint(
     from ..model.checkpoint import save_checkpoint
     from ..model.imported import describe, import_official
 
+    if file.is_dir():
+        raise ConfigError(f"{file}: expected a checkpoint's file, got a folder")
     target = out or file.with_suffix(".imported.safetensors")
     _check_target(target, [file], overwrite)
     checkpoint = import_official(file, modulation)

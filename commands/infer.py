@@ -48,7 +48,7 @@ def infer(
     threads: Threads = None,
 ) -> None:
     """Pictures, super-resolved. Never needs SAM or masks."""
-    from ..model.batch import OutputSettings, list_inputs, plan_outputs, upscale_files
+    from ..model.batch import OutputSettings, list_inputs, others_results, plan_outputs, upscale_files
     from ..model.infer import InferSettings, load_model
     from ..model.publish import checkpoint_files
     from ..runtime import pick_device, setup_process
@@ -61,5 +61,6 @@ def infer(
     model = load_model(path, pick_device(device))
     model.expect_scale(scale)
     output = OutputSettings(out, f"_x{model.scale}" if suffix is None else suffix, format_, overwrite, bits, provenance)
-    jobs = plan_outputs(list_inputs(inputs, output.suffix), output, checkpoint_files(path))
+    read = [*checkpoint_files(path), *(others_results(inputs, output.suffix) if overwrite else ())]
+    jobs = plan_outputs(list_inputs(inputs, output.suffix), output, read)
     finish(upscale_files(model, jobs, settings, output, say))

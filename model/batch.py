@@ -18,7 +18,7 @@ from ..pipeline.sources import SUFFIXES
 from ..runtime import progress
 from .infer import InferSettings, SuperResolver
 from .outputs import EXISTS, ITSELF, Outputs, look, sweep_outputs, try_place
-from .pictures import FORMATS, file_says, read_picture_file, save_picture
+from .pictures import FORMATS, file_says, is_result, read_picture_file, save_picture
 from .publish import checkpoint_files
 from .sampler import DEFAULT
 
@@ -86,9 +86,7 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-            stems = {p.stem for p in inside}
-            chosen = [p for p in inside if not (suffix and p.stem.endswith(suffix) and p.stem.removesuffix(suffix) in stems)]
+            chosen, _ = _of_folder(path, suffix)
             if not chosen:
                 raise ImageError(f"{path}: holds no pictures ({', '.join(SUFFIXES)})")
         elif not path.exists() and glob.has_magic(str(given)):
@@ -100,6 +98,20 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
         for p in chosen:
             found.setdefault(_place(p, folders), p)
     return list(found.values())
+
+
+def others_results(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
+    """What `list_inputs` leaves out of folders for its name alone, and what does not say that samdiff made it: nobody's to overwrite."""
+    folders = [Path(given) for given in inputs if Path(given).is_dir()]
+    return [path for folder in folders for path in _of_folder(folder, suffix)[1] if not is_result(path)]
+
+
+def _of_folder(folder: Path, suffix: str) -> tuple[list[Path], list[Path]]:
+    """A folder's images, sorted: the inputs, and those that by their names are results of others beside them."""
+    inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    stems = {p.stem for p in inside}
+    results = {p for p in inside if suffix and p.stem.endswith(suffix) and p.stem.removesuffix(suffix) in stems}
+    return [p for p in inside if p not in results], [p for p in inside if p in results]
 
 
 def _place(path: Path, folders: dict[str, tuple[object, ...]]) -> object:

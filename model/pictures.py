@@ -156,22 +156,34 @@ def save_picture(
 
 def file_says(path: Path, said: Mapping[str, str]) -> bool:
     """Whether a PNG, JPEG or WebP file says all this, as `save_picture` writes it, and is not cut short; pixels stay unread."""
+    found = _said_by(path)
+    return said.items() <= found.items() if isinstance(found, Mapping) else found == _in_one_line(said)
+
+
+def is_result(path: Path) -> bool:
+    """Whether a PNG, JPEG or WebP file says that `samdiff infer` made it."""
+    found = _said_by(path)
+    return "samdiff-model" in found if isinstance(found, Mapping) else "; samdiff-model: " in str(found)
+
+
+def _said_by(path: Path) -> Mapping[str, object] | object:
+    """A PNG's text by keyword, other formats' EXIF Software; empty for a file that is damaged or says nothing."""
     try:
-        if not _has_end(path):
-            return False
+        if not path.is_file() or not _has_end(path):
+            return {}
         # Image.open refuses large results as decompression bombs, and Pillow's own class for WebP does too.
         if path.suffix.lower() == ".png":
             with PngImageFile(path) as image:
-                return said.items() <= image.info.items()
+                return dict(image.info)
         if path.suffix.lower() == ".webp":
             exif = Image.Exif()
             exif.load(_exif_of_webp(path))
         else:
             with JpegImageFile(path) as image:
                 exif = image.getexif()
-        return bool(exif.get(_SOFTWARE) == _in_one_line(said))
+        return exif.get(_SOFTWARE)
     except (OSError, SyntaxError, ValueError, struct.error):  # damaged, or of another format than its name says
-        return False
+        return {}
 
 
 def _exif_of_webp(path: Path) -> bytes:

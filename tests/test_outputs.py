@@ -223,6 +223,25 @@ def test_another_input_is_no_output_either(model, tmp_path):
     assert (tmp_path / "a_x4.png").read_bytes() == (tmp_path / "out" / "b_x4.png").read_bytes() == mine
 
 
+def test_a_folders_images_are_replaced_if_samdiff_made_them(model_file, tmp_path, capsys):
+    """`infer folder --overwrite` with somebody's own a_x4.png beside a.png: listed; our result of an earlier run is made anew."""
+    folder = tmp_path / "in"
+    save_picture(image(0), folder / "a.png")
+    save_picture(image(1), folder / "b.png")
+    save_picture(image(2), folder / "a_x4.png")
+    mine = (folder / "a_x4.png").read_bytes()
+    words = ["infer", folder, "--checkpoint", model_file, "--regress", "--overwrite"]
+    for kind in ("png", "jpg", "webp"):
+        for seed in range(2):
+            with pytest.raises(SystemExit) as stopped:
+                main([str(word) for word in (*words, "--format", kind, "--seed", seed)])
+            assert stopped.value.code == (3 if kind == "png" else 0)
+            said = capsys.readouterr().err
+            assert ("a_x4.png is an input of this command" in said) == (kind == "png"), said
+            assert "b_x4" not in said
+        assert (folder / "a_x4.png").read_bytes() == mine
+
+
 def test_an_output_is_no_input_that_is_missing_so_far(model, tmp_path):
     """`a.png a_x4.png` without an a_x4.png: what the first job would make is not read by the second."""
     save_picture(image(0), tmp_path / "a.png")
