@@ -17,7 +17,7 @@ from ..errors import ConfigError, ImageError, SamdiffError, printable
 from ..pipeline.sources import SUFFIXES
 from ..runtime import progress
 from .infer import InferSettings, SuperResolver
-from .outputs import EXISTS, ITSELF, Outputs, look, sweep_outputs, try_place
+from .outputs import EXISTS, ITSELF, Outputs, place_of, sweep_outputs, try_place
 from .pictures import FORMATS, file_says, is_result, read_picture_file, save_picture
 from .publish import checkpoint_files
 from .sampler import DEFAULT
@@ -96,7 +96,7 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
         else:
             chosen = [path]
         for p in chosen:
-            found.setdefault(_place(p, folders), p)
+            found.setdefault(place_of(p, folders), p)
     return list(found.values())
 
 
@@ -112,14 +112,6 @@ def _of_folder(folder: Path, suffix: str) -> tuple[list[Path], list[Path]]:
     stems = {p.stem for p in inside}
     results = {p for p in inside if suffix and p.stem.endswith(suffix) and p.stem.removesuffix(suffix) in stems}
     return [p for p in inside if p not in results], [p for p in inside if p in results]
-
-
-def _place(path: Path, folders: dict[str, tuple[object, ...]]) -> object:
-    """The same for `a.png`, `./a.png` and `in/../a.png`: one name in one folder."""
-    try:
-        return look(path, folders).place
-    except OSError:  # reported when it is read
-        return path
 
 
 def plan_outputs(inputs: Sequence[Path], settings: OutputSettings, read: Iterable[Path] = ()) -> list[Job]:

@@ -62,11 +62,7 @@ def look(path: str | Path, folders: dict[str, Key] | None = None) -> Entry:
     Raises:
         OSError: the disk does not say (a name that is too long, a folder that may not be searched).
     """
-    parent, name = os.path.split(os.path.normpath(path) if os.path.basename(path) in ("", ".") else os.fspath(path))
-    known = {} if folders is None else folders
-    if parent not in known:
-        known[parent] = _identity(parent or ".") or (os.path.realpath(parent),)
-    place: Key = ("place", *known[parent], name)
+    place = place_of(path, folders)
     try:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -81,6 +77,15 @@ def look(path: str | Path, folders: dict[str, Key] | None = None) -> Entry:
         keys.add(("file", found.st_dev, found.st_ino))
     kind = FILE if stat.S_ISREG(found.st_mode) else _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
     return Entry(kind, frozenset(keys), place, own)
+
+
+def place_of(path: str | Path, folders: dict[str, Key] | None = None) -> Key:
+    """The identity of a path by its folder and name, the same for `a.png`, `./a.png` and `in/../a.png`; the file itself is not looked at."""
+    parent, name = os.path.split(os.path.normpath(path) if os.path.basename(path) in ("", ".") else os.fspath(path))
+    known = {} if folders is None else folders
+    if parent not in known:
+        known[parent] = _identity(parent or ".") or (os.path.realpath(parent),)
+    return ("place", *known[parent], name)
 
 
 def judge(target: Entry, inputs: Mapping[Key, Path], overwrite: bool, resumes: bool = False) -> str:
@@ -152,10 +157,7 @@ class Outputs:
         seen: set[Key] = set()
         folded: dict[Key, Path] = {}
         for target in targets:
-            try:
-                place = look(target, self._folders).place
-            except OSError:  # `trouble` says so
-                continue
+            place = place_of(target, self._folders)
             if place in seen:
                 return target
             seen.add(place)
