@@ -5,20 +5,23 @@ Each step is the command that a user would type, printed before it runs. One pho
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .errors import SamdiffError
+from . import __version__
+from .errors import ConfigError, ImageError, SamdiffError, printable
 from .model.checkpoint import SHIPPED_NAME
 from .model.metrics import psnr_y, ssim_y
-from .model.pictures import open_picture, save_picture
+from .model.outputs import DEAD_LINK, FILE, NOTHING, look, sweep_outputs
+from .model.pictures import file_says, open_picture, save_picture
 from .model.sheet import colour_labels, colour_map, contact_sheet
 from .pipeline.assemble import crop_to_scale
 from .pipeline.degrade import degrade
@@ -31,6 +34,9 @@ from .runtime import pick_device
 
 HELD_OUT = "chelsea"
 SCALE = 4
+RESULTS = ("shipped.png", "result.png", "rrdb.png")
+SHEET = "sheet.png"
+_MARK = {"samdiff-demo": "contact sheet"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class DemoSettings:
     """Settings for so short a training: a rate that falls to nothing, a shorter average."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    overwrite: bool = False
+    """Whether files of the demo's names are replaced that the demo did not write."""
 
 
 def run_demo(settings: DemoSettings, say: Callable[[str], None], show: Callable[[str], None]) -> Path:
@@ -64,10 +72,14 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None], show: Callable[
         show: told the figures.
 
     Raises:
+        ConfigError: a file of the folder would be replaced that the demo did not write.
         SamdiffError: a step failed; its own message stands above.
     """
     folder, start = settings.folder, time.perf_counter()
-    truth = write_photographs(folder)
+    photographs = sample_photographs()
+    check_folder(folder, photographs, settings.overwrite)
+    write_photographs(folder, photographs)
+    truth = photographs["held_out_hr.png"]
     store, run, lr = folder / "photos.zarr", folder / "run", folder / "held_out_lr.png"
     where = ["--device", settings.device]
     sampling = ["--steps", settings.sampling_steps, "--overwrite", *where]
@@ -90,24 +102,60 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None], show: Callable[
     samdiff("infer", lr, "-o", folder / "rrdb.png", "--checkpoint", run, "--regress", "--overwrite", *where)
     for line in compare(folder, truth, settings):
         show(line)
-    say(f"{time.perf_counter() - start:.0f} s in all; contact sheet: {folder / 'sheet.png'}")
-    return folder / "sheet.png"
+    say(f"{time.perf_counter() - start:.0f} s in all; contact sheet: {folder / SHEET}")
+    return folder / SHEET
 
 
-def write_photographs(folder: Path) -> np.ndarray:
-    """The samples as PNG files in `folder/photos`, but for the one held out: its HR is returned, its LR written beside."""
-    (folder / "photos").mkdir(parents=True, exist_ok=True)
-    held_out = None
+def sample_photographs() -> dict[str, np.ndarray]:
+    """File name -> pixels: the samples as `photos/NAME.png`, but for the one held out, which is HR and LR beside them."""
+    found, held_out = {}, None
     for picture in list_source("samples"):
         pixels = read_picture(picture).pixels
         if Path(picture.name).stem == HELD_OUT:
             held_out = crop_to_scale(pixels, SCALE)
         else:
-            save_picture(pixels, folder / "photos" / f"{Path(picture.name).stem}.png")
+            found[f"photos/{Path(picture.name).stem}.png"] = pixels
     assert held_out is not None, "the samples hold the demo's picture"
-    save_picture(held_out, folder / "held_out_hr.png")
-    save_picture(degrade(held_out, "bicubic", SCALE), folder / "held_out_lr.png")
-    return held_out
+    return {**found, "held_out_hr.png": held_out, "held_out_lr.png": degrade(held_out, "bicubic", SCALE)}
+
+
+def check_folder(folder: Path, photographs: Mapping[str, np.ndarray], overwrite: bool) -> None:
+    """Before any work: what is in the folder under the demo's names is the demo's own, from an earlier run. Sweeps what a killed run left.
+
+    Raises:
+        ConfigError: it is not (and `overwrite` is false), or it is a folder, FIFO or device.
+    """
+    low = folder / "held_out_lr.png"
+    digest = hashlib.sha256(low.read_bytes()).hexdigest()[:16] if low.is_file() else "none"
+    said = {**dict.fromkeys(RESULTS, {"samdiff-input": f"sha256 {digest}"}), SHEET: _MARK}
+    names = [*photographs, *said]
+    for name in names:
+        file = folder / name
+        kind = look(file).kind
+        if kind not in (NOTHING, FILE, DEAD_LINK):
+            raise ConfigError(f"{printable(file)}: is {kind}, expected a file or nothing; give another --folder")
+        ours = kind == NOTHING or (_holds(file, photographs[name]) if name in photographs else file_says(file, said[name]))
+        if not ours and not overwrite:
+            raise ConfigError(
+                f"{printable(file)}: exists already and was not written by this demo; give --overwrite, or another --folder"
+            )
+    sweep_outputs(folder / name for name in names)
+
+
+def write_photographs(folder: Path, photographs: Mapping[str, np.ndarray]) -> None:
+    """The files of `sample_photographs`; those that are there already stay untouched."""
+    (folder / "photos").mkdir(parents=True, exist_ok=True)
+    for name, pixels in photographs.items():
+        if not _holds(folder / name, pixels):
+            save_picture(pixels, folder / name)
+
+
+def _holds(file: Path, pixels: np.ndarray) -> bool:
+    """Whether a file is there and holds exactly this picture."""
+    try:
+        return file.exists() and np.array_equal(open_picture(file), pixels)
+    except ImageError:
+        return False
 
 
 def compare(folder: Path, truth: np.ndarray, settings: DemoSettings) -> list[str]:
@@ -127,6 +175,6 @@ def compare(folder: Path, truth: np.ndarray, settings: DemoSettings) -> list[str
         (f"{len(masks)} masks, for show:\ninference never sees them", colour_labels(structure.labels, truth)),
         ("E_SAM\n(mean over the mask)", colour_map(structure.e_sam())),
     ]
-    save_picture(contact_sheet(panels, columns=4), folder / "sheet.png")
+    save_picture(contact_sheet(panels, columns=4), folder / SHEET, said={"Software": f"samdiff {__version__}", **_MARK})
     lines = [f"{name:14s}{p:7.2f} dB  SSIM {s:.4f}" for name, (p, s) in scores.items()]
     return ["", f"{HELD_OUT}, which was not in the store, x{SCALE}, on Y:", *lines]

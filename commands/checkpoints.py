@@ -25,10 +25,12 @@ def import_checkpoint(
     from ..model.checkpoint import save_checkpoint
     from ..model.imported import describe, import_official
 
+    if file.is_dir():
+        raise ConfigError(f"{file}: expected a checkpoint's file, got a folder")
     target = out or file.with_suffix(".imported.safetensors")
-    _check_target(target, overwrite)
+    _check_target(target, [file], overwrite)
     checkpoint = import_official(file, modulation)
-    save_checkpoint(target, checkpoint)
+    save_checkpoint(target, checkpoint, overwrite)
     say(f"{target}: {describe(checkpoint)}")
 
 
@@ -41,17 +43,19 @@ def publish(
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
     """A run's best model as one small file, without anything of this machine."""
+    from ..model.publish import checkpoint_files
     from ..model.publish import publish as write
 
-    _check_target(out, overwrite)
-    made = write(run, out, licence, attribution, half)
+    _check_target(out, checkpoint_files(run), overwrite)
+    made = write(run, out, licence, attribution, half, overwrite)
     count = sum(value.numel() for value in made.tensors.values())
     say(f"{out}: {count / 1e6:.2f} M parameters, {out.stat().st_size / 1e6:.2f} MB, step {made.facts.get('step')}, {licence}")
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def _check_target(target: Path, inputs: list[Path], overwrite: bool) -> None:
     """Before any work."""
+    from ..model.outputs import claim_outputs
+
     if target.suffix != ".safetensors" or target.is_dir():
         raise ConfigError(f"--out: expected a file NAME.safetensors, got {target}")
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{target}: exists already; give --overwrite, or another --out")
+    claim_outputs([("--out", target)], inputs, overwrite)

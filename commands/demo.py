@@ -14,6 +14,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Everything goes there.")] = Path("demo"),
     rrdb_steps: Annotated[int | None, typer.Option(min=1, help="Steps of stage one.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of stage two.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace files of the demo's names that the demo did not write.")] = False,
     device: Device = "auto",
 ) -> None:
     """The whole way on sample photographs, in minutes: each command is printed as you would type it."""
@@ -22,5 +23,7 @@ def demo(
 
     usual = DemoSettings()
     folder = user_path(folder, "--folder")
-    settings = DemoSettings(folder, rrdb_steps=rrdb_steps or usual.rrdb_steps, steps=steps or usual.steps, device=device)
+    settings = DemoSettings(
+        folder, rrdb_steps=rrdb_steps or usual.rrdb_steps, steps=steps or usual.steps, device=device, overwrite=overwrite
+    )
     run_demo(settings, say, show)

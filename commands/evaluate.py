@@ -34,17 +34,20 @@ def evaluate(
 
     from ..errors import ConfigError
     from ..model.batch import provenance
-    from ..model.evaluate import as_csv, as_json, as_markdown, read_pairs, summarise
+    from ..model.evaluate import as_csv, as_json, as_markdown, benchmark_files, methods, read_pairs, summarise
     from ..model.evaluate import evaluate as run
     from ..model.infer import InferSettings, load_model
+    from ..model.outputs import claim_outputs, write_output
     from ..model.perceptual import load_measures
     from ..model.pictures import save_picture
+    from ..model.publish import checkpoint_files
     from ..runtime import pick_device, progress, setup_process
 
-    if (out / "figures.csv").exists() and not overwrite:  # said before hours of work
-        raise ConfigError(f"{out}/figures.csv: exists already; give --overwrite, or another --out")
-    setup_process(threads)
     path = choose_checkpoint(checkpoint)
+    inputs = [*checkpoint_files(path), *(file for folder in benchmark for file in benchmark_files(folder))]
+    files = [out / name for name in ("figures.csv", "figures.json", "table.md")]
+    claim_outputs([("--out", file) for file in files], inputs, overwrite)  # reported before hours of work
+    setup_process(threads)
     model = load_model(path, pick_device(device))
     settings = InferSettings(steps, 0, sampler, average, start, consistent=consistent, precision=precision)
     model.check(settings)
@@ -56,6 +59,14 @@ def evaluate(
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their figures could not be told apart; rename one")
     sets = {name: read_pairs(folder, model.scale) for name, folder in zip(names, benchmark, strict=True)}
+    if save:
+        made = [
+            out / "pictures" / name / f"{pair.name}_{method}.png"
+            for name, pairs in sets.items()
+            for pair in pairs
+            for method in methods(range(seeds))
+        ]
+        claim_outputs([("--out", file) for file in made], inputs, overwrite)
     out.mkdir(parents=True, exist_ok=True)  # fails now, if it fails
     rows = []
     for name, pairs in sets.items():
@@ -63,7 +74,7 @@ def evaluate(
 
         def done(picture: str, method: str, found: object, name: str = name, bar: object = bar) -> None:
             if save:
-                save_picture(found, out / "pictures" / name / f"{picture}_{method}.png")  # type: ignore[arg-type]
+                save_picture(found, out / "pictures" / name / f"{picture}_{method}.png", overwrite=overwrite)  # type: ignore[arg-type]
             bar.update()  # type: ignore[attr-defined]
 
         regress = partial(model.upscale, settings=settings, regress=True)
@@ -81,9 +92,9 @@ def evaluate(
     table = as_markdown(summarise(rows))
     how = provenance(model, settings)
     facts = {"checkpoint": str(path), **how, "seeds": list(range(seeds)), "scale": model.scale, "skipped": skipped}
-    for file, text in (("figures.csv", as_csv(rows)), ("figures.json", as_json(rows, facts)), ("table.md", table + "\n")):
-        (out / file).write_text(text)
-    show(table)
+    show(table)  # first: it is not lost if the files cannot be written
+    for file, text in zip(files, (as_csv(rows), as_json(rows, facts), table + "\n"), strict=True):
+        write_output(file, text.encode(), overwrite)
     say(f"\n{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
     finish(skipped)
 
@@ -103,10 +114,12 @@ def compare(
     """Pictures side by side: zoomed crops, labels, figures, difference maps."""
     from ..errors import ConfigError
     from ..model.compare import comparison
-    from ..model.pictures import open_picture, save_picture
+    from ..model.outputs import claim_outputs
+    from ..model.pictures import FORMATS, open_picture, save_picture
 
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out}: exists already; give --overwrite, or another --out")
+    if out.suffix.lower() not in FORMATS:  # reported before the work
+        raise ConfigError(f"--out {out}: expected a file ending in {', '.join(FORMATS)}")
+    claim_outputs([("--out", out)], [*pictures, *([reference] if reference is not None else [])], overwrite)
     if label and len(label) != len(pictures):
         raise ConfigError(f"--label: expected one per picture, got {len(label)} for {len(pictures)}")
     boxes = [_box(text) for text in crop or []]
@@ -115,7 +128,7 @@ def compare(
     if reference is not None:
         height, full_width = named[0][1].shape[:2]
         truth = open_picture(reference)[:height, :full_width]  # an HR that is no multiple of the scale is cut, as LR was
-    save_picture(comparison(named, truth, boxes, shave, width=width), out)
+    save_picture(comparison(named, truth, boxes, shave, width=width), out, overwrite=overwrite)
     say(f"{out}")
 
 

@@ -16,14 +16,17 @@ def export_model(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for rrdb.onnx, denoiser.onnx and schedule.json.")] = Path(
         "onnx"
     ),
+    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
 ) -> None:
     """RRDB and denoiser as ONNX files of dynamic sizes."""
     from ..errors import ConfigError
     from ..model.export import export_onnx
     from ..model.infer import load_model
+    from ..model.publish import checkpoint_files
 
     if to != "onnx":
         raise ConfigError(f"--to: expected onnx, got {to!r}")
-    model = load_model(choose_checkpoint(checkpoint), "cpu")
-    for file in export_onnx(model, out):
+    path = choose_checkpoint(checkpoint)
+    model = load_model(path, "cpu")
+    for file in export_onnx(model, out, overwrite, checkpoint_files(path)):
         say(f"{file}  {file.stat().st_size} bytes")

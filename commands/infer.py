@@ -48,16 +48,19 @@ def infer(
     threads: Threads = None,
 ) -> None:
     """Pictures, super-resolved. Never needs SAM or masks."""
-    from ..model.batch import OutputSettings, list_inputs, plan_outputs, upscale_files
+    from ..model.batch import OutputSettings, list_inputs, others_results, plan_outputs, upscale_files
     from ..model.infer import InferSettings, load_model
+    from ..model.publish import checkpoint_files
     from ..runtime import pick_device, setup_process
 
     setup_process(threads)
     settings = InferSettings(
         steps, seed, sampler, average, start, start_time, consistent, regress, tile, overlap, batch, cache_mb, precision
     )
-    model = load_model(choose_checkpoint(checkpoint), pick_device(device))
+    path = choose_checkpoint(checkpoint)
+    model = load_model(path, pick_device(device))
     model.expect_scale(scale)
     output = OutputSettings(out, f"_x{model.scale}" if suffix is None else suffix, format_, overwrite, bits, provenance)
-    jobs = plan_outputs(list_inputs(inputs, output.suffix), output)
+    read = [*checkpoint_files(path), *(others_results(inputs, output.suffix) if overwrite else ())]
+    jobs = plan_outputs(list_inputs(inputs, output.suffix), output, read)
     finish(upscale_files(model, jobs, settings, output, say))

@@ -48,6 +48,7 @@ def masks(
     crop_overlap_ratio: CropOverlap = 512 / 1500,
     crop_n_points_downscale_factor: CropPoints = 1,
     min_mask_region_area: RegionArea = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -57,10 +58,10 @@ def masks(
 
     import numpy as np
 
+    from ..model.outputs import claim_outputs, write_output
     from ..model.pictures import FORMATS, save_picture
     from ..model.sheet import colour_labels, colour_map, contact_sheet
     from ..pipeline.images import read_picture
-    from ..pipeline.keystore import write_atomic
     from ..pipeline.masks import MaskGenerator
     from ..pipeline.sources import list_source
     from ..pipeline.structure import encode_structure
@@ -71,9 +72,12 @@ def masks(
     target = out or Path(f"{image.stem}_masks.png")
     if target.suffix.lower() not in FORMATS:  # said before the work, not after it
         raise ConfigError(f"--out {target}: expected a file ending in {', '.join(FORMATS)}")
+    picture = list_source(image)[0]
+    outputs = [("--out", target), *([("--json", records)] if records is not None else [])]
+    claim_outputs(outputs, [image, picture.path, *([sam_weights] if sam_weights is not None else [])], overwrite)
     setup_process(threads)
     where = pick_device(device)
-    pixels = read_picture(list_source(image)[0]).pixels
+    pixels = read_picture(picture).pixels
     generator = MaskGenerator(
         sam or ("vit_h" if where.type == "cuda" else "mobile_sam"),
         mode=mode,
@@ -108,9 +112,8 @@ def masks(
         ),
         (f"E_SAM, {e_sam.min():.2f} to {e_sam.max():.2f}\nmean of x_RoPE over each mask", colour_map(e_sam)),
     ]
-    save_picture(contact_sheet(panels, columns=3, width=640), target)
+    save_picture(contact_sheet(panels, columns=3, width=640), target, overwrite=overwrite)
     if records is not None:
-        records.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(records, json.dumps(table.records()).encode())
+        write_output(records, json.dumps(table.records()).encode(), overwrite)
     sizes = f", {int(np.median(table.area))} pixels in the median" if len(table) else ": a picture without structure has none"
     say(f"{target}: {len(table)} masks{sizes}, {covered:.0%} covered, {seconds:.1f} s ({name}, {mode}, {where})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..errors import ConfigError, ImageError, SamdiffError
+from ..errors import ConfigError, ImageError, SamdiffError, printable
 from ..pipeline.regular import read_regular
 from ..pipeline.sources import SUFFIXES
 from ..runtime import progress
 from .infer import InferSettings, SuperResolver
-from .pictures import FORMATS, MAX_BYTES, file_says, read_picture_file, save_picture
+from .outputs import EXISTS, ITSELF, Outputs, place_of, sweep_outputs, try_place
+from .pictures import FORMATS, MAX_BYTES, file_says, is_result, read_picture_file, save_picture
+from .publish import checkpoint_files
 from .sampler import DEFAULT
 
 OUTPUT_FORMATS = ("png", "jpg", "webp")
-_EXISTS = "exists already; give --overwrite, or another --out"
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,12 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
     Raises:
         ImageError: a folder without pictures, or a pattern that matches nothing.
     """
-    found: list[Path] = []
+    found: dict[object, Path] = {}
+    folders: dict[str, tuple[object, ...]] = {}
     for given in inputs:
         path = Path(given)
-        if os.path.isdir(path):  # a pipe or a dangling link named like an image is listed, and reported when it is read
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
-            stems = {p.stem for p in inside}
-            chosen = [p for p in inside if not (suffix and p.stem.endswith(suffix) and p.stem.removesuffix(suffix) in stems)]
+        if os.path.isdir(path):
+            chosen, _ = _of_folder(path, suffix)
             if not chosen:
                 raise ImageError(f"{path}: holds no pictures ({', '.join(SUFFIXES)})")
         elif not os.path.lexists(path) and glob.has_magic(str(given)):
@@ -97,15 +97,40 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
                 raise ImageError(f"{given}: matches no file")
         else:
             chosen = [path]
-        found += [p for p in chosen if p not in found]
-    return found
+        for p in chosen:
+            found.setdefault(place_of(p, folders), p)
+    return list(found.values())
 
 
-def plan_outputs(inputs: Sequence[Path], settings: OutputSettings) -> list[Job]:
+def others_results(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
+    """What `list_inputs` leaves out of folders for its name alone, and what does not say that samdiff made it: nobody's to overwrite."""
+    folders = [Path(given) for given in inputs if os.path.isdir(given)]
+    return [path for folder in folders for path in _of_folder(folder, suffix)[1] if not is_result(path)]
+
+
+def _of_folder(folder: Path, suffix: str) -> tuple[list[Path], list[Path]]:
+    """A folder's images, sorted: the inputs, and those that by their names are results of others beside them.
+
+    A pipe or a dangling link named like an image is listed, too: it is reported when it is read.
+    """
+    inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    stems = {p.stem for p in inside}
+    results = {p for p in inside if suffix and p.stem.endswith(suffix) and p.stem.removesuffix(suffix) in stems}
+    return [p for p in inside if p not in results], [p for p in inside if p in results]
+
+
+def plan_outputs(inputs: Sequence[Path], settings: OutputSettings, read: Iterable[Path] = ()) -> list[Job]:
     """What is made from which, decided before anything is computed.
 
+    An output is never an input of the same run, neither its own nor another's: such a job has its reason in `trouble`.
+
+    Args:
+        inputs: from `list_inputs`.
+        settings: where the results go.
+        read: more files that the run reads, such as the checkpoint's.
+
     Raises:
-        ConfigError: several inputs for one file, two inputs for one name, an unknown format, or one input whose output exists.
+        ConfigError: several inputs for one file, two inputs for one name, an unknown format, or one input whose output may not be written.
     """
     out = settings.out
     if settings.is_file() and len(inputs) > 1:
@@ -116,19 +141,14 @@ def plan_outputs(inputs: Sequence[Path], settings: OutputSettings) -> list[Job]:
     targets = [
         out if settings.is_file() and out is not None else (out or path.parent) / f"{path.stem}{name}" for path in inputs
     ]
-    double = next((target for target in targets if targets.count(target) > 1), None)
+    guard = Outputs([*inputs, *read], settings.overwrite, resumes=True)
+    double = guard.clash(targets)
     if double is not None:
-        raise ConfigError(f"--out: two of the pictures would both become {double}; rename one, or run them apart")
-    jobs = [Job(path, target, _trouble(path, target, settings.overwrite)) for path, target in zip(inputs, targets, strict=True)]
+        raise ConfigError(f"--out: two of the images would both become {printable(double)}; rename one, or run them apart")
+    jobs = [Job(path, target, guard.trouble(target, path)) for path, target in zip(inputs, targets, strict=True)]
     if len(jobs) == 1 and jobs[0].trouble:
-        raise ConfigError(f"{jobs[0].target}: {jobs[0].trouble}")
+        raise ConfigError(f"{printable(jobs[0].target)}: {jobs[0].trouble}")
     return jobs
-
-
-def _trouble(source: Path, target: Path, overwrite: bool) -> str:
-    if target.exists() and source.exists() and target.samefile(source):
-        return "is the input itself; give --suffix or --out"
-    return _EXISTS if target.exists() and not overwrite else ""
 
 
 def upscale_files(
@@ -143,18 +163,20 @@ def upscale_files(
         ImageError: the only input cannot be read, or its output not be written.
     """
     times = model.check(settings)
+    guard = Outputs([*(job.source for job in jobs), *checkpoint_files(Path(model.name))], output.overwrite)
+    sweep_outputs(job.target for job in jobs)
     total = 1 if settings.regress else settings.average * (len(times) + 1)
     bar = progress(desc="pictures", total=len(jobs) * total, unit="step")
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
         bar.set_description(f"{job.source.name} {number}/{len(jobs)}" if len(jobs) > 1 else job.source.name)
         try:
-            if job.trouble == _EXISTS:
+            if job.trouble == EXISTS:
                 line = _kept(model, job, settings, output)
             elif job.trouble:
-                raise ImageError(job.trouble)
+                raise ImageError(job.trouble if job.trouble == ITSELF else f"{printable(job.target)} {job.trouble}")
             else:
-                line = _upscale_file(model, job, settings, output, partial(_advance, bar))
+                line = _upscale_file(model, job, settings, output, guard, partial(_advance, bar))
         except SamdiffError as error:
             if len(jobs) == 1:
                 bar.close()
@@ -169,9 +191,14 @@ def upscale_files(
 
 
 def _upscale_file(
-    model: SuperResolver, job: Job, settings: InferSettings, output: OutputSettings, on_step: Callable[[int], Any]
+    model: SuperResolver,
+    job: Job,
+    settings: InferSettings,
+    output: OutputSettings,
+    guard: Outputs,
+    on_step: Callable[[int], Any],
 ) -> str:
-    _check_place(job.target)
+    _check_place(job, guard)
     source = read_picture_file(job.source)
     pixels = source.pixels
     if output.bits == 16 and pixels.dtype == np.uint8:
@@ -179,20 +206,25 @@ def _upscale_file(
     result = model.upscale(pixels, settings, on_step=on_step)
     if output.bits == 8 and result.dtype == np.uint16:
         result = np.round(result / 257).astype(np.uint8)
-    save_picture(result, job.target, source, _said(model, job.source, settings, output) if output.say_so else {})
+    said = _said(model, job.source, settings, output) if output.say_so else {}
+    _check_target(job, guard)  # again: hours may have passed
+    save_picture(result, job.target, source, said, overwrite=output.overwrite)
+    guard.wrote(job.target)
     return f"{job.source} {pixels.shape[1]} x {pixels.shape[0]} -> {job.target} {result.shape[1]} x {result.shape[0]}"
 
 
 def _kept(model: SuperResolver, job: Job, settings: InferSettings, output: OutputSettings) -> str:
     """The line about an output that is there already; an ImageError if it may be something else than what would be made."""
     if not output.say_so:
-        raise ImageError(f"{job.target} {_EXISTS} (with --no-provenance it cannot be told whether this command made it)")
+        raise ImageError(f"{job.target} {EXISTS} (with --no-provenance it cannot be told whether this command made it)")
     try:
+        if not job.source.is_file():  # a FIFO would never end
+            raise ImageError(f"{job.source}: there is no such file, or it is no regular file")
         same = file_says(job.target, _said(model, job.source, settings, output))
     except OSError as error:
         raise ImageError(f"{job.source}: cannot be read ({error.strerror or error})") from error
     if not same:
-        raise ImageError(f"{job.target} was not made from this input by this model with these settings, and {_EXISTS}")
+        raise ImageError(f"{job.target} was not made from this input by this model with these settings, and {EXISTS}")
     return f"kept {job.target}, made from {job.source} before"
 
 
@@ -223,16 +255,19 @@ def provenance(model: SuperResolver, settings: InferSettings) -> dict[str, str]:
     }
 
 
-def _check_place(target: Path) -> None:
-    """Before hours of work: can a file be written there?"""
+def _check_target(job: Job, guard: Outputs) -> None:
+    if reason := guard.trouble(job.target, job.source):
+        raise ImageError(f"{printable(job.target)} {reason}")
+
+
+def _check_place(job: Job, guard: Outputs) -> None:
+    """Before hours of work: may the file be written there, and can it?"""
+    _check_target(job, guard)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        probe = target.with_name(f".{target.name}.probe")
-        probe.touch()
-        probe.unlink()
+        try_place(job.target)
     except OSError as error:
         raise ImageError(
-            f"{target}: cannot be written ({error.strerror or error}); give another --out, or free or unlock the place"
+            f"{job.target}: cannot be written ({error.strerror or error}); give another --out, or free or unlock the place"
         ) from error
 
 

@@ -48,11 +48,16 @@ class Checkpoint:
         return {name[len(prefix) + 1 :]: value for name, value in self.tensors.items() if name.startswith(f"{prefix}.")}
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, checkpoint: Checkpoint, overwrite: bool = True) -> None:
     """Write a checkpoint: whole and flushed to the disk, or not at all; an older file stays until then.
 
+    Args:
+        path: the file.
+        checkpoint: what goes into it.
+        overwrite: whether a file that is there already is replaced.
+
     Raises:
-        CheckpointError: it cannot be written, such as on a full disk.
+        CheckpointError: it cannot be written, such as on a full disk, or is there already.
     """
     header = {
         "format": FORMAT,
@@ -64,7 +69,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, save(tensors, header))
+        write_atomic(path, save(tensors, header), replace=overwrite)
     except OSError as error:
         size = sum(value.nbytes for value in tensors.values()) / 1e6
         raise CheckpointError(

@@ -92,6 +92,18 @@ def read_pairs(folder: Path, scale: int) -> list[Pair]:
     return [_pair(path, lows.get(path.stem), scale) for path in files]
 
 
+def benchmark_files(folder: Path) -> list[Path]:
+    """All files that `read_pairs` may read of a benchmark, at any scale: none of them is an output."""
+    lows = [path for path in folder.glob("LRx*") if path.is_dir()]
+    listed = [path for place in (folder, folder / "HR") for path in place.glob("*") if path.suffix.lower() in SUFFIXES]
+    return [*listed, *(path for low in lows for path in low.glob("*"))]
+
+
+def methods(seeds: Sequence[int]) -> list[str]:
+    """The names by which `evaluate` calls `on_picture` with the results of one picture."""
+    return ["bicubic", "rrdb", *(f"samdiff-seed{seed}" for seed in seeds)]
+
+
 def _pair(path: Path, low: Path | None, scale: int) -> Pair:
     hr = _without_alpha(open_picture(path))
     if low is None:

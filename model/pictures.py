@@ -16,12 +16,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ..errors import ImageError, printable
+from ..errors import ImageError, SamdiffError, printable
 from ..pipeline.archives import reason_of
 from ..pipeline.formats import is_wide, opened, wide_pixels
-from ..pipeline.keystore import write_atomic
 from ..pipeline.regular import read_regular
 from .nature import eight_bits
+from .outputs import write_output
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,7 @@ def save_picture(
     source: PictureFile | None = None,
     said: Mapping[str, str] | None = None,
     quality: int = 95,
+    overwrite: bool = True,
 ) -> None:
     """Write a picture whole or not at all; the suffix names the format.
 
@@ -153,9 +154,10 @@ def save_picture(
         source: whose colour profile and EXIF are kept.
         said: how the picture was made: PNG text, or EXIF's Software (and ImageDescription, if that is free) in other formats.
         quality: of JPEG and WebP, 1 … 100.
+        overwrite: whether a file that is there already is replaced.
 
     Raises:
-        ImageError: the format cannot hold the picture's alpha, bits or size, or the file cannot be written.
+        ImageError: the format cannot hold the picture's alpha, bits or size, or the file cannot be written, or is there already.
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
@@ -188,30 +190,41 @@ def save_picture(
             raise ImageError(f"{path}: cannot be encoded as {kind} ({error})") from error
         data = buffer.getvalue()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        write_output(path, data, overwrite)
+    except SamdiffError as error:
+        raise ImageError(str(error)) from error
 
 
 def file_says(path: Path, said: Mapping[str, str]) -> bool:
     """Whether a PNG, JPEG or WebP file says all this, as `save_picture` writes it, and is not cut short; pixels stay unread."""
+    found = _said_by(path)
+    return said.items() <= found.items() if isinstance(found, Mapping) else found == _in_one_line(said)
+
+
+def is_result(path: Path) -> bool:
+    """Whether a PNG, JPEG or WebP file says that `samdiff infer` made it."""
+    found = _said_by(path)
+    return "samdiff-model" in found if isinstance(found, Mapping) else "; samdiff-model: " in str(found)
+
+
+def _said_by(path: Path) -> Mapping[str, object] | object:
+    """A PNG's text by keyword, other formats' EXIF Software; empty for a file that is damaged or says nothing."""
     try:
-        if not _has_end(path):
-            return False
+        if not path.is_file() or not _has_end(path):
+            return {}
         # Image.open refuses large results as decompression bombs, and Pillow's own class for WebP does too.
         if path.suffix.lower() == ".png":
             with PngImageFile(path) as image:
-                return said.items() <= image.info.items()
+                return dict(image.info)
         if path.suffix.lower() == ".webp":
             exif = Image.Exif()
             exif.load(_exif_of_webp(path))
         else:
             with JpegImageFile(path) as image:
                 exif = image.getexif()
-        return bool(exif.get(_SOFTWARE) == _in_one_line(said))
+        return exif.get(_SOFTWARE)
     except Exception:  # noqa: BLE001 - damaged, or of another format than its name says: Pillow raises whatever comes
-        return False
+        return {}
 
 
 def _exif_of_webp(path: Path) -> bytes:

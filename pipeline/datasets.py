@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, ImageError
+from ..errors import ConfigError, ImageError, printable
 from ..runtime import progress
 from .download import DownloadError, Patience, check_disk, fetch
 from .sources import MAX_ARCHIVE_GB, Limits, Shelf, Source, list_source
@@ -204,12 +204,17 @@ def extract(archive: Path, folder: Path, images: int | None = None) -> int:
         images: how many there must be.
 
     Raises:
-        DownloadError: the disk is too small, a link in the folder leads out of it, or the number is not `images`.
+        DownloadError: the disk is too small, another file has a picture's name, a link in the folder leads out of it, or the number is not `images`.
         ImageError: the archive is damaged.
     """
     pictures = list_source(archive, _limits_of(archive))
     folder.mkdir(parents=True, exist_ok=True)
     missing = [p for p in pictures if not (folder / p.name).is_file() or (folder / p.name).stat().st_size != p.size]
+    taken = next((folder / picture.name for picture in missing if os.path.lexists(folder / picture.name)), None)
+    if taken is not None:  # we give a file its name when it is whole, so this one is somebody else's
+        raise DownloadError(
+            f"{printable(taken)}: exists already and is not the archive's file; move it away, or unpack elsewhere"
+        )
     check_disk(folder, sum(picture.size for picture in missing))
     root = folder.resolve()
     with Shelf() as shelf:

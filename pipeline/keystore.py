@@ -7,23 +7,26 @@ issue 3682); in a folder it is made visible by an atomic rename.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Any, Protocol
 
 from ..errors import ConfigError, StoreError, printable
 from ..runtime import user_path
 
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
+"""How the names of files end that are being written."""
 _PARTIAL_NAME = re.compile(
     r"((?:.*/)?)\.([^/]+)\.[0-9a-f]{32}\.partial", re.DOTALL
 )  # what `write_atomic` makes, and nothing else
 _LOCAL = ("file://", "local://")
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # to open a FIFO must not wait for its writer
+_LONGEST = 200  # bytes of a name that leave room for what `partial_name` adds; most disks take 255
 
 _ADVICE = {
     errno.ENOSPC: "free some space on that disk",
@@ -194,18 +197,75 @@ def _read(file: int, length: int) -> bytes:
     return data
 
 
-def write_atomic(target: Path, value: bytes) -> None:
-    """Write a file beside its place, flush it to the disk, move it into place. A failed write leaves no partial file."""
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_PARTIAL}")
+def write_atomic(target: Path, value: bytes, replace: bool = True) -> None:
+    """Write a file beside its place, flush it to the disk, move it into place. A failed write leaves no partial file.
+
+    Args:
+        target: the file; its folder exists.
+        value: its bytes.
+        replace: whether a file that is there already is replaced.
+
+    Raises:
+        FileExistsError: something is there, and `replace` is false; also if it appeared while we were writing.
+    """
+    partial = target.with_name(partial_name(target.name))
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:
+            held = hold(file)  # until it has its name, so that nobody takes it for a killed writer's
             file.write(value)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, target)
+            if held:
+                _move(partial, target, replace)
+        if not held:  # such as on a system that moves no open files
+            _move(partial, target, replace)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def partial_name(name: str) -> str:
+    """A name, not used before, of a file that is being written in a target's place."""
+    return f".{partial_stem(name)}.{uuid.uuid4().hex}{PARTIAL}"
+
+
+def partial_stem(name: str) -> str:
+    """How a target is called inside `partial_name`: by its name, or by a digest of it where that would be too long for a disk."""
+    data = os.fsencode(name)
+    return name if len(data) <= _LONGEST else hashlib.sha256(data).hexdigest()
+
+
+def hold(file: IO[Any]) -> bool | None:
+    """Lock an open file until it is closed or the process ends; False if another process has it, None where locks are not to be had."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True
+
+
+def _move(partial: Path, target: Path, replace: bool) -> None:
+    """Give a finished file its name. Without `replace`, nothing that has this name is lost, whenever it came."""
+    if replace:
+        os.replace(partial, target)
+        return
+    if os.name == "nt":
+        os.rename(partial, target)  # refuses a name that is taken
+        return
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise
+    except OSError as error:  # a disk without hard links: there, looking and moving are two steps
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        os.replace(partial, target)
+    else:
+        os.unlink(partial)
 
 
 def advice(error: OSError) -> str:

@@ -144,6 +144,19 @@ def test_unpacking_is_resumable_and_counts(tmp_path, monkeypatch):
         extract(source, tmp_path / "again")
 
 
+def test_unpacking_replaces_nobodys_files(tmp_path):
+    """A file of another length, a folder, or a link to nothing under a picture's name: refused before anything is unpacked."""
+    source = archive(tmp_path / "a.zip", 3)
+    name = "a/0001.png"
+    for number, plant in enumerate((lambda p: p.write_text("mine"), lambda p: p.mkdir(), lambda p: p.symlink_to("nowhere"))):
+        folder = tmp_path / f"out{number}"
+        (folder / "a").mkdir(parents=True)
+        plant(folder / name)
+        with pytest.raises(DownloadError, match=f"{name}: exists already and is not the archive's file"):
+            extract(source, folder, 3)
+        assert [str(path.relative_to(folder)) for path in folder.rglob("*.*")] == [name]
+
+
 def test_unpacking_cannot_leave_its_folder(tmp_path):
     """Neither by names in the archive nor by a link that lies in the folder already."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:

@@ -227,7 +227,11 @@ def test_publish_and_import_take_care_of_files(tmp_path, capsys):
         return capsys.readouterr().err
 
     published = ("publish", model.parent, "--licence", "CC0", "-o")
-    assert "exists already; give --overwrite" in fails(*published, model)
+    (tmp_path / "mine.safetensors").write_text("mine")
+    assert "exists already; give --overwrite" in fails(*published, tmp_path / "mine.safetensors")
+    assert "is an input of this command" in fails(*published, model, "--overwrite")
+    assert (tmp_path / "mine.safetensors").read_text() == "mine"
+    assert "expected a checkpoint's file, got a folder" in fails("import-checkpoint", ".")
     assert "expected a file NAME.safetensors" in fails(*published, tmp_path / "a.png")
     assert "expected a file NAME.safetensors" in fails(*published, model.parent)
     assert "samdiff's own, which needs no import" in fails("import-checkpoint", model)
