@@ -88,7 +88,7 @@ def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
     settings, steps = stage.settings, stage.steps
     share = ranks.share(settings.batch, settings.accumulate)
     optimiser, guard = make_optimiser(task.network, settings), Guard.new(settings.amp, ranks.device)
-    state = resume(task.name, task.network, optimiser, guard, stage.folder) or fresh(task.network, guard)
+    state = resume(task.name, task.network, optimiser, guard, stage.folder, stage.config) or fresh(task.network, guard)
     called: Any = torch.compile(task.network) if settings.compile else task.network
     task.forward = ranks.wrap(called)
     clock, begun = _Clock(state.step), state.step
