@@ -25,7 +25,7 @@ def import_checkpoint(
     from ..model.checkpoint import save_checkpoint
     from ..model.imported import describe, import_official
 
-    target = out or file.with_suffix(".imported.safetensors")
+    target = out or file.parent / f"{file.stem}.imported.safetensors"
     _check_target(target, overwrite)
     checkpoint = import_official(file, modulation)
     save_checkpoint(target, checkpoint)

@@ -25,8 +25,9 @@ BESIDE = ("stores", "rrdb_from", "start_from", "versions")
 """What is saved with the settings but is none."""
 
 # Far above what anybody trains. A configuration can come from a stranger's checkpoint, and must not ask for any memory or time.
-_MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_MULTIPLIER, _MOST_TIMES = 4096, 256, 8, 64, 10_000
-_MOST_THREADS = 1024
+_MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_MULTIPLIER, _MOST_THREADS = 4096, 256, 8, 64, 1024
+MOST_TIMES = 10_000
+"""T at most."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class DiffusionConfig:
         one_of(self, "loss", ("l1", "l2"))
         one_of(self, "schedule", ("cosine", "linear"))
         at_least(self, 2, "timesteps")
-        at_most(self, _MOST_TIMES, "timesteps")
+        at_most(self, MOST_TIMES, "timesteps")
         at_least(self, 0, "sampling_steps")
         if self.lr_levels not in (255, 256):
             raise ConfigError(f"diffusion.lr_levels: expected 255 or 256, got {self.lr_levels}")

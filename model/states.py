@@ -124,7 +124,8 @@ def resume(
 def _strange(checkpoint: Checkpoint, name: str, file: Path) -> str:
     """What contradicts itself in a state that has the right tensors: the digest cannot tell where there is none. Empty: nothing."""
     facts, batch = checkpoint.facts, config_of(checkpoint.config).train.batch
-    step, best = facts.get("step"), facts.get("best")
+    step: Any = facts.get("step")
+    best = facts.get("best")
     if facts.get("stage") != name or not whole_number(step) or file.name != _file_name(name, step):
         return f"holds step {brief(step)} of stage {brief(facts.get('stage'))}, which is not what its name says"
     if facts.get("position") != step * batch:
