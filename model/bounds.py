@@ -16,11 +16,13 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def one_of(config: Any, name: str, allowed: Sequence[str]) -> None:
+def one_of(config: Any, name: str, allowed: Sequence[str] | Sequence[int]) -> None:
     """ConfigError unless the setting is one of those."""
     value = getattr(config, name)
     if value not in allowed:
-        raise ConfigError(f"{name}: expected one of {', '.join(allowed)}, got {brief(value)}{nearest(str(value), allowed)}")
+        known = [str(each) for each in allowed]
+        close = nearest(value, known) if isinstance(value, str) else ""
+        raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {brief(value)}{close}")
 
 
 def at_least(config: Any, bound: float, *names: str) -> None:

@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from .bounds import at_least, at_most, nearest, one_of
 from .modulation import MODULATIONS, Modulation, modulation
 from .plain import brief
+from .rrdb import SCALES
 from .schedule import Schedule
 
 PRESETS = ("tiny", "small", "paper")
@@ -187,6 +188,9 @@ class RunConfig:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
+
+    def __post_init__(self) -> None:
+        one_of(self, "scale", SCALES)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, every setting resolved."""

@@ -39,7 +39,7 @@ _OPCODES = (  # what torch.save writes; the others make objects by other ways
 class _Storage(NamedTuple):
     key: str
     item: int
-    count: int
+    numbers: int
 
 
 class _Maker(NamedTuple):
@@ -61,7 +61,7 @@ def check_claims(data: bytes) -> None:
         reader = _Claims(stream, len(data))
         for _ in range(_LEGACY_PICKLES):
             reader.follow(stream)
-        if sum(kept.item * kept.count for kept in reader.storages.values()) > len(data):
+        if sum(kept.item * kept.numbers for kept in reader.storages.values()) > len(data):
             raise ValueError("claims more bytes of tensors than the file has")
         return
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -85,12 +85,14 @@ def check_claims(data: bytes) -> None:
         if damaged is not None:
             raise ValueError(f"the checksum of its entry {damaged} is wrong")
     for kept in reader.storages.values():
-        if sizes.get(f"{pickled.removesuffix('.pkl')}/{kept.key}", -1) < kept.item * kept.count:
-            raise ValueError(f"claims {kept.count} numbers where the file has fewer")
+        if sizes.get(f"{pickled.removesuffix('.pkl')}/{kept.key}", -1) < kept.item * kept.numbers:
+            raise ValueError(f"claims {kept.numbers} numbers where the file has fewer")
 
 
-class _Claims(pickle._Unpickler):  # type: ignore[misc,name-defined]  # not the one in C: that takes memory for the number of a memo entry
+class _Claims(pickle._Unpickler):  # not the one in C: that takes memory for the number of a memo entry
     """An unpickler that makes stand-ins, and bounds the bytes of all tensors."""
+
+    stack: list[Any]
 
     def __init__(self, file: io.BytesIO, most: int) -> None:
         super().__init__(file, encoding="utf-8")
@@ -136,8 +138,8 @@ class _Claims(pickle._Unpickler):  # type: ignore[misc,name-defined]  # not the 
         count = math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         expanded = any(step == 0 and length > 1 for length, step in zip(size, stride, strict=True))
-        if count and (expanded or last >= storage.count or count > storage.count):
-            raise ValueError(f"claims a tensor of {count} numbers where the file has {storage.count}")
+        if count and (expanded or last >= storage.numbers or count > storage.numbers):
+            raise ValueError(f"claims a tensor of {count} numbers where the file has {storage.numbers}")
         self.left -= count * storage.item
         if self.left < 0:
             raise ValueError("claims more bytes of tensors than the file has")
@@ -162,10 +164,13 @@ class _Claims(pickle._Unpickler):  # type: ignore[misc,name-defined]  # not the 
             _check_key(key)
         pickle._Unpickler.load_setitems(self)  # type: ignore[attr-defined]
 
-    dispatch = {
-        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]  # type: ignore[attr-defined]
-        for name in _OPCODES.split()
-    } | {pickle.REDUCE[0]: _reduce, pickle.BUILD[0]: _build, pickle.SETITEM[0]: _set_item, pickle.SETITEMS[0]: _set_items}
+    dispatch: dict[int, Callable[[Any], None]] = {
+        **{getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES.split()},
+        pickle.REDUCE[0]: _reduce,
+        pickle.BUILD[0]: _build,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+    }
 
 
 def _empty() -> OrderedDict[str, Any]:

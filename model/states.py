@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .checkpoint import Checkpoint, check_finite, load_checkpoint, load_into, save_checkpoint, way_out
+from .checkpoint import MODEL_FILE, RRDB_FILE, Checkpoint, check_finite, load_checkpoint, load_into, save_checkpoint, way_out
 from .config import config_of
 from .expected import MOMENTS
 from .folder import begun_with, changes
@@ -68,8 +68,9 @@ def save_state(
     config: dict[str, Any],
     batch: int,
     keep: int,
+    beneath: str | None = None,
 ) -> None:
-    """Write `state-NAME-STEP.safetensors` whole or not at all, then remove all but the last `keep`."""
+    """Write `state-NAME-STEP.safetensors` whole or not at all, then remove all but the last `keep`; `beneath` as in `Stage`."""
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
     tensors |= {f"ema.{key}": value for key, value in state.ema.items()}
     tensors |= {f"guard.{key}": value for key, value in vars(state.guard).items()}
@@ -77,13 +78,20 @@ def save_state(
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{key}.{names[index]}": value for key, value in moments.items()}
     facts = {"stage": name, "step": state.step, "position": state.step * batch, "best": state.best}
+    facts |= {} if beneath is None else {"beneath": beneath}
     save_checkpoint(folder / _file_name(name, state.step), Checkpoint("state", tensors, config, facts))
     for old in states(folder, name)[:-keep]:
         old.unlink()
 
 
 def resume(
-    name: str, network: nn.Module, optimiser: torch.optim.Optimizer, guard: Guard, folder: Path, config: Mapping[str, Any]
+    name: str,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    guard: Guard,
+    folder: Path,
+    config: Mapping[str, Any],
+    beneath: str | None = None,
 ) -> State | None:
     """Load the newest state into network and optimiser; None if there is none. Nothing is changed unless all of it is sound.
 
@@ -94,6 +102,7 @@ def resume(
         guard: gets the counters.
         folder: of the run.
         config: what the run saves with its states; one that was saved with other settings is not taken.
+        beneath: of the frozen weights, see `Stage`; a state that was trained on others is not taken. 0.1 did not save it.
 
     Raises:
         CheckpointError: the newest state is damaged, or not of this run; the message says to delete it.
@@ -105,6 +114,11 @@ def resume(
     wrong = _strange(checkpoint, name, saved[-1]) or _of_another_run(checkpoint, config)
     if wrong:
         raise CheckpointError(f"{saved[-1]}: {wrong}; {way_out(saved[-1])}")
+    if checkpoint.facts.get("beneath", beneath) != beneath:
+        raise CheckpointError(
+            f"{folder / RRDB_FILE}: not the RRDB that {saved[-1].name} was trained on; restore it, "
+            f"or delete it, and the same command takes it from {MODEL_FILE}"
+        )
     load_into(network, checkpoint.part("network"), str(saved[-1]))
     moments: dict[int, dict[str, Tensor]] = {}
     for key in MOMENTS:

@@ -20,7 +20,17 @@ from ..errors import CheckpointError, ConfigError
 from ..pipeline.order import mix
 from ..pipeline.store import Store
 from ..pipeline.stream import ShardDataset
-from .checkpoint import BEST_FILE, MODEL_FILE, RRDB_FILE, Checkpoint, load_checkpoint, load_into, save_checkpoint, way_out
+from .checkpoint import (
+    BEST_FILE,
+    MODEL_FILE,
+    RRDB_FILE,
+    Checkpoint,
+    load_checkpoint,
+    load_into,
+    save_checkpoint,
+    way_out,
+    weights_digest,
+)
 from .config import RunConfig
 from .estimate import measure
 from .folder import asked_of, claim, versions
@@ -127,7 +137,8 @@ def _diffusion_stage(this: _Run, unet: torch.nn.Module, rrdb: RRDB) -> None:
         sampler, steps = _looked_at_by(this.config)
         return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler)
 
-    _stage(this, task, this.config.train.steps, model, upscaler, MODEL_FILE, BEST_FILE)
+    beneath = weights_digest({name: value.cpu() for name, value in rrdb.state_dict().items()})
+    _stage(this, task, this.config.train.steps, model, upscaler, MODEL_FILE, BEST_FILE, beneath)
 
 
 def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
@@ -198,6 +209,7 @@ def _stage(
     upscaler: Callable[[State], Upscale],
     file: str,
     best: str | None,
+    beneath: str | None = None,
 ) -> None:
     """Estimate, train, report. `file` is written at each checkpoint (the RRDB's at the end only), `best` at the best validation."""
     settings, v, ranks = this.config.train, this.config.validate, this.ranks
@@ -230,7 +242,8 @@ def _stage(
     if ranks.first and left > 0:
         estimate = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
         this.say(estimate.line(task.name, left, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
-    stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, v.every if this.benchmarks else 0)
+    every = v.every if this.benchmarks else 0
+    stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, every, beneath)
     state, done = run(task, stage, ranks)
     if not done and ranks.first and (steps == 0 or not (this.out / file).exists()):
         publish(state)

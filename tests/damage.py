@@ -3,7 +3,7 @@
 A trial passes if the file is refused with a CheckpointError or ConfigError, or gives what the sound one gives; any other exception, other
 content, more than a few seconds of work or some hundred MB fail it.
 
-    python -c "from samdiff.tests.damage import main; main(2000)"      more of them than `make test` has time for
+    python -c "from samdiff.tests.damage import run; print(run(range(1000, 3000)))"      more than `make test` has time for
 """
 
 import copy
@@ -207,15 +207,15 @@ def trial(seed: int, sound: dict[str, Path], folder: Path) -> str:
         file.write_bytes(flip(data, rng) if way != "cut" else cut(data, rng))
     # these have no digest, and one value may be as good as another: only that nothing else is raised
     lenient = kind in ("settings", "old", "names") or (way == "edit" and not with_digest)
-    what, began = f"seed {seed}: {kind}, {way}", time.process_time()
+    what, began, said = f"seed {seed}: {kind}, {way}", time.process_time(), ""
     try:
         found, outcome = content(kind, file), "same"
     except (CheckpointError, ConfigError) as error:
-        outcome = "refused"
-        assert str(error).isprintable(), f"{what}: {error!r}"
-        assert len(str(error)) < 2000, what
+        said, outcome = str(error), "refused"
     except Exception as error:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
+    assert said.isprintable(), f"{what}: {said!r}"
+    assert len(said) < 2000, what
     spent = time.process_time() - began
     assert spent < MOST_SECONDS, f"{what}: {spent:.1f} s"
     if outcome == "same" and not same(found, content(kind, sound[kind])):
@@ -239,8 +239,3 @@ def run(seeds: range) -> dict[str, int]:
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown < MOST_MB, f"{grown:.0f} MB"
     return ways
-
-
-def main(count: int, first: int = 1000) -> None:
-    """From the command line: every trial to its end, whatever some of them do."""
-    print(run(range(first, first + count)))

@@ -151,6 +151,11 @@ def test_what_a_run_needs_to_go_on(tmp_path):
     found = load_checkpoint(folder / "rrdb.safetensors", "rrdb")
     assert weights_digest(found.tensors) == weights_digest(lost.tensors)
     assert found.facts == lost.facts
+    shutil.copy(run(tmp_path, "other", "train.steps=1", "train.seed=1").parent / "rrdb.safetensors", folder)
+    with pytest.raises(
+        CheckpointError, match="rrdb.safetensors: not the RRDB that state-diffusion-00000003.safetensors was trained on"
+    ):
+        run(tmp_path, "r", "train.steps=4")
     for name in ("rrdb", "model"):
         (folder / f"{name}.safetensors").unlink()
     with pytest.raises(CheckpointError, match="rrdb.safetensors: missing, and stage two has begun"):
