@@ -27,6 +27,7 @@ BESIDE = ("stores", "rrdb_from", "start_from", "versions")
 
 # Far above what anybody trains. A configuration can come from a stranger's checkpoint, and must not ask for any memory or time.
 _MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_MULTIPLIER, _MOST_THREADS = 4096, 256, 8, 64, 1024
+_LONGEST = 1000  # list of settings
 MOST_TIMES = 10_000
 """T at most."""
 
@@ -276,6 +277,8 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{name}: expected a list such as [1, 2, 3], got {brief(value)}")
+        if len(value) > _LONGEST:
+            raise ConfigError(f"{name}: expected a short list such as [1, 2, 3], got {len(value)} entries")
         return tuple(_convert(get_args(kind)[0], item, name) for item in value)
     if isinstance(value, int) and abs(value) >= 1 << 63:
         raise ConfigError(f"{name}: expected a number below 2^63, got one of {value.bit_length()} bits")

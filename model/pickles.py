@@ -12,7 +12,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 _ZIP = b"PK\x03\x04"
 _MOST_ENTRIES, _MOST_AXES = 100_000, 8
@@ -164,7 +164,7 @@ class _Claims(pickle._Unpickler):  # not the one in C: that takes memory for the
             _check_key(key)
         pickle._Unpickler.load_setitems(self)  # type: ignore[attr-defined]
 
-    dispatch: dict[int, Callable[[Any], None]] = {
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **{getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES.split()},
         pickle.REDUCE[0]: _reduce,
         pickle.BUILD[0]: _build,

@@ -17,10 +17,11 @@ _SHOWN = 120
 def brief(value: object) -> str:
     """A value as it may be printed: control characters escaped, cut after 120 characters."""
     try:
-        text = printable(repr(value)) if not isinstance(value, str) else repr(printable(value))
+        text = repr(value)
     except RecursionError:
         text = f"a deeply nested {type(value).__name__}"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} … ({len(text)} characters)"
+    shown = printable(text[:_SHOWN])
+    return shown if len(text) <= _SHOWN else f"{shown} … ({len(text)} characters)"
 
 
 def read_object(text: str | bytes) -> dict[str, Any]:

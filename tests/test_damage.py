@@ -103,7 +103,7 @@ HUGE = [
 ]
 
 
-@pytest.mark.parametrize("change", HUGE, ids=str)
+@pytest.mark.parametrize("change", HUGE, ids=[json.dumps(change)[:60] for change in HUGE])
 @pytest.mark.parametrize("kind", ["model", "state"])
 def test_a_claim_takes_no_memory(sound, tmp_path, kind, change):
     """A few kilobytes that claim networks of any size are refused in seconds, within some MB; with a digest and without."""
