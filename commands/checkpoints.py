@@ -27,7 +27,7 @@ def import_checkpoint(
 
     if file.is_dir():
         raise ConfigError(f"{file}: expected a checkpoint's file, got a folder")
-    target = out or file.with_suffix(".imported.safetensors")
+    target = out or file.parent / f"{file.stem}.imported.safetensors"
     _check_target(target, [file], overwrite)
     checkpoint = import_official(file, modulation)
     save_checkpoint(target, checkpoint, overwrite)

@@ -5,7 +5,6 @@ load_config("small", file=None, sets=["train.lr=1e-4"])     preset < configurati
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import tomllib
@@ -16,12 +15,21 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
+from .bounds import at_least, at_most, nearest, one_of
 from .modulation import MODULATIONS, Modulation, modulation
+from .plain import brief
+from .rrdb import SCALES
 from .schedule import Schedule
 
 PRESETS = ("tiny", "small", "paper")
 BESIDE = ("stores", "rrdb_from", "start_from", "versions")
 """What is saved with the settings but is none."""
+
+# Far above what anybody trains. A configuration can come from a stranger's checkpoint, and must not ask for any memory or time.
+_MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_MULTIPLIER, _MOST_THREADS = 4096, 256, 8, 64, 1024
+_LONGEST = 1000  # list of settings
+MOST_TIMES = 10_000
+"""T at most."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +48,17 @@ class ModelConfig:
     """Channels that each dense convolution of the RRDB adds."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "width", "rrdb_blocks", "rrdb_features", "rrdb_growth")
+        at_least(self, 1, "rrdb_blocks", "rrdb_features", "rrdb_growth")
+        at_least(self, 4, "width")  # its half less one divides in the time's embedding
+        at_most(self, _MOST_CHANNELS, "width", "rrdb_features", "rrdb_growth")
+        at_most(self, _MOST_BLOCKS, "rrdb_blocks")
         if self.width % 2 or not self.multipliers or min(self.multipliers) < 1:
             raise ConfigError(
-                f"model: expected an even width and positive multipliers, got {self.width} and {self.multipliers}"
+                f"model: expected an even width and positive multipliers, got {self.width} and {brief(self.multipliers)}"
+            )
+        if len(self.multipliers) > _MOST_LEVELS or max(self.multipliers) > _MOST_MULTIPLIER:
+            raise ConfigError(
+                f"model.multipliers: expected at most {_MOST_LEVELS} of at most {_MOST_MULTIPLIER}, got {brief(self.multipliers)}"
             )
         if self.rrdb_blocks < 2:
             raise ConfigError(
@@ -71,12 +86,13 @@ class DiffusionConfig:
     """What LR is divided by before its bicubic enlargement: 255; imported official weights know 256."""
 
     def __post_init__(self) -> None:
-        _one_of(self, "modulation", MODULATIONS)
-        _one_of(self, "e_mean", ("mask", "image"))
-        _one_of(self, "loss", ("l1", "l2"))
-        _one_of(self, "schedule", ("cosine", "linear"))
-        _at_least(self, 2, "timesteps")
-        _at_least(self, 0, "sampling_steps")
+        one_of(self, "modulation", MODULATIONS)
+        one_of(self, "e_mean", ("mask", "image"))
+        one_of(self, "loss", ("l1", "l2"))
+        one_of(self, "schedule", ("cosine", "linear"))
+        at_least(self, 2, "timesteps")
+        at_most(self, MOST_TIMES, "timesteps")
+        at_least(self, 0, "sampling_steps")
         if self.lr_levels not in (255, 256):
             raise ConfigError(f"diffusion.lr_levels: expected 255 or 256, got {self.lr_levels}")
 
@@ -132,10 +148,11 @@ class TrainConfig:
     """Saved states that are kept."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "rrdb_steps", "steps", "warmup", "clip", "ema", "seed", "workers")
-        _at_least(self, 1, "batch", "patch", "halve_every", "log_every", "checkpoint_every", "keep", "accumulate")
-        _one_of(self, "amp", ("off", "bf16", "fp16"))
-        _one_of(self, "lr_schedule", ("step", "cosine"))
+        at_least(self, 0, "rrdb_steps", "steps", "warmup", "clip", "ema", "seed", "workers")
+        at_least(self, 1, "batch", "patch", "halve_every", "log_every", "checkpoint_every", "keep", "accumulate")
+        at_most(self, _MOST_THREADS, "workers")
+        one_of(self, "amp", ("off", "bf16", "fp16"))
+        one_of(self, "lr_schedule", ("step", "cosine"))
         if self.lr <= 0 or self.ema >= 1:
             raise ConfigError(f"train: expected lr above 0 and ema below 1, got {self.lr} and {self.ema}")
 
@@ -156,8 +173,8 @@ class ValidateConfig:
     """Of the sampler; 0: all. `paper` always takes the steps that it is trained for."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "every", "images", "steps")
-        _at_least(self, 1, "tiles")
+        at_least(self, 0, "every", "images", "steps")
+        at_least(self, 1, "tiles")
 
 
 @dataclass(frozen=True)
@@ -173,6 +190,9 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
 
+    def __post_init__(self) -> None:
+        one_of(self, "scale", SCALES)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, every setting resolved."""
         return json.loads(json.dumps(asdict(self)))
@@ -185,7 +205,7 @@ def load_config(preset: str = "paper", file: Path | None = None, sets: Sequence[
         ConfigError: an unknown preset or key (the nearest known one is named), a value of another type or out of range.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}{_nearest(preset, PRESETS)}")
+        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}{nearest(preset, PRESETS)}")
     layers = [_read(files(__package__).joinpath(f"presets/{preset}.toml").read_text(), preset)]
     if file is not None:
         try:
@@ -207,13 +227,14 @@ def config_from(values: Mapping[str, Any]) -> RunConfig:
 
 def config_of(values: Mapping[str, Any]) -> RunConfig:
     """Settings as a checkpoint or `config.json` holds them, what is saved beside them left out."""
-    return config_from({key: value for key, value in values.items() if key not in BESIDE})
+    own = {key: value for key, value in values.items() if key not in BESIDE} if isinstance(values, Mapping) else values
+    return config_from(own)
 
 
 def _read(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{where}: not valid TOML ({error})") from error
 
 
@@ -226,18 +247,22 @@ def _parse_sets(sets: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set: expected section.key=value, such as train.lr=1e-4, got {text!r}")
         try:
             parsed = tomllib.loads(f"x = {value}")["x"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             parsed = value.strip()  # a bare word
         layer.setdefault(section, {})[key] = parsed
     return layer
 
 
 def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix or 'settings'}: expected settings by name, got {brief(values)}")
     known = get_type_hints(kind)
     arguments = {}
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"unknown setting {prefix}{key}{_nearest(key, list(known))}; known: {', '.join(known)}")
+            raise ConfigError(
+                f"unknown setting {prefix}{brief(key)[1:-1]}{nearest(key, list(known))}; known: {', '.join(known)}"
+            )
         arguments[key] = _convert(known[key], value, f"{prefix}{key}")
     return kind(**arguments)
 
@@ -246,34 +271,21 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     if hasattr(kind, "__dataclass_fields__"):
         if not isinstance(value, Mapping):
             raise ConfigError(
-                f"{name}: expected a section [{name}] with keys {', '.join(f.name for f in fields(kind))}, got {value!r}"
+                f"{name}: expected a section [{name}] with keys {', '.join(f.name for f in fields(kind))}, got {brief(value)}"
             )
         return _build(kind, value, f"{name}.")
     if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name}: expected a list such as [1, 2, 3], got {value!r}")
+            raise ConfigError(f"{name}: expected a list such as [1, 2, 3], got {brief(value)}")
+        if len(value) > _LONGEST:
+            raise ConfigError(f"{name}: expected a short list such as [1, 2, 3], got {len(value)} entries")
         return tuple(_convert(get_args(kind)[0], item, name) for item in value)
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise ConfigError(f"{name}: expected a number below 2^63, got one of {value.bit_length()} bits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name}: expected a finite number, got {value}")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{name}: expected {kind.__name__}, got {value!r}")
+        raise ConfigError(f"{name}: expected {kind.__name__}, got {brief(value)}")
     return value
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _one_of(config: Any, name: str, allowed: Sequence[str]) -> None:
-    value = getattr(config, name)
-    if value not in allowed:
-        raise ConfigError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}{_nearest(str(value), allowed)}")
-
-
-def _at_least(config: Any, bound: float, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < bound:
-            raise ConfigError(f"{name}: expected at least {bound:g}, got {getattr(config, name)}")

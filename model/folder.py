@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..errors import ConfigError
+from ..errors import ConfigError, printable
 from ..pipeline.keystore import LocalFolder, sweep_partial
 from ..pipeline.lock import take_lock
 from ..pipeline.shards import ROOT_KEY
@@ -20,7 +20,9 @@ from ..pipeline.staging import differences
 from ..pipeline.store import Store
 from .checkpoint import load_checkpoint, weights_digest
 from .config import BESIDE, RunConfig, config_of
+from .plain import read_object_file
 from .run_target import check_run_folder, is_run_file
+from .tracker import LOG_FILE, mend_log
 
 FREE = {
     "rrdb_steps",
@@ -40,8 +42,9 @@ FREE = {
 TOLD = {"lr", "lr_schedule", "halve_every", "warmup", "clip", "amp"}
 """Those that may change, and are reported: what one tries when a loss is not finite."""
 
-_OURS = (ROOT_KEY, "log.jsonl", "*.safetensors")
+_OURS = (ROOT_KEY, LOG_FILE, "*.safetensors")
 """What a run would write into or over: never in a store, never without the settings that it was made with."""
+_LONGEST = 300  # characters of a difference that are shown
 
 
 def versions() -> dict[str, str]:
@@ -73,7 +76,7 @@ def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
 
     Raises:
         BusyError: another process trains into it.
-        ConfigError: it is a file, belongs to something else, or holds a run of other settings or a damaged `config.json`.
+        ConfigError: it is a file, belongs to something else, or holds a run of other settings, a damaged `config.json` or another's log.
         StoreError: it cannot be written.
     """
     file = out / "config.json"
@@ -87,20 +90,22 @@ def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
     check_run_folder(out)  # another run may have been here
     told: list[str] = []
     if file.exists():
-        told, refused = changes(_begun_with(file), asked)
+        told, refused = changes(_read_settings(file), asked)
         if refused:
             raise ConfigError(
-                f"{out}: holds a run of other settings ({'; '.join(refused[:6])}); use the same ones to go on, or another --out"
+                f"{out}: holds a run of other settings ({'; '.join(refused[:6])}); use the same ones to resume, or another --out"
             )
     sweep_partial(out, below=False, ours=is_run_file)
+    mended = mend_log(out / LOG_FILE)
     LocalFolder(out).set(file.name, json.dumps({**asked, "versions": versions()}, indent=1, sort_keys=True).encode())
-    return [f"changed in this run: {line}" for line in told]
+    return [*mended, *(f"changed in this run: {line}" for line in told)]
 
 
 def changes(before: dict[str, Any], asked: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Settings that differ, as `train.lr: was 1, now 2`: those that may and are told, and those that may not."""
     told, refused = [], []
-    for line in differences(before, asked):
+    for line in map(printable, differences(before, asked)):
+        line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
         name = line.split(":")[0].removeprefix("train.")
         if name in TOLD or (name == "steps" and asked["train"]["lr_schedule"] == "cosine"):
             told.append(line)
@@ -109,10 +114,13 @@ def changes(before: dict[str, Any], asked: dict[str, Any]) -> tuple[list[str], l
     return told, refused
 
 
-def _begun_with(file: Path) -> dict[str, Any]:
-    """What `asked_of` gave when the run was begun."""
+def begun_with(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What `asked_of` gave when the settings were saved, in a `config.json` or a checkpoint. ConfigError if they are none."""
+    return {**config_of(saved).as_dict(), **{key: saved.get(key) for key in BESIDE if key != "versions"}}
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
     try:
-        before = json.loads(file.read_text())
-        return {**config_of(before).as_dict(), **{key: before.get(key) for key in BESIDE if key != "versions"}}
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{file}: damaged ({error}); restore it, or give another --out") from error
+        return begun_with(read_object_file(file))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{file}: damaged ({printable(error)}); restore it, or give another --out") from error

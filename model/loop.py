@@ -76,6 +76,8 @@ class Stage:
     """Called every `validate_every` steps and at the end, on rank 0."""
     validate_every: int = 0
     """0: never."""
+    beneath: str | None = None
+    """SHA-256 of the frozen weights that it is trained on, saved with each state."""
 
 
 def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
@@ -88,7 +90,9 @@ def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
     settings, steps = stage.settings, stage.steps
     share = ranks.share(settings.batch, settings.accumulate)
     optimiser, guard = make_optimiser(task.network, settings), Guard.new(settings.amp, ranks.device)
-    state = resume(task.name, task.network, optimiser, guard, stage.folder) or fresh(task.network, guard)
+    state = resume(task.name, task.network, optimiser, guard, stage.folder, stage.config, stage.beneath) or fresh(
+        task.network, guard
+    )
     called: Any = torch.compile(task.network) if settings.compile else task.network
     task.forward = ranks.wrap(called)
     clock, begun = _Clock(state.step), state.step
@@ -163,7 +167,10 @@ def _after_step(
             if look:
                 stage.validate(state)
             if save:
-                save_state(task.name, task.network, optimiser, state, stage.folder, stage.config, settings.batch, settings.keep)
+                folder, frozen = stage.folder, stage.beneath
+                save_state(
+                    task.name, task.network, optimiser, state, folder, stage.config, settings.batch, settings.keep, frozen
+                )
                 stage.on_checkpoint(state)
         ranks.wait()
         clock.go()

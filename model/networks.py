@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint, load_checkpoint, load_into
 from .config import RunConfig
+from .plain import brief
 from .rrdb import RRDB, condition_channels
 from .unet import UNet
 
@@ -28,7 +29,7 @@ def of_scale(path: Path, config: RunConfig, kind: str | None = None) -> Checkpoi
     """A checkpoint, refused with a CheckpointError if it is of another scale than the run."""
     found = load_checkpoint(path, kind)
     if found.config.get("scale") != config.scale:
-        raise CheckpointError(f"{path}: trained for x{found.config.get('scale')}, the store is x{config.scale}")
+        raise CheckpointError(f"{path}: trained for x{brief(found.config.get('scale'))}, the store is x{config.scale}")
     return found
 
 

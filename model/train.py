@@ -20,7 +20,17 @@ from ..errors import CheckpointError, ConfigError
 from ..pipeline.order import mix
 from ..pipeline.store import Store
 from ..pipeline.stream import ShardDataset
-from .checkpoint import BEST_FILE, MODEL_FILE, Checkpoint, load_checkpoint, load_into, save_checkpoint
+from .checkpoint import (
+    BEST_FILE,
+    MODEL_FILE,
+    RRDB_FILE,
+    Checkpoint,
+    load_checkpoint,
+    load_into,
+    save_checkpoint,
+    way_out,
+    weights_digest,
+)
 from .config import RunConfig
 from .estimate import measure
 from .folder import asked_of, claim, versions
@@ -38,7 +48,6 @@ from .validate import Benchmark, Upscale, held_out, score
 
 log = logging.getLogger(__name__)
 
-RRDB_FILE = "rrdb.safetensors"
 _WEIGHTS = 23  # stream of random numbers
 
 
@@ -128,7 +137,8 @@ def _diffusion_stage(this: _Run, unet: torch.nn.Module, rrdb: RRDB) -> None:
         sampler, steps = _looked_at_by(this.config)
         return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler)
 
-    _stage(this, task, this.config.train.steps, model, upscaler, MODEL_FILE, BEST_FILE)
+    beneath = weights_digest({name: value.cpu() for name, value in rrdb.state_dict().items()})
+    _stage(this, task, this.config.train.steps, model, upscaler, MODEL_FILE, BEST_FILE, beneath)
 
 
 def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
@@ -146,12 +156,10 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
         looker.to(this.ranks.device)
         return lambda lr, _: _regress(looker, lr, this.ranks.device)
 
-    done = load_checkpoint(finished).facts["step"] if given is None and finished.exists() else None
     begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change any more
-    if given is None and begun and not finished.exists():
-        raise CheckpointError(
-            f"{finished}: missing, and stage two has begun on its features; restore it, or begin again with another --out"
-        )
+    if given is None and begun:
+        _restore_rrdb(this, finished)
+    done = _steps_of(finished) if given is None and finished.exists() else None
     if given is not None:
         this.say(f"rrdb: taken from {finished}, in place of stage one")
     elif done is not None and (begun or done >= steps):
@@ -165,6 +173,34 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
     return load_rrdb(network, finished, this.config).to(this.ranks.device)
 
 
+def _restore_rrdb(this: _Run, file: Path) -> None:
+    """Stage two has begun: a lost RRDB comes out of the model, which holds the one that it was trained on. On rank 0, while all wait."""
+
+    def restore() -> str:
+        if file.exists():
+            return ""
+        model = this.out / MODEL_FILE
+        if not model.exists():
+            raise CheckpointError(
+                f"{file}: missing, and stage two has begun on its features; restore it, or begin again with another --out"
+            )
+        tensors = {f"rrdb.{name}": value for name, value in load_checkpoint(model, "diffusion").part("rrdb").items()}
+        facts = {**this.facts, "step": steps_done(this.out, "rrdb")}
+        save_checkpoint(file, Checkpoint("rrdb", tensors, this.saved, facts))
+        return f"{file}: was missing, restored from {MODEL_FILE}"
+
+    line = this.ranks.one_for_all(restore)
+    if line:
+        this.say(line)
+
+
+def _steps_of(file: Path) -> int:
+    step = load_checkpoint(file).facts.get("step")
+    if step is None:
+        raise CheckpointError(f"{file}: does not say how many steps it was trained for; {way_out(file)}")
+    return int(step)
+
+
 def _stage(
     this: _Run,
     task: RrdbTask | DiffusionTask,
@@ -173,6 +209,7 @@ def _stage(
     upscaler: Callable[[State], Upscale],
     file: str,
     best: str | None,
+    beneath: str | None = None,
 ) -> None:
     """Estimate, train, report. `file` is written at each checkpoint (the RRDB's at the end only), `best` at the best validation."""
     settings, v, ranks = this.config.train, this.config.validate, this.ranks
@@ -205,7 +242,8 @@ def _stage(
     if ranks.first and left > 0:
         estimate = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
         this.say(estimate.line(task.name, left, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
-    stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, v.every if this.benchmarks else 0)
+    every = v.every if this.benchmarks else 0
+    stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, every, beneath)
     state, done = run(task, stage, ranks)
     if not done and ranks.first and (steps == 0 or not (this.out / file).exists()):
         publish(state)

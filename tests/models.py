@@ -25,3 +25,14 @@ def write_model(path: Path, *sets: str, scale: int = 4) -> Path:
     tensors = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
     save_checkpoint(path, Checkpoint("diffusion", tensors, {**config.as_dict(), "stores": [], "rrdb_from": None}))
     return path
+
+
+def small_rrdb(value: float | None = None) -> Checkpoint:
+    """A checkpoint of kind `rrdb` that fits its configuration; every weight is `value` if there is one. Its first weight is not contiguous."""
+    torch.manual_seed(0)
+    config = load_config("tiny", sets=SMALL)
+    tensors = {f"rrdb.{name}": tensor for name, tensor in build_rrdb(config).state_dict().items()}
+    if value is not None:
+        tensors = {name: torch.full_like(tensor, value) for name, tensor in tensors.items()}
+    tensors["rrdb.first.weight"] = tensors["rrdb.first.weight"].contiguous(memory_format=torch.channels_last)
+    return Checkpoint("rrdb", tensors, config.as_dict(), {"step": 3})

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from samdiff.errors import CheckpointError, ConfigError
-from samdiff.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from samdiff.model.checkpoint import load_checkpoint, save_checkpoint
 from samdiff.model.config import load_config
 from samdiff.model.optim import ema_decay, learning_rate
 
+from .models import small_rrdb
 from .test_train import config, run
 
 
@@ -67,10 +68,12 @@ def test_rates_and_averages():
 def test_checkpoints_are_whole_or_refused(tmp_path):
     """Round trip; text, a cut file, foreign weights, a newer format, another kind."""
     path = tmp_path / "m.safetensors"
-    save_checkpoint(path, Checkpoint("rrdb", {"rrdb.a": torch.arange(6.0).view(2, 3).T}, {"scale": 4}, {"step": 3}))
+    given = small_rrdb()
+    save_checkpoint(path, given)
     found = load_checkpoint(path, kind="rrdb")
-    assert torch.equal(found.part("rrdb")["a"], torch.arange(6.0).view(2, 3).T)
-    assert (found.config, found.facts) == ({"scale": 4}, {"step": 3})
+    assert found.tensors.keys() == given.tensors.keys()
+    assert all(torch.equal(found.tensors[name], value) for name, value in given.tensors.items())
+    assert (found.config, found.facts) == (given.config, {"step": 3})
     with pytest.raises(CheckpointError, match="expected a checkpoint of kind 'diffusion', got 'rrdb'"):
         load_checkpoint(path, kind="diffusion")
     data = path.read_bytes()
@@ -88,7 +91,7 @@ def test_checkpoints_are_whole_or_refused(tmp_path):
 def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     """A failed save leaves the older file whole and no partial one."""
     path = tmp_path / "m.safetensors"
-    save_checkpoint(path, Checkpoint("rrdb", {"rrdb.a": torch.zeros(3)}, {}))
+    save_checkpoint(path, small_rrdb(0.0))
     before = path.read_bytes()
 
     def full(_):
@@ -98,6 +101,6 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(
         CheckpointError, match=r"cannot be written \(No space left on device\).*what was saved before is untouched"
     ):
-        save_checkpoint(path, Checkpoint("rrdb", {"rrdb.a": torch.ones(3)}, {}))
+        save_checkpoint(path, small_rrdb(1.0))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

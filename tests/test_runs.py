@@ -16,7 +16,7 @@ import torch
 from samdiff import open_store
 from samdiff.cli import main
 from samdiff.errors import BusyError, CheckpointError, ConfigError, SamdiffError
-from samdiff.model.checkpoint import load_checkpoint
+from samdiff.model.checkpoint import load_checkpoint, weights_digest
 from samdiff.model.config import load_config
 from samdiff.model.folder import asked_of, claim
 from samdiff.model.states import states
@@ -183,19 +183,29 @@ def test_a_run_touches_nothing_that_is_not_its_own(tmp_path, monkeypatch):
 
 
 def test_what_a_run_needs_to_go_on(tmp_path):
-    """What a killed writer left is swept; a damaged state names the way out; a lost RRDB is not trained anew under stage two."""
+    """What a killed writer left is swept; a damaged state names the way out; a lost RRDB comes out of the model, and is not trained anew."""
     folder = run(tmp_path, "r", "train.steps=2", "train.checkpoint_every=1").parent
     (folder / f".model.safetensors.{7:032x}.partial").touch()
     whole = states(folder, "diffusion")[-1]
     whole.write_bytes(whole.read_bytes()[:-9])
-    with pytest.raises(
-        CheckpointError, match="00000002.safetensors: .*or delete it, and the run goes on from the state before"
-    ):
+    with pytest.raises(CheckpointError, match=r"00000002.safetensors: .*delete it, and .* resumes from the state before it"):
         run(tmp_path, "r", "train.steps=3")
     assert not list(folder.glob(".*"))
     whole.unlink()
     assert load_checkpoint(run(tmp_path, "r", "train.steps=3")).facts["step"] == 3
+    lost = load_checkpoint(folder / "rrdb.safetensors")
     (folder / "rrdb.safetensors").unlink()
+    run(tmp_path, "r", "train.steps=3")  # the model holds it
+    found = load_checkpoint(folder / "rrdb.safetensors", "rrdb")
+    assert weights_digest(found.tensors) == weights_digest(lost.tensors)
+    assert found.facts == lost.facts
+    shutil.copy(run(tmp_path, "other", "train.steps=1", "train.seed=1").parent / "rrdb.safetensors", folder)
+    with pytest.raises(
+        CheckpointError, match="rrdb.safetensors: not the RRDB that state-diffusion-00000003.safetensors was trained on"
+    ):
+        run(tmp_path, "r", "train.steps=4")
+    for name in ("rrdb", "model"):
+        (folder / f"{name}.safetensors").unlink()
     with pytest.raises(CheckpointError, match="rrdb.safetensors: missing, and stage two has begun"):
         run(tmp_path, "r", "train.steps=4")
 
