@@ -16,6 +16,7 @@ def export_model(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for rrdb.onnx, denoiser.onnx and schedule.json.")] = Path(
         "onnx"
     ),
+    overwrite: Annotated[bool, typer.Option(help="Replace these files if they exist.")] = False,
 ) -> None:
     """RRDB and denoiser as ONNX files of dynamic sizes."""
     from ..errors import ConfigError
@@ -25,5 +26,5 @@ def export_model(
     if to != "onnx":
         raise ConfigError(f"--to: expected onnx, got {to!r}")
     model = load_model(choose_checkpoint(checkpoint), "cpu")
-    for file in export_onnx(model, out):
+    for file in export_onnx(model, out, overwrite):
         say(f"{file}  {file.stat().st_size} bytes")

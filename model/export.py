@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..pipeline.new_target import new_files
 from .infer import SuperResolver
 from .rrdb import RRDB, condition
 
 OPSET = 18
+FILES = ("rrdb.onnx", "denoiser.onnx", "schedule.json")
 
 
 class Encoder(nn.Module):
@@ -29,18 +31,32 @@ class Encoder(nn.Module):
         return self.rrdb.picture(maps[-1]), condition(maps)
 
 
-def export_onnx(model: SuperResolver, folder: Path) -> list[Path]:
+def export_onnx(model: SuperResolver, folder: Path, overwrite: bool = False) -> list[Path]:
     """Write rrdb.onnx, denoiser.onnx and schedule.json (scale, modulation, alpha_bars, first_time) into a folder.
 
+    The files appear when all of them are whole.
+
+    Args:
+        model: what to export.
+        folder: made if need be; what else it holds is left alone.
+        overwrite: replace files of these names.
+
     Raises:
-        ConfigError: onnx or onnxscript is not installed.
+        ConfigError: onnx or onnxscript is not installed, or a file exists.
+        BusyError: another process exports into this folder.
+        StoreError: they cannot be written.
     """
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"export: needs onnx and onnxscript ({error}); pip install 'samdiff[export]'") from error
-    folder.mkdir(parents=True, exist_ok=True)
+    with new_files(folder, FILES, "samdiff export-model", overwrite) as new:
+        _write(model, [new / name for name in FILES])
+    return [folder / name for name in FILES]
+
+
+def _write(model: SuperResolver, files: list[Path]) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     device = model.device
     side = max(8, 2 * model.unet.multiple)
@@ -49,7 +65,6 @@ def export_onnx(model: SuperResolver, folder: Path) -> list[Path]:
     with torch.no_grad():
         given = encoder(lr)[1]
     batch, high, wide = (torch.export.Dim(name, min=1) for name in ("batch", "height_lr", "width_lr"))
-    files = [folder / "rrdb.onnx", folder / "denoiser.onnx", folder / "schedule.json"]
     torch.onnx.export(
         encoder, (lr,), files[0], dynamo=True, opset_version=OPSET, verbose=False, external_data=False,
         input_names=["lr"], output_names=["picture", "condition"], dynamic_shapes={"lr": {0: batch, 2: high, 3: wide}},
@@ -70,5 +85,4 @@ def export_onnx(model: SuperResolver, folder: Path) -> list[Path]:
         "alpha_bars": model.modulation.schedule.alpha_bars.tolist(),
         "first_time": model.modulation.schedule.first_time,
     }
-    files[2].write_text(json.dumps(facts))
-    return files
+    files[2].write_text(json.dumps(facts), encoding="utf-8")
