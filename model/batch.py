@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..errors import ConfigError, ImageError, SamdiffError
+from ..errors import ConfigError, ImageError, SamdiffError, printable
 from ..pipeline.sources import SUFFIXES
 from ..runtime import progress
 from .infer import InferSettings, SuperResolver
@@ -145,7 +145,8 @@ def upscale_files(
     bar = progress(desc="pictures", total=len(jobs) * total, unit="step")
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
-        bar.set_description(f"{job.source.name} {number}/{len(jobs)}" if len(jobs) > 1 else job.source.name)
+        name = printable(job.source.name)
+        bar.set_description(f"{name} {number}/{len(jobs)}" if len(jobs) > 1 else name)
         try:
             if job.trouble == _EXISTS:
                 line = _kept(model, job, settings, output)
