@@ -19,6 +19,7 @@ from .commands.terminal import VisibleFormatter, visible_output, visible_usage_e
 from .errors import ConfigError, SamdiffError
 
 WRONG_USAGE, INTERRUPTED = 2, 130  # exit statuses
+_ANEW = ("export", "export-model")  # commands that keep nothing when they are interrupted
 
 
 class _Commands(TyperGroup):
@@ -99,7 +100,9 @@ def _run(arguments: list[str] | None) -> Any:
         return app(arguments)
     except SystemExit as leaving:  # the command-line library's own way of ending, also for Ctrl-C
         if leaving.code == INTERRUPTED:
-            complain("samdiff: interrupted; the same command goes on from here")
+            words = [word for word in arguments or sys.argv[1:] if not word.startswith("-")]
+            anew = bool(words) and words[0] in _ANEW
+            complain(f"samdiff: interrupted; the same command {'begins anew' if anew else 'goes on from here'}")
         raise
     except SamdiffError as error:
         complain(f"samdiff: {error}")

@@ -111,8 +111,20 @@ def _lock(file: int) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except (ImportError, OSError) as error:  # not on this system, or not on this disk
-        log.warning("there are no file locks here (%s): do not run two exports to one target at once", error)
+    except (ImportError, OSError):  # not on this system, or not on this disk
+        return
+
+
+def _locks_work(workspace: Path) -> bool:
+    """Whether a second one would notice that we have this workspace."""
+    file = os.open(workspace / _LOCK, os.O_RDWR)
+    try:
+        _lock(file)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def _is_same(file: int, path: Path) -> bool:
@@ -131,10 +143,14 @@ def is_workspace(path: Path) -> bool:
 
 def _sweep(parent: Path, mine: Path) -> None:
     """Delete the workspaces of killed exports to other targets in this folder."""
-    for left in parent.glob(f"{_PREFIX}*"):
+    others = [left for left in parent.glob(f"{_PREFIX}*") if left != mine and is_workspace(left)]
+    if not _locks_work(mine):
+        more = f"; {', '.join(left.name for left in others)} may be left by a killed one, delete it then" if others else ""
+        log.warning("there are no file locks in %s: do not run two exports to one target at once%s", parent, more)
+        return
+    for left in others:
         with contextlib.suppress(OSError):  # at work, or another user's
-            if left != mine and is_workspace(left):
-                _remove(left, _hold(left))
+            _remove(left, _hold(left))
 
 
 def _remove(workspace: Path, held: int) -> None:

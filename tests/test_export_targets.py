@@ -18,7 +18,7 @@ import pytest
 
 from samdiff.errors import BusyError, ConfigError, StoreError
 from samdiff.model.export import FILES, export_onnx
-from samdiff.pipeline import new_target
+from samdiff.pipeline import new_target, workspace
 from samdiff.pipeline.contract import ARRAYS, shape_of
 from samdiff.pipeline.export import export_folder, export_hdf5
 from samdiff.pipeline.hdf5_sink import Sink
@@ -159,6 +159,16 @@ def test_killed_exports_block_nothing_and_are_swept(kind, store, tmp_path):
     assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
     EXPORTS[kind](store, tmp_path / "x")
     assert left(tmp_path) == ["mine.txt", "x", "y"]
+
+
+def test_without_locks_nothing_of_others_is_swept(store, tmp_path, monkeypatch, caplog):
+    """Another export may be at work there; the leftover is named instead."""
+    monkeypatch.setattr(workspace, "_lock", lambda _: None)
+    other = tmp_path / ".samdiff-export-0123456789abcdef"
+    (other / "new").mkdir(parents=True)
+    export_hdf5(store, tmp_path / "x.h5")
+    assert left(tmp_path) == [other.name, "x.h5"]
+    assert f"{other.name} may be left" in caplog.text
 
 
 def test_what_is_not_ours_is_never_swept(store, tmp_path):

@@ -18,6 +18,7 @@ from samdiff import runtime
 from samdiff.cli import main
 from samdiff.commands.common import finish, say, show
 from samdiff.commands.terminal import VisibleFormatter, VisibleStream, visible_output
+from samdiff.model.evaluate import as_markdown
 from samdiff.pipeline.store import Store
 
 from . import faults
@@ -333,3 +334,10 @@ def test_warnings_of_libraries_and_faults_of_ours(capsys, monkeypatch):
     assert "UserWarning" in said.err
     assert "Traceback" in said.err
     assert_harmless(said.out, said.err)
+
+
+def test_tables_keep_their_rows():
+    """A benchmark is named by its folder."""
+    table = as_markdown({(HOSTILE + FORGED, "diffusion"): {"psnr_y": (30.0, float("nan"))}})
+    assert len(table.splitlines()) == 3
+    assert_harmless(table)
