@@ -10,17 +10,34 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from . import __version__
 from .commands import checkpoints, demo, evaluate, export, fetch, infer, masks, prepare, store, train
-from .commands.common import Quiet, Verbose, set_talk, show, with_talk
+from .commands.common import Quiet, Verbose, complain, set_talk, show, with_talk
+from .commands.terminal import VisibleFormatter, visible_output, visible_usage_errors
 from .errors import ConfigError, SamdiffError
 from .runtime import wait_without_spinning
 
 WRONG_USAGE, INTERRUPTED = 2, 130  # exit statuses
+_ANEW = ("export", "export-model")  # commands that keep nothing when they are interrupted
+
+
+class _Commands(TyperGroup):
+    """All commands; errors of usage show what was typed with its control characters visible."""
+
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with visible_usage_errors():
+            return super().make_context(*arguments, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        with visible_usage_errors():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="samdiff",
+    cls=_Commands,
     help="Structure-encoded shards and diffusion super-resolution: Segment Anything runs once, offline, never at inference.",
     no_args_is_help=True,
     add_completion=False,
@@ -63,25 +80,41 @@ def _common(
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     set_talk(verbose, quiet)
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point of the `samdiff` script: one line for an error that the user can put right, a traceback for ours."""
+    """Entry point of the `samdiff` script: one line for an error that the user can put right, a traceback for ours.
+
+    Whatever is printed, its control characters are visible; when nobody reads stdout any more (`| head`), the process ends quietly.
+    """
+    with visible_output():
+        return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> Any:
     status = 1
     wait_without_spinning()
     try:
         return app(arguments)
     except SystemExit as leaving:  # the command-line library's own way of ending, also for Ctrl-C
         if leaving.code == INTERRUPTED:
-            print("samdiff: interrupted; the same command goes on from here", file=sys.stderr)
+            words = [word for word in arguments or sys.argv[1:] if not word.startswith("-")]
+            anew = bool(words) and words[0] in _ANEW
+            complain(f"samdiff: interrupted; the same command {'begins anew' if anew else 'goes on from here'}")
         raise
     except SamdiffError as error:
-        print(f"samdiff: {error}", file=sys.stderr)
+        complain(f"samdiff: {error}")
         status = WRONG_USAGE if isinstance(error, ConfigError) else 1
     except OSError as error:
-        print(f"samdiff: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        complain(f"samdiff: {error.filename or 'input/output'}: {error.strerror or error}")
+    except UnicodeEncodeError as error:
+        if sys.getfilesystemencoding() == "utf-8":
+            raise  # ours
+        complain(f"samdiff: {error.object!r}: cannot be a file name in the encoding {error.encoding}; set PYTHONUTF8=1")
     sys.exit(status)
 
 

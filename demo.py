@@ -86,7 +86,8 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None], show: Callable[
 
     def samdiff(*arguments: object) -> None:
         words = [str(argument) for argument in arguments]
-        say(f"\n$ samdiff {shlex.join(words)}")
+        say("")
+        say(f"$ samdiff {shlex.join(words)}")
         if subprocess.run([sys.executable, "-m", "samdiff.cli", *words], check=False).returncode:
             raise SamdiffError(
                 f"demo: the command above failed; put right what it says and run the demo again, it goes on in {folder}"

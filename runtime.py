@@ -207,8 +207,8 @@ def brief_downloads(seconds: float = 10) -> Iterator[None]:
 
 
 def progress(items: Iterable[Any] | None = None, *, desc: str, total: int | None = None, unit: str = "it", **more: Any) -> tqdm:
-    """A progress bar on stderr, silent when stderr is not a terminal (or when `SAMDIFF_QUIET` is set by `-q`)."""
+    """A progress bar on stderr, silent when stderr is not a terminal (or when `SAMDIFF_QUIET` is set by `-q`); `desc` may be any text."""
     from tqdm import tqdm
 
     hidden = True if os.environ.get("SAMDIFF_QUIET") else None
-    return tqdm(items, desc=desc, total=total, unit=unit, disable=hidden, dynamic_ncols=True, **more)
+    return tqdm(items, desc=printable(desc), total=total, unit=unit, disable=hidden, dynamic_ncols=True, **more)

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import printable
+
 SKIPPED = 3  # exit status
 
 Device = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N.")]
@@ -31,15 +33,21 @@ def default_store(source: str) -> str:
     return f"data/{Path(source).resolve().name.split('.')[0]}.zarr"
 
 
-def say(text: str) -> None:
-    """One line on what happens, at once; not with `-q`."""
+def say(*lines: str) -> None:
+    """Lines on what happens, at once; not with `-q`. Each argument is one line, whatever is in it."""
     if not os.environ.get("SAMDIFF_QUIET"):
-        print(text, flush=True)
+        show(*lines)
 
 
-def show(text: str) -> None:
-    """What the user asked for."""
-    print(text, flush=True)
+def show(*lines: str) -> None:
+    """What the user requested. Each argument is one line, whatever is in it."""
+    print(*map(printable, lines), sep="\n", flush=True)
+
+
+def complain(text: str) -> None:
+    """A line on stderr; where a message of ours has several lines, the others are indented, so that no name can forge one."""
+    if sys.stderr is not None:
+        print(printable(text, lines=True).replace("\n", "\n  "), file=sys.stderr)
 
 
 def choose_checkpoint(given: Path | None) -> Path:
@@ -81,8 +89,8 @@ def finish(skipped: Mapping[str, str], told: Collection[str] = ()) -> None:
     """List what was skipped, but for what the user was told already, and leave with status 3 if there was any."""
     for name, reason in skipped.items():
         if name not in told:
-            print(f"skipped {name}: {reason}", file=sys.stderr)
+            complain(f"skipped {printable(name)}: {reason}")
     if told:
-        print(f"{len(told)} skipped, each listed above with its reason", file=sys.stderr)
+        complain(f"{len(told)} skipped, each listed above with its reason")
     if skipped:
         raise typer.Exit(SKIPPED)

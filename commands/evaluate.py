@@ -92,10 +92,10 @@ def evaluate(
     table = as_markdown(summarise(rows))
     how = provenance(model, settings)
     facts = {"checkpoint": str(path), **how, "seeds": list(range(seeds)), "scale": model.scale, "skipped": skipped}
-    show(table)  # first: it is not lost if the files cannot be written
+    show(*table.splitlines())  # first: it is not lost if the files cannot be written
     for file, text in zip(files, (as_csv(rows), as_json(rows, facts), table + "\n"), strict=True):
         write_output(file, text.encode(), overwrite)
-    say(f"\n{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
+    say("", f"{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
     finish(skipped)
 
 

@@ -52,7 +52,7 @@ def download(
 
     known = datasets.load_registry(registry)
     if name is None:
-        show("\n".join(_line(entry) for entry in known.values()))
+        show(*map(_line, known.values()))
         return
     paths = datasets.obtain(name, known, downloads, mirrors=mirror or ())
     for path, entry in zip(paths, datasets.archives_of(name, known), strict=True):
@@ -78,4 +78,5 @@ def weights(
     from ..pipeline.weights import find_weights
 
     found = find_weights(name, source=source)
-    show(f"{found.path}\n  source  {found.source}: {found.origin}\n  sha256  {found.sha256}\n  bytes   {found.bytes}")
+    facts = {"source": f"{found.source}: {found.origin}", "sha256": found.sha256, "bytes": found.bytes}
+    show(str(found.path), *(f"  {name:7s} {fact}" for name, fact in facts.items()))

@@ -141,7 +141,7 @@ def prepare(
     target = default_store(source) if out is None else out
     known = load_registry(registry)
     if dry_run and (absent := missing_archives((source, lr), known, downloads)):
-        show(f"{target}\ndownload missing: {', '.join(map(str, absent))}; the other stages are not known before it")
+        show(target, f"download missing: {', '.join(map(str, absent))}; the other stages are not known before it")
         return
     pictures = source_of(source, known, downloads, mirror or ())
     lr_pictures = None if lr is None else source_of(lr, known, downloads, mirror or ())
@@ -176,7 +176,7 @@ def prepare(
             reads = f"weights of {name} ({where})"
         check_target(target, pictures, lr_pictures)
         found = scan(pictures, limit, lr=lr_pictures, scale=scale, by_name=by_name, limits=settings.limits)
-        show(f"{target}\n" + "\n".join(plan_lines(plan_prepare(found, target, settings.as_attributes(facts)), reads)))
+        show(target, *plan_lines(plan_prepare(found, target, settings.as_attributes(facts)), reads))
         return
     generator = make()
     with ExitStack() as stack:

@@ -15,7 +15,7 @@ def info(store: Annotated[str, typer.Argument(help="A store that `samdiff prepar
     from ..pipeline.info import store_lines
     from ..pipeline.store import open_store
 
-    show("\n".join(store_lines(open_store(store))))
+    show(*store_lines(open_store(store)))
 
 
 def verify(

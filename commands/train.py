@@ -66,7 +66,7 @@ def train(
     stores = [open_to_stream(path, check_shards=check_shards) for path in shards]
     settings = load_config(preset, config, sets, scale=stores[0].scale)
     if print_config:
-        show(json.dumps(settings.as_dict(), indent=2))
+        show(*json.dumps(settings.as_dict(), indent=2).splitlines())
         return
     if scale is not None and scale != stores[0].scale:
         raise StoreError(f"{shards[0]}: holds x{stores[0].scale}, x{scale} was asked for; prepare a store with --scale {scale}")

@@ -169,7 +169,8 @@ def upscale_files(
     bar = progress(desc="pictures", total=len(jobs) * total, unit="step")
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
-        bar.set_description(f"{job.source.name} {number}/{len(jobs)}" if len(jobs) > 1 else job.source.name)
+        name = printable(job.source.name)
+        bar.set_description(f"{name} {number}/{len(jobs)}" if len(jobs) > 1 else name)
         try:
             if job.trouble == EXISTS:
                 line = _kept(model, job, settings, output)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import ConfigError, printable
 from ..pipeline.resize import imresize
 from ..pipeline.sources import SUFFIXES
 from .artifacts import artifact_map
@@ -233,7 +233,7 @@ def as_markdown(summary: Mapping[tuple[str, str], Mapping[str, tuple[float, floa
             mean, error = figures[name]
             digits = DIGITS.get(name, 3)
             cells.append(f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}"))
-        lines.append(f"| {benchmark} | {method} | " + " | ".join(cells) + " |")
+        lines.append(f"| {printable(benchmark)} | {printable(method)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

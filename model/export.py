@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..pipeline.new_target import new_files
 from .infer import SuperResolver
-from .outputs import claim_outputs, write_output
+from .outputs import claim_outputs
 from .rrdb import RRDB, condition
 
 OPSET = 18
-_FILES = ("rrdb.onnx", "denoiser.onnx", "schedule.json")
+FILES = ("rrdb.onnx", "denoiser.onnx", "schedule.json")
 
 
 class Encoder(nn.Module):
@@ -36,35 +36,32 @@ class Encoder(nn.Module):
 def export_onnx(model: SuperResolver, folder: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> list[Path]:
     """Write rrdb.onnx, denoiser.onnx and schedule.json (scale, modulation, alpha_bars, first_time) into a folder.
 
+    The files appear when all of them are whole.
+
     Args:
-        model: what is exported.
-        folder: where to; made if need be.
-        overwrite: whether files that are there already are replaced.
+        model: what to export.
+        folder: made if need be; what else it holds is left alone.
+        overwrite: replace files of these names.
         inputs: files that are never replaced, such as the checkpoint's.
 
     Raises:
-        ConfigError: onnx or onnxscript is not installed, or a file may not be written.
-        SamdiffError: a file cannot be written.
+        ConfigError: onnx or onnxscript is not installed, or a file exists or is an input.
+        BusyError: another process exports into this folder.
+        StoreError: they cannot be written.
     """
-    files = [folder / name for name in _FILES]
-    claim_outputs([("--out", file) for file in files], inputs, overwrite)
+    claim_outputs([("--out", folder / name) for name in FILES], inputs, overwrite)
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"export: needs onnx and onnxscript ({error}); pip install 'samdiff[export]'") from error
+    with new_files(folder, FILES, "samdiff export-model", overwrite) as new:
+        _write(model, [new / name for name in FILES])
+    return [folder / name for name in FILES]
+
+
+def _write(model: SuperResolver, files: list[Path]) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(
-        prefix="samdiff-"
-    ) as scratch:  # PyTorch writes in place: a run that is killed leaves half a file
-        made = [*_networks(model, Path(scratch)), json.dumps(_facts(model)).encode()]
-    for file, data in zip(files, made, strict=True):
-        write_output(file, data, overwrite)
-    return files
-
-
-def _networks(model: SuperResolver, scratch: Path) -> list[bytes]:
-    """The RRDB's and the denoiser's ONNX files."""
     device = model.device
     side = max(8, 2 * model.unet.multiple)
     lr = torch.zeros(2, 3, side, side + 4, device=device)
@@ -72,7 +69,6 @@ def _networks(model: SuperResolver, scratch: Path) -> list[bytes]:
     with torch.no_grad():
         given = encoder(lr)[1]
     batch, high, wide = (torch.export.Dim(name, min=1) for name in ("batch", "height_lr", "width_lr"))
-    files = [scratch / name for name in _FILES[:2]]
     torch.onnx.export(
         encoder, (lr,), files[0], dynamo=True, opset_version=OPSET, verbose=False, external_data=False,
         input_names=["lr"], output_names=["picture", "condition"], dynamic_shapes={"lr": {0: batch, 2: high, 3: wide}},
@@ -85,12 +81,7 @@ def _networks(model: SuperResolver, scratch: Path) -> list[bytes]:
                         "t": {0: torch.export.Dim.AUTO},
                         "condition": {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}},
     )  # fmt: skip
-    return [file.read_bytes() for file in files]
-
-
-def _facts(model: SuperResolver) -> dict[str, object]:
-    """What a sampler of its own needs to know beside the networks."""
-    return {
+    facts = {
         "scale": model.scale,
         "multiple": model.unet.multiple,
         "modulation": model.modulation.name,
@@ -98,3 +89,4 @@ def _facts(model: SuperResolver) -> dict[str, object]:
         "alpha_bars": model.modulation.schedule.alpha_bars.tolist(),
         "first_time": model.modulation.schedule.first_time,
     }
+    files[2].write_text(json.dumps(facts), encoding="utf-8")

@@ -149,7 +149,10 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setattr("samdiff.pipeline.weights.find_weights", interrupted)
-    with pytest.raises(SystemExit) as stopped:
-        main(["weights", "vit_b"])
-    assert stopped.value.code == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr("samdiff.pipeline.store.open_store", interrupted)
+    monkeypatch.setenv("SAMDIFF_QUIET", "")
+    for words, promise in ((["weights", "vit_b"], "goes on"), (["-q", "export", "a", "b", "--to", "hdf5"], "begins anew")):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 130
+        assert f"the same command {promise}" in capsys.readouterr().err
