@@ -98,18 +98,15 @@ def checked_sha256(text: str | None) -> str | None:
 
 
 def _is_here(target: Path, expected: _Expected) -> bool:
+    """Whether the right file lies there already."""
     if not os.path.lexists(target):
         return False
-    try:
-        number = os.open(target, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except FileNotFoundError:  # a link to nowhere
-        problem: str | None = "a link to nothing"
-    else:
-        with open(number, "rb", closefd=True) as file:
-            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            problem = _misfit(file, expected) if regular else None
-        if not regular:
+    problem: str | None = "a link to nothing"
+    if target.exists():
+        if not stat.S_ISREG(target.stat().st_mode):
             raise DownloadError(f"{target}: expected a file, got a folder, a device or a pipe; move it away")
+        with open(target, "rb") as file:
+            problem = _misfit(file, expected)
     if problem is not None:
         log.warning("%s: %s; it is fetched again", target, problem)
     return problem is None
@@ -239,6 +236,8 @@ def _receive(answer: Answer, part: PartFile, total: int | None, expected: _Expec
             if have - looked >= _LOOK_AGAIN:
                 looked = have
                 _check_left(part, whole)
+            if have == whole:
+                break  # whatever may follow, even without end
     if whole is not None and have < whole:
         raise Again(f"the connection ended at byte {have} of {whole}")
 

@@ -127,8 +127,11 @@ class PartFile:
             file.write(text.encode("utf-8", "surrogateescape"))
 
     def _drop_tag(self) -> None:
-        if not self._tag.is_symlink():
-            self._tag.unlink(missing_ok=True)
+        try:
+            os.close(_open_own(self._tag, os.O_RDONLY))
+        except (FileNotFoundError, DownloadError):  # not there, or not ours: nobody's file is deleted
+            return
+        self._tag.unlink(missing_ok=True)
 
     def _is_in_place(self) -> bool:
         """Whether the path still names the file that is open: another process may have moved it into place."""

@@ -1,10 +1,12 @@
 """Servers and folders that are meant to hurt: each ends in the right bytes or in one error, in bounded time, memory and disk."""
 
 import gzip
-import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections import namedtuple
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -67,12 +69,15 @@ def test_a_header_that_never_ends(server, get, fault, says):
 @pytest.mark.parametrize("fault", ["endless_body", "endless_chunks", "endless_chunk_line", "endless_trailer"])
 def test_a_body_that_never_ends(server, get, tmp_path, fault, known):
     """It stops at the known length, or at the bound on unknown ones; a trailer and a chunk's header are no bytes of the file."""
-    server.script = [getattr(faults, fault)] * 2
+    server.script = [getattr(faults, fault)] * 9
+    if fault == "endless_trailer" and known.get("size", 1):
+        assert get(**known).read_bytes() == CONTENT  # every byte was there
+        return
     with pytest.raises(DownloadError) as caught:
-        get(**known)
+        get(**known, patience=replace(PATIENCE, window=0.2, lowest_rate=10**6))
     assert any(
         words in str(caught.value)
-        for words in ("more than the", "bytes in 0.3 s, fewer than", "its end cannot be told", "IncompleteRead", "LineTooLong")
+        for words in ("more than the", "bytes in 0.2 s, fewer than", "its end cannot be told", "IncompleteRead", "LineTooLong")
     )
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= len(CONTENT) + 100
 
@@ -212,7 +217,7 @@ LOCATIONS = {
     "http://127.0.0.1:port/": "cannot be understood",
     "http://127.0.0.1:99999/": "cannot be understood",
     "http://127.0.0.1:0/": "names no host or no port",
-    "http://user:word@127.0.0.1:9/": "gave up|cannot be understood",
+    "http://user:word@127.0.0.1:9/": "gave up|cannot be understood|not known here",
     "http://" + "a" * 300 + "/": "cannot be understood|not known here|gave up",
     "http://a..b/": "cannot be understood|not known here|gave up",
     "": "a redirect without an address",
@@ -422,8 +427,7 @@ def test_files_by_address(get, tmp_path):
             get(url)
 
 
-def _hold(url, target, sha256):
-    fetch([url], target, sha256=sha256, patience=Patience(stall=20))
+HOLDER = "import sys, pathlib; from samdiff.pipeline.download import fetch; fetch([sys.argv[1]], pathlib.Path(sys.argv[2]), sha256=sys.argv[3])"
 
 
 def test_two_processes_do_not_write_one_part(server, get, tmp_path):
@@ -438,10 +442,12 @@ def test_two_processes_do_not_write_one_part(server, get, tmp_path):
         handler.wfile.write(CONTENT[9000:])
 
     server.script = [held]
-    other = multiprocessing.get_context("spawn").Process(target=_hold, args=(server.url, tmp_path / "file.zip", SHA256))
-    other.start()
+    other = subprocess.Popen([sys.executable, "-c", HOLDER, server.url, str(tmp_path / "file.zip"), SHA256])
     try:
-        while not (tmp_path / "file.zip.part").exists() or (tmp_path / "file.zip.part").stat().st_size < 9000:
+        part, begun = tmp_path / "file.zip.part", time.monotonic()
+        while not part.exists() or part.stat().st_size < 9000:
+            assert other.poll() is None
+            assert time.monotonic() - begun < 60
             time.sleep(0.01)
         with pytest.raises(BusyError, match="another process is downloading it and brings no bytes"):
             get()
@@ -449,8 +455,8 @@ def test_two_processes_do_not_write_one_part(server, get, tmp_path):
         assert len(server.asked) == 1
     finally:
         release.append(1)
-        other.join(30)
-    assert other.exitcode == 0
+        status_of_other = other.wait(60)
+    assert status_of_other == 0
     assert [path.name for path in tmp_path.iterdir()] == ["file.zip"]
 
 
