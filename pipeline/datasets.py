@@ -84,7 +84,7 @@ def load_registry(extra: Path | None = None) -> dict[str, DataSet]:
     Raises:
         ConfigError: the file cannot be read, or an entry has an unknown key or lacks what it needs.
     """
-    tables = tomllib.loads(files(__package__).joinpath("registry.toml").read_text())["data"]
+    tables = tomllib.loads(files(__package__).joinpath("registry.toml").read_text("utf-8"))["data"]
     if extra is not None:
         tables |= _tables(extra)
     return {name: _data_set(name, table) for name, table in tables.items()}
