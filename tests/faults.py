@@ -1,6 +1,8 @@
 """An HTTP server on loopback that does everything wrong, step by step, for tests."""
 
 import hashlib
+import re
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -202,3 +204,30 @@ def chunked(handler, outer, start):
         piece = outer.content[place : place + 7000]
         handler.wfile.write(b"%x\r\n" % len(piece) + piece + b"\r\n")
     handler.wfile.write(b"0\r\n\r\n")
+
+
+class RawServer:
+    """Sends each client what `answer(first byte asked for)` returns, as it is, and closes."""
+
+    def __init__(self) -> None:
+        self.answer = lambda start: b""
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/file.zip"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return  # closed
+            with client:
+                client.settimeout(5)
+                try:
+                    request = client.recv(65_536)
+                    start = re.search(rb"bytes=(\d+)-", request)
+                    client.sendall(self.answer(int(start[1]) if start else 0))
+                    client.shutdown(socket.SHUT_WR)
+                    client.recv(1)  # until the client leaves: nothing is lost by a reset
+                except OSError:
+                    pass  # the client left first

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import random
 import subprocess
 import sys
 import time
@@ -11,13 +12,14 @@ from itertools import count
 
 import pytest
 
-from samdiff.errors import BusyError
+from samdiff.errors import BusyError, SamdiffError, printable
 from samdiff.pipeline import download
 from samdiff.pipeline.download import DownloadError, Patience, fetch
 from samdiff.pipeline.transport import checked, next_address
 
 from . import faults
-from .faults import CONTENT, OK, SHA256, Server, after, answer, chunked, cut_after, drips, ranged, raw, status, whole
+from .faults import CONTENT, OK, SHA256, RawServer, Server, after, answer, chunked, cut_after, drips, ranged, raw, status, whole
+from .fuzz import http_answer
 
 PATIENCE = Patience(attempts=2, stall=1.0, header=0.2, window=0.3, lowest_rate=10_000, most_bytes=300_000, busy=3)
 
@@ -463,3 +465,49 @@ def test_two_processes_do_not_write_one_part(server, get, tmp_path):
 def test_a_good_server_after_all(server, get):
     server.script = [whole]
     assert get().read_bytes() == CONTENT
+
+
+def fuzz_answers(folder, seeds):
+    """Counts of good files and errors; anything but these, or a file that does not fit what is known, is a fault."""
+    server, counts = RawServer(), [0, 0]
+    patience = Patience(attempts=2, stall=1, header=1, window=0.5, lowest_rate=1000, short_connections=4, most_bytes=10**6)
+    try:
+        for seed in seeds:
+            rng, known = random.Random(seed), KNOWN[seed % 4]
+            server.answer = lambda start, rng=rng: http_answer(rng, CONTENT, start)
+            expected, begun = {"sha256": SHA256, "size": len(CONTENT), **known}, time.monotonic()
+            try:
+                path = fetch([server.url], folder / "file.zip", **expected, patience=patience, sleep=lambda _: None)
+                if expected["sha256"]:
+                    assert path.read_bytes() == CONTENT, seed
+                if expected["size"]:
+                    assert path.stat().st_size == len(CONTENT), seed
+                counts[0] += 1
+                says = ""
+            except SamdiffError as error:
+                says = str(error)
+                counts[1] += 1
+            except Exception as error:
+                raise AssertionError(f"seed {seed}: {error!r}") from error
+            assert printable(says) == says, seed
+            assert len(says) < 1000, seed
+            assert time.monotonic() - begun < 30, seed
+            assert sum(item.stat().st_size for item in folder.iterdir()) <= 10**6 + 1000, seed
+            for item in folder.iterdir():
+                item.unlink()
+    finally:
+        server.listener.close()
+    return counts
+
+
+def test_fuzzed_answers(tmp_path):
+    good, errors = fuzz_answers(tmp_path, range(200))
+    assert good > 20
+    assert errors > 50
+
+
+@pytest.mark.slow
+def test_many_fuzzed_answers(tmp_path):
+    """Other seeds each time; the one of a failure is in its message."""
+    first = random.SystemRandom().randrange(10**9)
+    fuzz_answers(tmp_path, range(first, first + 3000))
