@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import http.client
 import logging
 import os
 import socket
@@ -198,8 +199,8 @@ def brief_downloads(seconds: float = 10) -> Iterator[None]:
                 urllib.request.urlopen(urllib.request.Request(hub, method="HEAD")).close()
             except urllib.error.HTTPError:
                 pass  # it answers
-            except OSError as error:
-                log.info("no way to Hugging Face (%s): only what is in its cache can be had", error)
+            except (OSError, ValueError, http.client.HTTPException) as error:  # no network, or an answer that is none
+                log.info("no way to Hugging Face (%s): only what is in its cache can be had", printable(error))
                 os.environ["HF_HUB_OFFLINE"] = "1"
         yield
     finally:

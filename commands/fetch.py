@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,11 +15,23 @@ from .common import say, show
 if TYPE_CHECKING:
     from ..pipeline.datasets import DataSet
 
+
+def mirrors(given: list[str] | None) -> list[str]:
+    """What was given, else those of `SAMDIFF_MIRROR`: one, or several with a line or a blank before each `https://` or `file://`.
+
+    A blank within a path is part of the path: the command line library would split there.
+    """
+    if given:
+        return given
+    parts = re.split(r"\n|\s+(?=[A-Za-z][A-Za-z0-9+.-]*://)", os.environ.get("SAMDIFF_MIRROR", ""))
+    return [part.strip() for part in parts if part.strip()]
+
+
 Mirror = Annotated[
     list[str] | None,
     typer.Option(
-        envvar="SAMDIFF_MIRROR",
-        help="Folder with files of the same names: https://, file:// or a path; tried first; may be repeated.",
+        callback=mirrors,
+        help="Folder with files of the same names: https://, file:// or a path; tried first; may be repeated. [env var: SAMDIFF_MIRROR]",
     ),
 ]
 Registry = Annotated[

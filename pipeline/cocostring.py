@@ -17,7 +17,8 @@ def from_string(text: str | bytes) -> np.ndarray:
     Raises:
         SamdiffError: the text is no such string.
     """
-    raw = np.frombuffer(text.encode("utf-8") if isinstance(text, str) else text, np.uint8).astype(np.int64) - 48
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text  # no such character is allowed below
+    raw = np.frombuffer(data, np.uint8).astype(np.int64) - 48
     if not raw.size:
         return raw
     last = np.flatnonzero((raw & 32) == 0)  # characters that end a number

@@ -1,7 +1,7 @@
 """Downloads that survive: resumed by byte range, retried, checked, and moved into place only when whole.
 
 The part lies beside its target as `NAME.part` with `NAME.part.tag` (the address, and what the server said of the file), so another run
-goes on with it, and a file that changed on the server begins anew. Where the SHA-256 is known, another mirror goes on with the part as well.
+resumes it, and a file that changed on the server begins anew. Where the SHA-256 is known, another mirror resumes the part as well.
 """
 
 from __future__ import annotations
@@ -10,50 +10,36 @@ import hashlib
 import http.client
 import logging
 import os
+import re
 import shutil
-import socket
-import ssl
+import stat
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SamdiffError
 from ..runtime import progress
+from .answers import check_unknown, length_of, mark_of, number_of, total_of, wrong_length
+from .part_file import PartFile, Tag
+from .timed_http import Patience, Watch
+from .transport import Again, Answer, DownloadError, answer_of, brief, explained
+
+__all__ = ["DownloadError", "Patience", "check_disk", "fetch"]
 
 log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 18
 _SPARE = 64 * 2**20  # bytes of free disk beyond the file itself
-
-
-class DownloadError(SamdiffError):
-    """A file could not be fetched, or is not what it should be."""
+_LOOK_AGAIN = 16 * 2**20  # bytes after which free disk is looked at once more
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to try."""
+class _Expected:
+    """What is known of the file."""
 
-    attempts: int = 5
-    """Per address, counted anew whenever bytes arrive."""
-    first_wait: float = 1.0
-    """Seconds before the second attempt; doubled each time, unless the server names a time."""
-    longest_wait: float = 60.0
-    """Bound on a wait, in seconds."""
-    stall: float = 60.0
-    """Seconds without a byte after which a connection is given up."""
-
-
-class _Again(Exception):  # noqa: N818 - not an error: the attempt is repeated
-    """An attempt ended early; `wait` is what the server asked for."""
-
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
+    sha256: str | None
+    size: int | None
 
 
 def fetch(
@@ -69,7 +55,8 @@ def fetch(
 
     Args:
         urls: `http://`, `https://` or `file://` addresses of the same content, tried in order.
-        target: where the file goes; its folder exists. A file that is there already is taken if it fits `sha256` and `size`.
+        target: where the file goes; its folder exists. A file that is there already is taken if it fits `sha256` and `size`; if not,
+            it is kept under another name (`NAME.kept-1`) when the right one is whole.
         sha256: of the whole file, hexadecimal; None: only the length is checked, which is logged.
         size: bytes; None: as the server says.
         patience: how long to try.
@@ -77,158 +64,208 @@ def fetch(
 
     Raises:
         DownloadError: every address failed; one line for each says expected, got and what was done.
+        BusyError: another process is downloading it and does not proceed.
     """
     patience = patience or Patience()
-    if target.exists():
-        problem = _fits(target, sha256, size)
-        if problem is None:
-            return target
-        log.warning("%s: %s; it is fetched again", target, problem)
+    expected = _Expected(checked_sha256(sha256), size)
+    if _is_here(target, expected):
+        return target
     if sha256 is None:
         log.warning("%s: no SHA-256 is published for it; only its length is checked", target.name)
     failures = []
-    for url in urls:
-        try:
-            for again in (
-                _part(target).exists(),
-                False,
-            ):  # a part of unknown history may be what is wrong: once more from the beginning
-                part = _fetch_from(url, target, (sha256, size), patience, sleep)
-                problem = _fits(part, sha256, size)
-                if problem is None:
-                    os.replace(part, target)
-                    _tag(target).unlink(missing_ok=True)
-                    return target
-                _discard(target)
-                if not again:
-                    break
-                log.warning("%s: %s after going on with a part; once more from the beginning", url, problem)
-            failures.append(f"{url}: {problem}; the download was deleted")
-        except DownloadError as error:
-            failures.append(f"{url}: {error}")
+    with PartFile(target, patience, sleep) as part:
+        if part.waited and _is_here(target, expected):
+            return target
+        for url in urls:
+            try:
+                _complete(url, part, expected, patience, sleep)
+                part.finish()
+                return target
+            except DownloadError as error:
+                failures.append(f"{brief(url)}: {error}")
     raise DownloadError("; ".join(failures) or "no address is known")
 
 
-def _fetch_from(
-    url: str, target: Path, expected: tuple[str | None, int | None], patience: Patience, sleep: Callable[[float], Any]
-) -> Path:
-    """Go on with the part until the server says that it is whole."""
-    part, wait, left = _part(target), patience.first_wait, patience.attempts
+def checked_sha256(text: str | None) -> str | None:
+    """A SHA-256 in lower case.
+
+    Raises:
+        DownloadError: it is none.
+    """
+    if text is None or re.fullmatch("[0-9a-fA-F]{64}", text):
+        return text and text.lower()
+    raise DownloadError(f"SHA-256: expected 64 hexadecimal digits, got {brief(text)!r}")
+
+
+def _is_here(target: Path, expected: _Expected) -> bool:
+    """Whether the right file lies there already."""
+    if not os.path.lexists(target):
+        return False
+    problem: str | None = "a link to nothing"
+    if target.exists():
+        if not stat.S_ISREG(target.stat().st_mode):
+            raise DownloadError(f"{target}: expected a file, got a folder, a device or a pipe; move it away")
+        with open(target, "rb") as file:
+            problem = _misfit(file, expected)
+    if problem is not None:
+        log.warning("%s: %s; it is fetched again", target, problem)
+    return problem is None
+
+
+def _complete(url: str, part: PartFile, expected: _Expected, patience: Patience, sleep: Callable[[float], Any]) -> None:
+    """Make the part whole and right; a part of unknown history may be what is wrong: then once more from the beginning."""
+    for resumed in (part.size > 0, False):
+        _fetch_from(url, part, expected, patience, sleep)
+        with part.reader() as file:
+            problem = _misfit(file, expected)
+        if problem is None:
+            return
+        part.discard()
+        if not resumed:
+            break
+        log.warning("%s: %s after a part was resumed; once more from the beginning", brief(url), problem)
+    raise DownloadError(f"{problem}; the download was deleted")
+
+
+def _fetch_from(url: str, part: PartFile, expected: _Expected, patience: Patience, sleep: Callable[[float], Any]) -> None:
+    """Resume the part until it is whole. Attempts are counted anew by bytes beyond the furthest point that was ever reached."""
+    wait, left, furthest, short = patience.first_wait, patience.attempts, part.size, 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
-            _attempt(url, target, expected, patience.stall)
-            return part
-        except _Again as again:
-            now = part.stat().st_size if part.exists() else 0
-            left, wait = (patience.attempts, patience.first_wait) if now > before else (left - 1, wait)
+            _attempt(url, part, expected, patience)
+            return
+        except Again as again:
+            gained, furthest = part.size - furthest, max(part.size, furthest)
+            short = 0 if gained >= patience.window * patience.lowest_rate else short + 1
+            if short == 0 or (gained > 0 and short <= patience.short_connections and not again.slow):
+                left, wait = patience.attempts, patience.first_wait
+            else:
+                left -= 1
             if left <= 0:
                 raise DownloadError(
-                    f"gave up after {patience.attempts} attempts ({again}); {now} bytes are kept, run it again"
+                    f"gave up after {patience.attempts} attempts ({again}); {part.size} bytes are kept, run it again"
                 ) from again
             pause = min(again.wait if again.wait is not None else wait, patience.longest_wait)
-            log.warning("%s: %s; again in %.0f s from byte %d", url, again, pause, now)
+            log.warning("%s: %s; again in %.0f s from byte %d", brief(url), again, pause, part.size)
             sleep(pause)
             wait *= 2
 
 
-def _attempt(url: str, target: Path, expected: tuple[str | None, int | None], stall: float) -> None:
-    """One connection: append to the part until the end. `_Again` if it ended early."""
-    part, (sha256, size) = _part(target), expected
-    have = part.stat().st_size if part.exists() else 0
-    origin, _, tag = _tag(target).read_text().partition("\n") if have and _tag(target).exists() else ("", "", "")
-    tag = tag if origin == url else ""  # another server's tag means nothing here
-    if (size is not None and have > size) or (
-        have and not tag and sha256 is None
-    ):  # nothing could tell a mixture from the file
-        _discard(target)
-        have = 0
-    request = urllib.request.Request(url, headers={"User-Agent": "samdiff", "Accept-Encoding": "identity"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-        if tag:
-            request.add_header("If-Range", tag)
+def _attempt(url: str, part: PartFile, expected: _Expected, patience: Patience) -> None:
+    """One connection: append to the part until the end. `Again` if it ended early."""
+    tag = part.tag() if part.size else Tag()
+    tag = tag if tag.url == url else Tag()  # another server's tag means nothing here
+    too_long = expected.size is not None and part.size > expected.size
+    if too_long or (not tag.mark and expected.sha256 is None):  # nothing could tell a mixture from the file
+        part.discard()
+    headers = {"User-Agent": "samdiff", "Accept-Encoding": "identity"}
+    if part.size:
+        headers["Range"] = f"bytes={part.size}-"
+        if tag.mark:
+            headers["If-Range"] = tag.mark
+    watch = Watch(patience)
     try:
-        with urllib.request.urlopen(request, timeout=stall) as response:
-            _append(response, url, target, have, expected)
-    except urllib.error.HTTPError as error:
-        _explain_status(error, target, have, size)
-    except (TimeoutError, urllib.error.URLError, http.client.HTTPException, ConnectionError, ssl.SSLError) as error:
-        reason = getattr(error, "reason", error)
-        if isinstance(reason, FileNotFoundError):
-            raise DownloadError(f"there is no such file ({reason})") from error
-        if isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME:
-            raise DownloadError(f"the address is not known here ({reason.strerror}): no network, or a wrong name") from error
-        raise _Again(f"{type(reason).__name__}: {reason}") from error
+        with answer_of(url, headers, patience, watch) as answer:
+            if not _is_whole(answer, part, expected):
+                _check_status(answer, part)
+                total = _begin(answer, url, part, tag, expected)
+                _receive(answer, part, total, expected, watch)
+    except (DownloadError, Again):
+        raise
+    except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
+        raise explained(error) from error
 
 
-def _append(response: Any, url: str, target: Path, have: int, expected: tuple[str | None, int | None]) -> None:
-    part, headers, (sha256, size) = _part(target), response.headers, expected
-    if have and getattr(response, "status", 200) != 206:  # ranges are ignored, or the file changed: from the beginning
-        have = 0
-    place = headers.get("Content-Range", "")
-    if have and place and not place.startswith(f"bytes {have}-"):
-        _discard(target)
-        raise _Again(f"asked for bytes from {have}, the server sends {place!r}; from the beginning")
-    length = headers.get("Content-Length")
-    total = have + int(length) if length is not None and length.isdigit() else None
-    if size is not None and total is not None and total != size:
-        raise DownloadError(_wrong_length(headers, total, size))
-    if sha256 is None and size is None and "text/html" in headers.get("Content-Type", ""):
-        raise DownloadError("the server sends an HTML page (a login or error page?) in place of the file")
-    if have == 0:
-        _discard(target)
-        etag = headers.get("ETag") or ""
-        _tag(target).write_text(f"{url}\n{etag if etag and not etag.startswith('W/') else headers.get('Last-Modified') or ''}")
-    check_disk(target.parent, (size or total or 0) - have)
-    bar = progress(desc=target.name, total=size or total, initial=have, unit="B", unit_scale=True)
-    try:
-        with open(part, "ab") as file:
-            while block := response.read1(_BLOCK):  # what there is: a stall loses nothing that came before it
-                file.write(block)
-                bar.update(len(block))
-                have += len(block)
-                if size is not None and have > size:
-                    raise DownloadError(f"more than the expected {size} bytes came")
-    finally:
-        bar.close()
-    whole = size if size is not None else total
+def _is_whole(answer: Answer, part: PartFile, expected: _Expected) -> bool:
+    """Whether the server has nothing beyond the part."""
+    if answer.status != 416 or not part.size:
+        return False
+    told = number_of((answer.headers.get("Content-Range") or "").strip().removeprefix("bytes */"))
+    return part.size == (told if expected.size is None else expected.size)
+
+
+def _check_status(answer: Answer, part: PartFile) -> None:
+    reason = f"HTTP {answer.status} {brief(answer.reason)}".rstrip()
+    if answer.status == 416 and part.size:
+        part.discard()
+        raise Again("the server does not know this range; from the beginning")
+    if answer.status == 429 or answer.status >= 500:
+        wait = number_of((answer.headers.get("Retry-After") or "").strip())
+        raise Again(reason, None if wait is None else float(wait))
+    if answer.status != 200 and not (answer.status == 206 and part.size):
+        raise DownloadError(reason)
+
+
+def _begin(answer: Answer, url: str, part: PartFile, tag: Tag, expected: _Expected) -> int | None:
+    """Where the answer's bytes belong: checks the headers, empties the part where it must; returns the whole file's length if told."""
+    headers = answer.headers
+    total, mark = length_of(headers), mark_of(headers)
+    if answer.status == 206:
+        try:
+            total = total_of(headers, part.size, total)
+            if (tag.mark and mark and mark != tag.mark) or (tag.total is not None and total not in (None, tag.total)):
+                raise Again("the file changed on the server; from the beginning")
+        except Again:
+            part.discard()
+            raise
+    if expected.size is not None and total is not None and total != expected.size:
+        raise DownloadError(wrong_length(headers, total, expected.size))
+    if expected == _Expected(None, None):
+        check_unknown(headers, total)
+    if answer.status == 200:  # also where ranges are ignored, or the file changed
+        part.discard()
+        part.note(Tag(url, mark, total))
+    check_disk(part.path.parent, (expected.size or total or 0) - part.size)
+    return total
+
+
+def _receive(answer: Answer, part: PartFile, total: int | None, expected: _Expected, watch: Watch) -> None:
+    whole = expected.size if expected.size is not None else total
+    limit = whole if whole is not None else watch.patience.most_bytes
+    have, looked = part.size, part.size
+    watch.begin_body()
+    with progress(desc=part.target.name, total=whole, initial=have, unit="B", unit_scale=True) as bar:
+        while block := answer.read(_BLOCK):  # what there is: a stall loses nothing that came before it
+            watch.count(len(block))
+            have += len(block)
+            if have > limit:
+                part.discard()
+                raise DownloadError(f"more than the {'expected' if whole is not None else 'allowed'} {limit} bytes came")
+            part.append(block)
+            bar.update(len(block))
+            if have - looked >= _LOOK_AGAIN:
+                looked = have
+                _check_left(part, whole)
+            if have == whole:
+                break  # whatever may follow, even without end
     if whole is not None and have < whole:
-        raise _Again(f"the connection ended at byte {have} of {whole}")
+        raise Again(f"the connection ended at byte {have} of {whole}")
 
 
-def _explain_status(error: urllib.error.HTTPError, target: Path, have: int, size: int | None) -> None:
-    if error.code == 416 and have:
-        if size is not None and have == size:
-            return  # the part was whole already
-        _discard(target)
-        raise _Again("the server does not know this range; from the beginning") from error
-    if error.code == 429 or error.code >= 500:
-        wait = error.headers.get("Retry-After", "")
-        raise _Again(f"HTTP {error.code} {error.reason}", float(wait) if wait.isdigit() else None) from error
-    raise DownloadError(f"HTTP {error.code} {error.reason}") from error
+def _check_left(part: PartFile, whole: int | None) -> None:
+    """Free disk while writing: others write too, and a body without a length may have no end."""
+    try:
+        check_disk(part.path.parent, 0 if whole is None else whole - part.size)
+    except DownloadError as error:
+        kept = f"{part.size} bytes are kept"
+        if whole is None:
+            kept = f"{part.size} bytes of unknown length came and were deleted"
+            part.discard()
+        raise DownloadError(f"{error}; {kept}") from error
 
 
-def _wrong_length(headers: Any, total: int, size: int) -> str:
-    page = (
-        " (an HTML page: a login or error page in place of the file?)" if "text/html" in headers.get("Content-Type", "") else ""
-    )
-    return f"expected {size} bytes, the server offers {total}{page}"
-
-
-def _fits(path: Path, sha256: str | None, size: int | None) -> str | None:
-    """What is wrong with a file, None if nothing is."""
-    found = path.stat().st_size
-    if size is not None and found != size:
-        return f"expected {size} bytes, got {found}"
-    if sha256 is not None:
-        with open(path, "rb") as file:
-            start = file.read(512).lstrip().lower()
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != sha256:
+def _misfit(file: Any, expected: _Expected) -> str | None:
+    """What is wrong with a file that is open at its start, None if nothing is."""
+    found = os.fstat(file.fileno()).st_size
+    if expected.size is not None and found != expected.size:
+        return f"expected {expected.size} bytes, got {found}"
+    if expected.sha256 is not None:
+        start = file.read(512).lstrip().lower()
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != expected.sha256:
             page = " (it is an HTML page)" if start.startswith((b"<!doctype html", b"<html")) else ""
-            return f"expected SHA-256 {sha256}, got {digest}{page}"
+            return f"expected SHA-256 {expected.sha256}, got {digest}{page}"
     return None
 
 
@@ -239,16 +276,3 @@ def check_disk(folder: Path, needed: int) -> None:
         raise DownloadError(
             f"{needed / 1e9:.2f} GB are needed in {folder}, {free / 1e9:.2f} GB are free; make room or use another disk"
         )
-
-
-def _discard(target: Path) -> None:
-    _part(target).unlink(missing_ok=True)
-    _tag(target).unlink(missing_ok=True)
-
-
-def _part(target: Path) -> Path:
-    return target.with_name(target.name + ".part")
-
-
-def _tag(target: Path) -> Path:
-    return target.with_name(target.name + ".part.tag")

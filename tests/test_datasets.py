@@ -1,12 +1,15 @@
 """Data sets by name: the registry, archives fetched and counted, unpacking that cannot leave its folder, prepare from a name."""
 
 import hashlib
+import os
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from samdiff import open_store
 from samdiff.cli import main
+from samdiff.commands.fetch import mirrors
 from samdiff.errors import ConfigError, ImageError
 from samdiff.pipeline import datasets, masks
 from samdiff.pipeline.datasets import archives_of, extract, load_registry, obtain
@@ -43,13 +46,39 @@ def test_the_registry_is_complete():
         ('[data.a]\nfile = "a.zip"', "expected either file and urls, or sets"),
         ('[data.a]\nfile = "../a.zip"\nurls = ["x"]', "expected a name without folders"),
         ("[data]\na = 1", "expected a table, got 1"),
+        ("data = 1", "got data = 1"),
+        ("[[data]]\na = 1", "got data = "),
+        ('[data.a]\nfile = 1\nurls = ["x"]', "file: expected str, got 1"),
+        ('[data.a]\nfile = "a.zip"\nurls = [1]', "urls: expected a list of strings, got"),
+        ('[data.a]\nsets = [["b"]]', "sets: expected a list of strings, got"),
+        ('[data.a]\nfile = "a.zip"\nurls = ["x"]\nbytes = true', "bytes: expected int, got True"),
+        ('[data.a]\nfile = "a.zip"\nurls = ["x"]\nbytes = -1', "bytes: expected 0 to 10"),
+        ('[data.a]\nfile = "a.zip"\nurls = ["x"]\nimages = 9999999999999999999999', "images: expected 0 to 10"),
+        ('[data.a]\nfile = "a.zip"\nurls = ["x"]\nbytes = 1979-05-27', "bytes: expected int"),
+        ('[data.a]\nfile = "a.zip"\nurls = ["x"]\nbytes = nan', "bytes: expected int"),
+        ('[data.a]\nfile = "a.zip"\nurls = ["x"]\nsha256 = "abc"', "SHA-256: expected 64 hexadecimal digits, got 'abc'"),
+        ('[data.a]\nfile = ".."\nurls = ["x"]', "expected a name without folders"),
+        ('[data.a]\nfile = "a\\u001b"\nurls = ["x"]', "expected a name without folders"),
+        ('[data.a]\nfile = "a.part"\nurls = ["x"]', "is the end of unfinished downloads"),
+        ('[data."\\u001b[31m"]\nfile = 1', r"\[data.\\x1b\[31m\]: file"),
+        ("a = " + "[" * 5000, "expected a TOML file"),
+        ("a = " + "9" * 5000, "expected a TOML file"),
         ("[data.a", "expected a TOML file"),
     ],
 )
 def test_a_wrong_registry_says_where(text, says, tmp_path):
     (tmp_path / "mine.toml").write_text(text)
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=says) as caught:
         load_registry(tmp_path / "mine.toml")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_registry_that_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "latin.toml").write_bytes(b"# \xff")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "latin.toml", tmp_path / "none", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="expected a TOML file"):
+            load_registry(path)
 
 
 def test_unknown_and_circular_names(tmp_path):
@@ -58,6 +87,71 @@ def test_unknown_and_circular_names(tmp_path):
     (tmp_path / "mine.toml").write_text('[data.a]\nsets = ["b"]\n[data.b]\nsets = ["a"]')
     with pytest.raises(ConfigError, match="a: no data set of this name"):
         archives_of("a", load_registry(tmp_path / "mine.toml"))
+
+
+def test_sets_of_sets_stay_short(tmp_path):
+    """Twice the one below, fifteen times over, is one archive; a chain without end is refused."""
+    text = '[data.s0]\nfile = "a.zip"\nurls = ["x"]\n'
+    text += "".join(f'[data.s{k}]\nsets = ["s{k - 1}", "s{k - 1}"]\n' for k in range(1, 2000))
+    (tmp_path / "mine.toml").write_text(text)
+    registry = load_registry(tmp_path / "mine.toml")
+    assert [archive.name for archive in archives_of("s15", registry)] == ["s0"]
+    with pytest.raises(ConfigError, match="can be joined by itself, or below 20 others"):
+        archives_of("s1999", registry)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", []),
+        ("/mnt/my disk/data", ["/mnt/my disk/data"]),
+        ("file:///mnt/my disk", ["file:///mnt/my disk"]),
+        ("https://a/b https://c/d", ["https://a/b", "https://c/d"]),
+        ("/mnt/my disk\nhttps://c/d", ["/mnt/my disk", "https://c/d"]),
+    ],
+)
+def test_a_mirror_with_a_blank(given, expected, monkeypatch):
+    monkeypatch.setenv("SAMDIFF_MIRROR", given)
+    assert mirrors(None) == expected
+    assert mirrors(["/x"]) == ["/x"]
+
+
+def test_odd_names_and_digits(tmp_path):
+    """A file's name is quoted in a mirror's address; a SHA-256 in upper case is the same; a mirror of nobody is one error."""
+    mirror = tmp_path / "my mirror"
+    mirror.mkdir()
+    path = archive(mirror / "100% a#b?c.zip")
+    text = f'[data.one]\nfile = "{path.name}"\nurls = ["file:///gone"]\nsha256 = "{hashlib.sha256(path.read_bytes()).hexdigest().upper()}"'
+    (tmp_path / "mine.toml").write_text(text)
+    registry = load_registry(tmp_path / "mine.toml")
+    for _ in range(2):
+        (found,) = obtain("one", registry, tmp_path / "down", mirrors=[str(mirror)])
+        assert found.read_bytes() == path.read_bytes()
+    with pytest.raises(ConfigError, match="expected https://, file:// or a path"):
+        obtain("one", registry, tmp_path / "down", mirrors=["~nobody-of-this-name/x"])
+
+
+def test_unpacking_replaces_nothing(tmp_path):
+    """A file that was edited, a folder of its name, a link where a half-made file would lie: left alone, and named."""
+    source, folder = archive(tmp_path / "a.zip"), tmp_path / "out"
+    (folder / "a").mkdir(parents=True)
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"mine")
+    edited = folder / "a" / "0001.png"
+    edited.write_bytes(b"mine")
+    with pytest.raises(DownloadError, match=r"0001.png: is there and is not the archive's \([0-9]+ bytes\); it is left alone"):
+        extract(source, folder)
+    assert edited.read_bytes() == b"mine"
+    edited.unlink()
+    part = folder / "a" / "0001.png.part"
+    part.symlink_to(theirs)
+    with pytest.raises(DownloadError, match="got a link or a folder"):
+        extract(source, folder)
+    assert theirs.read_bytes() == b"mine"
+    part.unlink()
+    part.hardlink_to(theirs)
+    assert extract(source, folder) == 3
+    assert theirs.read_bytes() == b"mine"
 
 
 def archive(path, count=3, first=0, size=(70, 64)):

@@ -1,15 +1,25 @@
 """Masks from the LR image and from files: in the right frame, listed where they are missing."""
 
 import json
+import random
+import warnings
 
 import numpy as np
 import pytest
 
-from samdiff.errors import ConfigError
+from samdiff import open_store
+from samdiff.errors import ConfigError, ImageError, printable
+from samdiff.pipeline import mask_files
+from samdiff.pipeline.assemble import image_record
 from samdiff.pipeline.degrade import degrade
 from samdiff.pipeline.mask_sources import ImportedMasks, MasksFromLR
 from samdiff.pipeline.mask_table import MaskTable
+from samdiff.pipeline.prepare import PrepareSettings, prepare
 from samdiff.pipeline.rle import counts_of, decode, encode, to_coco
+from samdiff.pipeline.verify import verify_store
+
+from .fuzz_input import mask_json
+from .zoo import file_of, photo
 
 
 def records_of(mask: np.ndarray) -> list[dict]:
@@ -107,3 +117,125 @@ def test_imported_masks_match_by_name_and_size(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"expected a folder with NAME\.json"):
         ImportedMasks(tmp_path / "empty", 4)
+
+
+def hostile_files(good):
+    """Name -> content: each was seen to end a run, or to leave something in the store that is no number."""
+    record = json.dumps(good)
+
+    def changed(**fault):
+        return json.dumps([{**good, **fault}]).encode()
+
+    return {
+        "deep": b"[" * 100_000,
+        "deep_value": record.replace("0.97", "[" * 900 + "]" * 900).join("[]").encode(),
+        "bom_twice": b"\xef\xbb\xbf" * 2 + changed(),
+        "surrogate_counts": changed(segmentation={"size": [64, 64], "counts": "\ud800"}),
+        "surrogate_key": changed(segmentation={"\ud800": 1}),
+        "surrogate_value": changed(predicted_iou="\ud800\x1b"),
+        "huge": changed(predicted_iou=10**400),
+        "infinite": b"[" + record.replace("0.97", "1e999").encode() + b"]",
+        "infinite_point": changed(point_coords=[[float("inf"), 1]]),
+        "huge_score": changed(stability_score=1e300),
+        "huge_box": changed(crop_box=[0, 0, 1e30, 5]),
+        "far_box": changed(crop_box=[2**31, 0, 5, 5]),
+        "negative_box": changed(crop_box=[-1, 0, 5, 5]),
+        "float_box": changed(crop_box=[0.5, 0, 5, 5]),
+        "nan_box": changed(crop_box=[float("nan"), 0, 5, 5]),
+        "bool_score": changed(predicted_iou=True),
+        "huge_size": changed(segmentation={"size": [2**70, 1], "counts": [2**70]}),
+        "large_size": changed(segmentation={"size": [65_000, 65_000], "counts": [65_000 * 65_000]}),
+        "many_digits": b'[{"segmentation": {"size": [64, 64], "counts": [' + b"9" * 5000 + b"]}}]",
+        "too_many": json.dumps([good] * 65_536).encode(),
+    }
+
+
+def test_a_strange_file_is_the_fault_of_one_image(tmp_path):
+    """Its reason is short and printable, the run resumes with the others, and the store is sound."""
+    (good,) = records_of(np.pad(np.ones((20, 30), bool), ((3, 41), (4, 30))))
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "images").mkdir()
+    hostile = hostile_files(good)
+    sound = {"aaa": json.dumps([good]).encode(), "zzz": b"\xef\xbb\xbf" + json.dumps([good]).encode()}  # one BOM is allowed
+    sound["sa1b"] = json.dumps(
+        {"annotations": [{**good, "crop_box": [0.0, 0.0, 64.0, 64.0], "predicted_iou": float("nan")}]}
+    ).encode()
+    for number, (name, content) in enumerate({**hostile, **sound}.items()):
+        (tmp_path / "masks" / f"{name}.json").write_bytes(content)
+        (tmp_path / "images" / f"{name}.png").write_bytes(file_of(photo(64, 64, number), "PNG"))
+    report = prepare(tmp_path / "images", tmp_path / "o.zarr", ImportedMasks(tmp_path / "masks", 4), PrepareSettings(tile=64))
+    assert sorted(report.skipped) == sorted(f"{name}.png" for name in hostile)
+    for name, reason in report.skipped.items():
+        assert reason.startswith(f"its masks {name.removesuffix('.png')}.json: ")
+        assert printable(reason) == reason
+        assert len(reason) <= 401
+    store = open_store(tmp_path / "o.zarr")
+    assert report.masks == 3
+    assert np.isfinite(store.table("masks/codes")).all()
+    assert verify_store(tmp_path / "o.zarr", deep=True) == []
+
+
+def test_a_file_that_changes_is_an_error_that_names_it(tmp_path):
+    """What the digest says was read is what is used."""
+    (tmp_path / "a.json").write_text(json.dumps(records_of(np.ones((4, 4), bool))))
+    (tmp_path / "b.json").write_text("[]")
+    source = ImportedMasks(tmp_path, 1)
+    source.describe()
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(ImageError, match=r"a\.json: the file changed while it was being used"):
+        source.expect("a.png", 4, 4)
+    (tmp_path / "b.json").unlink()
+    assert "cannot be read (No such file or directory)" in source.expect("b.png", 4, 4)
+    (tmp_path / "c.json").write_text("[]")
+    assert "no masks" in source.expect("c.png", 4, 4)
+    assert "no masks" in source.expect("../a/..", 4, 4)
+    assert "no masks" in source.expect("", 4, 4)
+
+
+def test_a_file_without_end_is_not_read(tmp_path, monkeypatch):
+    """A sparse file of 30 GB is refused by its length; it does not hinder the digest."""
+    with open(tmp_path / "a.json", "wb") as file:
+        file.truncate(30 * 10**9)
+    source = ImportedMasks(tmp_path, 1)
+    assert len(source.describe()["masks_sha256"]) == 64
+    assert "expected at most 134217728 bytes, got 30000000000" in source.expect("a.png", 4, 4)
+    monkeypatch.setattr(mask_files, "_MOST_BYTES", 100)
+    (tmp_path / "b.json").write_bytes(b" " * 101)
+    assert "expected at most 100 bytes, got 101" in ImportedMasks(tmp_path, 1).expect("b.png", 4, 4)
+
+
+def fuzz_masks(folder, seeds):
+    """Counts of accepted and refused files; anything but a reason is a fault."""
+    (good,) = records_of(np.pad(np.ones((10, 12), bool), ((3, 11), (4, 16))))
+    path, counts = folder / "a.json", [0, 0]
+    for seed in seeds:
+        path.write_bytes(mask_json(random.Random(seed), good))
+        source = ImportedMasks(folder, 4)
+        source.describe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            reason = source.expect("a.png", 24, 32)
+            counts[reason is not None] += 1
+            if reason is not None:
+                assert printable(reason) == reason, seed
+                assert len(reason) <= 401, seed
+                continue
+            (records,) = source.generate_batch([np.zeros((24, 32, 3), np.uint8)])
+            record = image_record(records, 24, 32)
+        assert np.isfinite(record.codes).all(), seed
+        assert not np.isinf(record.point_hr).any(), seed
+        assert (record.crop_box_hr >= 0).all(), seed
+    return counts
+
+
+def test_fuzzed_files_of_masks(tmp_path):
+    accepted, refused = fuzz_masks(tmp_path, range(300))
+    assert accepted > 30
+    assert refused > 100
+
+
+@pytest.mark.slow
+def test_many_fuzzed_files_of_masks(tmp_path):
+    """Other seeds each time; the one of a failure is in its message."""
+    first = random.SystemRandom().randrange(10**9)
+    fuzz_masks(tmp_path, range(first, first + 5000))
