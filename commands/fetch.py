@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import printable
 from ..runtime import user_path
 from .common import say, show
 
@@ -71,7 +72,8 @@ def download(
     paths = datasets.obtain(name, known, downloads, mirrors=mirror or ())
     for path, entry in zip(paths, datasets.archives_of(name, known), strict=True):
         say(
-            f"{path}: {path.stat().st_size} bytes, {entry.images or 'some'} pictures; licence: {entry.licence}; cite: {entry.citation}"
+            f"{path}: {path.stat().st_size} bytes, {entry.images or 'some'} pictures; "
+            f"licence: {printable(entry.licence)}; cite: {printable(entry.citation)}"
         )
         if extract:
             folder = path.with_suffix("")
@@ -81,7 +83,7 @@ def download(
 def _line(entry: DataSet) -> str:
     size = f"{entry.bytes / 1e9:6.2f} GB" if entry.bytes else "   ?   GB"
     what = " + ".join(entry.sets) if entry.sets else size
-    return f"{entry.name:20s}{what:20s} {entry.about}"
+    return printable(f"{entry.name:20s}{what:20s} {entry.about}")
 
 
 def weights(

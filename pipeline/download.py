@@ -136,7 +136,7 @@ def _fetch_from(url: str, part: PartFile, expected: _Expected, patience: Patienc
             return
         except Again as again:
             gained, furthest = part.size - furthest, max(part.size, furthest)
-            short = 0 if gained >= patience.window * patience.lowest_rate else short + 1
+            short = 0 if gained >= patience.window_bytes else short + 1
             if short == 0 or (gained > 0 and short <= patience.short_connections and not again.slow):
                 left, wait = patience.attempts, patience.first_wait
             else:

@@ -35,10 +35,10 @@ class Patience:
     """Bound on a wait, in seconds."""
     stall: float = 60.0
     """Seconds without a byte after which a connection is given up."""
-    header: float = 60.0
-    """Seconds within which the header of an answer must be complete."""
-    window: float = 60.0
-    """Seconds over which the rate of a body is measured."""
+    header: float | None = None
+    """Seconds within which the header of an answer must be complete; None: as `stall`, at least 1."""
+    window: float | None = None
+    """Seconds over which the rate of a body is measured; None: as `stall`, at least 1."""
     lowest_rate: float = 1000.0
     """Bytes per second over a window; a connection that brings less is given up, and counts as a failed attempt."""
     short_connections: int = 50
@@ -47,6 +47,21 @@ class Patience:
     """Bound on a file whose length neither we nor the server know."""
     busy: float = 600.0
     """Seconds to wait for another process that is at the same file and brings no bytes."""
+
+    @property
+    def header_seconds(self) -> float:
+        """`header` in use."""
+        return max(1.0, self.stall) if self.header is None else self.header
+
+    @property
+    def window_seconds(self) -> float:
+        """`window` in use."""
+        return max(1.0, self.stall) if self.window is None else self.window
+
+    @property
+    def window_bytes(self) -> float:
+        """What must come in a window."""
+        return self.window_seconds * self.lowest_rate
 
 
 class Watch:
@@ -58,11 +73,11 @@ class Watch:
 
     def begin_header(self) -> None:
         """From now on a header is awaited."""
-        self._body, self._count, self._until = False, 0, time.monotonic() + self.patience.header
+        self._body, self._count, self._until = False, 0, time.monotonic() + self.patience.header_seconds
 
     def begin_body(self) -> None:
         """From now on `count` is told of each block of the body."""
-        self._body, self._count, self._until = True, 0, time.monotonic() + self.patience.window
+        self._body, self._count, self._until = True, 0, time.monotonic() + self.patience.window_seconds
 
     def count(self, size: int) -> None:
         """Bytes of the body came: the file's own, not those of its framing."""
@@ -84,9 +99,11 @@ class Watch:
         now, patience = time.monotonic(), self.patience
         if now >= self._until:
             if not self._body:
-                raise TimeoutError(f"no complete header within {patience.header:g} s")
-            if self._count < patience.lowest_rate * patience.window:
-                raise TooSlow(f"{self._count} bytes in {patience.window:g} s, fewer than {patience.lowest_rate:g} per second")
+                raise TimeoutError(f"no complete header within {patience.header_seconds:g} s")
+            if self._count < patience.window_bytes:
+                raise TooSlow(
+                    f"{self._count} bytes in {patience.window_seconds:g} s, fewer than {patience.lowest_rate:g} per second"
+                )
             self.begin_body()
         return max(0.001, min(patience.stall, self._until - now))
 

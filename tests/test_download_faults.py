@@ -3,6 +3,8 @@
 import gzip
 import os
 import random
+import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -179,11 +181,11 @@ def test_a_range_that_is_not_asked_for(server, get):
 
 @pytest.mark.parametrize("value", ["²", "-5", "1e4", "9" * 30, "20000, 20000", "0x4e20", "٣", "\x1b[31m"])
 def test_a_content_length_that_is_no_number(server, get, value):
-    server.script = [answer(b"HTTP/1.1 200 OK", b"Content-Length: " + value.encode(), body=CONTENT)] * 2
+    server.script = [answer(b"HTTP/1.1 200 OK", b"Content-Length: " + value.encode("latin-1", "replace"), body=CONTENT)] * 2
     for known in KNOWN:
         with pytest.raises(DownloadError, match="Content-Length: expected a number") as caught:
             get(**known)
-        server.script = [answer(b"HTTP/1.1 200 OK", b"Content-Length: " + value.encode(), body=CONTENT)] * 2
+        server.script = [answer(b"HTTP/1.1 200 OK", b"Content-Length: " + value.encode("latin-1", "replace"), body=CONTENT)] * 2
         assert "\x1b" not in str(caught.value)
 
 
@@ -201,7 +203,7 @@ def test_a_length_that_is_a_lie(server, get, tmp_path, monkeypatch):
 def test_a_retry_after_that_is_no_number(server, get, value):
     """Our own waits then, which are bounded."""
     waits = []
-    reply = answer(b"HTTP/1.1 503 Busy", b"Retry-After: " + value.encode(), b"Content-Length: 0")
+    reply = answer(b"HTTP/1.1 503 Busy", b"Retry-After: " + value.encode("latin-1", "replace"), b"Content-Length: 0")
     server.script = [reply, reply]
     patience = Patience(attempts=3, longest_wait=5)
     assert get(patience=patience, sleep=waits.append).read_bytes() == CONTENT
@@ -511,3 +513,27 @@ def test_many_fuzzed_answers(tmp_path):
     """Other seeds each time; the one of a failure is in its message."""
     first = random.SystemRandom().randrange(10**9)
     fuzz_answers(tmp_path, range(first, first + 3000))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+def test_over_tls(server, get, tmp_path, monkeypatch):
+    """A certificate that nobody vouches for is refused at once; limits hold behind a good one; redirects stay inside."""
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    plain, url = server.url, server.url.replace("http:", "https:")
+    with pytest.raises(DownloadError, match="certificate is not trusted here"):
+        get(url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server.script = [cut_after(5000), faults.slow_headers, status(302, Location="/b")]
+    assert get(url, patience=replace(PATIENCE, attempts=3, header=0.5)).read_bytes() == CONTENT
+    assert server.starts() == [0, 5000, 5000, 5000]
+    get(url).unlink()
+    server.script = [status(302, Location=plain)]
+    with pytest.raises(
+        DownloadError, match="HTTP 302: a redirect from https to 'http://127.0.0.1:[0-9]+/file.zip', which is not encrypted"
+    ):
+        get(url)
