@@ -114,7 +114,7 @@ class Crew:
 
     def _outcomes(self, items: Sequence[Found], read: Read) -> Iterator[tuple[Found, ImageRecord | ImageError | KilledWorker]]:
         left, done = deque(items), queue.SimpleQueue[Future]()
-        on_the_way: dict[str, tuple[Found, Future]] = {}
+        on_the_way: dict[Any, tuple[Found, Future]] = {}
         try:
             while left or on_the_way:
                 self._tend()
