@@ -73,6 +73,10 @@ def _opened(path: Path) -> IO[str]:
         file = os.fdopen(os.open(path, flags, 0o666), "r+", encoding="utf-8", errors="replace", newline="")
     except FileNotFoundError:
         raise
+    except FileExistsError as error:
+        if os.path.lexists(path.parent) and not path.parent.is_dir():
+            raise unwritable(path, error) from error
+        raise FileNotFoundError(path) from error  # the folder was there, and is removed now
     except OSError as error:
         raise unwritable(path, error) from error
     try:

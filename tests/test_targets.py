@@ -290,6 +290,26 @@ def test_a_lock_that_was_removed_while_another_waited(tmp_path):
     third.close()
 
 
+def test_a_folder_that_goes_while_its_lock_is_made(tmp_path, monkeypatch):
+    """Another process removes the folder between our steps, in each of them: tried again."""
+    path, real, gone = tmp_path / "s" / "lock", os.mkdir, []
+
+    def mkdir(folder, *mode):
+        if len(gone) < 2:
+            gone.append(folder)
+            if len(gone) == 1:
+                raise FileExistsError(17, "File exists", folder)  # it was there, and is not any more
+            return  # it was made, and is gone again
+        real(folder, *mode)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    take_lock(path, "x", "samdiff prepare").close()
+    assert len(gone) == 2
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StoreError, match="cannot be written"):
+        take_lock(tmp_path / "file" / "lock", "x", "samdiff prepare")
+
+
 @pytest.mark.parametrize("kind", ["link", "dangling link", "folder", "text", "two lines", "large", "pipe"])
 def test_a_lock_file_that_is_not_ours_is_left_alone(kind, tmp_path):
     """A link is not followed, no file of other content is truncated, nothing hangs."""
