@@ -15,7 +15,7 @@ from samdiff.pipeline.prepare import PrepareSettings
 from samdiff.pipeline.scan import scan
 from samdiff.pipeline.sources import Shelf, list_source
 
-from .fuzz import archive_zoo, fuzz, quickly, read_archive
+from .damage import archive_zoo, fuzz, quickly, read_archive
 from .zoo import RGB, file_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:")  # Pillow's remarks on what is damaged
@@ -146,6 +146,16 @@ def test_a_nul_in_a_tar_name_is_made_visible(tmp_path):
     found = list_source(tar_with(tmp_path / "a.tar", {"path": "a\0b.png"}))
     assert [picture.name for picture in found] == ["a\\x00b.png", "last.png"]
     assert np.array_equal(read_picture(found[0]).pixels, RGB)
+
+
+def test_a_suffix_that_is_no_text(tmp_path):
+    """Found by damage: it came into the message as it was."""
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("a.p\n\x1b[31mng"))
+    with pytest.raises(ImageError) as caught:
+        list_source(tmp_path / "a.tar")
+    assert str(caught.value).isprintable()
+    assert "1 .p\\n\\x1b[31mng" in str(caught.value)
 
 
 def test_a_tar_header_that_claims_gigabytes(tmp_path):

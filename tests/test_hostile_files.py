@@ -13,7 +13,7 @@ from samdiff.pipeline.prepare import PrepareSettings, prepare
 from samdiff.pipeline.regular import open_regular, read_regular
 from samdiff.pipeline.sources import list_source
 
-from .fuzz import quickly
+from .damage import quickly
 from .zoo import RGB, NoMasks, file_of, photo
 
 pytestmark = pytest.mark.filterwarnings("ignore:")  # Pillow's remarks on what is damaged

@@ -19,7 +19,7 @@ from samdiff.model.pictures import read_picture_file, save_picture
 from samdiff.model.tiles import plan_tiles
 from samdiff.pipeline.images import decode_picture
 
-from .fuzz import archive_zoo, foreign_zoo, fuzz, image_zoo, mutations, quickly, read_archive, read_everywhere
+from .damage import archive_zoo, foreign_zoo, fuzz, image_zoo, mutations, quickly, read_archive, read_everywhere
 from .models import write_model
 from .zoo import RGB, chunk, file_of, photo, wide_file
 
