@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ..errors import ConfigError, ImageError
+from ..errors import ConfigError, ImageError, printable
 from ..runtime import user_path
 from .archives import CHUNK, ArchiveReader, list_members, reason_of, unpacked_in_order, valid_utf8
 from .regular import open_regular, too_large, why_not_regular
@@ -208,7 +208,8 @@ def list_source(source: Source, limits: Limits | None = None) -> list[Picture]:
         PurePosixPath(picture.name).suffix.lower() or "none" for picture in kept
     )
     if not kept:
-        others = f" (found: {', '.join(f'{n} {suffix}' for suffix, n in ignored.most_common(4))})" if ignored else ""
+        common = ", ".join(f"{n} {printable(suffix)[:20]}" for suffix, n in ignored.most_common(4))
+        others = f" (found: {common})" if ignored else ""
         raise ImageError(f"{source}: no pictures; looked for {', '.join(SUFFIXES)} in it and its subfolders{others}")
     if ignored:
         log.info("%s: ignored files that are no pictures by name: %s", source, dict(ignored))

@@ -148,6 +148,16 @@ def test_a_nul_in_a_tar_name_is_made_visible(tmp_path):
     assert np.array_equal(read_picture(found[0]).pixels, RGB)
 
 
+def test_a_suffix_that_is_no_text(tmp_path):
+    """Found by damage: it came into the message as it was."""
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("a.p\n\x1b[31mng"))
+    with pytest.raises(ImageError) as caught:
+        list_source(tmp_path / "a.tar")
+    assert str(caught.value).isprintable()
+    assert "1 .p\\n\\x1b[31mng" in str(caught.value)
+
+
 def test_a_tar_header_that_claims_gigabytes(tmp_path):
     """A pax header's size is what tarfile reads at once: here 20 GB of a sparse file."""
     header = tarfile.TarInfo("x")
