@@ -26,7 +26,7 @@ BESIDE = ("stores", "rrdb_from", "start_from", "versions")
 """What is saved with the settings but is none."""
 
 # Far above what anybody trains. A configuration can come from a stranger's checkpoint, and must not ask for any memory or time.
-_MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_MULTIPLIER, _MOST_THREADS = 4096, 256, 8, 64, 1024
+_MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_MULTIPLIER, _MOST_THREADS = 4096, 128, 8, 64, 1024
 _LONGEST = 1000  # list of settings
 MOST_TIMES = 10_000
 """T at most."""

@@ -1,7 +1,7 @@
 """The tensors that a configuration implies: names, shapes and dtypes, told without taking memory for one. Pure.
 
 A few kilobytes can claim any size. So what a file says of itself is compared with its configuration before its tensors are read, and
-the configuration's own sizes are bounded (`config.py`): the largest network takes a second and a half to describe.
+the configuration's own sizes are bounded (`config.py`): the largest network takes a second to describe.
 """
 
 from __future__ import annotations
