@@ -49,13 +49,17 @@ def train(
 
     from ..errors import ConfigError, StoreError
     from ..model.config import load_config
+    from ..model.folder import recorded_threads
     from ..model.parallel import join
     from ..model.train import train as run
     from ..model.validate import read_benchmark
     from ..pipeline.stream import open_to_stream
     from ..runtime import pick_device, setup_process, user_path
 
-    setup_process(threads)
+    target = None if out is None else user_path(out, "--out")
+    if target is None:
+        target = Path("runs") / f"{shards[0].rstrip('/').split('/')[-1].removesuffix('.zarr')}-{preset}"
+    setup_process(threads or recorded_threads(target))  # a resumed run computes with as many threads as before, to the bit
     if rrdb is not None and rrdb_steps is not None:
         raise ConfigError(
             f"--rrdb {rrdb} takes the place of stage one, so --rrdb-steps {rrdb_steps} would do nothing; leave one out"
@@ -70,11 +74,6 @@ def train(
         return
     if scale is not None and scale != stores[0].scale:
         raise StoreError(f"{shards[0]}: holds x{stores[0].scale}, x{scale} was asked for; prepare a store with --scale {scale}")
-    target = (
-        user_path(out, "--out")
-        if out
-        else Path("runs") / f"{shards[0].rstrip('/').split('/')[-1].removesuffix('.zarr')}-{preset}"
-    )
     with join(pick_device(device)) as ranks:
         benchmarks = [read_benchmark(folder, settings.scale) for folder in benchmark or []]
         model = run(stores, target, settings, ranks.device, rrdb, say, benchmarks, ranks, start)

@@ -22,7 +22,7 @@ from .rrdb import SCALES
 from .schedule import Schedule
 
 PRESETS = ("tiny", "small", "paper")
-BESIDE = ("stores", "rrdb_from", "start_from", "versions")
+BESIDE = ("stores", "rrdb_from", "start_from", "versions", "threads")
 """What is saved with the settings but is none."""
 
 # Far above what anybody trains. A configuration can come from a stranger's checkpoint, and must not ask for any memory or time.

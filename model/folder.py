@@ -20,7 +20,7 @@ from ..pipeline.staging import differences
 from ..pipeline.store import Store
 from .checkpoint import load_checkpoint, weights_digest
 from .config import BESIDE, RunConfig, config_of
-from .plain import read_object_file
+from .plain import read_object_file, whole_number
 from .run_target import check_run_folder, is_run_file
 from .tracker import LOG_FILE, mend_log
 
@@ -41,6 +41,10 @@ FREE = {
 """Settings of [train], and names of files, that may change between two parts of a run without a word."""
 TOLD = {"lr", "lr_schedule", "halve_every", "warmup", "clip", "amp"}
 """Those that may change, and are reported: what one tries when a loss is not finite."""
+
+_UNCOMPARED = ("versions", "threads")
+"""What is recorded of the machine, and may change."""
+_MOST_THREADS = 4096
 
 _OURS = (ROOT_KEY, LOG_FILE, "*.safetensors")
 """What a run would write into or over: never in a store, never without the settings that it was made with."""
@@ -97,8 +101,18 @@ def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
             )
     sweep_partial(out, below=False, ours=is_run_file)
     mended = mend_log(out / LOG_FILE)
-    LocalFolder(out).set(file.name, json.dumps({**asked, "versions": versions()}, indent=1, sort_keys=True).encode())
+    machine = {"versions": versions(), "threads": torch.get_num_threads()}
+    LocalFolder(out).set(file.name, json.dumps({**asked, **machine}, indent=1, sort_keys=True).encode())
     return [*mended, *(f"changed in this run: {line}" for line in told)]
+
+
+def recorded_threads(out: Path) -> int | None:
+    """The CPU threads that a run was last trained with: another number splits sums differently, and the last bits with them. None if unknown."""
+    try:
+        threads = read_object_file(out / "config.json").get("threads")
+    except (ValueError, OSError):  # no run, or a damaged one: `claim` says so
+        return None
+    return threads if whole_number(threads) and 1 <= threads <= _MOST_THREADS else None
 
 
 def changes(before: dict[str, Any], asked: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -116,7 +130,7 @@ def changes(before: dict[str, Any], asked: dict[str, Any]) -> tuple[list[str], l
 
 def begun_with(saved: Mapping[str, Any]) -> dict[str, Any]:
     """What `asked_of` gave when the settings were saved, in a `config.json` or a checkpoint. ConfigError if they are none."""
-    return {**config_of(saved).as_dict(), **{key: saved.get(key) for key in BESIDE if key != "versions"}}
+    return {**config_of(saved).as_dict(), **{key: saved.get(key) for key in BESIDE if key not in _UNCOMPARED}}
 
 
 def _read_settings(file: Path) -> dict[str, Any]:

@@ -6,8 +6,13 @@ import sys
 import time
 
 import pytest
+import torch
 
+from samdiff.cli import main
+from samdiff.model.folder import recorded_threads
 from samdiff.runtime import busy_cores, choose_threads, wait_without_spinning
+
+from .stores import make_store
 
 BURN = "import time; end = time.time() + 30\nwhile time.time() < end: pass"
 
@@ -48,3 +53,24 @@ def test_the_command_line_sets_the_policy_before_pytorch_is_loaded() -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP", "GOMP", "KMP"))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split()[-2:] == ["PASSIVE", "False"]
+
+
+def test_a_resumed_run_computes_with_the_threads_that_it_was_begun_with(tmp_path, monkeypatch):
+    """Another number splits sums differently: the bits of a resume would depend on how busy the machine is."""
+    store = make_store(tmp_path / "a.zarr")
+    words = ["train", "--shards", str(store), "--out", str(tmp_path / "r"), "--preset", "tiny", "--set", "train.patch=12"]
+    words += ["--set", "train.batch=2", "--steps", "0", "--rrdb-steps", "0", "--set", "validate.every=0"]
+    asked = []
+    monkeypatch.setattr("samdiff.runtime.setup_process", lambda threads=None: asked.append(threads) or torch.set_num_threads(3))
+    before = torch.get_num_threads()
+    try:
+        for more in ([], [], ["--threads", "1"]):
+            with pytest.raises(SystemExit) as ended:
+                main([*words, *more])
+            assert not ended.value.code
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [None, 3, 1]
+    for odd in ("[]", '{"threads": "3"}', '{"threads": true}', '{"threads": 100000}', "{"):
+        (tmp_path / "r" / "config.json").write_text(odd)
+        assert recorded_threads(tmp_path / "r") is None
