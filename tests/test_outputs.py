@@ -198,6 +198,31 @@ def test_only_files_are_replaced(tmp_path, monkeypatch, capsys, model_file):
     assert tree(tmp_path).items() >= before.items()
 
 
+def test_a_folder_that_is_a_file_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    """Where files go into a folder, at any depth; nothing is loaded for it."""
+    monkeypatch.setattr("samdiff.model.infer.SuperResolver.upscale", None)
+    monkeypatch.setattr("samdiff.model.export._networks", None)
+    save_picture(image(0, 32, 32, 3), tmp_path / "set" / "x.png")
+    (tmp_path / "file").write_text("mine")
+    given = ["--checkpoint", write_model(tmp_path / "m.safetensors")]
+    before = tree(tmp_path)
+    for out in (tmp_path / "file", tmp_path / "file" / "deep"):
+        for words in (
+            ["evaluate", "--benchmark", tmp_path / "set", "-o", out, *given],
+            ["export-model", "-o", out, *given],
+            ["compare", tmp_path / "set" / "x.png", "-o", out / "sheet.png"],
+            ["masks", tmp_path / "set" / "x.png", "-o", out / "drawing.png"],
+            ["publish", given[1], "-o", out / "p.safetensors", "--licence", "CC0"],
+            ["demo", "--folder", out],
+        ):
+            said = refused(capsys, *words)
+            assert f"cannot be written ({tmp_path / 'file'} is no folder); give another --" in said, words
+            assert tree(tmp_path) == before
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "photos").write_text("mine")
+    assert "photos is no folder); give another --folder" in refused(capsys, "demo", "--folder", tmp_path / "demo")
+
+
 def test_another_input_is_no_output_either(model, tmp_path):
     """`a.png a_x4.png --overwrite`, by names, a pattern, a folder and a name: that job is listed, its neighbour is made."""
     save_picture(image(0), tmp_path / "a.png")
