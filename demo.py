@@ -20,7 +20,7 @@ from . import __version__
 from .errors import ConfigError, ImageError, SamdiffError, printable
 from .model.checkpoint import SHIPPED_NAME
 from .model.metrics import psnr_y, ssim_y
-from .model.outputs import DEAD_LINK, FILE, NOTHING, look, sweep_outputs
+from .model.outputs import DEAD_LINK, FILE, NOTHING, folder_trouble, look, sweep_outputs
 from .model.pictures import file_says, open_picture, save_picture
 from .model.sheet import colour_labels, colour_map, contact_sheet
 from .pipeline.assemble import crop_to_scale
@@ -126,6 +126,8 @@ def check_folder(folder: Path, photographs: Mapping[str, np.ndarray], overwrite:
     Raises:
         ConfigError: it is not (and `overwrite` is false), or it is a folder, FIFO or device.
     """
+    if reason := folder_trouble(folder / "photos"):
+        raise ConfigError(f"{printable(folder)}: {reason.replace('--out', '--folder')}")
     low = folder / "held_out_lr.png"
     digest = hashlib.sha256(low.read_bytes()).hexdigest()[:16] if low.is_file() else "none"
     said = {**dict.fromkeys(RESULTS, {"samdiff-input": f"sha256 {digest}"}), SHEET: _MARK}

@@ -177,16 +177,26 @@ def claim_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[str | Pa
         overwrite: whether files that exist may be replaced.
 
     Raises:
-        ConfigError: a file is an input, exists already, is a folder, FIFO or device, or two of them are one.
+        ConfigError: a file is an input, exists already, is a folder, FIFO or device, or lies in none, or two of them are one.
     """
     guard = Outputs(inputs, overwrite)
     for option, path in outputs:
-        if reason := guard.trouble(path):
+        if reason := guard.trouble(path) or folder_trouble(path.parent):
             raise ConfigError(f"{printable(path)}: {reason.replace('--out', option)}")
     double = guard.clash([path for _, path in outputs])
     if double is not None:
         raise ConfigError(f"{printable(double)}: two results of this command would go to this one file; give each its own name")
     sweep_outputs(path for _, path in outputs)
+
+
+def folder_trouble(folder: Path) -> str:
+    """Why a folder cannot be made, in words that follow a file's name; empty if it is there or may be made."""
+    with suppress(OSError):  # what cannot be looked at is reported by whoever writes
+        while not os.path.lexists(folder) and folder != folder.parent:
+            folder = folder.parent
+        if os.path.lexists(folder) and not folder.is_dir():
+            return f"cannot be written ({printable(folder)} is no folder); give another --out"
+    return ""
 
 
 def write_output(target: Path, data: bytes, overwrite: bool) -> None:
