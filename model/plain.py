@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import printable
 
@@ -55,7 +55,7 @@ def read_object_file(path: Path) -> dict[str, Any]:
         return read_object(file.read(MOST_BYTES + 1))
 
 
-def whole_number(value: object) -> bool:
+def whole_number(value: object) -> TypeGuard[int]:
     """Whether it is an integer of at least 0, no bool."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
