@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import printable
 from .contract import STAGES, shape_of
-from .prepare import Plan
 from .shards import SPECS
 from .store import Store
+
+if TYPE_CHECKING:
+    from .prepare import Plan  # loads PyTorch, which `samdiff info` does not need
 
 
 def store_lines(store: Store) -> list[str]:

@@ -35,6 +35,13 @@ def test_import_is_light():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_looking_at_a_store_loads_no_pytorch():
+    """`info`, `verify` and `open_store` answer in under a second; PyTorch alone takes longer to load."""
+    modules = "samdiff.pipeline.info, samdiff.pipeline.verify, samdiff.pipeline.export, samdiff.pipeline.stream"
+    done = run("-c", f"import sys, {modules}; print('torch' in sys.modules)")
+    assert done.stdout.strip() == "False", done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", samdiff.__all__)
 def test_public_name(name: str):
     assert callable(getattr(samdiff, name))
