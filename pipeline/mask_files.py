@@ -43,7 +43,8 @@ class MaskFiles:
         total = hashlib.sha256()
         for inside, path in self._paths.items():
             total.update(f"{inside}\0".encode("utf-8", "surrogateescape"))
-            self._digests[inside] = _digest(path)
+            if inside not in self._digests:  # once: what a run records is what it reads
+                self._digests[inside] = _digest(path)
             total.update(self._digests[inside])
         return total.hexdigest()
 

@@ -108,6 +108,8 @@ def _ways(source: str) -> tuple[str, ...]:
 
 def _told(entry: dict[str, Any], way: str) -> str:
     size = f"{entry['bytes']} bytes" if "bytes" in entry else "its size is not published"
+    if way == "npm":
+        size += " once converted"  # the registry's length is that of our file, not of the package
     return f"{_origin(way, entry)} ({size})"
 
 

@@ -90,6 +90,9 @@ def test_the_same_images_and_settings_make_the_same_store(frozen: Path) -> None:
     prepare(frozen / "source", frozen / "again.zarr", FrozenBoxes(), PrepareSettings(scale=2, tile=16))
     before, again = open_store(frozen / "store.zarr"), open_store(frozen / "again.zarr")
     assert again.fingerprint == before.fingerprint
-    assert arrays(again) == arrays(before)
+    reworded = ("images/note", "images/note_offset")  # reasons for people: their words may get better
+    assert {k: v for k, v in arrays(again).items() if k not in reworded} == {
+        k: v for k, v in arrays(before).items() if k not in reworded
+    }
     skip = ("software", "digests")  # versions; and bytes, which the compressor's release may change
     assert {k: v for k, v in again.attrs.items() if k not in skip} == {k: v for k, v in before.attrs.items() if k not in skip}

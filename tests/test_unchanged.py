@@ -128,8 +128,8 @@ def test_a_file_that_could_not_be_read_and_now_can(tmp_path):
     found = scan(source)
     os.rmdir(source / "later.bmp")
     (source / "later.bmp").write_bytes(image_bytes(tmp_path, 2))
-    with Shelf() as shelf, pytest.raises(ChangedError, match=r"later\.bmp"):
-        read_usable(found[1], shelf, 4, 64, Limits())
+    with Shelf() as shelf:  # it stays what it was when it was scanned: an image that is skipped, whatever lies there now
+        assert isinstance(read_usable(found[1], shelf, 4, 64, Limits()), ImageError)
 
 
 def test_a_file_that_was_too_large_at_first(tmp_path):
