@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from samdiff import open_store
-from samdiff.errors import ConfigError, ImageError, printable
+from samdiff.errors import ChangedError, ConfigError, printable
 from samdiff.pipeline import mask_files
 from samdiff.pipeline.assemble import image_record
 from samdiff.pipeline.degrade import degrade
@@ -182,14 +182,27 @@ def test_a_file_that_changes_is_an_error_that_names_it(tmp_path):
     source = ImportedMasks(tmp_path, 1)
     source.describe()
     (tmp_path / "a.json").write_text("[]")
-    with pytest.raises(ImageError, match=r"a\.json: the file changed while it was being used"):
+    with pytest.raises(ChangedError, match=r"a\.json: the file changed during the run"):
         source.expect("a.png", 4, 4)
     (tmp_path / "b.json").unlink()
-    assert "cannot be read (No such file or directory)" in source.expect("b.png", 4, 4)
+    with pytest.raises(ChangedError, match=r"b\.json: the file changed during the run \(No such file"):
+        source.expect("b.png", 4, 4)
     (tmp_path / "c.json").write_text("[]")
     assert "no masks" in source.expect("c.png", 4, 4)
     assert "no masks" in source.expect("../a/..", 4, 4)
     assert "no masks" in source.expect("", 4, 4)
+
+
+def test_the_store_lies_apart_from_the_files_of_masks(tmp_path):
+    """Its own documents end in .json, too: they would count as masks, and the same command would find other ones than before."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(file_of(photo(64, 64), "PNG"))
+    (tmp_path / "a.json").write_text("[]")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "link"):
+        with pytest.raises(ConfigError, match="lies inside the folder of --import-masks"):
+            prepare(tmp_path / "photos/a.png", tmp_path / "data/a.zarr", ImportedMasks(folder, 4), PrepareSettings(tile=64))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "link", "photos"]
 
 
 def test_a_file_without_end_is_not_read(tmp_path, monkeypatch):
