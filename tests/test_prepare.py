@@ -190,12 +190,17 @@ def test_interrupted_and_run_again(photos, tmp_path):
     assert _bytes(part) == _bytes(whole)
 
 
-def test_damaged_records_are_made_anew_all_at_once(photos, tmp_path):
+def test_damaged_records_are_made_anew_all_at_once(photos, tmp_path, monkeypatch):
     """One run finds them all, the next one makes them: the bytes are those of an uninterrupted run."""
     whole, part = tmp_path / "whole.zarr", tmp_path / "part.zarr"
     prepare(photos, whole, PositionMasks(), SETTINGS)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(photos, part, PositionMasks(fail_after=2), SETTINGS)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("samdiff.pipeline.prepare.write_store", stopped)
+        prepare(photos, part, PositionMasks(), SETTINGS)
     records = sorted((tmp_path / "part.zarr.staging/images").glob("*.npz"))
     assert len(records) == 2
     for record in records:
