@@ -198,9 +198,10 @@ def test_damaged_records_are_made_anew_all_at_once(photos, tmp_path, monkeypatch
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("samdiff.pipeline.prepare.write_store", stopped)
-        prepare(photos, part, PositionMasks(), SETTINGS)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(photos, part, PositionMasks(), SETTINGS)
     records = sorted((tmp_path / "part.zarr.staging/images").glob("*.npz"))
     assert len(records) == 2
     for record in records:

@@ -50,7 +50,7 @@ def stranger(store, monkeypatch) -> Path:
     monkeypatch.setattr(Store, "skipped", lambda self: {text: text})
     real = Store.__init__
 
-    def init(self, place, attributes, record=None):
+    def init(self, place, attributes, record=None, **more):
         real(self, place, attributes, record)
         self.attrs = {
             **self.attrs,
