@@ -246,7 +246,7 @@ def test_unpacking_replaces_nobodys_files(tmp_path):
         folder = tmp_path / f"out{number}"
         (folder / "a").mkdir(parents=True)
         plant(folder / name)
-        with pytest.raises(DownloadError, match=f"{name}: is there and is not the archive's file"):
+        with pytest.raises(DownloadError, match=f"{name}: is there and is not the archive's"):
             extract(source, folder, 3)
         assert [str(path.relative_to(folder)) for path in folder.rglob("*.*")] == [name]
 

@@ -50,8 +50,8 @@ def stranger(store, monkeypatch) -> Path:
     monkeypatch.setattr(Store, "skipped", lambda self: {text: text})
     real = Store.__init__
 
-    def init(self, place, attributes, record=None, **more):
-        real(self, place, attributes, record)
+    def init(self, place, attributes, *rest, **more):
+        real(self, place, attributes, *rest, **more)
         self.attrs = {
             **self.attrs,
             "degradation": {"name": text},
