@@ -20,7 +20,14 @@ from .errors import ConfigError, SamdiffError
 from .runtime import wait_without_spinning
 
 WRONG_USAGE, INTERRUPTED = 2, 130  # exit statuses
-_ANEW = ("export", "export-model")  # commands that keep nothing when they are interrupted
+_RESUMED = (
+    "prepare",
+    "train",
+    "infer",
+    "download",
+    "weights",
+    "demo",
+)  # commands that keep what they have when they are interrupted
 
 
 class _Commands(TyperGroup):
@@ -103,8 +110,8 @@ def _run(arguments: list[str] | None) -> Any:
     except SystemExit as leaving:  # the command-line library's own way of ending, also for Ctrl-C
         if leaving.code == INTERRUPTED:
             words = [word for word in arguments or sys.argv[1:] if not word.startswith("-")]
-            anew = bool(words) and words[0] in _ANEW
-            complain(f"samdiff: interrupted; the same command {'begins anew' if anew else 'goes on from here'}")
+            resumed = bool(words) and words[0] in _RESUMED
+            complain(f"samdiff: interrupted; the same command {'goes on from here' if resumed else 'begins anew'}")
         raise
     except SamdiffError as error:
         complain(f"samdiff: {error}")

@@ -170,8 +170,10 @@ def user_path(path: str | Path, what: str = "") -> Path:
         what: the option or variable that it comes from, for the message.
 
     Raises:
-        ConfigError: there is no such user, or no home folder.
+        ConfigError: there is no such user, or no home folder, or the name holds a NUL, which no file can have.
     """
+    if "\0" in os.fspath(path):
+        raise ConfigError(f"{what + ': ' * bool(what)}{printable(path)}: cannot be a file or folder here: its name holds a NUL")
     if not os.fspath(path).startswith("~"):  # `./~x` stays: a Path would have lost its `./`
         return Path(path)
     try:

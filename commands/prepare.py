@@ -113,7 +113,7 @@ def prepare(
     from ..pipeline.scan import scan
     from ..pipeline.segment import make_generator, plan_generator
     from ..pipeline.targets import check_target
-    from ..runtime import pick_device, setup_process
+    from ..runtime import pick_device, setup_process, user_path
 
     setup_process(threads)
     kind = pick_device(device).type
@@ -124,6 +124,7 @@ def prepare(
         raise ConfigError("--masks-from lr segments the bicubic LR image, so it goes with --degrade bicubic only")
     if import_masks is not None and (sam or sam_weights or masks_from == "lr"):
         raise ConfigError("--import-masks brings the masks, so it does not go with --sam, --sam-weights or --masks-from lr")
+    import_masks = import_masks and user_path(import_masks, "--import-masks")
     if sam is None and import_masks is None:
         say(f"--sam {name} (the default on {kind})")
     if workers is not None and dask is not None:
@@ -174,7 +175,7 @@ def prepare(
         else:
             facts, where = plan_generator(name, device, lr_scale, **chosen)
             reads = f"weights of {name} ({where})"
-        check_target(target, pictures, lr_pictures)
+        check_target(target, pictures, lr_pictures, masks=import_masks)
         found = scan(pictures, limit, lr=lr_pictures, scale=scale, by_name=by_name, limits=settings.limits)
         show(target, *plan_lines(plan_prepare(found, target, settings.as_attributes(facts)), reads))
         return

@@ -97,8 +97,20 @@ class Summary:
 def summarise(
     found: Sequence[Found], skipped: Mapping[str, str], staging: Staging, tile: int, scale: int, stride: int | None = None
 ) -> list[Summary]:
-    """The numbers of all images in order, from the committed records; `skipped` gives name -> reason of the others."""
-    return [_summary(item, skipped.get(item.picture.name), staging, (tile, scale, stride)) for item in found]
+    """The numbers of all images in order, from the committed records; `skipped` gives name -> reason of the others.
+
+    Raises:
+        StoreError: records are gone or damaged. All of these were deleted, so one more run makes them.
+    """
+    images, lost, first = [], 0, None
+    for item in found:
+        try:
+            images.append(_summary(item, skipped.get(item.picture.name), staging, (tile, scale, stride)))
+        except StoreError as error:
+            lost, first = lost + 1, first or error
+    if first is not None:
+        raise StoreError(f"{first} ({lost} of {len(found)} images, the others are kept)") from first
+    return images
 
 
 def _summary(item: Found, reason: str | None, staging: Staging, grid: tuple[int, int, int | None]) -> Summary:

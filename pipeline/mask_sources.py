@@ -80,6 +80,7 @@ class ImportedMasks:
 
     def __init__(self, folder: Path, scale: int) -> None:
         self.scale = scale
+        self.folder = folder
         self._files = MaskFiles(folder)
         self._next: deque[list[dict[str, Any]]] = deque()
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import ConfigError, StoreError
+from ..runtime import user_path
+from .foreign import is_system_file
 from .workspace import NEW, is_workspace, open_workspace
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `s3:/bucket`, as Path shortens it; one letter is a Windows drive
@@ -39,7 +41,7 @@ def new_file(target: Path, command: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(target: Path, command: str) -> Iterator[Path]:
-    """As `new_file`, for a folder that does not exist or is empty. An empty one is filled, so it may be a mounted disk."""
+    """As `new_file`, for a folder that does not exist or is empty but for files of the system. An empty one is filled: it may be a mounted disk."""
     path = local_path(target)
     _refuse_folder(path, target)
     inside = path.is_dir()
@@ -103,15 +105,16 @@ def check_free(folder: Path, target: Path, known_bytes: int) -> None:
 
 
 def local_path(target: Path) -> Path:
-    """A target's absolute path, links followed.
+    """A target's absolute path, links followed; `~` at its start is the user's home folder.
 
     Raises:
         ConfigError: a URL, or no name that a file can have here.
     """
     if _URL.match(str(target)):
         raise ConfigError(f"{target}: expected a place on this machine, got a URL; write it here, then copy it there")
+    meant = user_path(target)
     try:
-        path = Path(os.path.realpath(target))
+        path = Path(os.path.realpath(meant))
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.lstat()
         return path
@@ -129,8 +132,13 @@ def _refuse_files(paths: Iterable[Path], folder: Path, advised: str, overwrite: 
 
 
 def _refuse_folder(path: Path, target: Path) -> None:
-    if os.path.lexists(path) and (not path.is_dir() or not all(map(is_workspace, path.iterdir()))):
+    if os.path.lexists(path) and (not path.is_dir() or not all(map(_is_nothing, path.iterdir()))):
         raise ConfigError(f"{target}: exists already; give the name of a new or an empty folder")
+
+
+def _is_nothing(path: Path) -> bool:
+    """Whether an entry of a folder leaves the folder empty: a workspace of ours, or what file managers make."""
+    return is_workspace(path) or (is_system_file(path.name) and path.is_file())
 
 
 def _flush(path: Path) -> None:

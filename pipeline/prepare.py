@@ -195,7 +195,7 @@ def prepare(
             f"degradation: {settings.degradation!r} does not go with lr={lr!r}; LR files mean 'given', and it needs them"
         )
     out = place_at(out)
-    check_target(out, source, lr)
+    check_target(out, source, lr, masks=getattr(masks, "folder", None))
     segmenter = masks.describe()
     attributes = settings.as_attributes(segmenter)
     by_name = hasattr(masks, "expect")

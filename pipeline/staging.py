@@ -214,7 +214,7 @@ class Staging:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return ImageRecord(**{f.name: _value(arrays[f.name]) for f in fields(ImageRecord)})
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            log.warning("%s/%s: damaged (%s); this image is done again", self.place, _path(key), error)
+            log.warning("%s/%s: damaged (%s); this image has to be done again", self.place, _path(key), error)
             return None
 
     def save(self, key: str, record: ImageRecord) -> None:

@@ -17,12 +17,13 @@ from .sources import Source
 from .staging import Staging
 
 
-def check_target(out: Location, *sources: Source | None) -> None:
+def check_target(out: Location, *sources: Source | None, masks: Path | None = None) -> None:
     """What `prepare` can refuse before it has read anything: nothing is changed.
 
     Args:
         out: where the store is to go.
         sources: where images come from, as of `list_source`; None for one that is not given.
+        masks: a folder of masks made elsewhere. All JSON files below it are hashed, so a store in it would change what it was made with.
 
     Raises:
         ConfigError: the target cannot have a staging folder beside it, lies in another store, or it and a source lie in each other.
@@ -37,7 +38,9 @@ def check_target(out: Location, *sources: Source | None) -> None:
             raise ConfigError(f"{place}: lies inside the store {store}, where nothing else may lie; give another --out")
         for source in sources:
             for path in _paths(source):
-                _check_apart(place.root, staging.root, path)
+                _check_apart(place.root, staging.root, path, "source")
+        if masks is not None:
+            _check_apart(place.root, staging.root, masks, "folder of --import-masks")
     else:
         _check_address(place)
     if not _is_finished(place):  # else it will only be compared
@@ -68,14 +71,14 @@ def _is_store(folder: Path) -> bool:
         return False
 
 
-def _check_apart(out: Path, staging: Path, source: Path) -> None:
+def _check_apart(out: Path, staging: Path, source: Path, what: str) -> None:
     real, other = Path(os.path.realpath(out)), Path(os.path.realpath(source))
     if real == other:
-        problem = "is the source itself"
+        problem = f"is the {what} itself"
     elif other.is_relative_to(real) or other.is_relative_to(os.path.realpath(staging)):
-        problem = f"holds the source {source}"
+        problem = f"holds the {what} {source}"
     elif real.is_relative_to(other):
-        problem = f"lies inside the source {source}"
+        problem = f"lies inside the {what} {source}"
     else:
         return
     raise ConfigError(f"{out}: the target {problem}; give an --out apart from it")

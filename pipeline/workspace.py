@@ -22,6 +22,7 @@ from .keystore import advice
 log = logging.getLogger(__name__)
 
 _PREFIX, _LOCK, NEW = ".samdiff-export-", "lock", "new"
+_ATTEMPTS = 100  # another process may delete the workspace between two steps of ours
 _TRIES, _PAUSE = 3, 0.1  # a sweep of another export holds a workspace's lock for a moment
 
 
@@ -78,14 +79,14 @@ def _hold(workspace: Path) -> int:
     Raises:
         BlockingIOError: another process has the lock.
     """
-    while True:
+    for attempt in range(_ATTEMPTS):
         if os.path.lexists(workspace) and not is_workspace(workspace):
             raise ConfigError(f"{workspace}: is in the way and holds what is not ours; move it, or give another target")
         try:
             workspace.mkdir(exist_ok=True)
             file = os.open(workspace / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except FileNotFoundError:
-            if not workspace.parent.is_dir():
+            if not workspace.parent.is_dir() or attempt == _ATTEMPTS - 1:  # or a place that takes no folders, such as /proc
                 raise
             continue  # another process ended and deleted the workspace between two steps of ours
         except OSError:
@@ -101,6 +102,7 @@ def _hold(workspace: Path) -> int:
             os.close(file)
             raise
         os.close(file)  # likewise
+    raise BlockingIOError(f"{workspace}: deleted again and again")
 
 
 def _lock(file: int) -> None:

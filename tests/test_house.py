@@ -157,8 +157,14 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     monkeypatch.setattr("samdiff.pipeline.weights.find_weights", interrupted)
     monkeypatch.setattr("samdiff.pipeline.store.open_store", interrupted)
+    monkeypatch.setattr("samdiff.pipeline.verify.verify_store", interrupted)
     monkeypatch.setenv("SAMDIFF_QUIET", "")
-    for words, promise in ((["weights", "vit_b"], "goes on"), (["-q", "export", "a", "b", "--to", "hdf5"], "begins anew")):
+    for words, promise in (
+        (["weights", "vit_b"], "goes on"),
+        (["-q", "export", "a", "b", "--to", "hdf5"], "begins anew"),
+        (["verify", "--deep", "a"], "begins anew"),
+        (["info", "a"], "begins anew"),
+    ):
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 130

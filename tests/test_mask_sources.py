@@ -193,6 +193,18 @@ def test_a_file_that_changes_is_an_error_that_names_it(tmp_path):
     assert "no masks" in source.expect("", 4, 4)
 
 
+def test_the_store_lies_apart_from_the_files_of_masks(tmp_path):
+    """Its own documents end in .json, too: they would count as masks, and the same command would find other ones than before."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(file_of(photo(64, 64), "PNG"))
+    (tmp_path / "a.json").write_text("[]")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "link"):
+        with pytest.raises(ConfigError, match="lies inside the folder of --import-masks"):
+            prepare(tmp_path / "photos/a.png", tmp_path / "data/a.zarr", ImportedMasks(folder, 4), PrepareSettings(tile=64))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "link", "photos"]
+
+
 def test_a_file_without_end_is_not_read(tmp_path, monkeypatch):
     """A sparse file of 30 GB is refused by its length; it does not hinder the digest."""
     with open(tmp_path / "a.json", "wb") as file:

@@ -123,5 +123,35 @@ def test_onnx_files_come_together_and_replace_nothing(onnx_writer, tmp_path):
     assert left(tmp_path / "old") == sorted([*FILES, "thesis.tex"])
     assert (tmp_path / "old" / "thesis.tex").read_text() == "mine"
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ConfigError, match="got a file"):
+    with pytest.raises(ConfigError, match="is no folder"):
         export_onnx(_Tiny(), tmp_path / "file")
+
+
+def test_a_place_that_takes_no_folder_ends(store):
+    """`mkdir` says there that nothing exists, as if another process had deleted the workspace: it must not be tried for ever."""
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no such place here")
+    for export in (export_folder, export_hdf5):
+        with pytest.raises(StoreError, match="/proc/x: cannot be written"):
+            export(store, Path("/proc/x"))
+
+
+def test_the_home_folder_is_meant_by_its_sign(store, tmp_path, monkeypatch):
+    """`--out=~/x` reaches us as it is; no folder of the name `~` is made."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export_folder(store, Path("~/a"))
+    export_hdf5(store, Path("~/b.h5"))
+    assert left(tmp_path / "here") == []
+    assert left(tmp_path / "home") == ["a", "b.h5"]
+    with pytest.raises(ConfigError, match="no such user"):
+        export_folder(store, Path("~nobody-of-this-name/a"))
+
+
+def test_a_folder_that_a_file_manager_looked_at_is_empty(store, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.DS_Store").write_bytes(b"theirs")
+    export_folder(store, tmp_path / "out")
+    assert left(tmp_path / "out") == [".DS_Store", "E_SAM", "HR", "LR", "masks", "meta_info.txt"]
+    assert (tmp_path / "out/.DS_Store").read_bytes() == b"theirs"

@@ -190,6 +190,30 @@ def test_interrupted_and_run_again(photos, tmp_path):
     assert _bytes(part) == _bytes(whole)
 
 
+def test_damaged_records_are_made_anew_all_at_once(photos, tmp_path, monkeypatch):
+    """One run finds them all, the next one makes them: the bytes are those of an uninterrupted run."""
+    whole, part = tmp_path / "whole.zarr", tmp_path / "part.zarr"
+    prepare(photos, whole, PositionMasks(), SETTINGS)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("samdiff.pipeline.prepare.write_store", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(photos, part, PositionMasks(), SETTINGS)
+    records = sorted((tmp_path / "part.zarr.staging/images").glob("*.npz"))
+    assert len(records) == 2
+    for record in records:
+        record.write_bytes(b"PK\x03\x04")
+    with pytest.raises(
+        StoreError, match=r"run the same command again to make it anew \(2 of \d+ images, the others are kept\)"
+    ):
+        prepare(photos, part, PositionMasks(), SETTINGS)
+    prepare(photos, part, PositionMasks(), SETTINGS)
+    assert _bytes(part) == _bytes(whole)
+
+
 def _bytes(path: Path) -> dict[str, bytes]:
     folder = LocalFolder(path)
     return {key: folder.get(key) for key in folder.list_keys()}

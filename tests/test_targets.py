@@ -379,6 +379,7 @@ def test_odd_targets(tmp_path, monkeypatch, photos):
     for out, says in (
         ("/", "got the root of a disk"),
         ("", "got an empty name"),
+        ("x\0y", r"x\\x00y: cannot be a file or folder here"),
         ("s3://", "got no name in it"),
         ("s3://bucket", "got a bucket alone"),
         (tmp_path / "a/b/tiles/y.zarr", r"lies inside the store .*b, where nothing else may lie"),
