@@ -138,7 +138,9 @@ def _told_threads(before: int | None) -> list[str]:
     """What to tell about the compute threads of a resumed run."""
     now, usable = torch.get_num_threads(), usable_cores()
     if before is not None and before != now:
-        return [f"changed in this run: compute threads: was {before}, now {now}; the last bits may differ from an uninterrupted run's"]
+        return [
+            f"changed in this run: compute threads: was {before}, now {now}; the last bits may differ from an uninterrupted run's"
+        ]
     return [f"{now} of {usable} compute threads, as before (--threads N decides otherwise)"] if now < usable // 2 else []
 
 

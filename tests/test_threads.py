@@ -124,7 +124,9 @@ def test_a_resumed_run_computes_with_the_threads_that_it_was_begun_with(tmp_path
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for module in ("runtime", "model.folder"):
         monkeypatch.setattr(f"samdiff.{module}.usable_cores", lambda: 8)
-    monkeypatch.setattr("samdiff.runtime.setup_process", lambda threads=None: asked.append(threads) or torch.set_num_threads(threads or 3))
+    monkeypatch.setattr(
+        "samdiff.runtime.setup_process", lambda threads=None: asked.append(threads) or torch.set_num_threads(threads or 3)
+    )
     before = torch.get_num_threads()
     try:
         for more in ([], [], ["--threads", "1"]):
