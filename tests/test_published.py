@@ -122,10 +122,9 @@ def test_packed_arrays_and_things_that_are_no_files(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["import-checkpoint", "."])
     assert "got a folder" in capsys.readouterr().err
-    for name, reason in (
-        ("pipe.ckpt", "a named pipe has this name"),
-        ("x" * 300, "cannot be read"),
-        ("nothing", "no such file"),
-    ):
+    for name, reason in (("pipe.ckpt", "a named pipe has this name"), ("nothing", "there is no such file")):
         with pytest.raises(CheckpointError, match=reason):
+            import_official(tmp_path / name)
+    for name in ("pipe.ckpt", "x" * 300):
+        with pytest.raises(CheckpointError):
             load_checkpoint(tmp_path / name)
