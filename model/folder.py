@@ -113,7 +113,7 @@ def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
 def recorded_threads(out: Path) -> int | None:
     """The CPU threads that a run was last trained with: another number splits sums differently, and the last bits with them. None if unknown."""
     try:
-        threads = read_object_file(out / "config.json").get("threads")
+        threads: Any = read_object_file(out / "config.json").get("threads")
     except (ValueError, OSError):  # no run, or a damaged one: `claim` says so
         return None
     return threads if whole_number(threads) and 1 <= threads <= _MOST_THREADS else None
