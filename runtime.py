@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import http.client
 import logging
+import math
 import os
 import socket
 import sys
@@ -80,12 +81,20 @@ def wait_without_spinning(environment: MutableMapping[str, str] = os.environ) ->
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
-def choose_threads(cores: int, busy: float | None) -> int:
-    """How many compute threads to run on `cores` cores of which `busy` are taken by other programs (None: not known).
+def choose_threads(cores: int, busy: float | None, usable: int | None = None, quota: float | None = None) -> int:
+    """How many compute threads to run. A thread that has to share its core makes all the others wait for it, so only free cores count.
 
-    A thread that has to share its core makes all the others wait for it, so only free cores count; there is always one.
+    Args:
+        cores: the most that is worth it: the library's own choice, which takes one of the two that a core with hyper-threading shows.
+        busy: how many of the usable ones other programs take; None: not known.
+        usable: the cores, as the system counts them, that this process may use; None: `cores`.
+        quota: cores' worth of time that a container grants; None: no limit.
+
+    Returns:
+        1 or more.
     """
-    return max(1, cores if busy is None else round(cores - busy))
+    free = float(cores) if busy is None else (usable or cores) - busy
+    return max(1, round(min(cores, free, cores if quota is None else math.ceil(quota - 0.01))))
 
 
 def busy_cores(seconds: float = 0.1) -> float | None:
@@ -97,10 +106,11 @@ def busy_cores(seconds: float = 0.1) -> float | None:
         before = _idle_times()
         time.sleep(seconds)
         after = _idle_times()
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, IndexError, AttributeError):
         return None
     spent = [(after[core][0] - before[core][0], after[core][1] - before[core][1]) for core in before if core in after]
-    return sum(1 - idle / total for idle, total in spent if total > 0)
+    shares = [1 - idle / total for idle, total in spent if total > 0]
+    return sum(shares) if shares else None  # a sandbox's counters may all stand still, or be of other cores
 
 
 def _idle_times() -> dict[int, tuple[int, int]]:
@@ -113,6 +123,42 @@ def _idle_times() -> dict[int, tuple[int, int]]:
             numbers = [int(count) for count in counts[:8]]  # user nice system idle iowait irq softirq steal
             times[int(name[3:])] = (numbers[3] + numbers[4], sum(numbers))
     return times
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Cores' worth of time that Linux control groups grant this process (`docker run --cpus 2`); None: no limit, or none to be seen.
+
+    Args:
+        root: where control groups are mounted.
+        own: names the groups of this process, a line `ID:CONTROLLERS:/PATH` each.
+    """
+    quotas: list[float] = []
+    with contextlib.suppress(OSError, ValueError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            top = root if not controllers else root / "cpu"
+            group = top / path.lstrip("/")
+            for folder in [group, *group.parents]:  # each level limits those below it
+                if folder == top or top in folder.parents:
+                    quotas += _quotas_in(folder)
+    return min(quotas, default=None)
+
+
+def _quotas_in(folder: Path) -> list[float]:
+    """The limit that one control group sets, of version 2 (`cpu.max`) or 1."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (int(word) for name in names for word in (folder / name).read_text().split())  # `max`: no limit
+            if quota > 0 and period > 0:
+                return [quota / period]
+    return []
+
+
+def usable_cores() -> int:
+    """The cores, as the system counts them, that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def setup_process(threads: int | None = None, keep_memory: bool = True) -> None:
@@ -130,7 +176,7 @@ def setup_process(threads: int | None = None, keep_memory: bool = True) -> None:
 
     if threads is None and not os.environ.get("OMP_NUM_THREADS"):
         cores = torch.get_num_threads()  # the library's choice: one thread per core that this process may use
-        threads = choose_threads(cores, busy_cores() if cores > 1 else None)
+        threads = choose_threads(cores, busy_cores() if cores > 1 else None, usable_cores(), cpu_quota())
         if threads < cores:
             log.info("%d of %d cores are free: %d compute threads (--threads N decides otherwise)", threads, cores, threads)
     if threads is not None:

@@ -49,17 +49,17 @@ def train(
 
     from ..errors import ConfigError, StoreError
     from ..model.config import load_config
-    from ..model.folder import recorded_threads
+    from ..model.folder import threads_to_resume
     from ..model.parallel import join
     from ..model.train import train as run
     from ..model.validate import read_benchmark
     from ..pipeline.stream import open_to_stream
-    from ..runtime import pick_device, setup_process, user_path
+    from ..runtime import pick_device, setup_process, usable_cores, user_path
 
     target = None if out is None else user_path(out, "--out")
     if target is None:
         target = Path("runs") / f"{shards[0].rstrip('/').split('/')[-1].removesuffix('.zarr')}-{preset}"
-    setup_process(threads or recorded_threads(target))  # a resumed run computes with as many threads as before, to the bit
+    setup_process(threads or threads_to_resume(target, usable_cores()))  # as many as before, to the bit
     if rrdb is not None and rrdb_steps is not None:
         raise ConfigError(
             f"--rrdb {rrdb} takes the place of stage one, so --rrdb-steps {rrdb_steps} would do nothing; leave one out"

@@ -82,10 +82,13 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
 
     Raises:
         ImageError: a folder without pictures, or a pattern that matches nothing.
+        ConfigError: an empty name.
     """
     found: dict[object, Path] = {}
     folders: dict[str, tuple[object, ...]] = {}
     for given in inputs:
+        if not os.fspath(given):  # an empty variable in a shell; a Path would make it the current folder
+            raise ConfigError("infer: expected a file, folder or pattern, got an empty name; for the current folder write .")
         path = Path(given)
         if os.path.isdir(path):
             chosen, _ = _of_folder(path, suffix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from ..pipeline.lock import take_lock
 from ..pipeline.shards import ROOT_KEY
 from ..pipeline.staging import differences
 from ..pipeline.store import Store
+from ..runtime import usable_cores
 from .checkpoint import load_checkpoint, weights_digest
 from .config import BESIDE, RunConfig, config_of
 from .plain import read_object_file, whole_number
@@ -93,7 +95,9 @@ def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
     held.enter_context(take_lock(out / "lock", out, "samdiff train"))
     check_run_folder(out)  # another run may have been here
     told: list[str] = []
-    if file.exists():
+    threads = recorded_threads(out)
+    before = file.exists()
+    if before:
         told, refused = changes(_read_settings(file), asked)
         if refused:
             raise ConfigError(
@@ -103,16 +107,41 @@ def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
     mended = mend_log(out / LOG_FILE)
     machine = {"versions": versions(), "threads": torch.get_num_threads()}
     LocalFolder(out).set(file.name, json.dumps({**asked, **machine}, indent=1, sort_keys=True).encode())
-    return [*mended, *(f"changed in this run: {line}" for line in told)]
+    return [*mended, *(f"changed in this run: {line}" for line in told), *(_told_threads(threads) if before else [])]
 
 
 def recorded_threads(out: Path) -> int | None:
     """The CPU threads that a run was last trained with: another number splits sums differently, and the last bits with them. None if unknown."""
     try:
-        threads = read_object_file(out / "config.json").get("threads")
+        threads: Any = read_object_file(out / "config.json").get("threads")
     except (ValueError, OSError):  # no run, or a damaged one: `claim` says so
         return None
     return threads if whole_number(threads) and 1 <= threads <= _MOST_THREADS else None
+
+
+def threads_to_resume(out: Path, usable: int, environment: Mapping[str, str] = os.environ) -> int | None:
+    """The threads that a run is resumed with, unless they are requested: those it was begun with, if this machine has the cores.
+
+    Args:
+        out: the run's folder, which may not exist yet.
+        usable: cores of this machine. A run from a larger one would crawl with all of its threads here.
+        environment: `OMP_NUM_THREADS` is a request, of the user or of `torchrun`, which starts several processes on one machine.
+
+    Returns:
+        None: to be chosen as for a new run. `claim` reports what has changed.
+    """
+    threads = None if environment.get("OMP_NUM_THREADS") else recorded_threads(out)
+    return threads if threads is not None and threads <= usable else None
+
+
+def _told_threads(before: int | None) -> list[str]:
+    """What to tell about the compute threads of a resumed run."""
+    now, usable = torch.get_num_threads(), usable_cores()
+    if before is not None and before != now:
+        return [
+            f"changed in this run: compute threads: was {before}, now {now}; the last bits may differ from an uninterrupted run's"
+        ]
+    return [f"{now} of {usable} compute threads, as before (--threads N decides otherwise)"] if now < usable // 2 else []
 
 
 def changes(before: dict[str, Any], asked: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -8,7 +8,6 @@ import json
 import os
 import pickle
 import re
-import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from ..errors import CheckpointError, printable
+from ..pipeline.regular import read_regular, why_not_regular
 from .checkpoint import FORMAT
 from .pickles import check_claims
 from .plain import brief
@@ -65,17 +65,16 @@ def read_published(path: Path) -> tuple[dict[str, Tensor], str]:
 def _bytes_of(path: Path) -> bytes:
     try:
         found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise CheckpointError(f"{path}: there is no such file; give the published checkpoint's file")
-        if found.st_size > _MOST_BYTES:
+        if found.st_size > _MOST_BYTES and not why_not_regular(found.st_mode):
             raise CheckpointError(
                 f"{path}: has {found.st_size >> 20} MB, published checkpoints have 100; is it the right file?"
             )
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: there is no such file, or it cannot be read ({printable(error)})") from error
+        return read_regular(path, _MOST_BYTES)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such file; give the published checkpoint's file") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{path}: cannot be read ({printable(reason)}); give the published checkpoint's file") from error
 
 
 def _content(path: Path, data: bytes) -> Any:

@@ -196,6 +196,8 @@ def list_source(source: Source, limits: Limits | None = None) -> list[Picture]:
     if os.path.isdir(path):
         found = list(_walk(path))
     elif not os.path.isfile(path):
+        if os.path.exists(path):
+            raise ImageError(f"{source}: {why_not_regular(os.stat(path).st_mode)}; expected a folder, an image, a zip or a tar")
         raise ImageError(
             f"{source}: no such file or folder; expected a folder, a picture, a zip, a tar, the word samples, or a data set that `samdiff download` lists"
         )

@@ -201,3 +201,12 @@ def test_looking_opens_nothing(tmp_path):
     assert look(tmp_path / "circle").kind == look(tmp_path / "dead").kind == "a link to nothing"
     assert look(tmp_path).kind == look(".").kind == look("/").kind == look("..").kind == "a folder"
     assert Outputs([]).trouble(tmp_path / "dead") == EXISTS
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    """`samdiff infer "$UNSET"` must not enlarge, and fill, whatever folder one stands in."""
+    monkeypatch.chdir(tmp_path)
+    save_picture(image(1), Path("mine.png"))
+    with pytest.raises(ConfigError, match="empty name"):
+        list_inputs([""], "_x4")
+    assert [path.name for path in list_inputs(["."], "_x4")] == ["mine.png"]

@@ -114,14 +114,17 @@ def test_odd_published_files(sound, tmp_path, change, match):
 def test_packed_arrays_and_things_that_are_no_files(tmp_path, capsys):
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros(100_000_000, np.uint8))
     os.mkfifo(tmp_path / "pipe.ckpt")
-    for name in ("a.npz", "pipe.ckpt", ".", "x" * 300):
+    for name, status in (("a.npz", 1), ("pipe.ckpt", 1), (".", 2), ("x" * 300, 1)):
         with pytest.raises(SystemExit) as stopped:
             main(["import-checkpoint", str(tmp_path / name), "-o", str(tmp_path / "out.safetensors")])
-        assert stopped.value.code == (2 if name == "." else 1)
+        assert stopped.value.code == status
         assert capsys.readouterr().err.startswith("samdiff: ")
     with pytest.raises(SystemExit):
         main(["import-checkpoint", "."])
-    assert "expected a checkpoint's file, got a folder" in capsys.readouterr().err
+    assert "got a folder" in capsys.readouterr().err
+    for name, reason in (("pipe.ckpt", "a named pipe has this name"), ("nothing", "there is no such file")):
+        with pytest.raises(CheckpointError, match=reason):
+            import_official(tmp_path / name)
     for name in ("pipe.ckpt", "x" * 300):
         with pytest.raises(CheckpointError):
             load_checkpoint(tmp_path / name)

@@ -117,6 +117,9 @@ def test_damaged_archives(tmp_path):
         list_source(tmp_path / "text.zip")
     with pytest.raises(ImageError, match="no such file or folder"):
         list_source(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe.png")  # is there, so the message must not say that it is not
+    with pytest.raises(ImageError, match="a named pipe has this name"):
+        list_source(tmp_path / "pipe.png")
 
 
 def test_several_sources_are_one(tmp_path):
