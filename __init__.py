@@ -4,22 +4,34 @@ The public names are listed here one by one and load on first use, so that `impo
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time a name is loaded when it is first used
+    from .model.diffusion.schedule import Schedule as Schedule
+    from .model.inference.upscaler import load_model as load_model
+    from .pipeline.degrade.imresize import imresize as imresize
+    from .pipeline.encode.structure import encode_structure as encode_structure
+    from .pipeline.encode.structure import rope_table as rope_table
+    from .pipeline.masks.generator import MaskGenerator as MaskGenerator
+    from .pipeline.stream.dataset import ShardDataset as ShardDataset
+    from .pipeline.stream.dataset import open_store as open_store
+    from .pipeline.stream.loader import ShardLoader as ShardLoader
+    from .pipeline.stream.loader import ShardStream as ShardStream
 
 __version__ = "0.1.0"
 
 # public name -> module that owns it
 _PUBLIC = {
-    "imresize": ".pipeline.resize",
-    "rope_table": ".pipeline.structure",
-    "encode_structure": ".pipeline.structure",
-    "MaskGenerator": ".pipeline.masks",
-    "open_store": ".pipeline.stream",
-    "ShardDataset": ".pipeline.stream",
-    "ShardLoader": ".pipeline.loader",
-    "ShardStream": ".pipeline.loader",
-    "Schedule": ".model.schedule",
-    "load_model": ".model.infer",
+    "imresize": ".pipeline.degrade.imresize",
+    "rope_table": ".pipeline.encode.structure",
+    "encode_structure": ".pipeline.encode.structure",
+    "MaskGenerator": ".pipeline.masks.generator",
+    "open_store": ".pipeline.stream.dataset",
+    "ShardDataset": ".pipeline.stream.dataset",
+    "ShardLoader": ".pipeline.stream.loader",
+    "ShardStream": ".pipeline.stream.loader",
+    "Schedule": ".model.diffusion.schedule",
+    "load_model": ".model.inference.upscaler",
 }
 
 __all__ = [

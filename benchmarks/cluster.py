@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from samdiff.pipeline.cluster import Crew
-from samdiff.pipeline.images import Limits
-from samdiff.pipeline.scan import Found, read_usable, scan
-from samdiff.pipeline.segment import Read, make_generator
+from samdiff.pipeline.images.decode import Limits
+from samdiff.pipeline.prepare.mask_stage import Read, make_generator
+from samdiff.pipeline.prepare.scan import Found, read_usable, scan
+from samdiff.pipeline.workers.dask_cluster import Crew
 
 
 def warm_up(crew: Crew, items: Sequence[Found], read: Read, workers: int) -> None:

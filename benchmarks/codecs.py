@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numcodecs import blosc, gzip, zstd
 
-from samdiff.pipeline.store import open_store
+from samdiff.pipeline.shards.reader import open_store
 
 Codec = tuple[Callable[[np.ndarray], bytes], Callable[[bytes], object]]
 

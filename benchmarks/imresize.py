@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from samdiff.pipeline.resize import imresize, resize_weights
+from samdiff.pipeline.degrade.imresize import imresize, resize_weights
 
 RUNS = 9
 

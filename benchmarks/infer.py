@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samdiff.model.checkpoint import Checkpoint
+from samdiff.model.checkpoints.format import Checkpoint
 from samdiff.model.config import RunConfig, load_config
-from samdiff.model.infer import SuperResolver
-from samdiff.model.networks import build_rrdb, build_unet
-from samdiff.model.residual import from_residual, to_picture_range, to_pixels, upsample
-from samdiff.model.rrdb import condition
+from samdiff.model.diffusion.residual import from_residual, to_picture_range, to_pixels, upsample
+from samdiff.model.inference.upscaler import SuperResolver
+from samdiff.model.networks.build import build_rrdb, build_unet
+from samdiff.model.networks.rrdb import condition
 
 
 def random_model(config: RunConfig) -> SuperResolver:

@@ -13,8 +13,8 @@ import torch
 
 from samdiff import ShardDataset, ShardLoader
 from samdiff.model.config import load_config
-from samdiff.model.networks import build_rrdb, build_unet
-from samdiff.model.tasks import DiffusionTask
+from samdiff.model.networks.build import build_rrdb, build_unet
+from samdiff.model.training.tasks import DiffusionTask
 from samdiff.runtime import setup_process
 
 

@@ -22,9 +22,9 @@ import torch
 from pycocotools import mask as coco
 from segment_anything import SamAutomaticMaskGenerator
 
-from samdiff.pipeline.masks import MaskGenerator
-from samdiff.pipeline.sam import Segmenter, load_segmenter
-from samdiff.pipeline.structure import encode_structure
+from samdiff.pipeline.encode.structure import encode_structure
+from samdiff.pipeline.masks.generator import MaskGenerator
+from samdiff.pipeline.sam.load import Segmenter, load_segmenter
 from samdiff.runtime import setup_process
 
 STAGES = ("encoder", "decoder", "post-processing", "total")

@@ -17,12 +17,12 @@ import numpy as np
 
 from samdiff import open_store
 from samdiff.model.config import load_config
-from samdiff.model.infer import SuperResolver, load_model
-from samdiff.model.metrics import psnr_y
-from samdiff.model.train import train
-from samdiff.pipeline.resize import imresize
-from samdiff.pipeline.store import Store
-from samdiff.pipeline.stream import held_out_from
+from samdiff.model.evaluation.metrics import psnr_y
+from samdiff.model.inference.upscaler import SuperResolver, load_model
+from samdiff.model.training.run import train
+from samdiff.pipeline.degrade.imresize import imresize
+from samdiff.pipeline.shards.reader import Store
+from samdiff.pipeline.stream.dataset import held_out_from
 from samdiff.runtime import pick_device, setup_process
 
 SETTINGS = [("none", "mask"), *((m, e) for m in ("official", "paper", "joint") for e in ("mask", "image"))]

@@ -17,10 +17,10 @@ from typing import Any
 
 import cv2
 
-from samdiff.pipeline.degrade import degrade
-from samdiff.pipeline.images import map_ahead, read_picture
-from samdiff.pipeline.scan import crop_to_scale
-from samdiff.pipeline.sources import Picture, Shelf, list_source
+from samdiff.pipeline.degrade.recipes import degrade
+from samdiff.pipeline.images.decode import map_ahead, read_picture
+from samdiff.pipeline.images.sources import Picture, Shelf, list_source
+from samdiff.pipeline.prepare.scan import crop_to_scale
 from samdiff.runtime import setup_process
 
 RUNS = 3

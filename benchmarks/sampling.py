@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from samdiff import load_model
-from samdiff.model.evaluate import read_pairs
-from samdiff.model.infer import InferSettings
-from samdiff.model.metrics import psnr, psnr_y, ssim_y
-from samdiff.pipeline.resize import imresize
+from samdiff.model.evaluation.evaluate import read_pairs
+from samdiff.model.evaluation.metrics import psnr, psnr_y, ssim_y
+from samdiff.model.inference.upscaler import InferSettings
+from samdiff.pipeline.degrade.imresize import imresize
 
 WAYS = [
     *(InferSettings(steps, sampler=sampler) for steps in (100, 50, 25, 10, 5) for sampler in ("ddpm", "ddim", "dpm2m")),

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
-from samdiff.pipeline.rle import encode, to_coco
-from samdiff.pipeline.structure import encode_structure, rope_table
+from samdiff.pipeline.encode.rle import encode, to_coco
+from samdiff.pipeline.encode.structure import encode_structure, rope_table
 from samdiff.runtime import setup_process
 
 HEIGHT, WIDTH, MASKS, RUNS = 1356, 2040, 100, 9

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from samdiff import ShardDataset, open_store
 from samdiff.model.config import RunConfig, load_config
-from samdiff.model.networks import build_rrdb, build_unet
-from samdiff.model.optim import Guard, average, make_optimiser, update
-from samdiff.model.residual import base_picture, to_picture_range, to_residual
-from samdiff.model.rrdb import condition
-from samdiff.model.schedule import gather
-from samdiff.model.tasks import DiffusionTask
-from samdiff.pipeline.stream import e_sam
+from samdiff.model.diffusion.residual import base_picture, to_picture_range, to_residual
+from samdiff.model.diffusion.schedule import gather
+from samdiff.model.networks.build import build_rrdb, build_unet
+from samdiff.model.networks.rrdb import condition
+from samdiff.model.training.optimizer import Guard, average, make_optimiser, update
+from samdiff.model.training.tasks import DiffusionTask
+from samdiff.pipeline.stream.dataset import e_sam
 from samdiff.runtime import pick_device, setup_process
 
 Batch = dict[str, Tensor]

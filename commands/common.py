@@ -52,7 +52,7 @@ def complain(text: str) -> None:
 
 def choose_checkpoint(given: Path | None) -> Path:
     """The one that was given, or the default, which is told."""
-    from ..model.publish import default_checkpoint
+    from ..model.checkpoints.publish import default_checkpoint
 
     if given is not None:
         return given

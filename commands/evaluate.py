@@ -33,14 +33,14 @@ def evaluate(
     from functools import partial
 
     from ..errors import ConfigError
-    from ..model.batch import provenance
-    from ..model.evaluate import as_csv, as_json, as_markdown, benchmark_files, methods, read_pairs, summarise
-    from ..model.evaluate import evaluate as run
-    from ..model.infer import InferSettings, load_model
-    from ..model.outputs import claim_outputs, write_output
-    from ..model.perceptual import load_measures
-    from ..model.pictures import save_picture
-    from ..model.publish import checkpoint_files
+    from ..model.checkpoints.publish import checkpoint_files
+    from ..model.evaluation.evaluate import as_csv, as_json, as_markdown, benchmark_files, methods, read_pairs, summarise
+    from ..model.evaluation.evaluate import evaluate as run
+    from ..model.evaluation.perceptual import load_measures
+    from ..model.inference.batch import provenance
+    from ..model.inference.image_io import save_picture
+    from ..model.inference.upscaler import InferSettings, load_model
+    from ..pipeline.storage.outputs import claim_outputs, write_output
     from ..runtime import pick_device, progress, setup_process
 
     path = choose_checkpoint(checkpoint)
@@ -113,9 +113,9 @@ def compare(
 ) -> None:
     """Pictures side by side: zoomed crops, labels, figures, difference maps."""
     from ..errors import ConfigError
-    from ..model.compare import comparison
-    from ..model.outputs import claim_outputs
-    from ..model.pictures import FORMATS, open_picture, save_picture
+    from ..model.evaluation.comparison import comparison
+    from ..model.inference.image_io import FORMATS, open_picture, save_picture
+    from ..pipeline.storage.outputs import claim_outputs
 
     if out.suffix.lower() not in FORMATS:  # reported before the work
         raise ConfigError(f"--out {out}: expected a file ending in {', '.join(FORMATS)}")

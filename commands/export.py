@@ -20,9 +20,9 @@ def export_model(
 ) -> None:
     """RRDB and denoiser as ONNX files of dynamic sizes."""
     from ..errors import ConfigError
-    from ..model.export import export_onnx
-    from ..model.infer import load_model
-    from ..model.publish import checkpoint_files
+    from ..model.checkpoints.publish import checkpoint_files
+    from ..model.inference.onnx_export import export_onnx
+    from ..model.inference.upscaler import load_model
 
     if to != "onnx":
         raise ConfigError(f"--to: expected onnx, got {to!r}")

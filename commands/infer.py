@@ -48,9 +48,9 @@ def infer(
     threads: Threads = None,
 ) -> None:
     """Pictures, super-resolved. Never needs SAM or masks."""
-    from ..model.batch import OutputSettings, list_inputs, others_results, plan_outputs, upscale_files
-    from ..model.infer import InferSettings, load_model
-    from ..model.publish import checkpoint_files
+    from ..model.checkpoints.publish import checkpoint_files
+    from ..model.inference.batch import OutputSettings, list_inputs, others_results, plan_outputs, upscale_files
+    from ..model.inference.upscaler import InferSettings, load_model
     from ..runtime import pick_device, setup_process
 
     setup_process(threads)

@@ -58,13 +58,13 @@ def masks(
 
     import numpy as np
 
-    from ..model.outputs import claim_outputs, write_output
-    from ..model.pictures import FORMATS, save_picture
-    from ..model.sheet import colour_labels, colour_map, contact_sheet
-    from ..pipeline.images import read_picture
-    from ..pipeline.masks import MaskGenerator
-    from ..pipeline.sources import list_source
-    from ..pipeline.structure import encode_structure
+    from ..model.evaluation.contact_sheet import colour_labels, colour_map, contact_sheet
+    from ..model.inference.image_io import FORMATS, save_picture
+    from ..pipeline.encode.structure import encode_structure
+    from ..pipeline.images.decode import read_picture
+    from ..pipeline.images.sources import list_source
+    from ..pipeline.masks.generator import MaskGenerator
+    from ..pipeline.storage.outputs import claim_outputs, write_output
     from ..runtime import pick_device, setup_process
 
     if image.is_dir():

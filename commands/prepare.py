@@ -104,15 +104,15 @@ def prepare(
     ] = 1,
 ) -> None:
     """Pictures -> masks -> structure codes -> a store of training tiles. The same command goes on after an interruption."""
-    from ..pipeline.datasets import load_registry, missing_archives, source_of
-    from ..pipeline.images import Limits
-    from ..pipeline.info import plan_lines
-    from ..pipeline.mask_sources import ImportedMasks
-    from ..pipeline.prepare import MaskSource, PrepareSettings, plan_prepare
-    from ..pipeline.prepare import prepare as run
-    from ..pipeline.scan import scan
-    from ..pipeline.segment import make_generator, plan_generator
-    from ..pipeline.targets import check_target
+    from ..pipeline.download.datasets import load_registry, missing_archives, source_of
+    from ..pipeline.images.decode import Limits
+    from ..pipeline.masks.adapters import ImportedMasks
+    from ..pipeline.prepare.info import plan_lines
+    from ..pipeline.prepare.mask_stage import make_generator, plan_generator
+    from ..pipeline.prepare.run import MaskSource, PrepareSettings, plan_prepare
+    from ..pipeline.prepare.run import prepare as run
+    from ..pipeline.prepare.scan import scan
+    from ..pipeline.prepare.targets import check_target
     from ..runtime import pick_device, setup_process, user_path
 
     setup_process(threads)
@@ -183,7 +183,7 @@ def prepare(
     with ExitStack() as stack:
         maker = None
         if workers is not None or dask is not None:
-            from ..pipeline.cluster import Crew
+            from ..pipeline.workers.dask_cluster import Crew
 
             crew = Crew(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
             maker = stack.enter_context(crew).records

@@ -49,11 +49,11 @@ def train(
 
     from ..errors import ConfigError, StoreError
     from ..model.config import load_config
-    from ..model.folder import threads_to_resume
-    from ..model.parallel import join
-    from ..model.train import train as run
-    from ..model.validate import read_benchmark
-    from ..pipeline.stream import open_to_stream
+    from ..model.training.distributed import join
+    from ..model.training.run import train as run
+    from ..model.training.run_dir import threads_to_resume
+    from ..model.training.validation import read_benchmark
+    from ..pipeline.stream.dataset import open_to_stream
     from ..runtime import pick_device, setup_process, usable_cores, user_path
 
     target = None if out is None else user_path(out, "--out")

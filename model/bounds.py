@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError
-from .plain import brief
+from .checkpoints.plain import brief
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -16,10 +16,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
 from .bounds import at_least, at_most, nearest, one_of
-from .modulation import MODULATIONS, Modulation, modulation
-from .plain import brief
-from .rrdb import SCALES
-from .schedule import Schedule
+from .checkpoints.plain import brief
+from .diffusion.modulation import MODULATIONS, Modulation, modulation
+from .diffusion.schedule import Schedule
+from .networks.rrdb import SCALES
 
 PRESETS = ("tiny", "small", "paper")
 BESIDE = ("stores", "rrdb_from", "start_from", "versions", "threads")

@@ -1,1 +1,1 @@
-"""Offline, once per data set: images -> shards. Never imports `samdiff.model`."""
+"""From images to shards, once per data set. Rooms from the top; each imports only rooms below it: workers, prepare, masks, sam, export, stream, shards, download, images, degrade, encode, storage."""

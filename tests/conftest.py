@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from samdiff.errors import WeightsError
-from samdiff.pipeline.sam import Segmenter, load_segmenter
+from samdiff.pipeline.sam.load import Segmenter, load_segmenter
 
 # `make test` tries the same examples on every machine (past failures are written down as `@example`), so that it is red for a change
 # only. `make slow` sets SAMDIFF_FRESH: new seeds, more of them; what they find is a fault to mend.

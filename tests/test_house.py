@@ -12,9 +12,9 @@ from PIL import Image
 
 import samdiff
 from samdiff.cli import app, main
-from samdiff.pipeline.contract import stage_table
+from samdiff.pipeline.shards.schema import stage_table
 
-from .models import write_model
+from .helpers.models import write_model
 
 ROOT = Path(samdiff.__file__).parent
 
@@ -37,7 +37,7 @@ def test_import_is_light():
 
 def test_looking_at_a_store_loads_no_pytorch():
     """`info`, `verify` and `open_store` answer in under a second; PyTorch alone takes longer to load."""
-    modules = "samdiff.pipeline.info, samdiff.pipeline.verify, samdiff.pipeline.export, samdiff.pipeline.stream"
+    modules = "samdiff.pipeline.prepare.info, samdiff.pipeline.shards.verify, samdiff.pipeline.export.export, samdiff.pipeline.stream.dataset"
     done = run("-c", f"import sys, {modules}; print('torch' in sys.modules)")
     assert done.stdout.strip() == "False", done.stdout + done.stderr
 
@@ -155,9 +155,9 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def interrupted(*_: object, **__: object):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("samdiff.pipeline.weights.find_weights", interrupted)
-    monkeypatch.setattr("samdiff.pipeline.store.open_store", interrupted)
-    monkeypatch.setattr("samdiff.pipeline.verify.verify_store", interrupted)
+    monkeypatch.setattr("samdiff.pipeline.sam.weights.find_weights", interrupted)
+    monkeypatch.setattr("samdiff.pipeline.shards.reader.open_store", interrupted)
+    monkeypatch.setattr("samdiff.pipeline.shards.verify.verify_store", interrupted)
     monkeypatch.setenv("SAMDIFF_QUIET", "")
     for words, promise in (
         (["weights", "vit_b"], "goes on"),

@@ -1,0 +1,134 @@
+"""Published weights in: a checkpoint of SAM-DiffSR, SRDiff or their RRDB becomes one of ours, every name and shape verified.
+
+Pickles are read with `weights_only=True` only: a file that would run code is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError, ConfigError, printable
+from ..config import MOST_TIMES, RunConfig, config_from
+from ..diffusion.schedule import Schedule
+from .expected import check_shapes, model_shapes
+from .format import Checkpoint, check_finite
+from .official_names import RRDB_NAMES, UNET_NAMES, to_ours
+from .plain import brief
+from .published import read_published
+
+OFFICIAL_LEVELS = 256
+"""The official code divides LR by 256 (not 255) before it enlarges it, and its weights have learnt the difference."""
+
+
+def import_official(path: Path, modulation: str = "official") -> Checkpoint:
+    """A published checkpoint as ours: kind `diffusion` (U-Net and RRDB), or `rrdb` if the file holds no U-Net.
+
+    Sizes, scale and T are read from the tensors' shapes; the schedule must be one that we know.
+
+    Args:
+        path: the `.ckpt` / `.pth` file; `.npz` and `.safetensors` of the same names are read too.
+        modulation: what it was trained with, which the file does not say: `official` (SAM-DiffSR) or `none` (SRDiff).
+            Both are sampled the same way.
+
+    Raises:
+        ConfigError: another modulation.
+        CheckpointError: no such file, a pickle that needs code, sizes that are not there, an unknown name, a missing or misshapen tensor, another schedule.
+    """
+    if modulation not in ("official", "none"):
+        raise ConfigError(f"--modulation: expected official (SAM-DiffSR) or none (SRDiff), got {modulation!r}")
+    tensors, sha256 = read_published(path)
+    if any(name.startswith("conv_first.") for name in tensors):
+        tensors = {f"rrdb.{name}": value for name, value in tensors.items()}
+    unet, rrdb = _below(tensors, "denoise_fn."), _below(tensors, "rrdb.")
+    strange = [name for name in tensors if not name.startswith(("denoise_fn.", "rrdb.")) and name != "betas"]
+    if strange or not rrdb:
+        found = f"{len(strange)} unknown entries (such as {printable(strange[0])[:80]})" if strange else "no RRDB"
+        raise CheckpointError(
+            f"{path}: expected a published SAM-DiffSR, SRDiff or RRDB checkpoint (denoise_fn.…, rrdb.…), got {found}"
+        )
+    try:
+        config = config_from(_settings(unet, rrdb, tensors.get("betas"), modulation if unet else "none", path))
+        ours = {f"rrdb.{name}": value for name, value in to_ours(rrdb, RRDB_NAMES).items()}
+        ours |= {f"unet.{name}": value for name, value in to_ours(unet, UNET_NAMES).items()}
+        expected = model_shapes(config, "diffusion" if unet else "rrdb")
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path}: the entry {printable(error)[:80]} is unknown, missing or of another shape; not one of the published layouts"
+        ) from error
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its shapes give no network that samdiff knows ({error})") from error
+    check_shapes(
+        expected, {name: tuple(value.shape) for name, value in ours.items()}, str(path), "not one of the published layouts"
+    )
+    check_finite(ours, str(path), "take another copy of the file")
+    facts = {"imported_from": path.name, "sha256": sha256}
+    return Checkpoint("diffusion" if unet else "rrdb", ours, config.as_dict(), facts)
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """One line about an imported checkpoint."""
+    config: RunConfig = config_from(checkpoint.config)
+    count = sum(value.numel() for value in checkpoint.tensors.values()) / 1e6
+    m = config.model
+    parts = [f"{checkpoint.kind}, x{config.scale}, {count:.1f} M parameters"]
+    parts += [f"RRDB {m.rrdb_blocks} x {m.rrdb_features} ({m.rrdb_growth})"]
+    if checkpoint.kind == "diffusion":
+        parts += [f"U-Net {m.width} x {'-'.join(map(str, m.multipliers))}", f"T = {config.diffusion.timesteps}"]
+        parts += [f"LR divided by {config.diffusion.lr_levels} before its enlargement, as in its training"]
+    return ", ".join(parts)
+
+
+def _settings(
+    unet: Mapping[str, Tensor], rrdb: Mapping[str, Tensor], betas: Tensor | None, modulation: str, path: Path
+) -> dict[str, Any]:
+    """The configuration that the shapes tell. KeyError for a tensor that is missing."""
+    model: dict[str, Any] = {
+        "rrdb_features": _length(rrdb, "conv_first.bias"),
+        "rrdb_growth": _length(rrdb, "RRDB_trunk.0.RDB1.conv1.bias"),
+        "rrdb_blocks": _count(rrdb, "RRDB_trunk"),
+    }
+    scale = 2 ** sum(f"upconv{number}.weight" in rrdb for number in (1, 2, 3))
+    diffusion: dict[str, Any] = {"modulation": modulation, "e_mean": "image"}
+    if unet:
+        model["width"] = width = _length(unet, "cond_proj.bias")
+        levels = range(_count(unet, "downs"))
+        model["multipliers"] = [_length(unet, f"downs.{level}.0.block1.block.1.bias") // width for level in levels]
+        scale = _length(unet, "cond_proj.weight", 4) // 2  # its kernel is twice its stride
+        diffusion |= {"lr_levels": OFFICIAL_LEVELS, **_schedule(betas, path)}
+    return {"preset": "published", "scale": scale, "model": model, "diffusion": diffusion}
+
+
+def _length(tensors: Mapping[str, Tensor], name: str, axes: int = 1) -> int:
+    """The last axis of a tensor. KeyError if it is missing, empty or has another number of axes."""
+    if tensors[name].ndim != axes or tensors[name].shape[-1] == 0:
+        raise KeyError(name)
+    return tensors[name].shape[-1]
+
+
+def _count(tensors: Mapping[str, Tensor], part: str) -> int:
+    """How many parts are numbered; not one that only claims a high number, since each has a tensor."""
+    numbers = {match[1] for match in (re.match(rf"{part}\.([0-9]+)\.", name) for name in tensors) if match}
+    return len(numbers)
+
+
+def _schedule(betas: Tensor | None, path: Path) -> dict[str, Any]:
+    """`timesteps` and `schedule` of the tables in the file; the official ones if it holds none."""
+    if betas is None:
+        return {}
+    if betas.ndim == 1 and 2 <= len(betas) <= MOST_TIMES:
+        for name, build in (("cosine", Schedule.cosine), ("linear", Schedule.linear)):
+            if torch.allclose(build(len(betas)).betas.float(), betas, atol=1e-5):
+                return {"timesteps": len(betas), "schedule": name}
+    raise CheckpointError(
+        f"{path}: its betas {brief(betas.flatten()[:3].tolist())} … of shape {list(betas.shape)} are neither the cosine nor the linear schedule"
+    )
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

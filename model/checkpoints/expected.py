@@ -1,0 +1,88 @@
+"""The tensors that a configuration implies: names, shapes and dtypes, told without taking memory for one. Pure.
+
+A few kilobytes can claim any size. So what a file says of itself is compared with its configuration before its tensors are read, and
+the configuration's own sizes are bounded (`config.py`): the largest network takes a second to describe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+import torch
+
+from ...errors import CheckpointError, printable
+from ..config import ModelConfig, RunConfig
+from ..networks.rrdb import RRDB, condition_channels
+from ..networks.unet import UNet
+
+Shapes = dict[str, tuple[int, ...]]
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam keeps for each parameter; `step` is one number."""
+COUNTERS = ("skipped", "row", "longest", "scale", "calm")
+"""The fields of `training.optimizer.Guard`, one number each; a test compares them."""
+
+
+def rrdb_shapes(config: RunConfig) -> Shapes:
+    """Of the RRDB, without a prefix. ConfigError for a scale that it does not have."""
+    return dict(_rrdb(config.model, config.scale))
+
+
+def unet_shapes(config: RunConfig) -> Shapes:
+    """Of the U-Net, without a prefix. ConfigError for diffusion settings that contradict each other."""
+    return dict(_unet(config.model, config.scale, config.diffusion.build().outputs))
+
+
+def model_shapes(config: RunConfig, kind: str) -> Shapes:
+    """Of a checkpoint of kind `rrdb` or `diffusion`, with prefixes."""
+    shapes = _under("rrdb", rrdb_shapes(config))
+    return shapes | _under("unet", unet_shapes(config)) if kind == "diffusion" else shapes
+
+
+def state_shapes(config: RunConfig, stage: str) -> Shapes:
+    """Of the state of stage `rrdb` or `diffusion`: network, average, Adam's moments of every parameter, counters."""
+    network = rrdb_shapes(config) if stage == "rrdb" else unet_shapes(config)  # all their tensors are parameters
+    shapes = _under("network", network) | _under("ema", network)
+    for moment in MOMENTS:
+        shapes |= _under(f"adam.{moment}", {name: () if moment == "step" else shape for name, shape in network.items()})
+    return shapes | _under("guard", dict.fromkeys(COUNTERS, ()))
+
+
+def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str, hint: str) -> None:
+    """CheckpointError unless names and shapes are equal.
+
+    Args:
+        expected: of the configured network.
+        found: in the file.
+        where: what the message begins with.
+        hint: what it ends with: what to do.
+    """
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    misshaped = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
+    parts = [
+        f"{len(names)} {what} (such as {printable(names[0])[:80]})"
+        for what, names in (("missing", missing), ("unexpected", extra), ("of another shape", misshaped))
+        if names
+    ]
+    if parts:
+        raise CheckpointError(f"{where}: the weights do not fit the configured network: {', '.join(parts)}; {hint}")
+
+
+def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
+    return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
+
+
+@lru_cache(maxsize=8)
+def _rrdb(m: ModelConfig, scale: int) -> Iterable[tuple[str, tuple[int, ...]]]:
+    with torch.device("meta"):  # no memory, and no number from the random generator
+        return _of(RRDB(m.rrdb_blocks, m.rrdb_features, m.rrdb_growth, scale))
+
+
+@lru_cache(maxsize=8)
+def _unet(m: ModelConfig, scale: int, outputs: int) -> Iterable[tuple[str, tuple[int, ...]]]:
+    with torch.device("meta"):
+        return _of(UNet(m.width, m.multipliers, condition_channels(m.rrdb_blocks, m.rrdb_features), scale, outputs))
+
+
+def _of(network: torch.nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, tuple(value.shape)) for name, value in network.state_dict().items())

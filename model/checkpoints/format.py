@@ -1,0 +1,263 @@
+"""Weights with everything needed to use them: one safetensors file, the configuration as JSON in its header. No pickles.
+
+A checkpoint of stage `diffusion` holds the U-Net (`unet.…`) and the frozen RRDB (`rrdb.…`), so inference needs one file. A resume state is
+the same kind of file with the optimiser's tensors beside the weights. Each carries a digest of its content (`tensorfile.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import CheckpointError, ConfigError, printable
+from ...pipeline.storage.atomic import advice, write_atomic
+from ..config import config_of
+from .expected import Shapes, check_shapes, model_shapes, state_shapes
+from .plain import brief, read_object, whole_number
+from .tensorfile import DIGEST, content_digest, read, to_bytes
+
+log = logging.getLogger(__name__)
+
+FORMAT = "samdiff-checkpoint"
+FORMAT_VERSION = "1"
+SHIPPED = Path(__file__).parents[1] / "weights" / "tiny-x4.safetensors"
+"""The small model inside the package; `weights/README.md` says what it was trained on and under which licence it is."""
+SHIPPED_NAME = "shipped"
+"""What users type for it in place of a path."""
+SHIPPED_DIGEST = "b636552657e8a6c624b76266808ca51d6b299d7bff0a120da43b06954271845e"
+"""Of the shipped file's content: it was written before files carried their own."""
+MODEL_FILE = "model.safetensors"
+BEST_FILE = "best.safetensors"
+RRDB_FILE = "rrdb.safetensors"
+STAGES = ("rrdb", "diffusion")
+
+_KINDS = ("rrdb", "diffusion", "state")
+_TEXTS = {"format", "format_version", "kind", "config", "facts"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, and what they belong to."""
+
+    kind: str
+    """`rrdb`, `diffusion` or `state` (to resume from)."""
+    tensors: dict[str, torch.Tensor]
+    """On the CPU; prefixes `unet.`, `rrdb.`, and in a state `network.`, `ema.`, `adam.…`, `guard.`."""
+    config: dict[str, Any]
+    """The resolved configuration of the run, see `config.py`."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Where it came from: step, sample position, stores' fingerprints, versions."""
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors below a prefix, without it: a state dict."""
+        return {name[len(prefix) + 1 :]: value for name, value in self.tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, overwrite: bool = True) -> None:
+    """Write a checkpoint with its digest: whole and flushed to the disk, or not at all; an older file stays until then.
+
+    Args:
+        path: the file.
+        checkpoint: what goes into it.
+        overwrite: whether a file that is there already is replaced.
+
+    Raises:
+        CheckpointError: it cannot be written, such as on a full disk, or is there already.
+    """
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": checkpoint.kind,
+        "config": json.dumps(checkpoint.config, sort_keys=True),
+        "facts": json.dumps(checkpoint.facts, sort_keys=True),
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, to_bytes(header, tensors), replace=overwrite)
+    except OSError as error:
+        size = sum(value.nbytes for value in tensors.values()) / 1e6
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror or error}), it needs {size:.0f} MB; what was saved before is untouched: "
+            f"{advice(error)}, then the same command resumes from there"
+        ) from error
+
+
+def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
+    """Read a checkpoint onto the CPU, as float32. Its sizes are checked against its configuration before memory is taken for them.
+
+    A file without a digest (samdiff 0.1 wrote none) is read too, and one warning says so.
+
+    Args:
+        path: the file, a run's folder (its `model.safetensors`), or the word `shipped`: the model that comes with samdiff.
+        kind: what it has to be; None takes any.
+
+    Raises:
+        CheckpointError: there is no file, it is not one of ours, is damaged, of another format version, or of another kind. The
+            message says what to delete or to replace.
+    """
+    file = _file_of(path)
+
+    def accept(texts: dict[str, str], shapes: Shapes) -> None:
+        _check_format(texts, file)
+        claimed = _claimed(texts, file)
+        if kind is not None and claimed.kind != kind:
+            way = f"; {way_out(file)}" if kind == "state" else ""
+            raise CheckpointError(f"{file}: expected a checkpoint of kind {kind!r}, got {claimed.kind!r}{way}")
+        check_shapes(_implied(claimed, file), shapes, str(file), way_out(file))
+
+    try:
+        texts, tensors = read(file, accept)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _refused(file, str(error)) from error
+    found = _claimed(texts, file)
+    if found.kind == "state" and any(value.dtype != torch.float32 for value in tensors.values()):
+        raise _refused(file, "a state holds float32 only, this one has other tensors")
+    if DIGEST not in texts:
+        _without_digest(file, texts, tensors)
+    return Checkpoint(found.kind, {name: value.float() for name, value in tensors.items()}, found.config, found.facts)
+
+
+def way_out(file: Path) -> str:
+    """What to do about a damaged file: what a run can write again may be deleted."""
+    if (file.parent / "config.json").is_file():
+        again = "delete it, and the same `samdiff train` command"
+        if file.name.startswith("state-"):
+            return f"{again} resumes from the state before it (from the stage's start if there is none)"
+        if file.name in (MODEL_FILE, RRDB_FILE):
+            return f"{again} writes it again from what the run has saved"
+        if file.name == BEST_FILE:
+            return f"delete it; {MODEL_FILE} beside it is the run's newest model"
+    if file == SHIPPED:
+        return "install samdiff again"
+    return "take another copy of the file, or give another checkpoint that `samdiff train` wrote"
+
+
+def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) of weights by name, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Copy weights into a module; every name and shape must fit.
+
+    Raises:
+        CheckpointError: names are missing or too many, a shape differs, or a value is not finite.
+    """
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    check_shapes(own, {name: tuple(value.shape) for name, value in state.items()}, where, "check preset and scale")
+    check_finite(state, where, "take an earlier checkpoint")
+    module.load_state_dict(dict(state))
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], where: str, hint: str) -> None:
+    """CheckpointError if any value is NaN or infinite."""
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if broken:
+        raise CheckpointError(f"{where}: {len(broken)} tensors hold NaN or infinity (such as {broken[0]}); {hint}")
+
+
+def newest_run(runs: Path = Path("runs")) -> Path:
+    """The run whose model was written last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    models = sorted(runs.glob(f"*/{MODEL_FILE}"), key=lambda file: file.stat().st_mtime)
+    if not models:
+        raise CheckpointError(
+            f"no checkpoint: {runs}/ holds no trained model; train one with `samdiff train --shards STORE`, or give --checkpoint FILE"
+        )
+    return models[-1]
+
+
+def _file_of(path: Path) -> Path:
+    try:
+        if str(path) == SHIPPED_NAME and not path.exists():
+            path = SHIPPED
+        file = path / MODEL_FILE if path.is_dir() else path
+        if not file.exists():
+            raise CheckpointError(f"{file}: there is no such checkpoint{_runs_hint(path)}")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); give a checkpoint's file") from error
+    return file
+
+
+def _check_format(texts: Mapping[str, str], file: Path) -> None:
+    if texts.get("format") != FORMAT:
+        raise CheckpointError(f"{file}: weights without samdiff's header; {way_out(file)}")
+    if texts.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file}: expected checkpoint format {FORMAT_VERSION}, got {printable(texts.get('format_version'))[:40]}; "
+            f"use the samdiff release that wrote it, or if it is damaged: {way_out(file)}"
+        )
+
+
+def _claimed(texts: Mapping[str, str], file: Path) -> Checkpoint:
+    """What the header says; no tensors."""
+    wrong = sorted((texts.keys() - {DIGEST}) ^ _TEXTS)
+    if wrong:
+        raise _refused(file, f"the header is damaged: the entry {brief(wrong[0])} is missing or unknown")
+    if texts["kind"] not in _KINDS:
+        raise _refused(file, f"the header is damaged: expected kind {', '.join(_KINDS)}, got {brief(texts['kind'])}")
+    try:
+        return Checkpoint(texts["kind"], {}, read_object(texts["config"]), read_object(texts["facts"]))
+    except ValueError as error:
+        raise _refused(file, f"the header is damaged: {printable(error)}") from error
+
+
+def _implied(claimed: Checkpoint, file: Path) -> Shapes:
+    """The tensors that belong to what the header says."""
+    facts = claimed.facts
+    if "step" in facts and not whole_number(facts["step"]):
+        raise _refused(file, f"the header is damaged: expected a number of steps, got {brief(facts['step'])}")
+    try:
+        config = config_of(claimed.config)
+        if claimed.kind != "state":
+            return model_shapes(config, claimed.kind)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{file}: its configuration is not understood ({error}); use the samdiff release that wrote it, "
+            f"or if it is damaged: {way_out(file)}"
+        ) from error
+    if facts.get("stage") not in STAGES:
+        raise _refused(file, f"the header is damaged: expected stage {' or '.join(STAGES)}, got {brief(facts.get('stage'))}")
+    return state_shapes(config, facts["stage"])
+
+
+def _without_digest(file: Path, texts: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> None:
+    if file != SHIPPED:
+        _warn_once(file)
+    elif content_digest(texts, tensors) != SHIPPED_DIGEST:
+        raise _refused(file, "its content is not what was shipped")
+    else:
+        log.info("%s: carries no digest of its own; its content is the one that this release knows", file)
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(file: Path) -> None:
+    log.warning("%s: carries no digest (samdiff 0.1 wrote none), so damage to its values cannot be noticed", printable(file))
+
+
+def _refused(file: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{file}: {reason}; {way_out(file)}")
+
+
+def _runs_hint(path: Path) -> str:
+    if path.is_dir():
+        return "; the run has not finished a first checkpoint yet, or it is not a run's folder"
+    return "; `samdiff train` writes runs/NAME/model.safetensors"

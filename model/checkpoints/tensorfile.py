@@ -1,0 +1,88 @@
+"""Safetensors with a digest: what a file claims is checked before memory is taken for it, what was read is checked against what was written.
+
+The digest is SHA-256 over the header's texts and every tensor's name, dtype, shape and bytes, in sorted order: the same wherever the file
+lies and however its tensors are laid out in it. It stands in the header beside the texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ...errors import printable
+from .plain import brief
+
+DIGEST = "sha256"
+"""Its name in the header."""
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""What weights may be stored in."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def content_digest(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of a file's content.
+
+    Args:
+        texts: of the header; one named `sha256` does not count.
+        tensors: on the CPU, of one of `DTYPES`.
+    """
+    digest = hashlib.sha256()
+
+    def add(text: str) -> None:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+
+    for name in sorted(texts.keys() - {DIGEST}):
+        add(name)
+        add(texts[name])
+    for name, value in sorted(tensors.items()):
+        add(name)
+        add(f"{_NAMES[value.dtype]} {list(value.shape)}")
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def to_bytes(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bytes:
+    """The file's bytes, with the digest in its header. Tensors are contiguous and on the CPU."""
+    return save(dict(tensors), {**texts, DIGEST: content_digest(texts, tensors)})
+
+
+def read(
+    path: Path, accept: Callable[[dict[str, str], dict[str, tuple[int, ...]]], None]
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The header's texts and the tensors as they are stored, the digest checked if there is one.
+
+    Args:
+        path: a file.
+        accept: called with the texts and the shapes by name before a tensor is read; raises if they will not do.
+
+    Raises:
+        ValueError: not a regular file, not safetensors, a dtype that weights do not have, or other content than the digest's.
+        OSError: it cannot be read.
+    """
+    if not path.is_file():  # a pipe would block for ever
+        raise ValueError("not a readable safetensors file (expected a regular file)")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as opened:
+            texts = dict(opened.metadata() or {})
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            shapes = {name: tuple(found.get_shape()) for name, found in slices.items()}
+            accept(texts, shapes)
+            for name, found in slices.items():
+                if found.get_dtype() not in DTYPES:
+                    raise ValueError(f"{printable(name)[:80]} is {found.get_dtype()}, expected weights of {', '.join(DTYPES)}")
+            # clone: memory of our own, not the file's pages, which another process may change after they were checked
+            tensors = {name: opened.get_tensor(name).clone() for name in slices}
+    except SafetensorError as error:
+        raise ValueError(f"not a readable safetensors file ({printable(error)[:200]})") from error
+    expected = texts.get(DIGEST)
+    got = None if expected is None else content_digest(texts, tensors)
+    if got != expected:
+        raise ValueError(f"its content is not what was written (expected SHA-256 {brief(expected)}, got {got})")
+    return texts, tensors

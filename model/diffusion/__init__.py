@@ -1,0 +1,1 @@
+"""The process: schedule, modulation by E, samplers, residual, noise. Pure."""

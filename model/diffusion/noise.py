@@ -1,0 +1,49 @@
+"""Noise as a function of (seed, sample, step, place), so that no field of it need be held whole. Pure.
+
+The same pixel gets the same noise whatever the picture's size, the tiles or the order of work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import ConfigError
+
+BLOCK = 128  # pixels; a block is drawn whole, so rows are best asked for in multiples of it
+
+
+@dataclass(frozen=True)
+class NoiseField:
+    """Standard normal numbers for every pixel of a picture, at every step."""
+
+    seed: int
+    """What makes one picture's noise another's; 0 … 2^64 - 1."""
+    width: int
+    """Of the picture, in pixels."""
+    sample: int = 0
+    """Which of several samples of one seed."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 64:
+            raise ConfigError(f"seed: expected 0 to 2^64 - 1, got {self.seed}")
+
+    def rows(self, step: int, top: int, bottom: int) -> Tensor:
+        """float32 [1, 3, bottom - top, width] on the CPU: rows top … bottom - 1 of step `step`."""
+        out = np.empty((3, bottom - top, self.width), np.float32)
+        for block_y in range(top // BLOCK, -(-bottom // BLOCK)):
+            first, last = max(top, block_y * BLOCK), min(bottom, (block_y + 1) * BLOCK)
+            for block_x in range(-(-self.width // BLOCK)):
+                left, right = block_x * BLOCK, min(self.width, (block_x + 1) * BLOCK)
+                block = self._block(step, block_y, block_x)[:, first - block_y * BLOCK : last - block_y * BLOCK, : right - left]
+                out[:, first - top : last - top, left:right] = block
+        return torch.from_numpy(out)[None]
+
+    def _block(self, step: int, block_y: int, block_x: int) -> np.ndarray:
+        """Philox (Salmon et al. 2011) counts: the block's place is in the upper words of the counter, the lowest is left to run."""
+        counter = np.array([0, block_x, block_y, step], np.uint64)
+        bits = np.random.Philox(key=np.array([self.seed, self.sample], np.uint64), counter=counter)
+        return np.random.Generator(bits).standard_normal((3, BLOCK, BLOCK), dtype=np.float32)

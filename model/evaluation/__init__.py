@@ -1,0 +1,1 @@
+"""`samdiff evaluate` and `compare`: metrics by named protocols, tables and sheets."""

@@ -1,0 +1,107 @@
+"""Contact sheets for papers: whole picture with the crops' boxes, zoomed crops of all methods, figures, difference maps. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ...errors import ConfigError
+from .contact_sheet import colour_map, contact_sheet
+from .metrics import psnr_y, ssim_y
+
+Box = tuple[int, int, int, int]
+_COLOURS = ((230, 60, 40), (40, 140, 230), (50, 170, 70), (230, 170, 30))
+
+
+def comparison(
+    pictures: Sequence[tuple[str, np.ndarray]],
+    reference: np.ndarray | None,
+    boxes: Sequence[Box],
+    shave: int = 4,
+    differences: bool = True,
+    width: int = 240,
+) -> np.ndarray:
+    """A sheet: the whole pictures with figures, then a row of crops per box, then a row of difference maps.
+
+    Args:
+        pictures: (label, uint8 [H, W, 3] or [H, W]), all of one size.
+        reference: HR; None: no figures and no differences.
+        boxes: crops (x, y, width, height); empty: the most detailed square.
+        shave: border left out of the figures.
+        differences: whether to add maps of |picture - HR|, all on one scale.
+        width: of a panel in pixels.
+
+    Returns:
+        uint8 [h, w, 3].
+
+    Raises:
+        ConfigError: pictures of different sizes, or a box outside them.
+    """
+    named = [(label, _rgb(picture)) for label, picture in pictures]
+    height, full_width = named[0][1].shape[:2]
+    everything = [*named, ("HR", _rgb(reference))] if reference is not None else named
+    for label, picture in everything:
+        if picture.shape[:2] != (height, full_width):
+            raise ConfigError(
+                f"compare: expected pictures of one size, {named[0][0]} is {full_width} x {height}, {label} is "
+                f"{picture.shape[1]} x {picture.shape[0]}; compare results of one input"
+            )
+    for x, y, w, h in boxes:
+        if w < 1 or h < 1 or x < 0 or y < 0 or x + w > full_width or y + h > height:
+            raise ConfigError(f"--crop {x},{y},{w},{h}: expected a box inside {full_width} x {height} pixels")
+    boxes = list(boxes) or [detailed_box(everything[-1][1])]
+    panels = [(_caption(label, picture, reference, shave), _framed(picture, boxes)) for label, picture in everything]
+    for number, (x, y, w, h) in enumerate(boxes, start=1):
+        side = max(w, h)
+        for label, picture in everything:
+            crop = np.full((side, side, 3), 255, np.uint8)
+            crop[:h, :w] = picture[y : y + h, x : x + w]
+            panels.append((f"{label}\ncrop {number}: {w} x {h}", _bordered(crop, _COLOURS[(number - 1) % len(_COLOURS)])))
+    if reference is not None and differences:
+        errors = [np.abs(picture.astype(np.float64) - _rgb(reference)).mean(axis=2) for _, picture in named]
+        top = max(max(float(np.percentile(error, 99.5)) for error in errors), 1.0)
+        for (label, _), error in zip(named, errors, strict=True):
+            scaled = np.minimum(error, top)
+            scaled[0, 0], scaled[-1, -1] = 0, top  # one scale for all maps
+            panels.append((f"|{label} - HR|\nbright = {top:.0f}/255, mean {error.mean():.2f}", colour_map(scaled)))
+    rows = [panels[start : start + len(everything)] for start in range(0, len(panels), len(everything))]
+    return np.concatenate([contact_sheet(row, len(everything), width) for row in rows])
+
+
+def detailed_box(picture: np.ndarray) -> Box:
+    """The square of a quarter of the shorter side with the most gradient."""
+    side = max(8, min(picture.shape[:2]) // 4)
+    side = min(side, *picture.shape[:2])
+    grey = picture.astype(np.float32).mean(axis=2)
+    detail = np.abs(cv2.Sobel(grey, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    total = cv2.integral(detail)
+    sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    y, x = np.unravel_index(int(sums.argmax()), sums.shape)
+    return int(x), int(y), side, side
+
+
+def _caption(label: str, picture: np.ndarray, reference: np.ndarray | None, shave: int) -> str:
+    if reference is None or label == "HR":
+        return f"{label}\n{picture.shape[1]} x {picture.shape[0]}"
+    truth = _rgb(reference)
+    return f"{label}\n{psnr_y(picture, truth, shave):.2f} dB, SSIM {ssim_y(picture, truth, shave):.4f}"
+
+
+def _framed(picture: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
+    framed = picture.copy()
+    thick = max(1, picture.shape[1] // 200)
+    for number, (x, y, w, h) in enumerate(boxes):
+        cv2.rectangle(framed, (x, y), (x + w - 1, y + h - 1), _COLOURS[number % len(_COLOURS)], thick)
+    return framed
+
+
+def _bordered(crop: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    return cv2.copyMakeBorder(crop, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=colour)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    return np.ascontiguousarray(image[..., :3]) if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)

@@ -1,0 +1,267 @@
+"""Figures that others can check: a model beside bicubic and its RRDB on benchmark folders, by protocols that are named.
+
+| figure | protocol |
+|---|---|
+| psnr_y, ssim_y | the field's tables: Y of BT.601 (16 … 235, not rounded), borders shaved by the scale |
+| psnr_y_full, ssim_y_full | the official SAM-DiffSR code: the same without a shave |
+| psnr_rgb | RGB, borders shaved by the scale |
+| psnr_lr | consistency: the result reduced by MATLAB's bicubic against LR, RGB, no shave |
+| ldl | mean of LDL's artifact map (see `artifacts`), the RRDB's picture as its reference; lower is better |
+
+A grey HR file is scored on its grey values, and its LR taken as grey. SAM-DiffSR's own "artifact" measure has no published definition.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import ConfigError, printable
+from ...pipeline.degrade.imresize import imresize
+from ...pipeline.images.sources import SUFFIXES
+from ..inference.image_io import open_picture, save_picture
+from .ldl import artifact_map
+from .metrics import psnr, psnr_y, ssim_y
+from .perceptual import FolderMeasure, Measures, PictureMeasure
+
+Upscale = Callable[[np.ndarray, int], np.ndarray]
+
+DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5, "lpips": 4, "dists": 4, "maniqa": 4}
+"""Decimals in tables; 3 for the others."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture of a benchmark."""
+
+    name: str
+    """The HR file's name without its suffix."""
+    lr: np.ndarray
+    """uint8 [h, w] or [h, w, 3]."""
+    hr: np.ndarray
+    """uint8, s times larger, cut at the bottom and the right to what LR covers."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of one picture, or of a whole benchmark (such as FID), by one method."""
+
+    benchmark: str
+    """Name of the folder."""
+    picture: str
+    """Name of the picture; empty for the whole benchmark."""
+    method: str
+    """bicubic, rrdb or samdiff."""
+    seed: int
+    """Of the sample; 0 for the methods that draw nothing."""
+    figures: Mapping[str, float]
+    """Figure -> value."""
+
+
+def read_pairs(folder: Path, scale: int) -> list[Pair]:
+    """The pictures of a benchmark: HR/ with LRx4/ (files of the same name, or NAMEx4), or HR alone, which is reduced by MATLAB's bicubic.
+
+    Raises:
+        ConfigError: no folder, no pictures, or an HR picture without its LR where a folder of LR is there.
+        ImageError: a picture cannot be read.
+    """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"--benchmark {folder}: there is no such folder; give one of HR pictures, or with HR/ and LRx{scale}/"
+        )
+    inside = folder / "HR" if (folder / "HR").is_dir() else folder
+    files = sorted(p for p in inside.glob("*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ConfigError(
+            f"--benchmark {folder}: expected a folder of pictures, or one with HR/ and LRx{scale}/ in it; found none"
+        )
+    small = folder / f"LRx{scale}"
+    lows = {p.stem.removesuffix(f"x{scale}"): p for p in small.glob("*")} if small.is_dir() else {}
+    if lows and (lone := [p.name for p in files if p.stem not in lows]):
+        raise ConfigError(
+            f"--benchmark {folder}: {small} has no LR for {lone[0]} ({len(lone)} in all); add them, or take the folder away"
+        )
+    return [_pair(path, lows.get(path.stem), scale) for path in files]
+
+
+def benchmark_files(folder: Path) -> list[Path]:
+    """All files that `read_pairs` may read of a benchmark, at any scale: none of them is an output."""
+    lows = [path for path in folder.glob("LRx*") if path.is_dir()]
+    listed = [path for place in (folder, folder / "HR") for path in place.glob("*") if path.suffix.lower() in SUFFIXES]
+    return [*listed, *(path for low in lows for path in low.glob("*"))]
+
+
+def methods(seeds: Sequence[int]) -> list[str]:
+    """The names by which `evaluate` calls `on_picture` with the results of one picture."""
+    return ["bicubic", "rrdb", *(f"samdiff-seed{seed}" for seed in seeds)]
+
+
+def _pair(path: Path, low: Path | None, scale: int) -> Pair:
+    hr = _without_alpha(open_picture(path))
+    if low is None:
+        height, width = (side // scale * scale for side in hr.shape[:2])
+        return Pair(path.stem, imresize(np.ascontiguousarray(hr[:height, :width]), 1 / scale), hr[:height, :width])
+    lr = _without_alpha(open_picture(low))
+    if hr.ndim == 2 and lr.ndim == 3:
+        lr = np.ascontiguousarray(lr[..., 0])
+    if lr.ndim == 2 and hr.ndim == 3:
+        lr = np.repeat(lr[..., None], 3, axis=2)
+    if any(
+        not low_side * scale <= side < (low_side + 1) * scale + scale
+        for low_side, side in zip(lr.shape, hr.shape[:2], strict=False)
+    ):
+        raise ConfigError(
+            f"{low}: expected {path.name} reduced {scale} times, {hr.shape[:2]} -> got {lr.shape[:2]}; check the scale"
+        )
+    return Pair(path.stem, lr, hr[: lr.shape[0] * scale, : lr.shape[1] * scale])
+
+
+def _without_alpha(image: np.ndarray) -> np.ndarray:
+    if image.ndim == 3 and image.shape[2] in (2, 4):
+        image = image[..., : image.shape[2] - 1]
+    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+
+
+def figures_of(
+    found: np.ndarray, pair: Pair, scale: int, reference: np.ndarray, extras: Mapping[str, PictureMeasure]
+) -> dict[str, float]:
+    """All figures of one result.
+
+    Args:
+        found: uint8, like `pair.hr`.
+        pair: LR and HR.
+        scale: s.
+        reference: a stable result for LDL's map (the RRDB's).
+        extras: more figures by name, of (result, HR), such as LPIPS.
+    """
+    hr, back = pair.hr, imresize(np.ascontiguousarray(found), 1 / scale)
+    ours = {
+        "psnr_y": psnr_y(found, hr, scale),
+        "ssim_y": ssim_y(found, hr, scale),
+        "psnr_y_full": psnr_y(found, hr, 0),
+        "ssim_y_full": ssim_y(found, hr, 0),
+        "psnr_rgb": psnr(found, hr, scale),
+        "psnr_lr": psnr(back, pair.lr),
+        "ldl": float(artifact_map(found, hr, reference).mean()),
+    }
+    return ours | {name: measure(found, hr) for name, measure in extras.items()}
+
+
+def evaluate(
+    pairs: Sequence[Pair],
+    benchmark: str,
+    scale: int,
+    regress: Callable[[np.ndarray], np.ndarray],
+    upscale: Upscale,
+    seeds: Sequence[int],
+    extras: Measures | None = None,
+    on_picture: Callable[[str, str, np.ndarray], None] = lambda *_: None,
+) -> list[Row]:
+    """Figures of bicubic, the RRDB and the samples of all seeds, picture by picture.
+
+    Args:
+        pairs: see `read_pairs`.
+        benchmark: its name.
+        scale: s.
+        regress: LR -> the RRDB's picture.
+        upscale: (LR, seed) -> a sample.
+        seeds: of the samples.
+        extras: more figures, see `load_measures`.
+        on_picture: called with picture, method and result, to save it or to show progress.
+    """
+    rows, more = [], extras or Measures()
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, pair in enumerate(pairs):
+            rrdb = regress(pair.lr)
+            made = [("bicubic", 0, imresize(pair.lr, scale)), ("rrdb", 0, rrdb)]
+            made += [("samdiff", seed, upscale(pair.lr, seed)) for seed in seeds]
+            for method, seed, found in made:
+                rows.append(Row(benchmark, pair.name, method, seed, figures_of(found, pair, scale, rrdb, more.pictures)))
+                if more.folders:
+                    save_picture(found, Path(scratch, f"{method}-{seed}", f"{number}.png"))
+                on_picture(pair.name, method if method != "samdiff" else f"{method}-seed{seed}", found)
+            if more.folders:
+                save_picture(pair.hr, Path(scratch, "HR", f"{number}.png"))
+        return rows + (_of_folders(rows, Path(scratch), more.folders) if more.folders else [])
+
+
+def _of_folders(rows: Sequence[Row], folder: Path, measures: Mapping[str, FolderMeasure]) -> list[Row]:
+    """A row for the whole benchmark per method and seed."""
+    return [
+        Row(
+            benchmark, "", method, seed, {name: of(folder / f"{method}-{seed}", folder / "HR") for name, of in measures.items()}
+        )
+        for benchmark, method, seed in dict.fromkeys((row.benchmark, row.method, row.seed) for row in rows)
+    ]
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.figures))
+
+
+def summarise(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, tuple[float, float]]]:
+    """(benchmark, method) -> figure -> (mean over the pictures and seeds, standard error over the seeds' means; NaN for one seed)."""
+    found: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
+    for key in dict.fromkeys((row.benchmark, row.method) for row in rows):
+        own = [row for row in rows if (row.benchmark, row.method) == key]
+        seeds = sorted({row.seed for row in own})
+        found[key] = {}
+        for name in _names(own):
+            each = [[row.figures[name] for row in own if row.seed == seed and name in row.figures] for seed in seeds]
+            means = [float(np.mean(values)) for values in each]
+            with np.errstate(invalid="ignore"):  # of infinite figures
+                error = float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+            found[key][name] = (float(np.mean(means)), error)
+    return found
+
+
+def as_markdown(summary: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]]) -> str:
+    """A table, one line per benchmark and method; ± is the standard error over seeds."""
+    names = list(next(iter(summary.values())))
+    lines = ["| benchmark | method | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
+    for (benchmark, method), figures in summary.items():
+        cells = []
+        for name in names:
+            mean, error = figures[name]
+            digits = DIGITS.get(name, 3)
+            cells.append(f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}"))
+        lines.append(f"| {printable(benchmark)} | {printable(method)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """One line per picture, method and seed; a last one without a picture's name for figures of the whole benchmark."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["benchmark", "picture", "method", "seed", *_names(rows)])
+    for row in rows:
+        cells = [f"{row.figures[name]:.6f}" if name in row.figures else "" for name in _names(rows)]
+        writer.writerow([row.benchmark, row.picture, row.method, row.seed, *cells])
+    return out.getvalue()
+
+
+def as_json(rows: Sequence[Row], facts: Mapping[str, object]) -> str:
+    """Facts about the run, all rows and the summary; null for NaN and infinity, which JSON lacks."""
+
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    summary = [
+        {"benchmark": benchmark, "method": method}
+        | {name: {"mean": number(mean), "standard_error": number(error)} for name, (mean, error) in figures.items()}
+        for (benchmark, method), figures in summarise(rows).items()
+    ]
+    lines = [
+        {"benchmark": row.benchmark, "picture": row.picture, "method": row.method, "seed": row.seed}
+        | {name: number(value) for name, value in row.figures.items()}
+        for row in rows
+    ]
+    return json.dumps({**facts, "summary": summary, "pictures": lines}, indent=1)

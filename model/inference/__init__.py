@@ -1,0 +1,1 @@
+"""`samdiff infer`: images of any size in tiles, image files in and out, ONNX."""

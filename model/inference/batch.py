@@ -1,0 +1,279 @@
+"""Many files in, many files out: what `samdiff infer` does around a model."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...errors import ConfigError, ImageError, SamdiffError, printable
+from ...pipeline.images.sources import SUFFIXES
+from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, place_of, sweep_outputs, try_place
+from ...pipeline.storage.regular import read_regular
+from ...runtime import progress
+from ..checkpoints.publish import checkpoint_files
+from ..diffusion.sampler import DEFAULT
+from .image_io import FORMATS, MAX_BYTES, file_says, is_result, read_picture_file, save_picture
+from .upscaler import InferSettings, SuperResolver
+
+OUTPUT_FORMATS = ("png", "jpg", "webp")
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Where the results go, and in which shape."""
+
+    out: Path | None = None
+    """A file for one input, a folder for any number; None: beside each input."""
+    suffix: str = "_x4"
+    """Added to the input's name."""
+    format: str = "png"
+    """png, jpg or webp; a file named by `out` has its own."""
+    overwrite: bool = False
+    """Whether files that exist are replaced."""
+    bits: int = 8
+    """8, or 16 for PNG."""
+    say_so: bool = True
+    """Whether the file says which model made it, and that it is synthesised."""
+
+    def __post_init__(self) -> None:
+        if self.format not in OUTPUT_FORMATS:
+            raise ConfigError(f"--format: expected one of {', '.join(OUTPUT_FORMATS)}, got {self.format!r}")
+        if self.bits not in (8, 16):
+            raise ConfigError(f"--bits: expected 8 or 16, got {self.bits}")
+        if self.bits == 16 and (self._suffix_out() or f".{self.format}") != ".png":
+            raise ConfigError("--bits 16: only PNG holds 16 bits; give --format png")
+        if "/" in self.suffix or "\\" in self.suffix:
+            raise ConfigError(f"--suffix: expected an ending for names, such as _x4, got {self.suffix!r}")
+
+    def is_file(self) -> bool:
+        """Whether `out` names one file."""
+        return bool(self._suffix_out()) and not (self.out is not None and self.out.is_dir())
+
+    def _suffix_out(self) -> str:
+        known = self.out is not None and self.out.suffix.lower() in FORMATS
+        return self.out.suffix.lower() if known and self.out is not None else ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to be made."""
+
+    source: Path
+    """The input."""
+    target: Path
+    """The output."""
+    trouble: str = ""
+    """Why it is not made, if that is known beforehand."""
+
+
+def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
+    """Files, the pictures of folders (not of their folders), and the files that patterns such as `in/*.png` match; sorted within each.
+
+    A folder's pictures that are results of others beside them (NAME + suffix) are left out, so that the same command can run again.
+
+    Raises:
+        ImageError: a folder without pictures, or a pattern that matches nothing.
+        ConfigError: an empty name.
+    """
+    found: dict[object, Path] = {}
+    folders: dict[str, tuple[object, ...]] = {}
+    for given in inputs:
+        if not os.fspath(given):  # an empty variable in a shell; a Path would make it the current folder
+            raise ConfigError("infer: expected a file, folder or pattern, got an empty name; for the current folder write .")
+        path = Path(given)
+        if os.path.isdir(path):
+            chosen, _ = _of_folder(path, suffix)
+            if not chosen:
+                raise ImageError(f"{path}: holds no pictures ({', '.join(SUFFIXES)})")
+        elif not os.path.lexists(path) and glob.has_magic(str(given)):
+            chosen = [Path(name) for name in sorted(glob.glob(str(given), recursive=True)) if not os.path.isdir(name)]
+            if not chosen:
+                raise ImageError(f"{given}: matches no file")
+        else:
+            chosen = [path]
+        for p in chosen:
+            found.setdefault(place_of(p, folders), p)
+    return list(found.values())
+
+
+def others_results(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
+    """What `list_inputs` leaves out of folders for its name alone, and what does not say that samdiff made it: nobody's to overwrite."""
+    folders = [Path(given) for given in inputs if os.path.isdir(given)]
+    return [path for folder in folders for path in _of_folder(folder, suffix)[1] if not is_result(path)]
+
+
+def _of_folder(folder: Path, suffix: str) -> tuple[list[Path], list[Path]]:
+    """A folder's images, sorted: the inputs, and those that by their names are results of others beside them.
+
+    A pipe or a dangling link named like an image is listed, too: it is reported when it is read.
+    """
+    inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    stems = {p.stem for p in inside}
+    results = {p for p in inside if suffix and p.stem.endswith(suffix) and p.stem.removesuffix(suffix) in stems}
+    return [p for p in inside if p not in results], [p for p in inside if p in results]
+
+
+def plan_outputs(inputs: Sequence[Path], settings: OutputSettings, read: Iterable[Path] = ()) -> list[Job]:
+    """What is made from which, decided before anything is computed.
+
+    An output is never an input of the same run, neither its own nor another's: such a job has its reason in `trouble`.
+
+    Args:
+        inputs: from `list_inputs`.
+        settings: where the results go.
+        read: more files that the run reads, such as the checkpoint's.
+
+    Raises:
+        ConfigError: several inputs for one file, two inputs for one name, an unknown format, or one input whose output may not be written.
+    """
+    out = settings.out
+    if settings.is_file() and len(inputs) > 1:
+        raise ConfigError(f"--out: {len(inputs)} pictures cannot go to one file {out}; give a folder")
+    if out is not None and not settings.is_file() and out.suffix and not out.is_dir():
+        raise ConfigError(f"--out: expected a folder or a file ending in {', '.join(FORMATS)}, got {out}")
+    name = f"{settings.suffix}.{settings.format}"
+    targets = [
+        out if settings.is_file() and out is not None else (out or path.parent) / f"{path.stem}{name}" for path in inputs
+    ]
+    guard = Outputs([*inputs, *read], settings.overwrite, resumes=True)
+    double = guard.clash(targets)
+    if double is not None:
+        raise ConfigError(f"--out: two of the images would both become {printable(double)}; rename one, or run them apart")
+    jobs = [Job(path, target, guard.trouble(target, path)) for path, target in zip(inputs, targets, strict=True)]
+    if len(jobs) == 1 and jobs[0].trouble:
+        raise ConfigError(f"{printable(jobs[0].target)}: {jobs[0].trouble}")
+    return jobs
+
+
+def upscale_files(
+    model: SuperResolver, jobs: Sequence[Job], settings: InferSettings, output: OutputSettings, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Do what `plan_outputs` planned; returns name -> reason of the inputs of which nothing was made. The others go on.
+
+    An output that exists is kept if its file says that the same work made it: so an interrupted command can be given again.
+
+    Raises:
+        ConfigError: settings that do not fit the model.
+        ImageError: the only input cannot be read, or its output not be written.
+    """
+    times = model.check(settings)
+    guard = Outputs([*(job.source for job in jobs), *checkpoint_files(Path(model.name))], output.overwrite)
+    sweep_outputs(job.target for job in jobs)
+    total = 1 if settings.regress else settings.average * (len(times) + 1)
+    bar = progress(desc="pictures", total=len(jobs) * total, unit="step")
+    failed: dict[str, str] = {}
+    for number, job in enumerate(jobs, start=1):
+        name = printable(job.source.name)
+        bar.set_description(f"{name} {number}/{len(jobs)}" if len(jobs) > 1 else name)
+        try:
+            if job.trouble == EXISTS:
+                line = _kept(model, job, settings, output)
+            elif job.trouble:
+                raise ImageError(job.trouble if job.trouble == ITSELF else f"{printable(job.target)} {job.trouble}")
+            else:
+                line = _upscale_file(model, job, settings, output, guard, partial(_advance, bar))
+        except SamdiffError as error:
+            if len(jobs) == 1:
+                bar.close()
+                raise
+            failed[str(job.source)] = str(error).removeprefix(f"{job.source}: ")
+        else:
+            bar.clear()
+            say(line)
+        bar.update(number * total - bar.n)
+    bar.close()
+    return failed
+
+
+def _upscale_file(
+    model: SuperResolver,
+    job: Job,
+    settings: InferSettings,
+    output: OutputSettings,
+    guard: Outputs,
+    on_step: Callable[[int], Any],
+) -> str:
+    _check_place(job, guard)
+    source = read_picture_file(job.source)
+    pixels = source.pixels
+    if output.bits == 16 and pixels.dtype == np.uint8:
+        pixels = pixels.astype(np.uint16) * 257
+    result = model.upscale(pixels, settings, on_step=on_step)
+    if output.bits == 8 and result.dtype == np.uint16:
+        result = np.round(result / 257).astype(np.uint8)
+    said = _said(model, job.source, settings, output) if output.say_so else {}
+    _check_target(job, guard)  # again: hours may have passed
+    save_picture(result, job.target, source, said, overwrite=output.overwrite)
+    guard.wrote(job.target)
+    return f"{job.source} {pixels.shape[1]} x {pixels.shape[0]} -> {job.target} {result.shape[1]} x {result.shape[0]}"
+
+
+def _kept(model: SuperResolver, job: Job, settings: InferSettings, output: OutputSettings) -> str:
+    """The line about an output that is there already; an ImageError if it may be something else than what would be made."""
+    if not output.say_so:
+        raise ImageError(f"{job.target} {EXISTS} (with --no-provenance it cannot be told whether this command made it)")
+    try:
+        if not job.source.is_file():  # a FIFO would never end
+            raise ImageError(f"{job.source}: there is no such file, or it is no regular file")
+        same = file_says(job.target, _said(model, job.source, settings, output))
+    except OSError as error:
+        raise ImageError(f"{job.source}: cannot be read ({error.strerror or error})") from error
+    if not same:
+        raise ImageError(f"{job.target} was not made from this input by this model with these settings, and {EXISTS}")
+    return f"kept {job.target}, made from {job.source} before"
+
+
+def _said(model: SuperResolver, source: Path, settings: InferSettings, output: OutputSettings) -> dict[str, str]:
+    """`provenance` of a result, with its input: all that decides the file's pixels."""
+    said = provenance(model, settings)
+    said["samdiff-settings"] += ", 16 bits" if output.bits == 16 else ""
+    return {**said, "samdiff-input": f"sha256 {hashlib.sha256(read_regular(source, MAX_BYTES)).hexdigest()[:16]}"}
+
+
+def provenance(model: SuperResolver, settings: InferSettings) -> dict[str, str]:
+    """What a result's file says about itself: PNG keywords and their text."""
+    if settings.regress:
+        how = "regression (RRDB)"
+    else:
+        steps = len(model.check(settings))
+        how = f"{settings.sampler or DEFAULT[model.modulation.name]}, {steps} steps, seed {settings.seed}"
+        how += f", mean of {settings.average} samples" if settings.average > 1 else ""
+        how += f", started from the RRDB at t = {model.check(settings)[0]}" if settings.start == "rrdb" else ""
+    how += ", made consistent with the input" if settings.consistent else ""
+    how += f", tiles of {settings.tile} overlapping by {settings.overlap}" if settings.tile else ", no tiles"
+    how += f", {settings.precision}"
+    return {
+        "Software": f"samdiff {__version__}",
+        "Description": f"Enlarged {model.scale} times; the detail is synthesised by a model and was not photographed.",
+        "samdiff-model": f"{Path(model.name).name} sha256 {model.sha256[:16]}",
+        "samdiff-settings": how,
+    }
+
+
+def _check_target(job: Job, guard: Outputs) -> None:
+    if reason := guard.trouble(job.target, job.source):
+        raise ImageError(f"{printable(job.target)} {reason}")
+
+
+def _check_place(job: Job, guard: Outputs) -> None:
+    """Before hours of work: may the file be written there, and can it?"""
+    _check_target(job, guard)
+    try:
+        try_place(job.target)
+    except OSError as error:
+        raise ImageError(
+            f"{job.target}: cannot be written ({error.strerror or error}); give another --out, or free or unlock the place"
+        ) from error
+
+
+def _advance(bar: Any, _: int) -> None:
+    bar.update()

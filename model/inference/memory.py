@@ -1,0 +1,127 @@
+"""Memory that enlarging an image takes, against what there is: refused with a reason before it is taken, not killed in the middle."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ...errors import ImageError
+
+_PLANE = 12  # bytes of a pixel of float32 RGB
+_MAPS = 3  # feature maps of a network that are there at once, at the least
+
+
+def needed_bytes(
+    height_lr: int, width_lr: int, scale: int, *, channels: int, planes: int, pixel_bytes: int, tile_lr: int, batch: int
+) -> int:
+    """About what is taken at the peak, from below: RGB planes of the result's size, the result, and the networks' features of a tile.
+
+    Args:
+        height_lr: of the input in pixels.
+        width_lr: likewise.
+        scale: HR pixels per LR pixel.
+        channels: of the features at full resolution.
+        planes: RGB float32 images of the result's size that exist at once.
+        pixel_bytes: of one pixel of the result.
+        tile_lr: largest side of a tile in LR pixels; 0: no tiles.
+        batch: tiles at once.
+    """
+    pixels_hr = height_lr * width_lr * scale**2
+    tiled = 0 < tile_lr < max(height_lr, width_lr)
+    sides = [min(side, tile_lr) if tiled else side for side in (height_lr, width_lr)]
+    features = sides[0] * sides[1] * scale**2 * channels * 4 * _MAPS * (batch if tiled else 1)
+    return pixels_hr * (_PLANE * planes + pixel_bytes) + 3 * _PLANE * height_lr * width_lr + features
+
+
+def check_memory(height_lr: int, width_lr: int, scale: int, needed: int, free: int | None) -> None:
+    """ImageError if more is needed than there is; None means that it is not known."""
+    if free is not None and needed > free:
+        raise ImageError(
+            f"{width_lr} x {height_lr} pixels become {width_lr * scale} x {height_lr * scale}, which takes about {needed / 1e9:.1f} GB of "
+            f"memory, {free / 1e9:.1f} GB are free; crop it, cut it into parts, or use a machine with more"
+        )
+
+
+@contextmanager
+def memory_errors(height_lr: int, width_lr: int) -> Iterator[None]:
+    """Inside, memory that cannot be had is an ImageError: the system may have less than it said, and a GPU has its own."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # PyTorch raises a plain RuntimeError on the CPU
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not known and "not enough memory" not in str(error):
+            raise
+        raise ImageError(
+            f"{width_lr} x {height_lr} pixels: not enough memory; give a smaller --tile or --batch, or crop it"
+        ) from error
+
+
+def free_bytes() -> int | None:
+    """Memory that this process may still take: of the system, of its control group (containers) and by `ulimit -v`. None: not known."""
+    known = [value for value in (_system(), _control_group(), _address_space()) if value is not None]
+    return min(known, default=None)
+
+
+def _system() -> int | None:
+    fields = _numbers(Path("/proc/meminfo"))
+    available = fields.get("MemAvailable")
+    return None if available is None else (available + fields.get("SwapFree", 0)) * 1024
+
+
+def _control_group() -> int | None:
+    """The tightest limit of the process's group and those above it, version 1 or 2, less what is in use; file cache can be given up."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    found = []
+    for line in lines:
+        number, controllers, inside = line.split(":", 2)
+        if number != "0" and "memory" not in controllers.split(","):
+            continue
+        root = Path("/sys/fs/cgroup") if number == "0" else Path("/sys/fs/cgroup/memory")
+        most, used, cache = (
+            ("memory.max", "memory.current", "inactive_file")
+            if number == "0"
+            else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        )
+        folder = root / inside.strip("/")
+        for place in (folder, *folder.parents):
+            if not place.is_relative_to(root):
+                break
+            limit, now = _number(place / most), _number(place / used)
+            if limit is not None and now is not None:
+                found.append(max(0, limit - now + _numbers(place / "memory.stat").get(cache, 0)))
+    return min(found, default=None)
+
+
+def _address_space() -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    used = _numbers(Path("/proc/self/status")).get("VmSize")
+    return None if limit == resource.RLIM_INFINITY or used is None else max(0, limit - used * 1024)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None  # `max`: no limit
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Lines such as `MemFree:  12 kB` or `cache 12`; empty if there is no such file."""
+    try:
+        text = path.read_text()
+    except OSError:
+        return {}
+    return {name: int(value) for name, value in re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)}

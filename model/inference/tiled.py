@@ -1,0 +1,89 @@
+"""The two networks over one picture of any size: tile by tile, blended into one canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..networks.rrdb import RRDB, condition
+from ..networks.unet import UNet
+from .tile_weights import Tile, Tiling
+
+
+@dataclass
+class Canvas:
+    """What the networks say about one picture LR [1, 3, h, w] in [-1, 1], as if they saw it whole."""
+
+    rrdb: RRDB
+    unet: UNet
+    lr: Tensor
+    """On the networks' device."""
+    tiling: Tiling
+    cache_bytes: int = 1 << 30
+    """How much of the RRDB's features is kept from step to step; what does not fit is computed again."""
+    batch: int = 1
+    """Tiles per call of the U-Net."""
+
+    def __post_init__(self) -> None:
+        self._kept: dict[int, Tensor] = {}
+        self._kept_bytes = 0
+        self._out: Tensor | None = None
+
+    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+        """The U-Net's prediction [1, 3 or 4, H, W] for the state x [1, 3, H, W]; the same memory at every call."""
+        dtype = next(self.unet.parameters()).dtype
+
+        def network(tiles: list[Tile]) -> Tensor:
+            seen = torch.cat([self._part(x, tile, self.tiling.scale) for tile in tiles])
+            given = torch.cat([self._condition(tile) for tile in tiles])
+            seen = seen.to(self.lr.device, dtype, memory_format=torch.channels_last)
+            return self.unet(seen, t.to(self.lr.device).expand(len(tiles)), given)
+
+        self._out = self._blend(network, self._out, x.device)
+        return self._out
+
+    def regress(self, device: torch.device) -> Tensor:
+        """The RRDB's picture [1, 3, H, W], not clipped."""
+        return self._blend(lambda tiles: self.rrdb(torch.cat([self._part(self.lr, tile, 1) for tile in tiles])), None, device)
+
+    def _blend(self, network: Callable[[list[Tile]], Tensor], out: Tensor | None, device: torch.device) -> Tensor:
+        """Weighted sum of a network's tiles, in reading order whatever the batch, so that it does not depend on it."""
+        tiles, scale = self.tiling.tiles, self.tiling.scale
+        if len(tiles) == 1:
+            return network(tiles).float().to(device)
+        height, width = (side * scale for side in self.lr.shape[2:])
+        for number, group in enumerate(_groups(tiles, self.batch)):
+            for tile, found in zip(group, network(group).float().to(device), strict=True):
+                if out is None:
+                    out = found.new_empty((1, len(found), height, width))
+                if number == 0 and tile is group[0]:
+                    out.zero_()
+                weight = torch.from_numpy(tile.weight_y)[:, None] * torch.from_numpy(tile.weight_x)
+                self._part(out, tile, scale)[0].addcmul_(found, weight.to(device))
+        assert out is not None
+        return out
+
+    def _condition(self, tile: Tile) -> Tensor:
+        """The U-Net's condition [1, K, h, w] of a tile; the first tiles that fit are kept, none is ever driven out."""
+        kept = self._kept.get(tile.index)
+        if kept is None:
+            kept = condition(self.rrdb.features(self._part(self.lr, tile, 1))).to(next(self.unet.parameters()).dtype)
+            size = kept.numel() * kept.element_size()
+            if self._kept_bytes + size <= self.cache_bytes:
+                self._kept[tile.index] = kept
+                self._kept_bytes += size
+        return kept
+
+    def _part(self, x: Tensor, tile: Tile, scale: int) -> Tensor:
+        """The tile's view of a picture [1, C, H, W] that has `scale` pixels per LR pixel."""
+        top, left = tile.y_lr * scale, tile.x_lr * scale
+        height, width = self.tiling.rows.size_lr * scale, self.tiling.columns.size_lr * scale
+        return x[:, :, top : top + height, left : left + width]
+
+
+def _groups(tiles: list[Tile], size: int) -> Iterator[list[Tile]]:
+    for start in range(0, len(tiles), size):
+        yield tiles[start : start + size]

@@ -1,0 +1,1 @@
+"""RRDB and U-Net, and how a configuration builds them."""

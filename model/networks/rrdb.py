@@ -1,0 +1,95 @@
+"""RRDB: the regression network of ESRGAN (Wang et al. 2018), which SRDiff and SAM-DiffSR pretrain and freeze as their condition."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ...errors import ConfigError
+
+SCALES = (1, 2, 3, 4, 8)
+_RESIDUAL = 0.2  # residual scaling, ESRGAN section 3.1
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each of the first four adding `growth` channels that all later ones see."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        widths = [growth] * 4 + [features]
+        self.convs = nn.ModuleList(nn.Conv2d(features + i * growth, width, 3, padding=1) for i, width in enumerate(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> the same."""
+        seen = x
+        for conv in self.convs[:-1]:
+            seen = torch.cat([seen, F.leaky_relu(conv(seen), 0.2)], dim=1)
+        return x + _RESIDUAL * self.convs[-1](seen)
+
+
+class ResidualBlock(nn.Module):
+    """Three dense blocks inside one more residual."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        self.dense = nn.Sequential(*(DenseBlock(features, growth) for _ in range(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, features, H, W] -> the same."""
+        return x + _RESIDUAL * self.dense(x)
+
+
+class RRDB(nn.Module):
+    """LR [B, 3, h, w] in [-1, 1] -> HR [B, 3, s h, s w] in [-1, 1]."""
+
+    def __init__(self, blocks: int, features: int, growth: int, scale: int) -> None:
+        """
+        Args:
+            blocks: residual blocks; the published configuration has 17.
+            features: channels; 64.
+            growth: channels that each dense convolution adds; 32.
+            scale: 1, 2, 3, 4 or 8; powers of two enlarge by steps of 2, each followed by a convolution.
+        """
+        super().__init__()
+        if scale not in SCALES:
+            raise ConfigError(f"scale: expected one of {SCALES}, got {scale}")
+        self.recompute = False  # gradient checkpointing: each block's activations are computed again in the backward pass
+        self.factors = (3,) if scale == 3 else (2,) * (scale.bit_length() - 1)
+        self.first = nn.Conv2d(3, features, 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(features, growth) for _ in range(blocks))
+        self.trunk = nn.Conv2d(features, features, 3, padding=1)
+        self.up = nn.ModuleList(nn.Conv2d(features, features, 3, padding=1) for _ in self.factors)
+        self.hr = nn.Conv2d(features, features, 3, padding=1)
+        self.last = nn.Conv2d(features, 3, 3, padding=1)
+
+    def features(self, lr: Tensor) -> list[Tensor]:
+        """All blocks + 1 feature maps [B, features, h, w]: after each block, then with the trunk's residual added."""
+        x = first = self.first((lr + 1) / 2)
+        maps = []
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(x)
+            maps.append(x)
+        return [*maps, first + self.trunk(x)]
+
+    def picture(self, last: Tensor) -> Tensor:
+        """The HR picture from the last feature map, not clipped."""
+        x = last
+        for factor, conv in zip(self.factors, self.up, strict=True):
+            x = F.leaky_relu(conv(F.interpolate(x, scale_factor=factor, mode="nearest")), 0.2)
+        return self.last(F.leaky_relu(self.hr(x), 0.2)) * 2 - 1
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """The HR picture, not clipped (clip before looking at it; a loss wants the gradient)."""
+        return self.picture(self.features(lr)[-1])
+
+
+def condition(maps: list[Tensor]) -> Tensor:
+    """Every third feature map, joined: the U-Net's condition [B, n features, h, w] (official code: `[2::3]`)."""
+    return torch.cat(maps[2::3], dim=1)
+
+
+def condition_channels(blocks: int, features: int) -> int:
+    """Channels of `condition`."""
+    return len(range(2, blocks + 1, 3)) * features

@@ -1,0 +1,1 @@
+"""`samdiff train`: both stages, the loop, exact resume, several processes, validation."""

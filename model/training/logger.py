@@ -1,0 +1,93 @@
+"""Where figures go: every one to `log.jsonl`; to TensorBoard, with sample pictures, if it is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import ConfigError
+from ...pipeline.storage.atomic import unwritable
+from ..checkpoints.plain import read_object
+
+LOG_FILE = "log.jsonl"
+_TAIL = 1 << 16  # bytes; a line has some hundreds
+_BEGINNING = b'{"stage": '  # of every line
+
+
+def mend_log(file: Path) -> list[str]:
+    """See to it that the next line of a log begins a line: a run that was killed while it wrote leaves half of one, which is cut off.
+
+    Returns:
+        What to tell the user.
+
+    Raises:
+        ConfigError: it is no log of a run; nothing is changed.
+        StoreError: it cannot be written.
+    """
+    if not file.exists():
+        return []
+    if not file.is_file():
+        raise ConfigError(f"{file}: expected a run's log, got a folder, a pipe or a device; move it away")
+    try:
+        with open(file, "rb+") as log:
+            size = log.seek(0, 2)
+            log.seek(-min(size, _TAIL), 2)
+            last = log.read().rpartition(b"\n")[2]
+            if not last:
+                return []
+            if len(last) == _TAIL or not (last.startswith(_BEGINNING) or _BEGINNING.startswith(last)):
+                raise ConfigError(f"{file}: does not end in a line of a run's log; move it away")
+            if _whole(last):
+                log.write(b"\n")
+                return []
+            log.truncate(size - len(last))
+            return [f"{file}: its last line was cut short when the run was killed; it is left out"]
+    except OSError as error:
+        raise unwritable(file, error) from error
+
+
+def _whole(line: bytes) -> bool:
+    try:
+        read_object(line)
+    except ValueError:
+        return False
+    return True
+
+
+class Tracker:
+    """The log of a run's folder."""
+
+    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+        """
+        Raises:
+            ConfigError: TensorBoard is asked for and not installed.
+        """
+        self.file = folder / LOG_FILE
+        self._board: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ConfigError(
+                    "train.tensorboard: the package tensorboard is not installed; pip install 'samdiff[tensorboard]'"
+                ) from error
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def figures(self, line: dict[str, Any]) -> None:
+        """One line; its numbers become curves named STAGE/FIGURE, or STAGE/SET/FIGURE for validation."""
+        with open(self.file, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            prefix = "/".join(str(line[key]) for key in ("stage", "validation") if key in line)
+            for name, value in line.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._board.add_scalar(f"{prefix}/{name}", value, line["step"])
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """A picture uint8 [H, W, 3], for TensorBoard only."""
+        if self._board is not None:
+            self._board.add_image(name, image, step, dataformats="HWC")
+            self._board.flush()

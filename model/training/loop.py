@@ -1,0 +1,230 @@
+"""The training loop: batches by position, one step, log, validation, checkpoint, resume. What is trained comes in as a `Task`.
+
+The sample position is step x batch, and everything random about a sample is a function of (seed, position), so a resumed run sees
+what an uninterrupted one would have seen. Nothing in a step waits for the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import SamdiffError
+from ...pipeline.stream.loader import ShardLoader
+from ...runtime import progress
+from ..config import TrainConfig
+from .distributed import Ranks
+from .logger import Tracker
+from .optimizer import Guard, average, ema_decay, learning_rate, make_optimiser, set_lr, update
+from .state import State, fresh, resume, save_state
+
+log = logging.getLogger(__name__)
+
+BAD_ROW = 10
+"""Steps in a row without a finite loss after which a run stops. Looked at every so many steps."""
+
+
+class TrainingError(SamdiffError):
+    """Training cannot go on."""
+
+
+class Task(Protocol):
+    """What the loop trains."""
+
+    name: str
+    """`rrdb` or `diffusion`: names the log's lines and the state files."""
+    network: nn.Module
+    """Its parameters are trained, and averaged."""
+    forward: nn.Module
+    """What `loss` calls: the network, possibly compiled or spread over processes."""
+
+    def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
+        """The samples from a global position on, on the CPU; a function of its arguments and the seed."""
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Scalar loss of a batch that lies on the training device."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run."""
+
+    settings: TrainConfig
+    steps: int
+    """To be done in all."""
+    folder: Path
+    """Of the run; gets `state-TASK-STEP.safetensors`."""
+    config: dict[str, Any]
+    """Saved with each state."""
+    tracker: Tracker
+    """Gets the figures."""
+    on_checkpoint: Callable[[State], None]
+    """Called after each saved state, on rank 0, to write what others read."""
+    validate: Callable[[State], None]
+    """Called every `validate_every` steps and at the end, on rank 0."""
+    validate_every: int = 0
+    """0: never."""
+    beneath: str | None = None
+    """SHA-256 of the frozen weights that it is trained on, saved with each state."""
+
+
+def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
+    """Train until the stage's number of steps, resuming from the folder's newest state; the final state, and how many steps were done now.
+
+    Raises:
+        TrainingError: the loss was not finite ten times in a row.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
+    """
+    settings, steps = stage.settings, stage.steps
+    share = ranks.share(settings.batch, settings.accumulate)
+    optimiser, guard = make_optimiser(task.network, settings), Guard.new(settings.amp, ranks.device)
+    state = resume(task.name, task.network, optimiser, guard, stage.folder, stage.config, stage.beneath) or fresh(
+        task.network, guard
+    )
+    called: Any = torch.compile(task.network) if settings.compile else task.network
+    task.forward = ranks.wrap(called)
+    clock, begun = _Clock(state.step), state.step
+    bar = progress(desc=task.name, total=steps, initial=state.step, unit="step") if ranks.first else None
+
+    loader = ShardLoader(
+        task.make_batch,
+        share,
+        start=state.step * settings.batch,
+        steps=max(0, steps - state.step),
+        rank=ranks.rank,
+        ranks=ranks.world,
+        workers=settings.workers,
+        device=ranks.device,
+    )
+    with _stop_asked() as asked, contextlib.closing(iter(loader)) as batches:  # type: ignore[type-var]
+        task.network.train()
+        for batch in batches:
+            set_lr(optimiser, learning_rate(state.step, settings, steps))
+            loss, stop = ranks.agree(_backward(task, batch, settings.accumulate, guard, ranks), asked.is_set())
+            bad = update(optimiser, guard, loss, settings)
+            optimiser.zero_grad(set_to_none=True)
+            state.step += 1
+            average(state.ema, task.network, ema_decay(state.step, settings.ema))
+            clock.add(loss, bad)
+            stop = stop or (ranks.world == 1 and asked.is_set())
+            if bar is not None:
+                bar.update()
+            _after_step(task, stage, ranks, optimiser, state, clock, bar, stop)
+            if stop and state.step < steps:
+                raise KeyboardInterrupt
+    if bar is not None:
+        bar.close()
+    return state, state.step - begun
+
+
+def _backward(task: Task, batch: dict[str, Tensor], pieces: int, guard: Guard, ranks: Ranks) -> Tensor:
+    """Gradients of the mean loss over a batch that is taken in equal pieces; the loss, detached."""
+    size = len(next(iter(batch.values()))) // pieces
+    total: Tensor | float = 0.0
+    for number in range(pieces):
+        piece = {name: value[number * size : (number + 1) * size] for name, value in batch.items()} if pieces > 1 else batch
+        with ranks.later(task.forward, number == pieces - 1):
+            loss = task.loss(piece) / pieces
+            (loss * guard.scale).backward()
+        total = total + loss.detach()
+    assert isinstance(total, Tensor)
+    return total
+
+
+def _after_step(
+    task: Task, stage: Stage, ranks: Ranks, optimiser: torch.optim.Optimizer, state: State, clock: _Clock, bar: Any, stop: bool
+) -> None:
+    """What happens only now and then: the look at the counters, the log, validation, the checkpoint."""
+    settings, done = stage.settings, state.step == stage.steps
+    look = stage.validate_every > 0 and (state.step % stage.validate_every == 0 or done)
+    save = state.step % settings.checkpoint_every == 0 or done or stop
+    if (state.step % BAD_ROW == 0 or look or save) and float(state.guard.longest) >= BAD_ROW:
+        raise TrainingError(
+            f"{task.name}: the loss was not finite in {BAD_ROW} steps running (before step {state.step}); the last good state is in "
+            f"{stage.folder}; try a smaller --set train.lr, --set train.warmup=1000 or train.amp=off, or check the store with `samdiff verify`"
+        )
+    if (state.step % settings.log_every == 0 or done) and ranks.first:
+        rate = learning_rate(state.step - 1, settings, stage.steps)
+        line = {"stage": task.name, "step": state.step, **clock.take(state.step, settings.batch), "lr": rate}
+        stage.tracker.figures({**line, "skipped": int(state.guard.skipped), "loss_scale": float(state.guard.scale)})
+        if bar is not None:
+            bar.set_postfix(loss=f"{line['loss']:.4f}", samples_per_s=f"{line['samples_per_s']:.1f}")
+    if look or save:
+        clock.hold()
+        if ranks.first:
+            if look:
+                stage.validate(state)
+            if save:
+                folder, frozen = stage.folder, stage.beneath
+                save_state(
+                    task.name, task.network, optimiser, state, folder, stage.config, settings.batch, settings.keep, frozen
+                )
+                stage.on_checkpoint(state)
+        ranks.wait()
+        clock.go()
+
+
+class _Clock:
+    """Mean loss (kept on the device until it is asked for) and samples per second, validation and saving left out."""
+
+    def __init__(self, step: int) -> None:
+        self.total: Tensor | float = 0.0
+        self.good: Tensor | float = 0.0
+        self.step, self.spent, self.since = step, 0.0, time.perf_counter()
+
+    def add(self, loss: Tensor, bad: Tensor) -> None:
+        """A step's loss; one that was left out does not count."""
+        self.total, self.good = self.total + torch.where(bad > 0, torch.zeros_like(loss), loss), self.good + (1 - bad)
+
+    def hold(self) -> None:
+        """What follows is not training."""
+        self.spent += time.perf_counter() - self.since
+
+    def go(self) -> None:
+        """Training goes on."""
+        self.since = time.perf_counter()
+
+    def take(self, step: int, batch: int) -> dict[str, float]:
+        """Figures since the last call."""
+        seconds = self.spent + time.perf_counter() - self.since
+        good = float(self.good)
+        figures = {
+            "loss": float(self.total) / good if good else float("nan"),
+            "samples_per_s": round(batch * (step - self.step) / seconds, 2),
+        }
+        self.total, self.good, self.step, self.spent, self.since = 0.0, 0.0, step, 0.0, time.perf_counter()
+        return figures
+
+
+@contextmanager
+def _stop_asked() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; the loop then saves before it stops. A second Ctrl-C stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        log.warning("stopping after this step, the state is saved first")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""LR from HR: MATLAB's bicubic, blind degradation; the grid of tiles. Pure."""

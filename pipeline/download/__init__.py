@@ -1,0 +1,1 @@
+"""Downloads that survive bad servers; data sets by name."""

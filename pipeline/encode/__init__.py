@@ -1,0 +1,1 @@
+"""Masks as runs and tables, and the structural encoding E_SAM. Pure."""

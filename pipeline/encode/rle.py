@@ -1,0 +1,159 @@
+"""Masks as runs (COCO's run-length encoding), without a Python loop per run. Pure.
+
+`counts` is uint32 [R]: lengths of alternating runs of zeros and ones, down the columns (column-major), zeros first (that run may
+have length 0); they sum to H W. COCO's compressed string is in `cocostring`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ...errors import SamdiffError
+from .coco import from_string, to_string
+
+MAX_MASKS = 65535
+"""Labels are uint16, and 0 means no mask."""
+
+
+def counts_of(mask: Mapping[str, Any] | np.ndarray, height: int | None = None, width: int | None = None) -> np.ndarray:
+    """Runs of one mask, checked: uint32 [R].
+
+    Args:
+        mask: a COCO dict `{"size": [H, W], "counts": str | bytes | list[int]}`, runs (integers [R]) or a mask (bool [H, W]).
+        height: H that the mask must have; None takes the dict's or the mask's own. Runs alone need it.
+        width: W, likewise.
+
+    Raises:
+        SamdiffError: the size is another, the runs do not sum to H W, or they are no runs at all.
+    """
+    if isinstance(mask, Mapping):
+        size, given = _size_of(mask), mask["counts"]
+        counts = from_string(given) if isinstance(given, str | bytes) else _as_integers(given)
+    elif isinstance(mask, np.ndarray) and mask.dtype == np.bool_:
+        if mask.ndim != 2:
+            raise SamdiffError(f"mask: expected bool [H, W], got shape {list(mask.shape)}")
+        size, counts = (mask.shape[0], mask.shape[1]), encode(mask)
+    else:
+        if height is None or width is None:
+            raise SamdiffError("mask: runs without a size need height and width")
+        size, counts = (height, width), _as_integers(mask)
+    size = int(size[0]), int(size[1])
+    wanted = (size[0] if height is None else height, size[1] if width is None else width)
+    if size != wanted:
+        raise SamdiffError(
+            f"mask: expected {wanted[0]} x {wanted[1]} (H x W) like the image, got {size[0]} x {size[1]}; "
+            "masks must be those of the full image in the same frame"
+        )
+    _check_runs(counts, *wanted)
+    return counts.astype(np.uint32, copy=False)
+
+
+def encode(mask: np.ndarray) -> np.ndarray:
+    """bool [H, W] -> runs, uint32 [R]; no run but the first has length 0."""
+    flat = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).ravel() if mask.size else np.zeros(0, np.uint8)
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    first = [0, 0] if flat.size and flat[0] else [0]
+    return np.diff(np.concatenate([first, edges, [flat.size]])).astype(np.uint32)
+
+
+def decode(counts: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Runs uint32 [R] -> bool [H, W], C-contiguous."""
+    if height == 0 or width == 0:
+        return np.zeros((height, width), bool)
+    values = np.repeat((np.arange(len(counts)) % 2).astype(np.uint8), counts)
+    return cv2.transpose(values.reshape(width, height)).view(bool)
+
+
+def area(counts: np.ndarray) -> int:
+    """Pixels of the mask."""
+    return int(counts[1::2].sum(dtype=np.int64))
+
+
+def box(counts: np.ndarray, height: int) -> tuple[int, int, int, int]:
+    """Bounding box x0, y0, x1, y1, half-open; all 0 if the mask is empty."""
+    start, stop = spans(counts)
+    if not len(start):
+        return 0, 0, 0, 0
+    first, last = start // height, (stop - 1) // height
+    whole = bool((first != last).any())  # a run that goes on in the next column touches the top and the bottom row
+    y0, y1 = (0, height) if whole else (int((start % height).min()), int(((stop - 1) % height).max()) + 1)
+    return int(first[0]), y0, int(last[-1]) + 1, y1
+
+
+def spans(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First pixel and the one after the last of each non-empty run of ones, column-major: int64 [r], int64 [r], ascending."""
+    edges = np.cumsum(counts, dtype=np.int64)
+    stop = edges[1::2]
+    start = edges[0::2][: len(stop)]
+    kept = stop > start
+    return (start, stop) if kept.all() else (start[kept], stop[kept])
+
+
+def paint(labels: np.ndarray, counts: np.ndarray, value: int) -> None:
+    """Write `value` into `labels` [H, W] where the mask is, in place. For all masks of an image, `paint_labels` is faster."""
+    height = labels.shape[0]
+    x0, y0, x1, y1 = box(counts, height)
+    if x1 == 0:
+        return
+    edges = np.stack(spans(counts), axis=1).ravel() - x0 * height
+    band = np.diff(edges, prepend=0, append=(x1 - x0) * height)  # runs of the columns x0 .. x1 alone
+    np.copyto(labels[y0:y1, x0:x1], value, where=decode(band, height, x1 - x0)[y0:y1])
+
+
+def paint_labels(masks: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Paint masks (runs) in order, later over earlier: uint16 [H, W], 0 = no mask, k = the k-th mask (1-based).
+
+    Raises:
+        SamdiffError: more masks than uint16 has labels.
+    """
+    if len(masks) > MAX_MASKS:
+        raise SamdiffError(f"masks: expected at most {MAX_MASKS} per image (labels are uint16), got {len(masks)}")
+    flat = np.zeros(height * width, np.uint16)  # column-major, like the runs
+    for label, counts in enumerate(masks, start=1):
+        before, inside = int(counts[0]), counts[1 : len(counts) // 2 * 2]  # from the first run of ones to the last
+        values = np.repeat(np.where(np.arange(len(inside)) % 2, 0, label).astype(np.uint16), inside)
+        part = flat[before : before + len(values)]
+        np.maximum(part, values, out=part)  # the later label is the larger one
+    return cv2.transpose(flat.reshape(width, height)) if flat.size else flat.reshape(height, width)
+
+
+def to_coco(counts: np.ndarray, height: int, width: int) -> dict[str, Any]:
+    """Runs as a COCO dict with the compressed string."""
+    return {"size": [height, width], "counts": to_string(counts)}
+
+
+def _size_of(mask: Mapping[str, Any]) -> tuple[int, int]:
+    if "size" not in mask or "counts" not in mask:
+        raise SamdiffError(f"mask: expected a COCO RLE with the keys size and counts, got {sorted(map(str, mask))}")
+    size = mask["size"]
+    if not isinstance(size, Sequence | np.ndarray) or len(size) != 2:
+        raise SamdiffError(f"mask: size: expected [H, W], got {size!r}")
+    if not all(isinstance(side, int | np.integer) and side >= 0 for side in size):
+        raise SamdiffError(f"mask: size: expected [H, W], got {list(size)}")
+    return int(size[0]), int(size[1])
+
+
+def _as_integers(values: Any) -> np.ndarray:
+    try:
+        counts = np.asarray(values)
+    except ValueError as error:  # lists of several lengths: polygons, say
+        raise SamdiffError(f"mask: counts: expected integers [R] ({error})") from error
+    if counts.ndim != 1 or (counts.dtype.kind not in "iu" and counts.size):
+        raise SamdiffError(f"mask: counts: expected integers [R], got {counts.dtype} of shape {list(counts.shape)}")
+    return counts
+
+
+def _check_runs(counts: np.ndarray, height: int, width: int) -> None:
+    if counts.size and int(counts.min()) < 0:
+        raise SamdiffError(f"mask: counts: expected lengths >= 0, got {counts.min()}")
+    longest = int(counts.max()) if counts.size else 0
+    total = int(counts.sum(dtype=np.int64)) if longest <= height * width else longest
+    if total != height * width or height * width >= 1 << 32:
+        raise SamdiffError(
+            f"mask: runs cover {total} pixels, expected {height * width} ({height} x {width}, at most 2^32 - 1); "
+            "the mask is damaged or belongs to another image"
+        )

@@ -1,0 +1,170 @@
+"""A store for other programs: one HDF5 file, or a folder of PNG pairs, E_SAM arrays and mask files."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from ...errors import ConfigError, StoreError
+from ...runtime import progress
+from ..encode.mask_table import MaskTable
+from ..shards.reader import Store
+from ..shards.schema import ARRAYS, tiles_per_shard
+from ..shards.writer import canonical
+from ..storage.local import LocalFolder
+from .hdf5_sink import Sink
+from .new_target import check_free, local_path, new_file, new_folder
+from .safe_names import safe_stems
+
+if TYPE_CHECKING:
+    import h5py
+
+_TABLE_ROWS = 4096  # rows per HDF5 chunk of a table
+_COMMAND = "samdiff export"
+_NPY_HEADER = 128  # bytes before the values of a small .npy file
+
+
+def export_hdf5(store: Store, target: Path) -> None:
+    """All arrays under their own names (`tiles/hr`, `masks/codes`, …), chunked by tile and compressed, with `dims` and the
+    store's attributes as JSON in the file's attribute `samdiff`. Besides, `tiles/e_sam` float32 [N, T, T] is E_SAM by the mean over
+    the mask, for programs that look nothing up. The file appears when it is whole.
+
+    Raises:
+        ConfigError: the file exists, or would lie in the store.
+        BusyError: another process writes it.
+        StoreError: the store is damaged, or the file cannot be written.
+    """
+    import h5py
+
+    target = _outside(store, target)
+    with new_file(target, _COMMAND) as path, Sink(path) as sink:
+        with h5py.File(sink, "w") as file:
+            _fill(file, store, sink)
+        sink.check()
+
+
+def export_folder(store: Store, target: Path) -> None:
+    """`HR/NAME_s001.png`, `LR/NAME_s001.png`, `E_SAM/NAME_s001.npy` (float32 [T, T], mean over the mask), `meta_info.txt` (one line
+    `NAME_s001.png (T,T,3)` per tile, as BasicSR reads it) and `masks/NAME.json` per image, as segment-anything's `amg.py` writes it.
+    NAME is made by `safe_stems`. The folder appears when it is whole.
+
+    Raises:
+        ConfigError: the folder exists and is not empty, or would lie in the store.
+        BusyError: another process writes it.
+        StoreError: the store is damaged, or the folder cannot be written.
+    """
+    target = _outside(store, target)
+    stems = safe_stems(store.names())
+    with new_folder(target, _COMMAND) as folder:
+        check_free(folder, target, len(store) * (4 * store.tile**2 + _NPY_HEADER))  # of E_SAM; the rest is compressed
+        for name in ("HR", "LR", "E_SAM", "masks"):
+            (folder / name).mkdir()
+        lines, count = [], Counter[int]()
+        for rows, parts in _portions(store):
+            for k, image in enumerate(store.table("tiles/place")[rows, 0].tolist()):
+                count[image] += 1
+                name = f"{stems[image]}_s{count[image]:03d}"
+                _write(folder / "HR", f"{name}.png", _png(parts["hr"][k]))
+                _write(folder / "LR", f"{name}.png", _png(parts["lr"][k]))
+                _write(folder / "E_SAM", f"{name}.npy", _npy(parts["e_sam"][k]))
+                lines.append(f"{name}.png ({store.tile},{store.tile},3)\n")
+        for image in np.flatnonzero(store.table("images/status") == 0).tolist():
+            _write(folder / "masks", f"{stems[image]}.json", json.dumps(mask_table(store, image).records()).encode())
+        _write(folder, "meta_info.txt", "".join(lines).encode())
+
+
+def mask_table(store: Store, image: int) -> MaskTable:
+    """The overlapping masks of one image as the segmenter gave them."""
+    first, count = int(store.table("images/first_mask")[image]), int(store.table("images/n_masks")[image])
+    mine = slice(first, first + count)
+    columns = ("area", "box_hr", "predicted_iou", "stability", "point_hr", "crop_box_hr")
+    height, width = int(store.table("images/height")[image]), int(store.table("images/width")[image])
+    return MaskTable(height, width, store.masks(image), *(store.table(f"masks/{name}")[mine] for name in columns))
+
+
+def _outside(store: Store, target: Path) -> Path:
+    """The target, which must not become a part of the store."""
+    target = Path(target)
+    if isinstance(store.place, LocalFolder):
+        root = Path(os.path.realpath(store.place.root))
+        if root in (here := local_path(target), *here.parents):
+            raise ConfigError(f"{target}: lies in the store that is exported; give a target outside of it")
+    return target
+
+
+def _fill(file: h5py.File, store: Store, sink: Sink) -> None:
+    """Everything into an empty HDF5 file."""
+    file.attrs["samdiff"] = canonical(store.attrs).decode()
+    for spec in ARRAYS:
+        if not spec.path.startswith("tiles/") or spec.path == "tiles/place":
+            _dataset(file, spec.path, store.table(spec.path), spec.dims)
+            sink.check()
+    dims = {spec.path.split("/")[1]: spec.dims for spec in ARRAYS if spec.path.startswith("tiles/")}
+    dims["e_sam"] = dims["labels"]
+    tiles = {}
+    for name in ("hr", "lr", "labels", "e_sam"):
+        one = store.tile_like("labels" if name == "e_sam" else name)
+        dtype = "float32" if name == "e_sam" else one.dtype
+        tiles[name] = file.create_dataset(
+            f"tiles/{name}", (len(store), *one.shape), dtype, chunks=(1, *one.shape), compression="gzip", shuffle=True
+        )
+        tiles[name].attrs["dims"] = list(dims[name])
+    for rows, parts in _portions(store):
+        for name, values in parts.items():
+            tiles[name][rows] = values
+            sink.check()
+
+
+def _portions(store: Store) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """All tiles with their E_SAM, a shard at a time."""
+    first, count = store.table("images/first_mask"), store.table("images/n_masks")
+    codes, place = store.table("masks/codes")[:, 0], store.table("tiles/place")[:, 0]
+    slots = tiles_per_shard(store.tile)
+    for start in progress(range(0, len(store), slots), desc="export", unit="shard"):
+        rows = range(start, min(start + slots, len(store)))
+        parts = {name: store.read_tiles(name, rows) for name in ("hr", "lr", "labels")}
+        e_sam = np.zeros(parts["labels"].shape, np.float32)
+        for k, row in enumerate(rows):
+            image, labels = int(place[row]), parts["labels"][k]
+            if not 0 <= image < store.n_images or labels.max(initial=0) > count[image]:
+                raise StoreError(
+                    f"{store.place}: tile {row} names an image or a mask that is not in the store; see `samdiff verify`"
+                )
+            mine = codes[first[image] : first[image] + count[image]]
+            e_sam[k] = np.concatenate([np.zeros(1, np.float32), mine])[labels]
+        yield slice(rows.start, rows.stop), {**parts, "e_sam": e_sam}
+
+
+def _dataset(file: h5py.File, path: str, values: np.ndarray, dims: tuple[str, ...]) -> None:
+    if values.size:
+        chunks = (min(_TABLE_ROWS, len(values)), *values.shape[1:])
+        made = file.create_dataset(path, data=values, chunks=chunks, compression="gzip", shuffle=True)
+    else:
+        made = file.create_dataset(path, data=values)
+    made.attrs["dims"] = list(dims)
+
+
+def _png(rgb: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".png", rgb[..., ::-1])
+    assert done
+    return data.tobytes()
+
+
+def _npy(values: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, values)  # into a file it would tell of a full disk without the system's reason
+    return out.getvalue()
+
+
+def _write(folder: Path, name: str, data: bytes) -> None:
+    """A file of this name in UTF-8, whatever the locale is."""
+    with open(os.path.join(os.fsencode(folder), name.encode()), "xb") as file:
+        file.write(data)

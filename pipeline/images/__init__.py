@@ -1,0 +1,1 @@
+"""Images and archives from outside: listing, matching with LR files, decoding within bounds."""

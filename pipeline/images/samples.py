@@ -1,0 +1,26 @@
+"""The `samples`: a few photographs that another package ships."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from ...errors import ImageError
+
+SAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+"""Photographs that scikit-image's wheel ships."""
+
+
+def sample_files() -> list[Path]:
+    """Where they lie.
+
+    Raises:
+        ImageError: scikit-image is not installed, or ships them no longer.
+    """
+    spec = importlib.util.find_spec("skimage")  # found, not imported
+    folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
+    missing = [name for name in SAMPLES if folder is None or not (folder / name).is_file()]
+    if folder is None or missing:
+        what = "scikit-image is not installed" if folder is None else f"scikit-image ships no {', '.join(missing)}"
+        raise ImageError(f"samples: {what}; pip install 'samdiff[samples]', or give a folder of photographs")
+    return [folder / name for name in SAMPLES]

@@ -1,0 +1,238 @@
+"""One image through a Sam with a grid of points: encoder, decoder chunk by chunk, and the choice among the candidates."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from segment_anything.utils.amg import build_all_layer_point_grids, generate_crop_boxes
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...errors import ConfigError, WeightsError
+from ...runtime import l2_bytes
+from ..encode.mask_table import MaskTable
+from ..encode.rle import area
+from ..sam.grid_decoder import POINT_MASKS, Decoded, GridDecoder, ImageSide
+from .interpolation import Frame, inside, make_frame
+from .iou_filter import Collector, Listed, Padded, Passing
+from .measure import Thresholds
+from .nms import Place, Pool, choose
+from .settings import MaskSettings, number_type
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+log = logging.getLogger(__name__)
+
+_POINTS = 64
+"""Points per chunk on a CPU: the prompt tokens' products need many rows; image tokens go one point at a time, in the cache."""
+_ENCODER_BATCH_CUDA = 8
+"""Pictures per encoder batch on CUDA. By calculation, not measured."""
+
+_POOL_BYTES = 1 << 30
+"""Logits of candidates that are held before they are measured (see `Pool`): 4,000 masks."""
+
+
+def points_for_cache(cache_bytes: int, point_bytes: int) -> int:
+    """Points per chunk on a GPU: as many as keep their image tokens in its L2 cache, a multiple of 8 from 8 to 64.
+
+    16 on an H100 in float32, 24 in bfloat16. By calculation, not measured.
+    """
+    return min(64, max(8, round(cache_bytes / point_bytes / 8) * 8))
+
+
+class MaskEngine:
+    """Masks of crops by points; keeps what depends on the size of a crop alone.
+
+    Args:
+        sam: in eval mode, on its device.
+        settings: of the generator.
+    """
+
+    def __init__(self, sam: Sam, settings: MaskSettings) -> None:
+        self.sam, self.settings = sam, settings
+        self.device = sam.pixel_mean.device
+        self.side = sam.image_encoder.img_size
+        cuda = self.device.type == "cuda"
+        dtype: torch.dtype = getattr(torch, number_type(settings.mode, self.device))
+        if settings.mode == "fast" and dtype == torch.float32:
+            log.warning("%s computes no bfloat16 of its own: mode fast decodes in float32 here, and is not faster", self.device)
+        self.static = cuda or settings.compile  # the same shapes for every chunk and batch: see `collect`
+        self.encoder_batch = _ENCODER_BATCH_CUDA if cuda else 1
+        tokens = sam.prompt_encoder.image_embedding_size[0] * sam.prompt_encoder.image_embedding_size[1]
+        point_bytes = tokens * sam.prompt_encoder.embed_dim * dtype.itemsize
+        self.chunk = min(settings.points_per_batch, points_for_cache(l2_bytes(self.device), point_bytes) if cuda else _POINTS)
+        self.halved, self.pool_bytes = False, _POOL_BYTES
+        with torch.inference_mode():
+            self.decoder = GridDecoder(sam, dtype, pixel_batch=self.chunk if cuda else 1)
+        self.encoder: Callable[[Tensor], Tensor] = sam.image_encoder
+        self.decode: Callable[[ImageSide, Tensor], Decoded] = self.decoder.points
+        if settings.compile:
+            self.encoder, self.decode = torch.compile(self.encoder, dynamic=False), torch.compile(self.decode, dynamic=False)
+        self.cut = Thresholds(sam.mask_threshold, settings.stability_score_offset)
+        grids = settings.point_grids or build_all_layer_point_grids(
+            settings.points_per_side, settings.crop_n_layers, settings.crop_n_points_downscale_factor
+        )
+        self.grids = [np.asarray(grid, np.float64) for grid in grids]
+        self._frames: dict[tuple[int, int], Frame] = {}
+
+    def crops(self, height: int, width: int) -> list[tuple[tuple[int, int, int, int], int]]:
+        """(x0, y0, x1, y1 half-open, layer) of every crop of an image, the whole image first."""
+        settings = self.settings
+        boxes, layers = generate_crop_boxes((height, width), settings.crop_n_layers, settings.crop_overlap_ratio)
+        return [((x0, y0, x1, y1), layer) for (x0, y0, x1, y1), layer in zip(boxes, layers, strict=True)]
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Embeddings of images uint8 [H, W, 3] of any sizes: float32 [B, C, 64, 64].
+
+        Raises:
+            WeightsError: they are not finite.
+            ConfigError: the device's memory does not suffice for one image.
+        """
+        pixels, parts, start = [self._to_model(image) for image in images], [], 0
+        while start < len(pixels):
+            some = pixels[start : start + self.encoder_batch]
+            try:
+                parts.append(self._encode(some))
+            except torch.cuda.OutOfMemoryError as error:
+                self._halve_batch(error)
+                continue
+            start += len(some)
+        embeddings = torch.cat(parts)
+        if not bool(torch.isfinite(embeddings).all()):
+            raise WeightsError(
+                "the segmenter's image embedding holds NaN or infinity: its weights are damaged; load them again"
+            )
+        return embeddings
+
+    def _encode(self, pixels: list[Tensor]) -> Tensor:
+        """One batch, [1, 3, side, side] each; with static shapes filled up with its last image."""
+        full = pixels + pixels[-1:] * (self.encoder_batch - len(pixels)) if self.static else pixels
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+            return self.encoder(torch.cat(full))[: len(pixels)]
+
+    def _halve_batch(self, error: torch.cuda.OutOfMemoryError) -> None:
+        """Half of the pictures per encoder batch from now on: vit_h takes some 3 GB for each, and no option changes their number."""
+        if self.encoder_batch == 1:
+            raise ConfigError(
+                f"out of memory on {self.device} with one picture in the segmenter's encoder; "
+                "take a smaller segmenter (--sam) or another device"
+            ) from error
+        self.encoder_batch //= 2
+        log.warning("out of memory on %s: going on with %d pictures per encoder batch", self.device, self.encoder_batch)
+
+    @torch.inference_mode()
+    def candidates(self, embedding: Tensor, crop: tuple[int, int, int, int], layer: int, size: tuple[int, int]) -> Pool:
+        """All masks above the threshold of predicted IoU of one crop of an image with H x W pixels.
+
+        Raises:
+            WeightsError: the decoder's numbers are not finite.
+        """
+        x0, y0, x1, y1 = crop
+        frame = self.frame(y1 - y0, x1 - x0)
+        image = self.decoder.image_side(embedding)
+        pool = Pool(Place(frame, crop, size, self.cut), self.settings, self.pool_bytes)
+        points = self.grids[layer] * np.array([x1 - x0, y1 - y0])
+        prompts = self._prompts(points, frame)
+        start = 0
+        while start < len(points):
+            some = prompts[start : start + self._round(frame)]
+            found = self._passing(image, some, frame)
+            if found is not None:
+                pool.add(found.logits, found.predicted_iou, points[start + found.point])
+            start += len(some)
+        return pool
+
+    def _round(self, frame: Frame) -> int:
+        """Points before the host waits: on a CPU one chunk, with static shapes as many as the pool holds all masks of."""
+        if not self.static:
+            return self.chunk
+        mask_bytes = 4 * frame.y.n_low * frame.x.n_low
+        return max(1, self.pool_bytes // (POINT_MASKS * mask_bytes * self.chunk)) * self.chunk
+
+    def _prompts(self, points: np.ndarray, frame: Frame) -> Tensor:
+        """Embeddings of points [n, 2] in a crop: float32 [n, 2, C]. Once per crop, for segment-anything's own code waits here."""
+        height, width = frame.size
+        rows, columns = inside(height, width, self.side)
+        coordinates = torch.as_tensor(points * np.array([columns / width, rows / height]), device=self.device)
+        labels = torch.ones(len(points), 1, dtype=torch.int, device=self.device)
+        return self.sam.prompt_encoder(points=(coordinates[:, None], labels), boxes=None, masks=None)[0]
+
+    def _passing(self, image: ImageSide, prompts: Tensor, frame: Frame) -> Passing | None:
+        """The masks of some points that are above the threshold of predicted IoU; None if there are none."""
+        threshold = self.settings.pred_iou_thresh
+        collector: Collector = Listed(self.decoder, frame, threshold)
+        if self.static:
+            collector = Padded(self.decoder, frame, threshold, len(prompts), self.device)
+        for first in range(0, len(prompts), self.chunk):
+            chunk = prompts[first : first + self.chunk]
+            real = len(chunk)
+            if self.static and real < self.chunk:
+                chunk = torch.cat([chunk, chunk[-1:].expand(self.chunk - real, -1, -1)])
+            collector.add(self.decode(image, chunk), first, real)
+        return collector.passing()
+
+    def _halve_chunk(self, error: torch.cuda.OutOfMemoryError) -> None:
+        """Half of the points at a time from now on; the second time it is an error."""
+        if self.halved or self.chunk == 1:
+            once = ", after halving it once; lower points_per_batch (--points-per-batch), or" if self.chunk > 1 else ";"
+            raise ConfigError(
+                f"out of memory on {self.device} with {self.chunk} points at a time{once} take a smaller segmenter or another device"
+            ) from error
+        self.halved, self.chunk, self.pool_bytes = True, self.chunk // 2, self.pool_bytes // 2
+        log.warning("out of memory on %s: going on with %d points at a time", self.device, self.chunk)
+
+    @torch.inference_mode()
+    def masks(self, embedding: Tensor, crop: tuple[int, int, int, int], layer: int, size: tuple[int, int]) -> MaskTable:
+        """Masks of one crop (x0, y0, x1, y1, half-open) of an image with H x W pixels, in the image's frame.
+
+        Raises:
+            WeightsError: the decoder's numbers are not finite.
+            ConfigError: the device's memory does not suffice.
+        """
+        try:
+            kept = choose(self.candidates(embedding, crop, layer, size))
+        except torch.cuda.OutOfMemoryError as error:
+            self._halve_chunk(error)
+            kept = None
+        if kept is None:  # begun anew out here, where the error no longer holds on to what the first attempt took
+            return self.masks(embedding, crop, layer, size)
+        some = np.array([len(counts) > 1 for counts in kept.counts], bool)[:, None]  # an empty mask has an empty box
+        x0, y0 = crop[:2]
+        return MaskTable(
+            size[0],
+            size[1],
+            kept.counts,
+            np.array([area(counts) for counts in kept.counts], np.int64),
+            ((kept.boxes + [x0, y0, x0 + 1, y0 + 1]) * some).astype(np.int32).reshape(-1, 4),
+            kept.predicted_iou,
+            kept.stability,
+            kept.points + np.array([x0, y0]),
+            np.tile(np.array(crop, np.int32), (len(kept.counts), 1)),
+        )
+
+    def frame(self, height: int, width: int) -> Frame:
+        """How logits become a crop of this size."""
+        if (height, width) not in self._frames:
+            if len(self._frames) >= 64:
+                self._frames.clear()
+            n_low = 4 * self.sam.prompt_encoder.image_embedding_size[0]
+            self._frames[height, width] = make_frame(height, width, n_low, self.side, self.device)
+        return self._frames[height, width]
+
+    def _to_model(self, image: np.ndarray) -> Tensor:
+        """Resized (PIL, bilinear, as segment-anything does), normalised, padded: float32 [1, 3, side, side]."""
+        height, width = inside(image.shape[0], image.shape[1], self.side)
+        small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        pixels = torch.from_numpy(small)
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory()
+        pixels = pixels.to(self.device, non_blocking=True).permute(2, 0, 1)[None]
+        normal: Any = (pixels - self.sam.pixel_mean) / self.sam.pixel_std
+        return F.pad(normal, (0, self.side - width, 0, self.side - height))

@@ -1,0 +1,157 @@
+"""Automatic mask generation: segment-anything's masks for whole images and whole data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ...errors import ConfigError, ImageError
+from ..encode.mask_table import MaskTable
+from .engine import MaskEngine
+from .nms import clean_regions, drop_duplicates
+from .settings import MaskSettings, segmenter_facts
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+    from ..sam.load import Segmenter
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One crop of one image on its way through the encoder."""
+
+    pixels: np.ndarray
+    crop: tuple[int, int, int, int]
+    layer: int
+    size: tuple[int, int]
+    last: bool
+
+
+class MaskGenerator:
+    """Masks of whole images by a grid of point prompts, as segment-anything's SamAutomaticMaskGenerator makes them."""
+
+    def __init__(
+        self,
+        sam: str | Segmenter | Sam = "mobile_sam",
+        *,
+        mode: str = "exact",
+        compile: bool = False,
+        device: torch.device | None = None,
+        weights: Path | str | None = None,
+        source: str = "auto",
+        points_per_side: int | None = 32,
+        points_per_batch: int = 64,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        stability_score_offset: float = 1.0,
+        box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        point_grids: Sequence[np.ndarray] | None = None,
+        min_mask_region_area: int = 0,
+    ) -> None:
+        self.settings = MaskSettings(
+            mode=mode,
+            compile=compile,
+            points_per_side=points_per_side,
+            points_per_batch=points_per_batch,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_score_thresh,
+            stability_score_offset=stability_score_offset,
+            box_nms_thresh=box_nms_thresh,
+            crop_n_layers=crop_n_layers,
+            crop_nms_thresh=crop_nms_thresh,
+            crop_overlap_ratio=crop_overlap_ratio,
+            crop_n_points_downscale_factor=crop_n_points_downscale_factor,
+            point_grids=None if point_grids is None else tuple(point_grids),
+            min_mask_region_area=min_mask_region_area,
+        )
+        self.device = device or torch.device("cpu")
+        self._name, self._weights, model = _resolve(sam, self.device, weights, source)
+        self.engine = MaskEngine(model, self.settings)
+
+    def masks(self, image: np.ndarray) -> MaskTable:
+        """Masks of one image, uint8 [H, W, 3] RGB, by descending predicted IoU, as runs."""
+        return next(self.mask_tables([image]))
+
+    def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
+        """Masks of one image, uint8 [H, W, 3] RGB, as segment-anything's records (`segmentation` is a COCO RLE)."""
+        return self.masks(image).records()
+
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
+        """Records of each image, in order; images may have different sizes."""
+        for table in self.mask_tables(images):
+            yield table.records()
+
+    def mask_tables(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable]:
+        """Masks of each image, in order; images may have different sizes. At most `encoder_batch` images are held at once."""
+        engine, parts = self.engine, []
+        for group in _groups(self._units(images), engine.encoder_batch):
+            embeddings = engine.encode([unit.pixels for unit in group])
+            for unit, embedding in zip(group, embeddings, strict=True):
+                parts.append(engine.masks(embedding, unit.crop, unit.layer, unit.size))
+                if unit.last:
+                    yield self._merge(parts)
+                    parts = []
+
+    def _units(self, images: Iterable[np.ndarray]) -> Iterator[_Unit]:
+        for image in images:
+            _check_image(image)
+            size = image.shape[:2]
+            crops = self.engine.crops(*size)
+            for k, ((x0, y0, x1, y1), layer) in enumerate(crops):
+                yield _Unit(image[y0:y1, x0:x1], (x0, y0, x1, y1), layer, size, k == len(crops) - 1)
+
+    def _merge(self, parts: list[MaskTable]) -> MaskTable:
+        settings, table = self.settings, parts[0]
+        if len(parts) > 1:
+            table = drop_duplicates(MaskTable.concat(parts), settings.crop_nms_thresh)
+        if settings.min_mask_region_area > 0:
+            table = clean_regions(table, settings.min_mask_region_area, max(settings.box_nms_thresh, settings.crop_nms_thresh))
+        return table
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able: all that decides the masks besides the image; library versions under `versions`."""
+        dtype = str(self.engine.decoder.dtype).removeprefix("torch.")
+        return segmenter_facts(self._name, self._weights, self.settings, dtype)
+
+
+def _resolve(sam: Any, device: torch.device, weights: Any, source: str) -> tuple[str, dict[str, Any], Any]:
+    """(name, weights record, model in eval mode on the device) of a name, a Segmenter or a Sam."""
+    from segment_anything.modeling import Sam
+
+    if isinstance(sam, Sam):
+        return "custom", {"source": "given", "origin": None, "sha256": None}, sam.to(device).eval()
+    if isinstance(sam, str):
+        from ..sam.load import load_segmenter
+
+        sam = load_segmenter(sam, device, weights=weights, source=source)
+    elif weights is not None:
+        raise ConfigError("weights: only with a segmenter's name; this segmenter has its weights already")
+    return sam.name, sam.weights.as_attributes(), sam.model.to(device).eval()
+
+
+def _groups(units: Iterator[_Unit], size: int) -> Iterator[list[_Unit]]:
+    while group := list(islice(units, size)):
+        yield group
+
+
+def _check_image(image: np.ndarray) -> None:
+    if (
+        not isinstance(image, np.ndarray)
+        or image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or 0 in image.shape
+    ):
+        got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ImageError(f"masks: expected an image uint8 [H, W, 3] RGB with at least one pixel, got {got}")

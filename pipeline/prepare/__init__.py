@@ -1,0 +1,1 @@
+"""`samdiff prepare`: scan a source, plan, make masks, cut tiles, commit; the staging folder that a killed run resumes from."""

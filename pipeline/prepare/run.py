@@ -1,0 +1,299 @@
+"""The offline stages wired together: pictures -> masks and codes -> shards.
+
+`prepare` may be killed anywhere and run again: finished images are records in the staging folder, the store is written from them
+in the order of the source, and nothing counts until the root document is there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...errors import BusyError, ConfigError, ImageError, StoreError
+from ...runtime import progress
+from ..degrade.recipes import degradation_facts
+from ..encode.structure import THETA
+from ..images.decode import Limits
+from ..images.sources import Source
+from ..shards.reader import Store, open_store
+from ..shards.schema import FORMAT_VERSION
+from ..shards.writer import ROOT_KEY, canonical, digest
+from ..storage.local import Location, Place, place_at
+from .mask_stage import Maker, local_records, one_each
+from .scan import Found, read_usable, scan
+from .staging import Staging, differences
+from .targets import check_target
+from .tile_stage import summarise, write_store
+
+log = logging.getLogger(__name__)
+
+UNCOMPARED = ("versions", "uncompared")
+"""What a segmenter says of itself that does not decide its masks."""
+
+
+class MaskSource(Protocol):
+    """What `prepare` needs of a segmenter; `MaskGenerator` is one, and so is any class with these two methods."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able facts that decide the masks: name, weights' hash, every parameter.
+
+        What does not decide them, and is kept all the same: versions under `versions`, parameters under `uncompared`.
+        """
+
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
+        """Masks of uint8 [H, W, 3] images, in order, as segment-anything's records (`segmentation` = COCO RLE).
+
+        A class that knows pictures by name has `expect(name, height, width)` too: told of each image before it comes, it returns
+        None, or the reason why it has no masks; such pictures are skipped and listed. Two names of one content are then two images.
+        """
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What decides the content of a store, besides the pictures and the segmenter."""
+
+    scale: int = 4
+    """HR pixels per LR pixel along each axis."""
+    tile: int | None = None
+    """Tile size in HR pixels, a multiple of the scale; None: the largest multiple up to 320."""
+    stride: int | None = None
+    """HR pixels from one tile to the next, a multiple of the scale; None: the tile size, so that only border tiles overlap."""
+    degradation: str = "bicubic"
+    """How LR is made from HR: `bicubic`, `blind`, or `given` with files that exist already."""
+    seed: int = 0
+    """Of the blind degradation."""
+    limits: Limits = Limits()
+    """Bounds on picture sizes; larger pictures are skipped and listed."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.scale <= 16:
+            raise ConfigError(f"scale: expected 1 to 16, got {self.scale}")
+        if self.tile is not None and (self.tile % self.scale or not 2 * self.scale <= self.tile <= 4096):
+            raise ConfigError(
+                f"tile: expected a multiple of the scale {self.scale} from {2 * self.scale} to 4096, got {self.tile}"
+            )
+        if self.stride is not None and (self.stride % self.scale or not self.scale <= self.stride <= self.tile_hr):
+            raise ConfigError(
+                f"stride: expected a multiple of the scale {self.scale} up to the tile's {self.tile_hr} (more leaves gaps), got {self.stride}"
+            )
+        degradation_facts(self.degradation)
+
+    @property
+    def tile_hr(self) -> int:
+        """The tile size in use."""
+        return self.tile or 320 // self.scale * self.scale
+
+    def as_attributes(self, segmenter: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that decides the content, as the store records it and a rerun compares it."""
+        return {
+            "scale": self.scale,
+            "tile": self.tile_hr,
+            "stride": self.stride or self.tile_hr,
+            "degradation": degradation_facts(self.degradation, self.seed),
+            "limits": {"max_megapixels": self.limits.max_megapixels},  # the others do not decide the content
+            "structure": {"kind": "rope", "theta": THETA},
+            "segmenter": {key: value for key, value in segmenter.items() if key not in UNCOMPARED},
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of `prepare` did."""
+
+    out: Place
+    images: int
+    tiles: int
+    masks: int
+    segmented: int
+    """Images that went through the segmenter in this run; the others had been finished before."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """name -> reason."""
+    already_complete: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would find and do; nothing was written to make it."""
+
+    found: list[Found]
+    """Every picture of the source, in order."""
+    missing: list[Found]
+    """Pictures that no committed record covers, each content once."""
+    committed: Store | None
+    """The finished store, if there is one."""
+    changed: list[str]
+    """How a finished or begun store differs from what is asked for."""
+    fingerprint: str
+
+
+def plan_prepare(found: list[Found], out: Location, settings: Mapping[str, Any]) -> Plan:
+    """Compare what is asked for with what lies at `out`.
+
+    Weights that are not here yet (None in `settings`) are taken to be those that `out` was begun with.
+    """
+    store = open_store(out) if place_at(out).get(ROOT_KEY) is not None else None
+    staging = Staging(out)
+    begun = store.attrs if store else staging.settings()
+    settings = _with_weights_of(begun, settings)
+    images = [[item.picture.name, item.sha256, *([item.lr_sha256] if item.lr else [])] for item in found]
+    fingerprint = digest(canonical({"format_version": FORMAT_VERSION, "settings": settings, "images": images}))
+    if store is not None:
+        changed = [] if store.fingerprint == fingerprint else _store_differences(store, settings, found)
+        return Plan(found, [], store, changed, fingerprint)
+    changed = differences(begun, settings) if begun is not None else []
+    done = staging.finished() if begun is not None else set()
+    first = {item.key: item for item in reversed(found) if not item.problem}
+    missing = [item for item in found if item is first.get(item.key) and item.key not in done]
+    return Plan(found, missing, None, changed, fingerprint)
+
+
+def _with_weights_of(begun: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    if begun is None or settings["segmenter"].get("weights", "") is not None:
+        return settings
+    return {**settings, "segmenter": {**settings["segmenter"], "weights": begun["segmenter"].get("weights")}}
+
+
+def prepare(
+    source: Source,
+    out: Location,
+    masks: MaskSource,
+    settings: PrepareSettings | None = None,
+    *,
+    lr: Source | None = None,
+    limit: int | None = None,
+    strict: bool = False,
+    maker: Maker | None = None,
+) -> Report:
+    """Make a store of a source's pictures, or go on with one that was begun.
+
+    Args:
+        source: a folder, an archive, `samples`, or several of these.
+        out: the store, a folder such as `data/photos.zarr` or a URL; `photos.zarr.staging` beside it holds the work in progress.
+        masks: the segmenter.
+        settings: scale, tile, degradation, bounds on picture sizes.
+        lr: where LR files lie already, with `degradation="given"` and only then.
+        limit: take only the first so many pictures.
+        strict: stop at the first picture that cannot be used, instead of listing it.
+        maker: makes the records in place of `masks`, such as `cluster.Crew.records`; `masks` then only says what decides them.
+
+    Raises:
+        ImageError: no picture can be used, or (strict) one cannot.
+        ConfigError: LR files without `degradation="given"`, or the other way round.
+            Or `out` and a source lie in each other.
+        StoreError: `out` holds another store or anything that is not ours, or other settings began it, or it cannot be written.
+        BusyError: another `prepare` is at work on it.
+    """
+    settings = settings or PrepareSettings()
+    if (lr is not None) != (settings.degradation == "given"):
+        raise ConfigError(
+            f"degradation: {settings.degradation!r} does not go with lr={lr!r}; LR files mean 'given', and it needs them"
+        )
+    out = place_at(out)
+    check_target(out, source, lr, masks=getattr(masks, "folder", None))
+    segmenter = masks.describe()
+    attributes = settings.as_attributes(segmenter)
+    by_name = hasattr(masks, "expect")
+    found = scan(source, limit, lr=lr, scale=settings.scale, by_name=by_name, limits=settings.limits)
+    if out.size(ROOT_KEY) is not None:  # finished, so it will not change any more: no lock is needed to compare
+        return _finished(plan_prepare(found, out, attributes), out)
+    with Staging(out).open() as staging:
+        plan = plan_prepare(found, out, attributes)
+        if plan.changed or plan.committed is not None:
+            return _finished(plan, out, staging)
+        staging.begin(attributes)
+        skipped = _make_masks(plan, staging, maker or partial(local_records, masks), settings, strict)
+        if len(skipped) == len(plan.found):
+            staging.remove()
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])
+            raise ImageError(f"{source}: none of {len(skipped)} pictures can be used ({reasons})")
+        beside = {"software": _versions(segmenter), "uncompared": segmenter.get("uncompared", {})}
+        facts = {**attributes, **beside, "fingerprint": plan.fingerprint}
+        write_store(
+            summarise(plan.found, skipped, staging, settings.tile_hr, settings.scale, settings.stride),
+            staging,
+            out,
+            facts,
+            settings.limits,
+        )
+        staging.remove()
+    segmented = sum(item.picture.name not in skipped for item in plan.missing)
+    return _report(open_store(out), out, segmented)
+
+
+def _finished(plan: Plan, out: Place, held: Staging | None = None) -> Report:
+    """The report of a store that is finished already; StoreError if something else was begun or finished there.
+
+    Args:
+        plan: made when there was a root document, or under the lock.
+        out: the store.
+        held: its staging place, if the lock is taken.
+    """
+    if plan.changed:
+        raise StoreError(
+            f"{out}: made with something else ({'; '.join(plan.changed[:6])}); "
+            f"give the same settings and source, another --out, or delete {out} and {Staging(out)} beside it"
+        )
+    assert plan.committed is not None
+    try:
+        if held is not None:
+            held.remove()
+        elif Staging(out).is_there():  # left over if the last run was killed between its commit and its end
+            with Staging(out).open() as left:
+                left.remove()
+    except (StoreError, BusyError) as error:  # the store is whole all the same
+        log.warning("what lies beside %s stays: %s", out, error)
+    return _report(plan.committed, out, segmented=0, complete=True)
+
+
+def _make_masks(plan: Plan, staging: Staging, make: Maker, settings: PrepareSettings, strict: bool) -> dict[str, str]:
+    """Stage `masks`: commit a record for each picture that can be used; returns name -> reason for the others, each told at once."""
+    skipped: dict[str, str] = {}
+
+    def skip(name: str, reason: str) -> None:
+        if strict:
+            raise ImageError(f"{name}: {reason}; leave out --strict to skip and list such pictures")
+        log.warning("skipped %s: %s", name, reason)
+        skipped[name] = reason
+
+    names: dict[str, list[str]] = {}
+    for item in plan.found:
+        if item.problem:
+            skip(item.picture.name, item.problem)
+        else:
+            names.setdefault(item.key, []).append(item.picture.name)
+    read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
+    with progress(desc="masks", total=len(plan.missing), unit="image") as bar:
+        for item, result in one_each(plan.missing, make(plan.missing, read)):
+            bar.update()
+            if isinstance(result, ImageError):
+                for name in names[item.key]:
+                    skip(name, str(result))
+            else:
+                staging.save(item.key, result)
+                bar.set_postfix(masks=result.n_masks)
+    return skipped
+
+
+def _store_differences(store: Store, settings: Mapping[str, Any], found: list[Found]) -> list[str]:
+    changed = differences({key: store.attrs.get(key) for key in settings}, settings)
+    before, now = set(store.names()), {item.picture.name for item in found}
+    for what, names in (("no longer in the source", before - now), ("new in the source", now - before)):
+        if names:
+            changed.append(f"{len(names)} pictures {what}, such as {min(names)}")
+    return changed or ["the content of some pictures changed"]
+
+
+def _versions(segmenter: Mapping[str, Any]) -> dict[str, str]:
+    """Recorded, never compared: a finished image is not segmented again because a library was updated."""
+    ours = {name: version(name) for name in ("samdiff", "numpy", "numcodecs", "opencv-python-headless")}
+    return {**ours, **segmenter.get("versions", {})}
+
+
+def _report(store: Store, out: Place, segmented: int, complete: bool = False) -> Report:
+    return Report(out, store.n_images, len(store), store.n_masks, segmented, store.skipped(), complete)

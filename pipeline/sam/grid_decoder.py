@@ -1,0 +1,196 @@
+"""SAM's mask decoder for a grid of single-point prompts: segment-anything's numbers with half of the work. Pure, given a model.
+
+Per image, not per point: whatever the first layer of the two-way transformer makes of the image alone. Per point: the projections
+of the 4096 image tokens are absorbed into the 7 prompt tokens, `(keys Wk) . q = keys . (q Wk)`, `(A keys) Wv`, `A (v Wo)`.
+
+Letters: B points, T = 7 tokens (predicted IoU, 4 masks, the point, "not a point"), P = 4096 image tokens (64 x 64), C = 256 channels,
+h = 8 heads of d = 16. Source: Kirillov et al., Segment Anything, arXiv 2304.02643, appendix A; layers and names of weights as in
+segment-anything 1.0, `modeling/mask_decoder.py` and `modeling/transformer.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .cross_attention import ImageToToken, TokenToImage, self_attention
+from .matmul import add_bmm, bmm, linear
+from .upscaling import Upscale
+
+POINT_MASKS = 3
+"""Masks per point: the first of the four mask tokens is for several prompts and stays unused."""
+
+_USED = [0, 2, 3, 4]
+"""Tokens that are read in the end: predicted IoU and three masks. The others are not asked in the last attention."""
+
+
+@dataclass(frozen=True)
+class ImageSide:
+    """What the decoder needs of one image: made once, used for all its points."""
+
+    keys: Tensor
+    """[1, P, C]: embedding plus the "no mask" prompt."""
+    k0: Tensor
+    """[h, d, P]: first layer, keys of the attention from tokens to image."""
+    v0: Tensor
+    """[h, P, d]: its values."""
+    q0: Tensor
+    """[h, d, P]: first layer, queries of the attention from image to tokens."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What `GridDecoder.points` knows of B points; the logits come from `GridDecoder.logits`."""
+
+    predicted_iou: Tensor
+    """float32 [B, 3]."""
+    keys: list[Tensor]
+    """[b, P, C] each, b <= `pixel_batch`, together B: image tokens after both layers."""
+    vectors: Tensor
+    """float32 [B, 3, C/8]: a mask is its vector times the upscaled image tokens."""
+
+
+class GridDecoder:
+    """The mask decoder of a Sam with its weights rearranged: `image_side` once, then `points` and `logits` chunk by chunk.
+
+    Args:
+        sam: segment_anything.modeling.Sam, on its device.
+        dtype: of the image tokens, float32 or bfloat16; the prompt tokens are always float32.
+        pixel_batch: points whose image tokens are processed together: 1 keeps them in a CPU's cache.
+    """
+
+    def __init__(self, sam: Any, dtype: torch.dtype = torch.float32, pixel_batch: int = 1) -> None:
+        decoder, prompts = sam.mask_decoder, sam.prompt_encoder
+        self.dtype, self.pixel_batch = dtype, pixel_batch
+        self.layer0, self.layer1 = decoder.transformer.layers
+        self.final_norm = decoder.transformer.norm_final_attn
+        self.t2i_0, self.t2i_1 = (TokenToImage(layer.cross_attn_token_to_image) for layer in (self.layer0, self.layer1))
+        self.i2t_0, self.i2t_1 = (ImageToToken(layer.cross_attn_image_to_token) for layer in (self.layer0, self.layer1))
+        self.t2i_final = TokenToImage(decoder.transformer.final_attn_token_to_image)
+        self.iou_head, self.hyper = decoder.iou_prediction_head, decoder.output_hypernetworks_mlps[1:]
+        self.output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])  # [5, C]
+        self.no_mask = prompts.no_mask_embed.weight  # [1, C]
+        self.used = torch.tensor(_USED, device=self.output_tokens.device)
+        self.position = prompts.get_dense_pe()[0].flatten(1).t().contiguous()  # [P, C]
+        self.position_cast = self.position.to(dtype)
+        self.norms = [(norm.weight.to(dtype), norm.bias.to(dtype), norm.eps) for norm in (self.layer0.norm4, self.layer1.norm4)]
+        self.upscale = Upscale(decoder.output_upscaling, prompts.image_embedding_size[1], dtype)
+
+    def image_side(self, embedding: Tensor) -> ImageSide:
+        """Everything of an image that no point changes; `embedding` float32 [C, 64, 64]."""
+        keys = embedding.flatten(1).t().contiguous() + self.no_mask  # [P, C]
+        placed = keys + self.position
+        k0 = self.t2i_0.project_keys(placed).transpose(1, 2)
+        v0 = self.t2i_0.project_values(keys)
+        q0 = self.i2t_0.project_queries(placed).transpose(1, 2)
+        return ImageSide(keys[None].to(self.dtype), *(part.to(self.dtype).contiguous() for part in (k0, v0, q0)))
+
+    def points(self, image: ImageSide, prompts: Tensor) -> Decoded:
+        """Everything up to the upscaling, for B points; `prompts` float32 [B, 2, C]: the prompt encoder's embedding of a point."""
+        first = torch.cat([self.output_tokens.expand(len(prompts), -1, -1), prompts], dim=1)  # [B, T, C]
+
+        layer = self.layer0  # its self-attention replaces the tokens and adds no position
+        tokens = layer.norm1(self_attention(layer.self_attn, first, first))
+        tokens = layer.norm2(tokens + self._look_at_image(image, tokens + first))
+        tokens = layer.norm3(tokens + _mlp(layer.mlp, tokens))
+        heads, scatter = self.i2t_0.plain(tokens + first, tokens)
+
+        layer = self.layer1
+        tokens = layer.norm1(tokens + self_attention(layer.self_attn, tokens + first, tokens))
+        ask = self.t2i_1.ask(tokens + first)
+        keys, seen = self._first_pixels(image, heads.to(self.dtype), scatter.to(self.dtype), ask.to(self.dtype))
+        tokens = layer.norm2(tokens + self.t2i_1.answer(seen.float()))
+        tokens = layer.norm3(tokens + _mlp(layer.mlp, tokens))
+        back, shift, scatter = self.i2t_1.absorbed(tokens + first, tokens)
+
+        tokens, first = tokens.index_select(1, self.used), first.index_select(1, self.used)
+        ask = self.t2i_final.ask(tokens + first)
+        cast = (part.to(self.dtype) for part in (back, shift, scatter, ask))
+        keys, seen = self._second_pixels(keys, *cast)
+        tokens = self.final_norm(tokens + self.t2i_final.answer(seen.float()))
+        vectors = torch.stack([_head(mlp, tokens[:, 1 + k]) for k, mlp in enumerate(self.hyper)], dim=1)
+        return Decoded(_head(self.iou_head, tokens[:, 0])[:, 1:], keys, vectors)
+
+    def logits(self, decoded: Decoded, point: list[int], mask: list[int], rows: int, columns: int) -> Tensor:
+        """Low-resolution logits of some masks.
+
+        Args:
+            decoded: of `points`.
+            point: of each wanted mask, 0 .. B - 1, ascending.
+            mask: of each wanted mask, 0 .. 2.
+            rows: of the 64 rows of image tokens, upscale only the first so many: the others are padding.
+            columns: likewise.
+
+        Returns:
+            float32 [len(point), 4 rows, 4 columns].
+        """
+        wanted: dict[int, list[int]] = {}
+        for b, k in zip(point, mask, strict=True):
+            wanted.setdefault(b, []).append(k)
+        out = []
+        for b, masks in wanted.items():
+            keys = decoded.keys[b // self.pixel_batch][b % self.pixel_batch]
+            out.append(self.upscale(keys[None], decoded.vectors[b, masks][None], rows, columns)[0])
+        return torch.cat(out)
+
+    def all_logits(self, decoded: Decoded, rows: int, columns: int) -> Tensor:
+        """Low-resolution logits of every mask of every point: float32 [B, 3, 4 rows, 4 columns]; arguments as of `logits`."""
+        groups = zip(decoded.keys, decoded.vectors.split(self.pixel_batch), strict=True)
+        return torch.cat([self.upscale(keys, vectors, rows, columns) for keys, vectors in groups])
+
+    def _look_at_image(self, image: ImageSide, placed: Tensor) -> Tensor:
+        """First attention from tokens to image, whose keys and values are the image's: [B, T, C] -> [B, T, C]."""
+        b = len(placed)
+        q = self.t2i_0.queries(placed).transpose(0, 1).flatten(1, 2)  # [h, B T, d]
+        attention = torch.bmm(q.to(self.dtype), image.k0).softmax(-1)  # [h, B T, P]
+        seen = torch.bmm(attention, image.v0).unflatten(1, (b, -1))  # [h, B, T, d]
+        return self.t2i_0.out(seen.permute(1, 2, 0, 3).flatten(2).float())
+
+    def _first_pixels(self, image: ImageSide, heads: Tensor, scatter: Tensor, ask: Tensor) -> tuple[list[Tensor], Tensor]:
+        """First attention from image to tokens, then the second from tokens to image: keys [b, P, C] each, seen [B, h T, C]."""
+        keys, seen = [], []
+        for few, back, question in self._few(heads, scatter, ask):
+            logits = torch.bmm(few.transpose(0, 1).flatten(1, 2), image.q0).unflatten(1, few.shape[::2])  # [h, b, T, P]
+            attention = logits.softmax(2).transpose(0, 1).flatten(1, 2)  # over tokens: [b, h T, P], pixels last
+            keys.append(self._norm(0, add_bmm(image.keys, attention.transpose(1, 2), back)))
+            seen.append(self._gather(keys[-1], question))
+        return keys, torch.cat(seen)
+
+    def _second_pixels(
+        self, keys: list[Tensor], back: Tensor, shift: Tensor, scatter: Tensor, ask: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Second attention from image to tokens, then the final one from tokens to image; `keys` is overwritten."""
+        seen = []
+        for k, (few, constant, forth, question) in enumerate(self._few(back, shift, scatter, ask)):
+            logits = bmm(few, (keys[k] + self.position_cast).transpose(1, 2)).add_(constant)  # [b, h T, P]
+            attention = logits.unflatten(1, (self.t2i_1.heads, -1)).softmax(2).flatten(1, 2)
+            keys[k] = self._norm(1, add_bmm(keys[k], attention.transpose(1, 2), forth))
+            seen.append(self._gather(keys[k], question))
+        return keys, torch.cat(seen)
+
+    def _few(self, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """The same tensors, `pixel_batch` points at a time."""
+        return zip(*(part.split(self.pixel_batch) for part in parts), strict=True)
+
+    def _gather(self, keys: Tensor, ask: Tensor) -> Tensor:
+        """`softmax(ask . (keys + position)) keys`: [b, h T, C]."""
+        return bmm(bmm(ask, (keys + self.position_cast).transpose(1, 2)).softmax(-1), keys)
+
+    def _norm(self, layer: int, x: Tensor) -> Tensor:
+        weight, bias, eps = self.norms[layer]
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def _mlp(block: Any, x: Tensor) -> Tensor:
+    return linear(F.relu(linear(x, block.lin1.weight, block.lin1.bias)), block.lin2.weight, block.lin2.bias)
+
+
+def _head(mlp: Any, x: Tensor) -> Tensor:
+    for k, layer in enumerate(mlp.layers):
+        x = linear(x if k == 0 else F.relu(x), layer.weight, layer.bias)
+    return x

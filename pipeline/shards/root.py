@@ -1,0 +1,98 @@
+"""The root document of a store, which is its commit: is it there, is it ours, is it whole; and the record that it names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import StoreError, printable
+from ..storage.local import LocalFolder, Place, get_at_most
+from .codec import DamageError, decode_chunk
+from .metadata import parse_json, parse_record, record_files, record_length
+from .schema import FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY
+from .writer import ROOT_KEY, SPECS, digest, unseal
+
+_FACTS = ("segmenter", "degradation", "structure", "software", "uncompared", "counts")  # where there, they are objects
+
+
+def read_root(place: Place, data: bytes) -> dict[str, Any]:
+    """The root document's attributes, checked.
+
+    Raises:
+        StoreError: not a store of ours, another format version, edited or damaged.
+    """
+    try:
+        attributes = dict(parse_json(data).get("attributes") or {})
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"{place}: {ROOT_KEY} is not readable ({printable(error)}); the store is damaged, prepare it again"
+        ) from error
+    if attributes.get("format") != FORMAT:
+        raise StoreError(
+            f"{place}: expected a samdiff store, got a Zarr group without its mark; make one with `samdiff prepare`"
+        )
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{place}: expected format version {FORMAT_VERSION}, got {attributes.get('format_version')!r:.80}; "
+            "use the samdiff release that wrote it, or prepare it again"
+        )
+    try:
+        attributes = unseal(data)
+        record_files(attributes["digests"]["record"])
+        _check_attributes(attributes)
+        return attributes
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise StoreError(f"{place}: {ROOT_KEY}: {printable(error)}; restore the file or prepare the store again") from error
+
+
+def read_record(place: Place, own: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """key -> (bytes, SHA-256) of every file of a store but the root and the record, as committed.
+
+    Args:
+        place: where the store lies.
+        own: the record's own files, from `metadata.record_files`.
+
+    Raises:
+        StoreError: one of them is missing or damaged.
+    """
+    length, text = 0, b""
+    for key, fact in own.items():
+        data = get_at_most(place, key, fact[0])
+        if data is None or (len(data), digest(data)) != fact:
+            raise StoreError(f"{place}/{key}: {'missing' if data is None else 'damaged'}; restore it or prepare again")
+        try:
+            if key == f"{RECORD_KEY}/{ROOT_KEY}":
+                length = record_length(data, own)
+            else:
+                text += decode_chunk(data, SPECS["images/name"].little, (LONG_ROWS,)).tobytes()
+        except (DamageError, ValueError) as error:
+            raise StoreError(f"{place}/{key}: {printable(error)}; restore it or prepare again") from error
+    try:
+        return parse_record(text[:length])
+    except ValueError as error:
+        raise StoreError(f"{place}/{RECORD_KEY}: {printable(error)}; restore it or prepare again") from error
+
+
+def _check_attributes(attributes: dict[str, Any]) -> None:
+    """What the rest of the package relies on; ValueError."""
+    scale, fingerprint = attributes.get("scale"), attributes.get("fingerprint")
+    if type(scale) is not int or scale < 1:
+        raise ValueError(f"scale: expected an integer of at least 1, got {scale!r:.80}")
+    if not isinstance(fingerprint, str):
+        raise ValueError(f"fingerprint: expected text, got {fingerprint!r:.80}")
+    for name in _FACTS:
+        if not isinstance(attributes.get(name, {}), dict):
+            raise ValueError(f"{name}: expected an object, got {attributes[name]!r:.80}")
+
+
+def nothing_there(place: Place) -> str:
+    """Why there is no store to open, and what to do."""
+    staging = place.sibling(".staging")
+    if staging.get("settings.json") is not None:
+        return (
+            f"{place}: the store is not finished ({staging} lies beside it); the same `samdiff prepare` command goes on with it"
+        )
+    if isinstance(place, LocalFolder) and place.root.is_file():
+        return f"{place}: expected a samdiff store, got a file"
+    if next(place.list_keys(), None) is not None:
+        return f"{place}: expected a samdiff store, got a folder without {ROOT_KEY}"
+    return f"{place}: there is no such store; make one with `samdiff prepare SOURCE --out {place}`"

@@ -1,0 +1,222 @@
+"""Write a store: described first, filled in row order, committed last.
+
+`StoreWriter` writes each object once and remembers its size and SHA-256. Until `commit` has written the root document, last of
+all, there is no store: a reader finds nothing. It writes into an empty place only; what a killed writer left is removed before
+(`Staging.begin_writing`), and a finished store is never replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import StoreError
+from ..storage.foreign import foreign_names, some
+from ..storage.local import Place
+from .codec import encode_chunk, encode_shard
+from .schema import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY, ZSTD_LEVEL, ArraySpec, chunk_of, shape_of, shard_of
+
+ROOT_KEY = "zarr.json"
+SPECS = {spec.path: spec for spec in ARRAYS}
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no choice of layout, so that equal values are equal bytes."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 as hexadecimal text."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def array_document(spec: ArraySpec, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The `zarr.json` of one array (Zarr v3 specification, array metadata)."""
+    shape = shape_of(spec, sizes)
+    shard = shard_of(spec, shape, sizes["T"])
+    return _document(spec.dtype, shape, chunk_of(spec, shape), shard, spec.dims, spec.level)
+
+
+def _document(
+    dtype: str,
+    shape: tuple[int, ...],
+    chunk: tuple[int, ...],
+    shard: tuple[int, ...] | None,
+    dims: tuple[str, ...],
+    level: int = ZSTD_LEVEL,
+) -> dict[str, Any]:
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    inner = [
+        {"name": "bytes"} if np.dtype(dtype).itemsize == 1 else little,
+        {"name": "zstd", "configuration": {"level": level, "checksum": False}},
+        {"name": "crc32c"},  # the last: without it a flipped bit in a shard comes back as a wrong pixel
+    ]
+    sharding = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": list(chunk),
+            "codecs": inner,
+            "index_codecs": [little, {"name": "crc32c"}],
+            "index_location": "end",
+        },
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard or chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0 if dtype.startswith("float") else 0,
+        "codecs": [sharding] if shard else inner,
+        "attributes": {},
+        "dimension_names": list(dims),
+        "storage_transformers": [],
+    }
+
+
+def record_document(length: int) -> dict[str, Any]:
+    """The `zarr.json` of the record: the text of `length` bytes that lists every file."""
+    return _document("uint8", (length,), (LONG_ROWS,), None, ("byte",))
+
+
+def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The `zarr.json` of a group; those below the root have no attributes."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+def chunk_key(path: str, index: int, ndim: int) -> str:
+    """Key of the `index`-th chunk (or shard) along the first dimension; the other dimensions have one chunk."""
+    return f"{path}/c/" + "/".join([str(index), *["0"] * (ndim - 1)])
+
+
+def store_keys(sizes: Mapping[str, int]) -> frozenset[str]:
+    """Every key that a store of these sizes (the contract's letters) can have; more chunks of the record than it will need."""
+    keys = {ROOT_KEY, f"{RECORD_KEY}/{ROOT_KEY}"}
+    for spec in ARRAYS:
+        column = _Column(spec, sizes)
+        keys |= {f"{spec.group}/{ROOT_KEY}", f"{spec.path}/{ROOT_KEY}"}
+        keys |= {chunk_key(spec.path, index, len(column.shape)) for index in range(-(-column.shape[0] // column.rows))}
+    longest = sum(len(key.encode()) + 64 + 20 + 5 for key in keys)  # a line is a SHA-256, a size, a key, and what parts them
+    return frozenset(keys | {chunk_key(RECORD_KEY, index, 1) for index in range(-(-longest // LONG_ROWS))})
+
+
+class _Column:
+    """Rows of one array, gathered until they fill a chunk (or shard), then written as one object."""
+
+    def __init__(self, spec: ArraySpec, sizes: Mapping[str, int]) -> None:
+        self.spec = spec
+        self.shape = shape_of(spec, sizes)
+        shard = shard_of(spec, self.shape, sizes["T"])
+        self.sharded = shard is not None
+        self.rows = (shard or chunk_of(spec, self.shape))[0]
+        self.parts: list[np.ndarray] = []
+        self.held = 0  # rows in `parts`
+        self.done = 0  # objects written
+
+    def push(self, rows: np.ndarray) -> None:
+        assert rows.shape[1:] == self.shape[1:], (self.spec.path, rows.shape, self.shape)
+        self.parts.append(np.asarray(rows, self.spec.dtype))
+        self.held += len(rows)
+
+    def take(self, final: bool) -> list[tuple[str, bytes]]:
+        """The objects that can be written now."""
+        if self.held < self.rows and not (final and self.held):
+            return []
+        joined = np.concatenate(self.parts)
+        objects = []
+        while len(joined) >= self.rows or (final and len(joined)):
+            block, joined = joined[: self.rows], joined[self.rows :]
+            objects.append((chunk_key(self.spec.path, self.done, len(self.shape)), self._encode(block)))
+            self.done += 1
+        self.parts, self.held = [joined.copy()], len(joined)
+        return objects
+
+    def _encode(self, block: np.ndarray) -> bytes:
+        if self.sharded:
+            return encode_shard([encode_chunk(row, self.spec.level) for row in block], self.rows)
+        padded = np.zeros((self.rows, *block.shape[1:]), block.dtype)  # Zarr's chunks at the border are whole
+        padded[: len(block)] = block
+        return encode_chunk(padded, self.spec.level)
+
+
+class StoreWriter:
+    """Fills one store. Rows of every array come in order; each object is written once, whole, and its digest kept."""
+
+    def __init__(self, place: Place, sizes: Mapping[str, int]) -> None:
+        """
+        Args:
+            place: where the store goes: nothing, or an empty folder.
+            sizes: the contract's letters I, N, M, R, B, B2, T, t.
+
+        Raises:
+            StoreError: something lies there; nothing is written then.
+        """
+        self.place, self.sizes = place, dict(sizes)
+        self.written: dict[str, tuple[int, str]] = {}
+        keys = store_keys(sizes)
+        there = some(itertools.chain(foreign_names(place, keys), (key for key in place.list_keys() if key in keys)))
+        if there:
+            raise StoreError(f"{place}: expected nothing or an empty folder, got one that holds {there}; give another one")
+        for group in dict.fromkeys(spec.group for spec in ARRAYS):
+            self._set(f"{group}/{ROOT_KEY}", canonical(group_document({})))
+        for spec in ARRAYS:
+            self._set(f"{spec.path}/{ROOT_KEY}", canonical(array_document(spec, sizes)))
+        self._columns = {spec.path: _Column(spec, sizes) for spec in ARRAYS}
+
+    def append(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Add rows to arrays (path -> [n, …]); whole chunks and shards are written at once, so memory stays bounded."""
+        for path, values in rows.items():
+            column = self._columns[path]
+            column.push(values)
+            for key, data in column.take(final=False):
+                self._set(key, data)
+
+    def commit(self, attributes: Mapping[str, Any]) -> None:
+        """Write the rest, then the record of all digests, then the root document that names the record."""
+        for column in self._columns.values():
+            for key, data in column.take(final=True):
+                self._set(key, data)
+            expected = -(-column.shape[0] // column.rows)
+            assert column.done == expected, f"{column.spec.path}: {column.done} objects written, {expected} described"
+        before = set(self.written)
+        self._write_record()
+        record = {key: list(self.written[key]) for key in sorted(set(self.written) - before)}
+        if self.place.size(ROOT_KEY) is not None:  # where locks do not reach: another disk's, another machine's writer
+            raise StoreError(f"{self.place}: another process finished a store there meanwhile; it is left as it is")
+        self.place.set(ROOT_KEY, seal({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}, record))
+
+    def _write_record(self) -> None:
+        lines = [f"{sha256}  {size}  {key}\n" for key, (size, sha256) in sorted(self.written.items())]
+        text = np.frombuffer("".join(lines).encode(), np.uint8)
+        self._set(f"{RECORD_KEY}/{ROOT_KEY}", canonical(record_document(len(text))))
+        for index, start in enumerate(range(0, len(text), LONG_ROWS)):
+            padded = np.zeros(LONG_ROWS, np.uint8)
+            padded[: len(text) - start] = text[start : start + LONG_ROWS]
+            self._set(chunk_key(RECORD_KEY, index, 1), encode_chunk(padded, ZSTD_LEVEL))
+
+    def _set(self, key: str, data: bytes) -> None:
+        assert key not in self.written, f"{key} written twice"
+        self.place.set(key, data)
+        self.written[key] = (len(data), digest(data))
+
+
+def seal(attributes: Mapping[str, Any], record: Mapping[str, list]) -> bytes:
+    """The root document: the attributes, the digests of the record's own files, and the digest of the document itself."""
+    unsealed = group_document({**attributes, "digests": {"record": dict(record), "root": ""}})
+    return canonical(group_document({**attributes, "digests": {"record": dict(record), "root": digest(canonical(unsealed))}}))
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """The root document's attributes; ValueError if a byte differs from what `seal` wrote."""
+    document = json.loads(data.decode())
+    attributes = document["attributes"]
+    digests = attributes["digests"]
+    if seal({key: value for key, value in attributes.items() if key != "digests"}, digests["record"]) != data:
+        raise ValueError("the root document was edited or damaged: its own digest does not match")
+    return attributes

@@ -1,0 +1,94 @@
+"""A store at a URL: `s3://bucket/name.zarr`, `gs://…`, `az://…`, `memory://name.zarr`, whatever fsspec knows.
+
+Credentials, regions and endpoints come from the environment, as the service's own tools read them (for S3: `AWS_PROFILE`,
+`AWS_ENDPOINT_URL`, …). Object stores write whole objects or nothing, which is all that a store needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from ...errors import StoreError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+
+class RemoteFolder:
+    """Objects below one URL. The connection belongs to the process: it is made on first use and made anew after a fork."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._connection: tuple[int, AbstractFileSystem, str] | None = None
+
+    def __repr__(self) -> str:
+        return self.url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFolder, (self.url,)
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
+        """See `keystore.Place`."""
+        with self._talking(key) as (fs, root):
+            try:
+                data: bytes = fs.cat_file(f"{root}/{key}", start=start or None, end=None if length is None else start + length)
+                return data
+            except FileNotFoundError:
+                return None
+
+    def size(self, key: str) -> int | None:
+        """See `keystore.Place`."""
+        with self._talking(key) as (fs, root):
+            try:
+                return int(fs.info(f"{root}/{key}")["size"])
+            except FileNotFoundError:
+                return None
+
+    def set(self, key: str, value: bytes) -> None:
+        """See `keystore.Place`."""
+        with self._talking(key) as (fs, root):
+            fs.pipe_file(f"{root}/{key}", value)
+
+    def list_keys(self) -> Iterator[str]:
+        """See `keystore.Place`."""
+        with self._talking("") as (fs, root):
+            try:
+                found = fs.find(root)
+            except FileNotFoundError:
+                found = []
+        yield from sorted(path[path.index(root) + len(root) + 1 :] for path in found)
+
+    def delete(self, key: str) -> None:
+        """See `keystore.Place`."""
+        with self._talking(key) as (fs, root), suppress(FileNotFoundError):
+            fs.rm_file(f"{root}/{key}")
+
+    def sibling(self, suffix: str) -> RemoteFolder:
+        """See `keystore.Place`."""
+        return RemoteFolder(self.url + suffix)
+
+    @contextmanager
+    def _talking(self, key: str) -> Iterator[tuple[AbstractFileSystem, str]]:
+        """The file system and the root's path in it; whatever goes wrong on the way becomes a StoreError that names the URL."""
+        try:
+            if self._connection is None or self._connection[0] != os.getpid():
+                self._connection = (os.getpid(), *_connect(self.url))
+            yield self._connection[1:]
+        except ImportError as error:
+            raise StoreError(f"{self.url}: {error}; for S3: pip install 'samdiff[remote]'") from error
+        except Exception as error:  # each service has its own kinds
+            reason = f"{type(error).__name__}: {error}"
+            raise StoreError(
+                f"{self.url}/{key}: {reason}; check the address, the network, the bucket and your credentials"
+            ) from error
+
+
+def _connect(url: str) -> tuple[AbstractFileSystem, str]:
+    import fsspec
+
+    # Listings are never cached: another process may write between two looks.
+    fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=False)
+    return fs, str(root).rstrip("/")

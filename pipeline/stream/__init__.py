@@ -1,0 +1,1 @@
+"""Samples for training: `ShardDataset`, `ShardLoader`, and the order of samples as arithmetic."""

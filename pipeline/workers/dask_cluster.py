@@ -1,0 +1,264 @@
+"""The mask stage on a Dask cluster: one of this machine's processes, or one that runs elsewhere.
+
+Tasks are single images and give their records back; this process alone writes. So a task may run twice, a worker may die, and the
+bytes of the store are those of a run without a cluster, as long as every worker computes with the same number of threads (law 5).
+
+Whoever can speak to a scheduler can run code as its user. The one of this machine listens on loopback only and speaks TLS with keys that
+are made for the run and kept in memory; how to protect another one says docs/cluster.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import dask.config
+from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Security
+
+from ...errors import ConfigError, ImageError, StoreError, printable
+from ..images.sources import Picture
+from ..prepare.mask_stage import Read, Result
+from ..prepare.run import MaskSource
+from ..prepare.scan import Found
+from ..prepare.staging import ImageRecord
+from .local_workers import LOOPBACK, LocalWorkers
+from .tasks import Segmenter, comparable, make_record
+
+log = logging.getLogger(__name__)
+
+_WAIT = 60  # seconds for a scheduler or a first worker to appear
+_TICK = 0.5  # seconds between two looks at the workers
+_AHEAD = 3  # images on their way for each thread of the cluster
+
+
+class Crew:
+    """Workers that make records. A context manager; `crew.records` goes to `prepare(maker=…)`."""
+
+    def __init__(
+        self,
+        make: Callable[[], MaskSource],
+        describe: Mapping[str, Any],
+        *,
+        address: str | None = None,
+        workers: int = 1,
+        threads: int = 1,
+    ) -> None:
+        """
+        Args:
+            make: makes the segmenter, once on each worker; picklable.
+            describe: what it must say of itself there, so that no worker has other weights or another release.
+            address: a running scheduler's, such as `tls://host:8786`; None starts `workers` processes on this machine.
+            workers: how many, without an address.
+            threads: CPU threads of each segmenter; the same everywhere.
+
+        Raises:
+            ConfigError: no scheduler answers at the address, or it has no worker.
+        """
+        self.local: LocalWorkers | None = None
+        self._segmenter = Segmenter(make, comparable(describe), threads)
+        self._seen, self._threads = 0.0, 0  # when the cluster was asked for its threads, and what it said
+        self._stack = ExitStack()
+        try:
+            self._stack.enter_context(_quiet())
+            self.client = self._start(workers, threads) if address is None else self._connect(address)
+            self._resources = {} if self.local else _resources(self.client)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def dashboard(self) -> str | None:
+        """Where the cluster can be watched; None where bokeh, which draws the page, is not installed."""
+        return self.client.dashboard_link if importlib.util.find_spec("bokeh") else None
+
+    def records(self, items: Sequence[Found], read: Read) -> Iterator[Result]:
+        """One record of each image, as they are finished; only a few images per worker are on their way at a time.
+
+        An image whose workers die comes last and alone, so that it does not take the others with it.
+
+        Raises:
+            StoreError: workers died again and again over one image, or the scheduler is gone.
+            SamdiffError: a worker cannot load the segmenter, or has another one, or a file changed.
+        """
+        suspects: list[Found] = []
+        in_a_row = 0
+        for item, outcome in self._outcomes(items, read):
+            if not isinstance(outcome, KilledWorker):
+                in_a_row = 0
+                yield item, outcome
+                continue
+            suspects.append(item)
+            in_a_row += 1
+            if in_a_row > 2 * self._window():  # not one image, but all of them
+                raise _died(suspects) from outcome
+        while suspects:
+            ((item, outcome),) = self._outcomes(suspects[:1], read)
+            if isinstance(outcome, KilledWorker):
+                raise _died(suspects) from outcome
+            suspects.pop(0)
+            yield item, outcome
+
+    def _outcomes(self, items: Sequence[Found], read: Read) -> Iterator[tuple[Found, ImageRecord | ImageError | KilledWorker]]:
+        left, done = deque(items), queue.SimpleQueue[Future]()
+        on_the_way: dict[Any, tuple[Found, Future]] = {}
+        try:
+            while left or on_the_way:
+                self._tend()
+                while left and len(on_the_way) < self._window():
+                    item = left.popleft()
+                    future = self.client.submit(
+                        make_record, self._segmenter, _absolute(item), read, pure=False, resources=self._resources
+                    )
+                    on_the_way[future.key] = item, future
+                    future.add_done_callback(done.put)
+                try:
+                    future = done.get(timeout=_TICK)
+                except queue.Empty:
+                    continue
+                item, _ = on_the_way.pop(future.key)
+                outcome = self._outcome(future, item)
+                if self.local is not None and not isinstance(outcome, KilledWorker):
+                    self.local.made_something()
+                yield item, outcome
+        finally:
+            for _, future in on_the_way.values():
+                future.release()
+
+    def _outcome(self, future: Future, item: Found) -> ImageRecord | ImageError | KilledWorker:
+        """The result of a finished task. It still lies with its worker; if that dies now, the task runs again, and this waits for it."""
+        try:
+            while True:
+                try:
+                    result: ImageRecord | ImageError = future.result(timeout=_TICK)
+                    return result
+                except TimeoutError:
+                    if future.status == "error":  # the task's own
+                        raise
+                    self._tend()
+        except KilledWorker as error:
+            return error
+        except CancelledError as error:
+            raise _gone(item.picture.name) from error
+        finally:
+            future.release()
+
+    def _tend(self) -> None:
+        """Replace dead workers of ours; ask another cluster how many threads it has."""
+        if self.local is not None:
+            self.local.tend()
+        elif time.monotonic() - self._seen > 4 * _TICK:
+            try:
+                threads = sum(self.client.nthreads().values())
+            except (OSError, RuntimeError) as error:
+                raise _gone(str(error)) from error
+            if self._threads and not threads:
+                log.warning("no worker is left at %s; waiting for one", self.client.scheduler.address)
+            self._seen, self._threads = time.monotonic(), threads
+
+    def _window(self) -> int:
+        """How many images may be on their way; it follows the workers as they join and leave."""
+        return _AHEAD * max(1, self._threads)
+
+    def _start(self, workers: int, threads: int) -> Client:
+        security = Security.temporary()
+        drawn = importlib.util.find_spec("bokeh") is not None
+        routes = ["distributed.http.scheduler.info", "distributed.http.statics"] if drawn else []
+        try:
+            with dask.config.set({"distributed.scheduler.http.routes": routes}):
+                cluster = LocalCluster(
+                    n_workers=0,  # they are ours, see `LocalWorkers`
+                    threads_per_worker=1,
+                    processes=True,
+                    host=LOOPBACK,
+                    protocol="tls://",
+                    security=security,
+                    dashboard_address=f"{LOOPBACK}:0",
+                    scheduler_kwargs={"dashboard": drawn},
+                    silence_logs=False,
+                )
+        except RuntimeError as error:
+            raise ConfigError(
+                f"--workers: no scheduler could be started on {LOOPBACK} ({error}); leave out --workers"
+            ) from error
+        self._stack.enter_context(cluster)
+        client = self._stack.enter_context(Client(cluster))
+        self.local = self._stack.enter_context(LocalWorkers(cluster.scheduler_address, security, workers, threads))
+        self._threads = workers
+        return client
+
+    def _connect(self, address: str) -> Client:
+        try:
+            client = self._stack.enter_context(Client(address, timeout=_WAIT))
+            client.wait_for_workers(1, timeout=_WAIT)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ConfigError(
+                f"--dask {address}: no scheduler with a worker answers there ({error}); start `dask scheduler` and `dask worker`, "
+                "and give a cluster with TLS its certificates (docs/cluster.md)"
+            ) from error
+        except (TypeError, RuntimeError) as error:  # Dask's own, for an address and certificates that do not go together
+            raise ConfigError(
+                f"--dask {address}: {error}; tls:// needs certificates in Dask's configuration, tcp:// needs none (docs/cluster.md)"
+            ) from error
+        return client
+
+
+def _died(suspects: Sequence[Found]) -> StoreError:
+    others = f" (and {len(suspects) - 1} more images)" if len(suspects) > 1 else ""
+    return StoreError(
+        f"{printable(suspects[0].picture.name)}{others}: the workers that had it died again and again (out of memory?); "
+        "see their logs, give them more memory or use fewer; what was finished is kept, the same command resumes"
+    )
+
+
+def _gone(where: str) -> StoreError:
+    return StoreError(
+        f"{printable(where)}: the connection to the scheduler was lost; see to it that `dask scheduler` is running; the same command resumes"
+    )
+
+
+def _resources(client: Client) -> dict[str, int]:
+    """One GPU for each task where workers were started with `--resources GPU=1`."""
+    workers = client.scheduler_info()["workers"].values()
+    return {"GPU": 1} if any("GPU" in worker.get("resources", {}) for worker in workers) else {}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask's own lines, tracebacks of workers that die among them, only where details were requested (-v)."""
+    if logging.getLogger().isEnabledFor(logging.INFO):
+        yield
+        return
+    loggers = [
+        logging.getLogger(name) for name in ("distributed", *logging.root.manager.loggerDict) if name.startswith("distributed")
+    ]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _absolute(item: Found) -> Found:
+    """Workers may have another current folder."""
+
+    def moved(picture: Picture) -> Picture:
+        return replace(picture, path=os.path.abspath(picture.path))
+
+    return replace(item, picture=moved(item.picture), lr=None if item.lr is None else moved(item.lr))

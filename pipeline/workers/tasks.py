@@ -1,0 +1,65 @@
+"""What a worker of a cluster is told to do: make one segmenter, and one image's record after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import ImageError, SamdiffError
+from ...runtime import setup_process
+from ..prepare.mask_stage import Read, local_records
+from ..prepare.run import UNCOMPARED, MaskSource
+from ..prepare.scan import Found
+from ..prepare.staging import ImageRecord, differences
+from ..shards.writer import canonical, digest
+from ..storage.lru import Recent
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """How a worker makes its segmenter, and what it must be. Small and picklable."""
+
+    make: Callable[[], MaskSource]
+    expected: Mapping[str, Any]
+    threads: int
+
+    @property
+    def key(self) -> str:
+        """Equal for equal segmenters."""
+        return f"{digest(canonical(self.expected))}-{self.threads}"
+
+    def load(self) -> MaskSource:
+        """
+        Raises:
+            SamdiffError: another one than expected.
+        """
+        setup_process(self.threads)
+        masks = self.make()
+        changed = differences(self.expected, comparable(masks.describe()))
+        if changed:
+            raise SamdiffError(f"a worker has another segmenter ({'; '.join(changed)}); install the same one everywhere")
+        return masks
+
+
+_LOADED, _LOCK = Recent(2), threading.Lock()
+"""A worker's segmenters: loaded with their first image, used for one image at a time; two, for two runs on one cluster."""
+
+
+def make_record(segmenter: Segmenter, item: Found, read: Read) -> ImageRecord | ImageError:
+    """A task: the record of one image."""
+    with _LOCK:
+        masks = _LOADED.get(segmenter.key)
+        if masks is None:
+            masks = _LOADED[segmenter.key] = segmenter.load()
+        ((_, result),) = local_records(masks, [item], read)
+        return result
+
+
+def comparable(describe: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal on all workers: not versions, and of the weights their content alone."""
+    facts = {key: value for key, value in describe.items() if key not in UNCOMPARED}
+    if isinstance(facts.get("weights"), Mapping):
+        facts["weights"] = facts["weights"].get("sha256")
+    return facts

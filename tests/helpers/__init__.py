@@ -1,0 +1,1 @@
+"""What the tests share: stores, models, damaged files, a faulty server."""

@@ -1,0 +1,38 @@
+"""A small untrained model for tests, saved as training saves it."""
+
+from pathlib import Path
+
+import torch
+
+from samdiff.model.checkpoints.format import Checkpoint, save_checkpoint
+from samdiff.model.config import load_config
+from samdiff.model.networks.build import build_rrdb, build_unet
+
+SMALL = (
+    "model.width=8",
+    "model.multipliers=[1, 2, 2]",
+    "model.rrdb_blocks=2",
+    "model.rrdb_features=8",
+    "model.rrdb_growth=4",
+)
+
+
+def write_model(path: Path, *sets: str, scale: int = 4) -> Path:
+    """A checkpoint of the tiny preset, smaller still; `sets` as in `--set`."""
+    torch.manual_seed(0)
+    config = load_config("tiny", sets=[*SMALL, *sets], scale=scale)
+    parts = {"rrdb": build_rrdb(config), "unet": build_unet(config)}
+    tensors = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
+    save_checkpoint(path, Checkpoint("diffusion", tensors, {**config.as_dict(), "stores": [], "rrdb_from": None}))
+    return path
+
+
+def small_rrdb(value: float | None = None) -> Checkpoint:
+    """A checkpoint of kind `rrdb` that fits its configuration; every weight is `value` if there is one. Its first weight is not contiguous."""
+    torch.manual_seed(0)
+    config = load_config("tiny", sets=SMALL)
+    tensors = {f"rrdb.{name}": tensor for name, tensor in build_rrdb(config).state_dict().items()}
+    if value is not None:
+        tensors = {name: torch.full_like(tensor, value) for name, tensor in tensors.items()}
+    tensors["rrdb.first.weight"] = tensors["rrdb.first.weight"].contiguous(memory_format=torch.channels_last)
+    return Checkpoint("rrdb", tensors, config.as_dict(), {"step": 3})

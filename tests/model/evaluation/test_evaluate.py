@@ -1,0 +1,265 @@
+"""Figures by their protocols, tables, sheets, and the exported networks against PyTorch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from samdiff import load_model
+from samdiff.cli import main
+from samdiff.errors import ConfigError
+from samdiff.model.evaluation.comparison import comparison, detailed_box
+from samdiff.model.evaluation.evaluate import Pair, Row, as_csv, as_json, as_markdown, evaluate, read_pairs, summarise
+from samdiff.model.evaluation.ldl import artifact_map
+from samdiff.model.evaluation.metrics import psnr
+from samdiff.model.evaluation.perceptual import load_measures
+from samdiff.model.inference.image_io import save_picture
+from samdiff.pipeline.degrade.imresize import imresize
+from samdiff.runtime import brief_downloads
+
+from ...helpers.models import write_model
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+
+
+def random_image(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the benchmark photographs are not part of the project")
+@pytest.mark.parametrize(
+    ("name", "scale", "expected"),
+    [("set5", 4, (28.429, 0.8111)), ("set14", 2, (30.230, 0.8691)), ("set14", 4, (25.994, 0.7029))],
+)
+def test_the_bicubic_rows_of_the_field_through_evaluate(name, scale, expected):
+    """To .005 dB, grey files on their grey values; the RRDB's place is taken by bicubic here."""
+    rows = evaluate(read_pairs(SHARED / name, scale), name, scale, lambda lr: imresize(lr, scale), lambda lr, _: lr, [])
+    found = summarise(rows)[name, "bicubic"]
+    assert found["psnr_y"][0] == pytest.approx(expected[0], abs=0.005)
+    assert found["ssim_y"][0] == pytest.approx(expected[1], abs=0.0005)
+    assert found["ldl"] == summarise(rows)[name, "rrdb"]["ldl"]
+
+
+def test_pairs_of_a_folder(tmp_path):
+    """HR alone is cut and reduced by us; LR beside it is used, NAMEx4 too; a missing or wrong LR is an error."""
+    hr = random_image(35, 41, 3)
+    save_picture(hr, tmp_path / "a" / "x.png")
+    (pair,) = read_pairs(tmp_path / "a", 4)
+    np.testing.assert_array_equal(pair.hr, hr[:32, :40])
+    np.testing.assert_array_equal(pair.lr, imresize(np.ascontiguousarray(hr[:32, :40]), 0.25))
+    save_picture(hr, tmp_path / "b" / "HR" / "x.png")
+    save_picture(random_image(8, 10, 3), tmp_path / "b" / "LRx4" / "xx4.png")
+    (pair,) = read_pairs(tmp_path / "b", 4)
+    np.testing.assert_array_equal(pair.lr, random_image(8, 10, 3))
+    save_picture(hr, tmp_path / "b" / "HR" / "y.png")
+    with pytest.raises(ConfigError, match="has no LR for y.png"):
+        read_pairs(tmp_path / "b", 4)
+    save_picture(random_image(4, 5, 3), tmp_path / "b" / "LRx4" / "y.png")
+    with pytest.raises(ConfigError, match="expected y.png reduced 4 times"):
+        read_pairs(tmp_path / "b", 4)
+    with pytest.raises(ConfigError, match="found none"):
+        read_pairs(tmp_path, 4)
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        read_pairs(tmp_path / "Set5", 4)
+
+
+def test_two_benchmarks_of_one_name_are_refused(tmp_path, capsys):
+    """Set5/HR and Set14/HR: one would silently take the other's place."""
+    for name in ("Set5", "Set14"):
+        save_picture(random_image(32, 32, 3), tmp_path / name / "HR" / "x.png")
+    write_model(tmp_path / "m.safetensors")
+    folders = [part for name in ("Set5", "Set14") for part in ("--benchmark", str(tmp_path / name / "HR"))]
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", *folders, "--checkpoint", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "out")])
+    assert "two folders are named HR" in capsys.readouterr().err
+
+
+def test_means_and_errors_over_seeds():
+    """Mean over pictures, then mean and standard error over seeds; the same in table, CSV and JSON."""
+    values = {0: (20.0, 22.0), 1: (21.0, 25.0), 2: (23.0, 27.0)}
+    rows = [Row("b", str(i), "samdiff", seed, {"psnr_y": v}) for seed, pair in values.items() for i, v in enumerate(pair)]
+    mean, error = summarise(rows)["b", "samdiff"]["psnr_y"]
+    assert (mean, error) == pytest.approx((23.0, np.std([21, 23, 25], ddof=1) / 3**0.5))
+    assert f"| b | samdiff | 23.000 ± {error:.3f} |" in as_markdown(summarise(rows))
+    assert as_csv(rows).splitlines()[1] == "b,0,samdiff,0,20.000000"
+    assert json.loads(as_json(rows, {"scale": 4}))["summary"][0]["psnr_y"]["standard_error"] == pytest.approx(error)
+
+
+def test_the_artifact_map_by_its_definition():
+    """Against a plain loop over windows; nothing is marked where the stable result is worse."""
+    hr, found, stable = (random_image(12, 10 + i, 3)[:, :10] for i in range(3))
+    residual = np.abs(hr.astype(float) - found).sum(axis=2) / 255
+    other = np.abs(hr.astype(float) - stable).sum(axis=2) / 255
+    padded = np.pad(residual, 3, mode="reflect")
+    expected = np.zeros_like(residual)
+    for y in range(12):
+        for x in range(10):
+            expected[y, x] = residual.var(ddof=1) ** 0.2 * padded[y : y + 7, x : x + 7].var(ddof=1)
+    expected[residual < other] = 0
+    np.testing.assert_allclose(artifact_map(found, hr, stable), expected, atol=1e-12)
+    assert artifact_map(hr, hr, stable).max() == 0
+
+
+def test_sheets_show_crops_and_differences():
+    """One row of whole pictures, one per box, one of maps; the box is found where the detail is; wrong boxes and sizes are refused."""
+    hr = np.full((64, 80, 3), 90, np.uint8)
+    hr[40:56, 8:24] = random_image(16, 16, 3)
+    blurred = cv2.GaussianBlur(hr, (5, 5), 1)
+    x, y, w, h = detailed_box(hr)
+    assert (w, h) == (16, 16)
+    assert abs(x - 8) <= 2 >= abs(y - 40)
+    sheet = comparison([("sharp", hr), ("blurred", blurred)], hr, [(0, 0, 16, 16), (8, 40, 16, 16)], width=80)
+    assert sheet.shape[1] == 3 * 96
+    assert sheet.shape[0] > 64 + 80 + 80 + 64
+    for boxes in ([(70, 0, 16, 16)], [(0, 0, 0, 4)]):
+        with pytest.raises(ConfigError, match="expected a box inside 80 x 64"):
+            comparison([("a", hr)], hr, boxes)
+    with pytest.raises(ConfigError, match="expected pictures of one size"):
+        comparison([("a", hr), ("b", hr[1:])], None, [])
+
+
+def test_without_pyiqa_the_way_is_told(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    with pytest.raises(ConfigError, match=r"pip install 'samdiff\[iqa\]'"):
+        load_measures(["lpips"], torch.device("cpu"))
+
+
+@pytest.fixture
+def pyiqa(monkeypatch):
+    """A stand-in: `l1` works, but not for small pictures; `dists` cannot be fetched; `fid` compares the means of folders."""
+
+    def create_metric(name, device):
+        sys.stdout.write("Loading\n")  # as pyiqa does
+        if name == "dists":
+            raise OSError("no route to host\nmore")
+        return {"l1": l1, "fid": fid}[name]
+
+    def l1(found, hr):
+        assert found.shape[1] == 3
+        if found.shape[2] < 4:
+            raise RuntimeError("too small")
+        return (found - hr).abs().mean()
+
+    def fid(found, hr, num_workers, verbose):
+        means = [np.mean([cv2.imread(str(path)).mean() for path in Path(folder).iterdir()]) for folder in (found, hr)]
+        return means[0] - means[1]
+
+    stand_in = types.SimpleNamespace(create_metric=create_metric, list_models=lambda: ["l1", "dists", "fid"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setitem(sys.modules, "pyiqa", stand_in)
+
+
+def test_measures_that_cannot_be_had_leave_the_others_alone(pyiqa, capsys):
+    """No weights: a reason. A picture that is too small: NaN and a reason. An unknown name is an error."""
+    measures = load_measures(["l1", "dists"], torch.device("cpu"))
+    assert list(measures.pictures) == ["l1"]
+    assert capsys.readouterr().out == ""
+    assert measures.skipped["dists"].endswith("(OSError: no route to host)")
+    l1 = measures.pictures["l1"]
+    assert l1(np.zeros((4, 4), np.uint8), np.full((4, 4), 51, np.uint8)) == pytest.approx(0.2)
+    assert list(measures.skipped) == ["dists"]
+    assert np.isnan(l1(np.zeros((3, 4), np.uint8), np.zeros((3, 4), np.uint8)))
+    assert "too small" in measures.skipped["l1"]
+    with pytest.raises(ConfigError, match="pyiqa knows no 'dist'; perhaps dists"):
+        load_measures(["l1", "dist"], torch.device("cpu"))
+
+
+def test_figures_of_a_whole_benchmark(pyiqa):
+    """A row per method and seed, beside those of the pictures; in CSV, JSON and the table. One picture is too few."""
+    pairs = [Pair(str(n), random_image(8 + n, 9), random_image(32 + 4 * n, 36)) for n in range(2)]
+
+    def figures(pairs):
+        measures = load_measures(["fid", "l1"], torch.device("cpu"))
+        flat = [np.full_like(pair.hr, 9) for pair in pairs]
+        sizes = {image.shape: image for image in flat}
+        grown = lambda lr, seed=0: sizes[lr.shape[0] * 4, 36] + np.uint8(seed)  # noqa: E731
+        return evaluate(pairs, "b", 4, grown, grown, [0, 2], measures), measures.skipped
+
+    rows, skipped = figures(pairs)
+    assert skipped == {}
+    whole = {(row.method, row.seed): row.figures for row in rows if not row.picture}
+    hr = np.mean([pair.hr.mean() for pair in pairs])
+    assert whole["rrdb", 0] == {"fid": pytest.approx(9 - hr)}
+    assert whole["samdiff", 2] == {"fid": pytest.approx(11 - hr)}
+    assert summarise(rows)["b", "samdiff"]["fid"] == pytest.approx((10 - hr, 1.0))
+    assert as_markdown(summarise(rows)).splitlines()[0].endswith("| l1 | fid |")
+    lines = as_csv(rows).splitlines()
+    assert lines[0].endswith(",l1,fid")
+    assert lines[-1] == f"b,,samdiff,2,{',' * 8}{11 - hr:.6f}"
+    assert lines[1].endswith(",")
+    assert json.loads(as_json(rows, {}))["summary"][1]["fid"]["mean"] == pytest.approx(9 - hr)
+    rows, skipped = figures(pairs[:1])
+    assert "at least 2 pictures, got 1" in skipped["fid"]
+    assert json.loads(as_json(rows, {}))["summary"][1]["fid"]["mean"] is None
+
+
+def test_evaluate_lists_the_figures_it_could_not_make(pyiqa, tmp_path, capsys, monkeypatch):
+    """The others are there; status 3; `-q` leaves the table and the reasons."""
+    monkeypatch.setenv("SAMDIFF_QUIET", "")
+    save_picture(random_image(32, 32, 3), tmp_path / "set" / "x.png")
+    words = ["--benchmark", str(tmp_path / "set"), "--checkpoint", str(write_model(tmp_path / "m.safetensors")), "--steps", "1"]
+    with pytest.raises(SystemExit, match="3"):
+        main(["evaluate", "-q", *words, "--metrics", "l1,dists", "-o", str(tmp_path / "out")])
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].startswith("| set | samdiff |")
+    assert len(said.out.splitlines()) == 5
+    assert "skipped dists: pyiqa could not" in said.err
+    assert json.loads((tmp_path / "out" / "figures.json").read_text())["skipped"].keys() == {"dists"}
+    assert " l1 |" in (tmp_path / "out" / "table.md").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", *words, "-o", str(tmp_path / "out")])
+    assert "figures.csv: exists already; give --overwrite" in capsys.readouterr().err
+
+
+def test_downloads_give_up_soon(monkeypatch):
+    """A hub that cannot be reached is not asked for each file; sockets time out inside, and not after."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    before = socket.getdefaulttimeout()
+    with brief_downloads(3):
+        assert socket.getdefaulttimeout() == 3
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert socket.getdefaulttimeout() == before
+
+
+def test_onnx_equals_pytorch_at_other_sizes(tmp_path):
+    """RRDB and denoiser with onnxruntime, at sizes that the export did not see; then a whole picture by the example."""
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from samdiff.model.inference.onnx_export import Encoder, export_onnx
+
+    model = load_model(write_model(tmp_path / "model.safetensors"), "cpu")
+    export_onnx(model, tmp_path / "onnx")
+    rrdb, denoiser = (runtime.InferenceSession(str(tmp_path / "onnx" / name)) for name in ("rrdb.onnx", "denoiser.onnx"))
+    generator = torch.Generator().manual_seed(0)
+    for batch, height, width in ((1, 9, 14), (3, 5, 6)):
+        lr = torch.rand(batch, 3, height, width, generator=generator) * 2 - 1
+        x = torch.randn(batch, 3, 4 * height, 4 * width, generator=generator)
+        t = torch.arange(batch) * 30
+        with torch.inference_mode():
+            picture, given = Encoder(model.rrdb)(lr)
+            predicted = model.unet(x, t, given)
+        found = rrdb.run(None, {"lr": lr.numpy()})
+        np.testing.assert_allclose(found[0], picture.numpy(), atol=2e-5)
+        np.testing.assert_allclose(found[1], given.numpy(), atol=2e-5)
+        ours = denoiser.run(None, {"x": x.numpy(), "t": t.numpy(), "condition": given.numpy()})[0]
+        np.testing.assert_allclose(ours, predicted.numpy(), atol=2e-4)
+    save_picture(random_image(11, 13, 3), tmp_path / "lr.png")
+    example = Path(__file__).parents[3] / "docs" / "onnx_example.py"
+    words = [sys.executable, str(example), str(tmp_path / "onnx"), str(tmp_path / "lr.png"), str(tmp_path / "sr.png"), "4"]
+    subprocess.run(words, check=True)
+    found = cv2.imread(str(tmp_path / "sr.png"))[..., ::-1]
+    assert found.shape == (44, 52, 3)
+    ours = model.upscale(random_image(11, 13, 3), steps=4, sampler="ddim")
+    assert psnr(found, ours) < 100  # another noise, the same kind of picture
+    assert len(example.read_text().splitlines()) <= 30

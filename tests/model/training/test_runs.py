@@ -1,0 +1,264 @@
+"""A run's folder: one process at a time, one set of settings; and what is said about it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from samdiff import open_store
+from samdiff.cli import main
+from samdiff.errors import BusyError, CheckpointError, ConfigError, SamdiffError
+from samdiff.model.checkpoints.format import load_checkpoint, weights_digest
+from samdiff.model.config import load_config
+from samdiff.model.training.run import train
+from samdiff.model.training.run_dir import asked_of, claim
+from samdiff.model.training.state import states
+
+from ...helpers.stores import make_store
+from .test_train import SMALL, config, run
+
+CPU = torch.device("cpu")
+WORKER = Path(__file__).parents[2] / "helpers" / "ddp_worker.py"
+
+
+def test_two_at_once_in_one_folder(tmp_path):
+    """The second is refused and told which process has it; once that is killed with -9, the folder is free and the run goes on."""
+    store = make_store(tmp_path / "a.zarr", n=40)
+    command = [sys.executable, str(WORKER), str(store), str(tmp_path / "r"), *SMALL, "train.rrdb_steps=1000000"]
+    first = subprocess.Popen(command)
+    try:
+        while not (tmp_path / "r" / "config.json").exists():
+            assert first.poll() is None, "it ended before it could be killed"
+            time.sleep(0.05)
+        with pytest.raises(BusyError, match=rf"another `samdiff train` is at work there \(process {first.pid} on "):
+            run(tmp_path, "r")
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert run(tmp_path, "r").exists()
+
+
+def test_all_processes_end_with_the_reason(tmp_path):
+    """Rank 0 finds the folder taken; rank 1 does not wait for it and says the same."""
+    store = make_store(tmp_path / "a.zarr", n=40)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    with ExitStack() as held:
+        claim(tmp_path / "r", asked_of(config(), [open_store(store)], None, None), held)
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, str(WORKER), str(store), str(tmp_path / "r"), *SMALL],
+                env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in (0, 1)
+        ]
+        said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert all(f"at work there (process {os.getpid()} on " in text.splitlines()[-1] for text in said), said
+
+
+def test_what_was_not_trained_is_said(tmp_path):
+    """No step asked for, an RRDB from elsewhere, steps of stage one that come too late, a stage that is finished."""
+    store = open_store(make_store(tmp_path / "a.zarr", n=40))
+
+    def said(name: str, *more: str, **given: Path) -> list[str]:
+        lines: list[str] = []
+        train([store], tmp_path / name, config(*more), CPU, say=lines.append, **given)
+        return [line for line in lines if "parameters on cpu" not in line and "no validation" not in line]
+
+    zero = ("train.rrdb_steps=0", "train.steps=0")
+    rrdb, model = tmp_path / "a" / "rrdb.safetensors", tmp_path / "a" / "model.safetensors"
+    assert said("a", *zero) == [
+        f"rrdb: no step asked for (--rrdb-steps 0), random weights as they are; {rrdb}",
+        f"diffusion: no step asked for (--steps 0), random weights as they are; {model}",
+    ]
+    assert said("b", *zero, start=model)[0].startswith(
+        "rrdb: no step asked for (--rrdb-steps 0), --start's weights as they are; "
+    )
+    assert said("c", "train.steps=1", rrdb=rrdb) == [
+        f"rrdb: taken from {rrdb}, in place of stage one",
+        f"diffusion: 1 steps done, 1 in all, 0 left out; {tmp_path / 'c' / 'model.safetensors'}",
+    ]
+    assert said("a", "train.rrdb_steps=1", "train.steps=1")[0] == f"rrdb: 1 steps done, 1 in all, 0 left out; {rrdb}"
+    assert said("a", "train.rrdb_steps=2", "train.steps=1") == [
+        f"rrdb: finished before, 1 steps; the 2 asked for come too late, stage two has begun on its features; {rrdb}",
+        "diffusion: finished before, 1 steps; nothing to do (more with --steps N)",
+    ]
+
+
+def test_weights_are_known_by_their_content(tmp_path):
+    """The files of --rrdb and --start may move, and be another file of the same weights; other weights are refused. No path is kept."""
+    given = run(tmp_path, "given", "train.steps=1")
+    start = Path(shutil.copy(given, tmp_path / "begin.safetensors"))
+    more = ("train.steps=2", "train.rrdb_steps=0")
+    run(tmp_path, "r", *more, rrdb=tmp_path / "given" / "rrdb.safetensors", start=start)
+    (tmp_path / "elsewhere").mkdir()
+    start = start.rename(tmp_path / "elsewhere" / "again.safetensors")
+    run(tmp_path, "r", *more, rrdb=given, start=start)
+    assert str(tmp_path) not in (tmp_path / "r" / "config.json").read_text()
+    other = run(tmp_path, "other", "train.steps=1", "train.seed=1")
+    for which in ({"rrdb": other, "start": start}, {"rrdb": given, "start": other}):
+        with pytest.raises(ConfigError, match="(rrdb|start)_from.sha256: was '"):
+            run(tmp_path, "r", *more, **which)
+    with pytest.raises(ConfigError, match="start_from: was {'file': 'again.safetensors', .* now None"):
+        run(tmp_path, "r", *more, rrdb=given)
+
+
+def test_folders_that_are_no_runs(tmp_path):
+    """A store, somebody's weights without settings, a file: refused, nothing written. A folder with other files in it is fine."""
+    store = make_store(tmp_path / "a.zarr", n=40)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"mine")
+    (tmp_path / "file").write_text("mine")
+    for name, match in (
+        (store.name, "holds zarr.json and no config.json, so it is no run's folder"),
+        ("weights", "holds model.safetensors and no config.json"),
+        ("file", "expected a folder or nothing, got a file"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            run(tmp_path, name)
+    assert sorted(path.name for path in store.iterdir()) == ["images", "masks", "record", "tiles", "zarr.json"]
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["model.safetensors"]
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "job.log").write_text("mine")
+    assert run(tmp_path, "r", "train.steps=0", "train.rrdb_steps=0").exists()
+
+
+def test_a_run_touches_nothing_that_is_not_its_own(tmp_path, monkeypatch):
+    """Links, folders and pipes of a run's names, a lock that is none, partial files of other programs, a store around it, `/`, `~`."""
+    store, thesis = make_store(tmp_path / "a.zarr", n=40), tmp_path / "thesis.txt"
+    thesis.write_text("years of work")
+    before = sorted(path.name for path in store.rglob("*"))
+    for number, (name, make) in enumerate(
+        (
+            ("log.jsonl", lambda path: path.symlink_to(tmp_path / "new")),
+            ("config.json", lambda path: path.symlink_to(thesis)),
+            ("config.json", lambda path: os.mkfifo(path)),
+            ("model.safetensors", lambda path: path.mkdir()),
+            ("best.safetensors", lambda path: path.symlink_to(thesis)),
+            ("lock", lambda path: path.symlink_to(thesis)),
+            ("lock", lambda path: path.write_text("mine")),
+        )
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        make(folder / name)
+        with pytest.raises(SamdiffError, match="expected a (lock )?file|no run's folder"):
+            run(tmp_path, str(number))
+        assert [path.name for path in folder.iterdir()] == [name]
+    (tmp_path / "dangling").symlink_to(tmp_path / "new")
+    for name, says in (
+        ("a.zarr/run", "where nothing else may lie"),
+        ("a.zarr/tiles/hr/run", "where nothing else may lie"),
+        ("dangling", "got a link to nowhere"),
+        ("/", "got the root of a disk"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            run(tmp_path, name)
+    assert (thesis.read_text(), (tmp_path / "new").exists()) == ("years of work", False)
+    assert sorted(path.name for path in store.rglob("*")) == before
+    kept = [".x.partial", f".notes.txt.{7:032x}.partial", ".model.safetensors.0.partial"]
+    for name in kept:
+        (tmp_path / "r").mkdir(exist_ok=True)
+        (tmp_path / "r" / name).write_text("mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--shards", str(store), "--out", "~/r", "--preset", "tiny", "--steps", "0", "--rrdb-steps", "0"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--set", "train.patch=12", "--set", "train.batch=2"])
+    assert not ended.value.code
+    assert (tmp_path / "r" / "model.safetensors").exists()
+    assert [(tmp_path / "r" / name).read_text() for name in kept] == ["mine"] * 3
+    assert not (tmp_path / "~").exists()
+
+
+def test_what_a_run_needs_to_go_on(tmp_path):
+    """What a killed writer left is swept; a damaged state names the way out; a lost RRDB comes out of the model, and is not trained anew."""
+    folder = run(tmp_path, "r", "train.steps=2", "train.checkpoint_every=1").parent
+    (folder / f".model.safetensors.{7:032x}.partial").touch()
+    whole = states(folder, "diffusion")[-1]
+    whole.write_bytes(whole.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match=r"00000002.safetensors: .*delete it, and .* resumes from the state before it"):
+        run(tmp_path, "r", "train.steps=3")
+    assert not list(folder.glob(".*"))
+    whole.unlink()
+    assert load_checkpoint(run(tmp_path, "r", "train.steps=3")).facts["step"] == 3
+    lost = load_checkpoint(folder / "rrdb.safetensors")
+    (folder / "rrdb.safetensors").unlink()
+    run(tmp_path, "r", "train.steps=3")  # the model holds it
+    found = load_checkpoint(folder / "rrdb.safetensors", "rrdb")
+    assert weights_digest(found.tensors) == weights_digest(lost.tensors)
+    assert found.facts == lost.facts
+    shutil.copy(run(tmp_path, "other", "train.steps=1", "train.seed=1").parent / "rrdb.safetensors", folder)
+    with pytest.raises(
+        CheckpointError, match="rrdb.safetensors: not the RRDB that state-diffusion-00000003.safetensors was trained on"
+    ):
+        run(tmp_path, "r", "train.steps=4")
+    for name in ("rrdb", "model"):
+        (folder / f"{name}.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="rrdb.safetensors: missing, and stage two has begun"):
+        run(tmp_path, "r", "train.steps=4")
+
+
+def test_a_run_on_the_shipped_rrdb_goes_on(tmp_path):
+    """The word `shipped` is no path of a file."""
+    store = open_store(make_store(tmp_path / "a.zarr", n=40))
+    for steps in (1, 2):
+        sets = ["train.patch=12", "train.batch=2", f"train.steps={steps}", "validate.every=0"]
+        model = train([store], tmp_path / "r", load_config("tiny", sets=sets), CPU, Path("shipped"), start=Path("shipped"))
+    assert load_checkpoint(model).facts["step"] == 2
+
+
+def test_a_validation_that_cannot_be_is_said(tmp_path):
+    lines: list[str] = []
+    store = open_store(make_store(tmp_path / "a.zarr", n=40))
+    train([store], tmp_path / "r", config("train.steps=0", "train.rrdb_steps=0"), CPU, say=lines.append)
+    assert lines[0].startswith("no validation: no photograph is held out (validate.images=8, at most a tenth of them)")
+
+
+def test_publish_and_import_take_care_of_files(tmp_path, capsys):
+    """Never over a file unasked, never under another ending; our own checkpoints need no import; modulations by name."""
+    model = run(tmp_path, "r", "train.steps=0", "train.rrdb_steps=0")
+
+    def fails(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        assert stopped.value.code in (1, 2)
+        return capsys.readouterr().err
+
+    published = ("publish", model.parent, "--licence", "CC0", "-o")
+    (tmp_path / "mine.safetensors").write_text("mine")
+    assert "exists already; give --overwrite" in fails(*published, tmp_path / "mine.safetensors")
+    assert "is an input of this command" in fails(*published, model, "--overwrite")
+    assert (tmp_path / "mine.safetensors").read_text() == "mine"
+    assert "expected a checkpoint's file, got a folder" in fails("import-checkpoint", ".")
+    assert "expected a file NAME.safetensors" in fails(*published, tmp_path / "a.png")
+    assert "expected a file NAME.safetensors" in fails(*published, model.parent)
+    assert "samdiff's own, which needs no import" in fails("import-checkpoint", model)
+    assert "expected official (SAM-DiffSR) or none (SRDiff), got 'paper'" in fails(
+        "import-checkpoint", model, "--modulation", "paper"
+    )
+
+
+def test_a_run_of_other_settings_is_refused(tmp_path):
+    """The difference is shown; more steps are no difference."""
+    run(tmp_path, "r")
+    with pytest.raises(ConfigError, match=r"diffusion.loss: was 'l1', now 'l2'"):
+        run(tmp_path, "r", "diffusion.loss=l2")
+    run(tmp_path, "r", "train.steps=9", "train.lr=5e-4", "validate.steps=3", "train.workers=0")
+    said = []
+    train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=9"), CPU, say=said.append)
+    assert "changed in this run: train.lr: was 0.0005, now 0.001" in said
+    (tmp_path / "r" / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config.json: damaged"):
+        run(tmp_path, "r")
