@@ -13,8 +13,10 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
-from .commands import checkpoints, demo, evaluate, export, fetch, infer, masks, prepare, store, train
+from .commands import demo
 from .commands.common import Quiet, Verbose, complain, set_talk, show, with_talk
+from .commands.data import fetch, masks, prepare, store
+from .commands.models import checkpoints, evaluate, export, infer, train
 from .commands.terminal import VisibleFormatter, visible_output, visible_usage_errors
 from .errors import ConfigError, SamdiffError
 from .runtime import wait_without_spinning

@@ -18,8 +18,8 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """The whole way on sample photographs, in minutes: each command is printed as you would type it."""
-    from ..demo import DemoSettings, run_demo
     from ..runtime import user_path
+    from .demo_steps import DemoSettings, run_demo
 
     usual = DemoSettings()
     folder = user_path(folder, "--folder")

@@ -9,7 +9,7 @@ import pytest
 
 from samdiff import open_store
 from samdiff.cli import main
-from samdiff.commands.fetch import mirrors
+from samdiff.commands.data.fetch import mirrors
 from samdiff.errors import ConfigError, ImageError
 from samdiff.pipeline.download import datasets
 from samdiff.pipeline.download.datasets import archives_of, extract, load_registry, obtain

@@ -8,7 +8,7 @@ import pytest
 
 from samdiff import load_model
 from samdiff.cli import main
-from samdiff.demo import check_folder, write_photographs
+from samdiff.commands.demo_steps import check_folder, write_photographs
 from samdiff.errors import ConfigError, SamdiffError
 from samdiff.model.inference.batch import OutputSettings, list_inputs, plan_outputs, upscale_files
 from samdiff.model.inference.image_io import save_picture

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError
-from .common import say
+from ...errors import ConfigError
+from ..common import say
 
 
 def import_checkpoint(
@@ -22,8 +22,8 @@ def import_checkpoint(
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
     """Published weights -> a checkpoint of ours, every name and shape verified."""
-    from ..model.checkpoints.convert import describe, import_official
-    from ..model.checkpoints.format import save_checkpoint
+    from ...model.checkpoints.convert import describe, import_official
+    from ...model.checkpoints.format import save_checkpoint
 
     if file.is_dir():
         raise ConfigError(f"{file}: expected a checkpoint's file, got a folder")
@@ -43,8 +43,8 @@ def publish(
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
     """A run's best model as one small file, without anything of this machine."""
-    from ..model.checkpoints.publish import checkpoint_files
-    from ..model.checkpoints.publish import publish as write
+    from ...model.checkpoints.publish import checkpoint_files
+    from ...model.checkpoints.publish import publish as write
 
     _check_target(out, checkpoint_files(run), overwrite)
     made = write(run, out, licence, attribution, half, overwrite)
@@ -54,7 +54,7 @@ def publish(
 
 def _check_target(target: Path, inputs: list[Path], overwrite: bool) -> None:
     """Before any work."""
-    from ..pipeline.storage.outputs import claim_outputs
+    from ...pipeline.storage.outputs import claim_outputs
 
     if target.suffix != ".safetensors" or target.is_dir():
         raise ConfigError(f"--out: expected a file NAME.safetensors, got {target}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Threads, choose_checkpoint, finish, say, show
+from ..common import Device, Threads, choose_checkpoint, finish, say, show
 
 
 def evaluate(
@@ -32,16 +32,16 @@ def evaluate(
     """PSNR, SSIM, consistency and artifacts of a model beside bicubic and its RRDB, by named protocols."""
     from functools import partial
 
-    from ..errors import ConfigError
-    from ..model.checkpoints.publish import checkpoint_files
-    from ..model.evaluation.evaluate import as_csv, as_json, as_markdown, benchmark_files, methods, read_pairs, summarise
-    from ..model.evaluation.evaluate import evaluate as run
-    from ..model.evaluation.perceptual import load_measures
-    from ..model.inference.batch import provenance
-    from ..model.inference.image_io import save_picture
-    from ..model.inference.upscaler import InferSettings, load_model
-    from ..pipeline.storage.outputs import claim_outputs, write_output
-    from ..runtime import pick_device, progress, setup_process
+    from ...errors import ConfigError
+    from ...model.checkpoints.publish import checkpoint_files
+    from ...model.evaluation.evaluate import as_csv, as_json, as_markdown, benchmark_files, methods, read_pairs, summarise
+    from ...model.evaluation.evaluate import evaluate as run
+    from ...model.evaluation.perceptual import load_measures
+    from ...model.inference.batch import provenance
+    from ...model.inference.image_io import save_picture
+    from ...model.inference.upscaler import InferSettings, load_model
+    from ...pipeline.storage.outputs import claim_outputs, write_output
+    from ...runtime import pick_device, progress, setup_process
 
     path = choose_checkpoint(checkpoint)
     inputs = [*checkpoint_files(path), *(file for folder in benchmark for file in benchmark_files(folder))]
@@ -112,10 +112,10 @@ def compare(
     overwrite: Annotated[bool, typer.Option(help="Replace the sheet if it exists.")] = False,
 ) -> None:
     """Pictures side by side: zoomed crops, labels, figures, difference maps."""
-    from ..errors import ConfigError
-    from ..model.evaluation.comparison import comparison
-    from ..model.inference.image_io import FORMATS, open_picture, save_picture
-    from ..pipeline.storage.outputs import claim_outputs
+    from ...errors import ConfigError
+    from ...model.evaluation.comparison import comparison
+    from ...model.inference.image_io import FORMATS, open_picture, save_picture
+    from ...pipeline.storage.outputs import claim_outputs
 
     if out.suffix.lower() not in FORMATS:  # reported before the work
         raise ConfigError(f"--out {out}: expected a file ending in {', '.join(FORMATS)}")
@@ -133,7 +133,7 @@ def compare(
 
 
 def _box(text: str) -> tuple[int, int, int, int]:
-    from ..errors import ConfigError
+    from ...errors import ConfigError
 
     try:
         x, y, width, height = (int(part) for part in text.split(","))

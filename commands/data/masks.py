@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ConfigError
-from .common import CACHE, Device, Threads, say
+from ...errors import ConfigError
+from ..common import CACHE, Device, Threads, say
 from .mask_options import (
     BoxNms,
     Compile,
@@ -58,14 +58,14 @@ def masks(
 
     import numpy as np
 
-    from ..model.evaluation.contact_sheet import colour_labels, colour_map, contact_sheet
-    from ..model.inference.image_io import FORMATS, save_picture
-    from ..pipeline.encode.structure import encode_structure
-    from ..pipeline.images.decode import read_picture
-    from ..pipeline.images.sources import list_source
-    from ..pipeline.masks.generator import MaskGenerator
-    from ..pipeline.storage.outputs import claim_outputs, write_output
-    from ..runtime import pick_device, setup_process
+    from ...model.evaluation.contact_sheet import colour_labels, colour_map, contact_sheet
+    from ...model.inference.image_io import FORMATS, save_picture
+    from ...pipeline.encode.structure import encode_structure
+    from ...pipeline.images.decode import read_picture
+    from ...pipeline.images.sources import list_source
+    from ...pipeline.masks.generator import MaskGenerator
+    from ...pipeline.storage.outputs import claim_outputs, write_output
+    from ...runtime import pick_device, setup_process
 
     if image.is_dir():
         raise ConfigError(f"{image}: expected one picture, got a folder; `samdiff prepare` takes folders")

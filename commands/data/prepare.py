@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import ConfigError
-from .common import CACHE, Device, default_store, finish, say, show
+from ...errors import ConfigError
+from ..common import CACHE, Device, default_store, finish, say, show
 from .fetch import DOWNLOADS, Downloads, Mirror, Registry
 from .mask_options import (
     BoxNms,
@@ -104,16 +104,16 @@ def prepare(
     ] = 1,
 ) -> None:
     """Pictures -> masks -> structure codes -> a store of training tiles. The same command goes on after an interruption."""
-    from ..pipeline.download.datasets import load_registry, missing_archives, source_of
-    from ..pipeline.images.decode import Limits
-    from ..pipeline.masks.adapters import ImportedMasks
-    from ..pipeline.prepare.info import plan_lines
-    from ..pipeline.prepare.mask_stage import make_generator, plan_generator
-    from ..pipeline.prepare.run import MaskSource, PrepareSettings, plan_prepare
-    from ..pipeline.prepare.run import prepare as run
-    from ..pipeline.prepare.scan import scan
-    from ..pipeline.prepare.targets import check_target
-    from ..runtime import pick_device, setup_process, user_path
+    from ...pipeline.download.datasets import load_registry, missing_archives, source_of
+    from ...pipeline.images.decode import Limits
+    from ...pipeline.masks.adapters import ImportedMasks
+    from ...pipeline.prepare.info import plan_lines
+    from ...pipeline.prepare.mask_stage import make_generator, plan_generator
+    from ...pipeline.prepare.run import MaskSource, PrepareSettings, plan_prepare
+    from ...pipeline.prepare.run import prepare as run
+    from ...pipeline.prepare.scan import scan
+    from ...pipeline.prepare.targets import check_target
+    from ...runtime import pick_device, setup_process, user_path
 
     setup_process(threads)
     kind = pick_device(device).type
@@ -183,7 +183,7 @@ def prepare(
     with ExitStack() as stack:
         maker = None
         if workers is not None or dask is not None:
-            from ..pipeline.workers.dask_cluster import Crew
+            from ...pipeline.workers.dask_cluster import Crew
 
             crew = Crew(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
             maker = stack.enter_context(crew).records

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Threads, say, show
+from ..common import Device, Threads, say, show
 
 
 def train(
@@ -47,14 +47,14 @@ def train(
     """Stores -> a trained model. The same command resumes an interrupted run; several processes: `torchrun … -m samdiff.cli train …`."""
     import json
 
-    from ..errors import ConfigError, StoreError
-    from ..model.config import load_config
-    from ..model.training.distributed import join
-    from ..model.training.run import train as run
-    from ..model.training.run_dir import threads_to_resume
-    from ..model.training.validation import read_benchmark
-    from ..pipeline.stream.dataset import open_to_stream
-    from ..runtime import pick_device, setup_process, usable_cores, user_path
+    from ...errors import ConfigError, StoreError
+    from ...model.config import load_config
+    from ...model.training.distributed import join
+    from ...model.training.run import train as run
+    from ...model.training.run_dir import threads_to_resume
+    from ...model.training.validation import read_benchmark
+    from ...pipeline.stream.dataset import open_to_stream
+    from ...runtime import pick_device, setup_process, usable_cores, user_path
 
     target = None if out is None else user_path(out, "--out")
     if target is None:

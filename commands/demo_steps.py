@@ -16,21 +16,21 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__
-from .errors import ConfigError, ImageError, SamdiffError, printable
-from .model.checkpoints.format import SHIPPED_NAME
-from .model.evaluation.contact_sheet import colour_labels, colour_map, contact_sheet
-from .model.evaluation.metrics import psnr_y, ssim_y
-from .model.inference.image_io import file_says, open_picture, save_picture
-from .pipeline.degrade.imresize import imresize
-from .pipeline.degrade.recipes import degrade
-from .pipeline.encode.structure import encode_structure
-from .pipeline.images.decode import read_picture
-from .pipeline.images.sources import list_source
-from .pipeline.masks.generator import MaskGenerator
-from .pipeline.prepare.tile_stage import crop_to_scale
-from .pipeline.storage.outputs import DEAD_LINK, FILE, NOTHING, folder_trouble, look, sweep_outputs
-from .runtime import pick_device
+from .. import __version__
+from ..errors import ConfigError, ImageError, SamdiffError, printable
+from ..model.checkpoints.format import SHIPPED_NAME
+from ..model.evaluation.contact_sheet import colour_labels, colour_map, contact_sheet
+from ..model.evaluation.metrics import psnr_y, ssim_y
+from ..model.inference.image_io import file_says, open_picture, save_picture
+from ..pipeline.degrade.imresize import imresize
+from ..pipeline.degrade.recipes import degrade
+from ..pipeline.encode.structure import encode_structure
+from ..pipeline.images.decode import read_picture
+from ..pipeline.images.sources import list_source
+from ..pipeline.masks.generator import MaskGenerator
+from ..pipeline.prepare.tile_stage import crop_to_scale
+from ..pipeline.storage.outputs import DEAD_LINK, FILE, NOTHING, folder_trouble, look, sweep_outputs
+from ..runtime import pick_device
 
 HELD_OUT = "chelsea"
 SCALE = 4

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Threads, choose_checkpoint, finish, say
+from ..common import Device, Threads, choose_checkpoint, finish, say
 
 
 def infer(
@@ -48,10 +48,10 @@ def infer(
     threads: Threads = None,
 ) -> None:
     """Pictures, super-resolved. Never needs SAM or masks."""
-    from ..model.checkpoints.publish import checkpoint_files
-    from ..model.inference.batch import OutputSettings, list_inputs, others_results, plan_outputs, upscale_files
-    from ..model.inference.upscaler import InferSettings, load_model
-    from ..runtime import pick_device, setup_process
+    from ...model.checkpoints.publish import checkpoint_files
+    from ...model.inference.batch import OutputSettings, list_inputs, others_results, plan_outputs, upscale_files
+    from ...model.inference.upscaler import InferSettings, load_model
+    from ...runtime import pick_device, setup_process
 
     setup_process(threads)
     settings = InferSettings(

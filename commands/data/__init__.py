@@ -1,0 +1,1 @@
+"""Commands about data: prepare, masks, info, verify, export, download, weights."""

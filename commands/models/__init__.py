@@ -1,0 +1,1 @@
+"""Commands about models: train, infer, evaluate, compare, import-checkpoint, publish, export-model."""
