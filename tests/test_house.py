@@ -129,6 +129,16 @@ def test_every_file_stands_in_a_room(half):
     assert not {name: lines for name, lines in long.items() if lines > MOST_LINES}
 
 
+def test_the_map_shows_every_file():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for half, rooms in ROOMS.items():
+        for room in rooms:
+            _, _, section = page.partition(f"### `{half}/{room}/`")
+            section = section.partition("\n#")[0]
+            listed = {line.split("`")[1] for line in section.splitlines() if line.startswith("| `")}
+            assert listed == {file.name for file in (ROOT / half / room).glob("*.py")} - {"__init__.py"}, room
+
+
 def test_commands_are_few_in_a_folder():
     for folder in (ROOT / "commands", *(path for path in (ROOT / "commands").iterdir() if path.is_dir())):
         assert len([file for file in folder.glob("*.py") if file.name != "__init__.py"]) <= MOST_FILES
