@@ -1,6 +1,7 @@
 """Shared fixtures: MobileSAM's real weights, fetched once into the cache. Property tests: the same examples every time, or fresh ones."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -14,6 +15,12 @@ from samdiff.pipeline.sam.load import Segmenter, load_segmenter
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.register_profile("fresh", deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile("fresh" if os.environ.get("SAMDIFF_FRESH") else "fixed")
+
+
+def pytest_configure() -> None:
+    """A shell starts programs in the background with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C need it as in the foreground."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from samdiff.pipeline.prepare.staging import Staging
 from samdiff.pipeline.shards.reader import open_store
 from samdiff.pipeline.storage import local as keystore
 
-from .test_cluster import photo, stored
+from ..workers.test_cluster import photo, stored
 from .test_prepare import PositionMasks, position_image, write
 
 SETTINGS = PrepareSettings(scale=4, tile=64)

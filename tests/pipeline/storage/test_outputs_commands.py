@@ -171,7 +171,7 @@ def test_only_files_are_replaced(tmp_path, monkeypatch, capsys, model_file):
 def test_a_folder_that_is_a_file_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
     """Where files go into a folder, at any depth; nothing is loaded for it."""
     monkeypatch.setattr("samdiff.model.inference.upscaler.SuperResolver.upscale", None)
-    monkeypatch.setattr("samdiff.model.inference.onnx_export._networks", None)
+    monkeypatch.setattr("samdiff.model.inference.onnx_export._write", None)
     save_picture(image(0, 32, 32, 3), tmp_path / "set" / "x.png")
     (tmp_path / "file").write_text("mine")
     given = ["--checkpoint", write_model(tmp_path / "m.safetensors")]

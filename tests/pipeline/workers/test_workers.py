@@ -23,8 +23,8 @@ from samdiff.pipeline.prepare.scan import read_usable, scan
 from samdiff.pipeline.workers import local_workers
 from samdiff.pipeline.workers.dask_cluster import Crew
 
+from ..prepare.test_prepare import write
 from .test_cluster import stored
-from .test_prepare import write
 
 HERE = Path(__file__).parents[2] / "helpers"
 sys.path.append(str(HERE))  # workers get this path, and import the segmenters by their name

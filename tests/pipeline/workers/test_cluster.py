@@ -21,7 +21,7 @@ from samdiff.pipeline.workers import dask_cluster as crews
 from samdiff.pipeline.workers.dask_cluster import Crew
 from samdiff.runtime import setup_process
 
-from .test_prepare import write
+from ..prepare.test_prepare import write
 
 SETTINGS = PrepareSettings(scale=4, tile=128)
 
