@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # The tested build. Another one (a CUDA or CPU index of yours): make install TORCH="torch torchvision --index-url …"
 TORCH ?= torch==2.14.1 torchvision==0.29.1
+# Processes of `make test`; each takes about 2 GB.
+JOBS ?= 2
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 TYPES = build/types
@@ -19,7 +21,7 @@ $(STAMP): setup.cfg pyproject.toml
 	touch $@
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 slow: $(STAMP)
 	SAMDIFF_FRESH=1 $(BIN)/python -m pytest -m "slow or hypothesis"

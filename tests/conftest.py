@@ -3,6 +3,11 @@
 import os
 import signal
 
+if os.environ.get(
+    "PYTEST_XDIST_WORKER"
+):  # several test processes share the cores: one compute thread in each, before PyTorch is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import pytest
 import torch

@@ -20,6 +20,7 @@ from ...errors import CheckpointError, ConfigError
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import ShardDataset
 from ...pipeline.stream.order import mix
+from ...runtime import has_bf16
 from ..checkpoints.format import (
     BEST_FILE,
     MODEL_FILE,
@@ -287,6 +288,10 @@ def _check(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks
     check_pair(config.diffusion.build(), *_looked_at_by(config))
     if config.train.amp == "fp16" and ranks.device.type == "cpu":
         raise ConfigError("train.amp: fp16 is for CUDA, the device is the CPU; use bf16 or off")
+    if config.train.amp == "bf16" and not has_bf16(ranks.device):
+        log.warning(
+            "train.amp=bf16: this device has no instructions for bfloat16 and emulates them, several times slower than train.amp=off"
+        )
     bare = [str(store.place) for store in stores if store.n_masks == 0]
     if bare and config.diffusion.modulation != "none":
         raise ConfigError(

@@ -124,6 +124,17 @@ def test_batches_that_cannot_be_cut(tmp_path):
         Ranks(CPU, 0, 3).share(4, 1)
 
 
+def test_emulated_bf16_is_told(tmp_path, monkeypatch, caplog):
+    """A processor without bfloat16 takes several times as long as with float32: one warning, and the user's word counts."""
+    store = open_store(make_store(tmp_path / "a.zarr", n=43))
+    for has, warnings in ((True, 0), (False, 1)):
+        caplog.clear()
+        monkeypatch.setattr("samdiff.model.training.run.has_bf16", lambda device, has=has: has)
+        sets = [*SMALL, "train.amp=bf16", "train.rrdb_steps=0", "train.steps=0", "validate.every=0"]
+        train([store], tmp_path / str(has), load_config("tiny", sets=sets), CPU)
+        assert [record.getMessage().startswith("train.amp=bf16") for record in caplog.records].count(True) == warnings
+
+
 def test_frozen_features_may_be_kept_for_the_gradient(tmp_path):
     """Made in inference mode, joined outside: the condition's convolution gets a gradient, the RRDB none."""
     config = load_config("tiny", sets=SMALL)
