@@ -1,4 +1,4 @@
-"""Masks of one image as arrays, and as segment-anything's records. Pure."""
+"""Masks of one image as arrays: the one type from the segmenter to the store. Segment-anything's records stand at the edges. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .rle import area, box, counts_of, to_coco
+from ...errors import SamdiffError
+from .rle import area, box, counts_of, decode, encode, to_coco
 
 _COLUMNS = ("area", "box", "predicted_iou", "stability", "point", "crop_box")
 
@@ -72,20 +73,51 @@ class MaskTable:
         Raises:
             SamdiffError: a mask is damaged or of another size.
         """
-        runs = [counts_of(record["segmentation"], height, width) for record in records]
+        return cls.of_runs([counts_of(record["segmentation"], height, width) for record in records], records, height, width)
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[np.ndarray], records: Sequence[Mapping[str, Any]], height: int, width: int) -> MaskTable:
+        """The table of masks as runs, uint32 [R] each; what else is known of each stands in a record, whose `segmentation` is not read."""
         crops = np.array([record.get("crop_box") or [0, 0, width, height] for record in records], np.int32).reshape(-1, 4)
         crops[:, 2:] += crops[:, :2]
         points = [(record.get("point_coords") or [[np.nan, np.nan]])[0] for record in records]
         return cls(
             height,
             width,
-            runs,
+            list(runs),
             np.array([area(counts) for counts in runs], np.int64),
             np.array([box(counts, height) for counts in runs], np.int32).reshape(-1, 4),
             np.array([record.get("predicted_iou", np.nan) for record in records], np.float32),
             np.array([record.get("stability_score", np.nan) for record in records], np.float32),
             np.array(points, np.float64).reshape(-1, 2),
             crops,
+        )
+
+    @classmethod
+    def of(cls, masks: MaskTable | Sequence[Mapping[str, Any]], height: int, width: int) -> MaskTable:
+        """What a segmenter gave for an image [height, width]: a table as it is, records as a table."""
+        if not isinstance(masks, MaskTable):
+            return cls.of_records(masks, height, width)
+        if (masks.height, masks.width) != (height, width):
+            raise SamdiffError(
+                f"masks: made for {masks.height} x {masks.width} pixels (H x W), the image has {height} x {width}"
+            )
+        return masks
+
+    def enlarged(self, scale: int) -> MaskTable:
+        """The masks in a frame that is `scale` times larger: a pixel becomes scale x scale pixels, points stay at the same place."""
+        large = [
+            encode(decode(runs, self.height, self.width).repeat(scale, axis=0).repeat(scale, axis=1)) for runs in self.counts
+        ]
+        return replace(
+            self,
+            height=self.height * scale,
+            width=self.width * scale,
+            counts=large,
+            area=self.area * scale**2,
+            box=self.box * scale,
+            point=self.point * scale,
+            crop_box=self.crop_box * scale,
         )
 
 

@@ -11,19 +11,20 @@ import numpy as np
 
 from ...errors import ChangedError, SamdiffError, printable
 from ..degrade.recipes import degrade
-from ..encode.rle import counts_of, decode, encode, to_coco
+from ..encode.mask_table import MaskTable
+from ..encode.rle import counts_of, decode, encode
 from .mask_files import MaskFiles, checked_record
 
 _LONGEST_REASON = 400  # characters
 
 
-class RecordSource(Protocol):
-    """A segmenter, as `prepare.MaskSource` describes it."""
+class Segmenter(Protocol):
+    """A segmenter, as `MaskSource` in `prepare/run.py` describes it."""
 
     def describe(self) -> dict[str, Any]:
         """JSON-able facts that decide the masks."""
 
-    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable | list[dict[str, Any]]]:
         """Masks of uint8 [H, W, 3] images, in order."""
 
 
@@ -35,33 +36,25 @@ class MasksFromLR:
         scale: s, HR pixels per LR pixel.
     """
 
-    def __init__(self, masks: RecordSource, scale: int) -> None:
+    def __init__(self, masks: Segmenter, scale: int) -> None:
         self.masks, self.scale = masks, scale
 
     def describe(self) -> dict[str, Any]:
         """As the segmenter's own, with `masks_from`."""
         return {**self.masks.describe(), "masks_from": "lr"}
 
-    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
-        """Masks of HR images uint8 [H, W, 3], H and W multiples of the scale; records in the HR frame."""
-        for records in self.masks.generate_batch(degrade(image, "bicubic", self.scale) for image in images):
-            yield [enlarge(record, self.scale) for record in records]
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable]:
+        """Masks of HR images uint8 [H, W, 3], H and W multiples of the scale, in the HR frame."""
+        sizes: deque[tuple[int, int]] = deque()  # of the LR images that the segmenter holds
 
+        def small() -> Iterator[np.ndarray]:
+            for image in images:
+                lr = degrade(image, "bicubic", self.scale)
+                sizes.append(lr.shape[:2])
+                yield lr
 
-def enlarge(record: Mapping[str, Any], scale: int) -> dict[str, Any]:
-    """A record of an LR image in the HR frame: a pixel becomes scale x scale pixels; points stay at the same place."""
-    height_lr, width_lr = record["segmentation"]["size"]
-    mask = decode(counts_of(record["segmentation"]), height_lr, width_lr)
-    large = mask.repeat(scale, axis=0).repeat(scale, axis=1)
-    x, y, w, h = record["bbox"]
-    return {
-        **record,
-        "segmentation": to_coco(encode(large), *large.shape),
-        "area": int(record["area"]) * scale**2,
-        "bbox": [x * scale, y * scale, (w + 1) * scale - 1, (h + 1) * scale - 1],  # segment-anything's: last - first pixel
-        "point_coords": [[value * scale for value in point] for point in record["point_coords"]],
-        "crop_box": [value * scale for value in record["crop_box"]],
-    }
+        for masks in self.masks.generate_batch(small()):
+            yield MaskTable.of(masks, *sizes.popleft()).enlarged(self.scale)
 
 
 class ImportedMasks:
@@ -82,7 +75,7 @@ class ImportedMasks:
         self.scale = scale
         self.folder = folder
         self._files = MaskFiles(folder)
-        self._next: deque[list[dict[str, Any]]] = deque()
+        self._next: deque[MaskTable] = deque()
 
     def describe(self) -> dict[str, Any]:
         """A digest of all files stands for the segmenter that is not known."""
@@ -98,7 +91,8 @@ class ImportedMasks:
         if inside is None:
             return f"no masks: expected {printable(other)} in the folder of --import-masks"
         try:
-            self._next.append([self._cut(record, height, width) for record in self._files.records(inside)])
+            cut = [self._cut(record, height, width) for record in self._files.records(inside)]
+            self._next.append(MaskTable.of_runs([runs for runs, _ in cut], [more for _, more in cut], height, width))
         except ChangedError:
             raise
         except SamdiffError as error:
@@ -107,24 +101,23 @@ class ImportedMasks:
             return _shortened(f"its masks {inside}: {type(error).__name__}: {error}")
         return None
 
-    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
-        """The records of each image, in order; `expect` was called for each of them before."""
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable]:
+        """The masks of each image, in order; `expect` was called for each of them before."""
         for _ in images:
             yield self._next.popleft()
 
-    def _cut(self, record: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
-        """A record of the image as it was, cut to the image as it is used."""
+    def _cut(self, record: Mapping[str, Any], height: int, width: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Runs and the other values of a record of the image as it was, cut to the image as it is used."""
         coco = record["segmentation"]
         counts = counts_of(coco)
         height_was, width_was = (int(side) for side in coco["size"])
         kept = checked_record(record)
         if (height_was, width_was) == (height, width):
-            return {**kept, "segmentation": to_coco(counts, height, width)}
+            return counts, kept
         if not (height <= height_was < height + self.scale and width <= width_was < width + self.scale):
             raise SamdiffError(f"made for {width_was} x {height_was} pixels (W x H), the picture has {width} x {height}")
         mask = np.ascontiguousarray(decode(counts, height_was, width_was)[:height, :width])
-        cut = {key: value for key, value in kept.items() if key != "crop_box"}
-        return {**cut, "segmentation": to_coco(encode(mask), height, width)}
+        return encode(mask), {key: value for key, value in kept.items() if key != "crop_box"}
 
 
 def _shortened(reason: str) -> str:

@@ -81,18 +81,13 @@ class MaskGenerator:
 
     def masks(self, image: np.ndarray) -> MaskTable:
         """Masks of one image, uint8 [H, W, 3] RGB, by descending predicted IoU, as runs."""
-        return next(self.mask_tables([image]))
+        return next(self.generate_batch([image]))
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
         """Masks of one image, uint8 [H, W, 3] RGB, as segment-anything's records (`segmentation` is a COCO RLE)."""
         return self.masks(image).records()
 
-    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
-        """Records of each image, in order; images may have different sizes."""
-        for table in self.mask_tables(images):
-            yield table.records()
-
-    def mask_tables(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable]:
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable]:
         """Masks of each image, in order; images may have different sizes. At most `encoder_batch` images are held at once."""
         engine, parts = self.engine, []
         for group in _groups(self._units(images), engine.encoder_batch):

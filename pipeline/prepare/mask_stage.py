@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import ImageError
 from ...runtime import pick_device
+from ..encode.mask_table import MaskTable
 from ..images.decode import Decoded, map_ahead
 from ..images.sources import Shelf
 from ..masks.settings import MaskSettings, number_type, segmenter_facts
@@ -106,9 +107,9 @@ def local_records(masks: MaskSource, items: Sequence[Found], read: Read) -> Iter
     try:
         for found in masks.generate_batch(images()):
             item, decoded = inside.popleft()
-            height, width = decoded.pixels.shape[:2]
-            notes = [*decoded.notes, *([] if found else ["no masks"])]  # one colour, say: a picture like any other
-            yield item, image_record(found, height, width, "; ".join(notes))
+            table = MaskTable.of(found, *decoded.pixels.shape[:2])
+            notes = [*decoded.notes, *([] if len(table) else ["no masks"])]  # one colour, say: an image like any other
+            yield item, image_record(table, "; ".join(notes))
             while refused:
                 yield refused.popleft()
     except (Exception, KeyboardInterrupt):

@@ -18,6 +18,7 @@ import numpy as np
 from ...errors import BusyError, ConfigError, ImageError, StoreError
 from ...runtime import progress
 from ..degrade.recipes import degradation_facts
+from ..encode.mask_table import MaskTable
 from ..encode.structure import THETA
 from ..images.decode import Limits
 from ..images.sources import Source
@@ -46,8 +47,8 @@ class MaskSource(Protocol):
         What does not decide them, and is kept all the same: versions under `versions`, parameters under `uncompared`.
         """
 
-    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[list[dict[str, Any]]]:
-        """Masks of uint8 [H, W, 3] images, in order, as segment-anything's records (`segmentation` = COCO RLE).
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable | list[dict[str, Any]]]:
+        """Masks of uint8 [H, W, 3] images, in order: a `MaskTable`, or segment-anything's records (`segmentation` = COCO RLE), for each.
 
         A class that knows pictures by name has `expect(name, height, width)` too: told of each image before it comes, it returns
         None, or the reason why it has no masks; such pictures are skipped and listed. Two names of one content are then two images.

@@ -16,7 +16,8 @@ from ...errors import ImageError, StoreError, printable
 from ...runtime import progress
 from ..degrade.recipes import degrade
 from ..degrade.tiles import tile_grid
-from ..encode.rle import box, counts_of, paint
+from ..encode.mask_table import MaskTable
+from ..encode.rle import paint
 from ..encode.structure import encode_structure
 from ..images.decode import Limits, map_ahead
 from ..images.pairs import why_not_lr
@@ -28,28 +29,21 @@ from .scan import Found, crop_to_scale
 from .staging import ImageRecord, Staging
 
 
-def image_record(records: Sequence[Mapping[str, Any]], height: int, width: int, note: str = "") -> ImageRecord:
-    """Segment-anything's records of one image [height, width] as the arrays that a store keeps."""
-    runs = [counts_of(record["segmentation"], height, width) for record in records]
-    structure = encode_structure(runs, height, width)
-    boxes = np.array([box(counts, height) for counts in runs], np.int32).reshape(-1, 4)
-    nowhere = [[np.nan, np.nan]]
-    points = [(record.get("point_coords") or nowhere)[0] for record in records]
-    crops = [record.get("crop_box") or [0, 0, width, height] for record in records]
-    x, y, w, h = np.array(crops, np.int32).reshape(-1, 4).T  # segment-anything's boxes are XYWH
+def image_record(masks: MaskTable, note: str = "") -> ImageRecord:
+    """The masks of one image, with their codes, as the arrays that a store keeps."""
     return ImageRecord(
-        height,
-        width,
+        masks.height,
+        masks.width,
         note,
-        codes=structure.codes,
-        area=np.array([counts[1::2].sum(dtype=np.int64) for counts in runs], np.int64),
-        box_hr=boxes,
-        predicted_iou=np.array([record.get("predicted_iou", np.nan) for record in records], np.float32),
-        stability=np.array([record.get("stability_score", np.nan) for record in records], np.float32),
-        point_hr=np.array(points, np.float32).reshape(-1, 2),
-        crop_box_hr=np.stack([x, y, x + w, y + h], axis=1),
-        rle_offset=np.cumsum([0, *map(len, runs)]).astype(np.uint64),
-        rle=np.concatenate([np.zeros(0, np.uint32), *runs]),
+        codes=encode_structure(masks.counts, masks.height, masks.width).codes,
+        area=masks.area,
+        box_hr=masks.box,
+        predicted_iou=masks.predicted_iou,
+        stability=masks.stability,
+        point_hr=masks.point.astype(np.float32),
+        crop_box_hr=masks.crop_box,
+        rle_offset=np.cumsum([0, *map(len, masks.counts)]).astype(np.uint64),
+        rle=np.concatenate([np.zeros(0, np.uint32), *masks.counts]),
     )
 
 

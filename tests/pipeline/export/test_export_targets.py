@@ -107,7 +107,7 @@ def test_ctrl_c_waits_for_hdf5(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from samdiff.pipeline import export, hdf5_sink, new_target
+from samdiff.pipeline.export import export, hdf5_sink, new_target
 from samdiff.pipeline.shards.reader import open_store
 _, kind, store, target, at = sys.argv
 left = [int(at)]

@@ -41,12 +41,16 @@ def test_little_memory_changes_no_mask(mobile_sam, caplog):
         generator.generate(image)
 
 
+def records_of_all(generator, pictures):
+    return [table.records() for table in generator.generate_batch(pictures)]
+
+
 @pytest.mark.weights
 def test_little_memory_for_the_encoder_changes_no_mask(mobile_sam, caplog):
     """Half of the pictures per batch as often as it takes; too little for one picture is an error that says what helps."""
     pictures = [sample("coffee.png")[:200], sample("chelsea.png")[:200], sample("coffee.png")[:, :150]]
     generator = MaskGenerator(mobile_sam, points_per_side=3)
-    expected, engine = list(generator.generate_batch(pictures)), generator.engine
+    expected, engine = records_of_all(generator, pictures), generator.engine
     encoder, allowed = engine.encoder, 2
 
     def scarce(pixels):
@@ -55,7 +59,7 @@ def test_little_memory_for_the_encoder_changes_no_mask(mobile_sam, caplog):
         return encoder(pixels)
 
     engine.static, engine.encoder_batch, engine.encoder = True, 8, scarce
-    for ours, theirs in zip(generator.generate_batch(pictures), expected, strict=True):
+    for ours, theirs in zip(records_of_all(generator, pictures), expected, strict=True):
         assert_same_masks(ours, theirs)
     assert "going on with 2 pictures per encoder batch" in caplog.text
     allowed = 0
@@ -68,12 +72,12 @@ def test_static_shapes_change_no_mask(mobile_sam):
     """What CUDA does, on the CPU: padded batches and chunks, candidates compacted on the device, in one round and in several."""
     pictures = [sample("coffee.png")[:200], sample("chelsea.png"), sample("coffee.png")[:, :150]]
     generator = MaskGenerator(mobile_sam, points_per_side=4)
-    expected, engine = list(generator.generate_batch(pictures)), generator.engine
+    expected, engine = records_of_all(generator, pictures), generator.engine
     assert sum(map(len, expected)) > 4
     engine.static, engine.encoder_batch, engine.chunk = True, 2, 6
     engine.decoder.pixel_batch = 4
     for engine.pool_bytes in (1 << 30, 1):
-        for ours, theirs in zip(generator.generate_batch(pictures), expected, strict=True):
+        for ours, theirs in zip(records_of_all(generator, pictures), expected, strict=True):
             assert_same_masks(ours, theirs)
 
 

@@ -51,7 +51,8 @@ def test_masks_from_lr_are_scaled_to_hr():
     """The segmenter sees the bicubic LR image; every number of the record is in the HR frame."""
     blob, image = Blob(), np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     source = MasksFromLR(blob, 4)
-    ((record,),) = source.generate_batch([image])
+    (table,) = source.generate_batch([image])
+    (record,) = table.records()
     np.testing.assert_array_equal(blob.seen[0], degrade(image, "bicubic", 4))
     mask = decode(counts_of(record["segmentation"], 24, 32), 24, 32)
     expected = np.zeros((24, 32), bool)
@@ -108,9 +109,8 @@ def test_imported_masks_match_by_name_and_size(tmp_path):
     assert "COCO RLE (amg.py --convert-to-rle)" in source.expect("png.png", 24, 32)
     assert "damaged" in source.expect("cut.png", 24, 32)
     first, second = source.generate_batch([np.zeros((24, 32, 3), np.uint8)] * 2)
-    for records in (first, second):
-        counts = counts_of(records[0]["segmentation"], 24, 32)
-        np.testing.assert_array_equal(decode(counts, 24, 32), mask[:24, :32])
+    for table in (first, second):
+        np.testing.assert_array_equal(decode(table.counts[0], 24, 32), mask[:24, :32])
     before = source.describe()
     (tmp_path / "b.json").write_text("[]")
     assert ImportedMasks(tmp_path, 4).describe() != before
@@ -233,8 +233,8 @@ def fuzz_masks(folder, seeds):
                 assert printable(reason) == reason, seed
                 assert len(reason) <= 401, seed
                 continue
-            (records,) = source.generate_batch([np.zeros((24, 32, 3), np.uint8)])
-            record = image_record(records, 24, 32)
+            (table,) = source.generate_batch([np.zeros((24, 32, 3), np.uint8)])
+            record = image_record(table)
         assert np.isfinite(record.codes).all(), seed
         assert not np.isinf(record.point_hr).any(), seed
         assert (record.crop_box_hr >= 0).all(), seed

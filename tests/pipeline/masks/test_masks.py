@@ -156,12 +156,12 @@ def test_batches_and_odd_pictures(mobile_sam):
     generator = MaskGenerator(mobile_sam, points_per_side=3)
     cat = sample("chelsea.png")
     pictures = [cat, np.zeros((1, 1, 3), np.uint8), np.full((40, 60, 3), 127, np.uint8), cat[:200, :300].copy(), cat[:1]]
-    tables = list(generator.mask_tables(pictures))
+    tables = list(generator.generate_batch(pictures))
     assert [(table.height, table.width) for table in tables] == [picture.shape[:2] for picture in pictures]
     alone = generator.generate(cat)
     assert len(alone) > 0
     assert tables[0].records() == alone
-    assert next(generator.generate_batch([cat])) == alone
+    assert next(generator.generate_batch([cat])).records() == alone
 
 
 @pytest.mark.weights
