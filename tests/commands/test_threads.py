@@ -122,7 +122,7 @@ def test_a_resumed_run_computes_with_the_threads_that_it_was_begun_with(tmp_path
     words += ["--set", "train.batch=2", "--steps", "0", "--rrdb-steps", "0", "--set", "validate.every=0"]
     asked = []
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    for module in ("runtime", "model.folder"):
+    for module in ("runtime", "model.training.run_dir"):
         monkeypatch.setattr(f"samdiff.{module}.usable_cores", lambda: 8)
     monkeypatch.setattr(
         "samdiff.runtime.setup_process", lambda threads=None: asked.append(threads) or torch.set_num_threads(threads or 3)
