@@ -91,7 +91,7 @@ def test_own_settings_of_the_user_stay() -> None:
         assert environment == {name: "7"}
     environment = {}
     wait_without_spinning(environment)
-    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert environment == {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "1"}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
@@ -109,10 +109,10 @@ def test_a_busy_core_is_seen() -> None:
 
 
 def test_the_command_line_sets_the_policy_before_pytorch_is_loaded() -> None:
-    code = "import os, sys\nfrom samdiff.cli import main\ntry: main(['--version'])\nexcept SystemExit: pass\nprint(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    code = "import os, sys\nfrom samdiff.cli import main\ntry: main(['--version'])\nexcept SystemExit: pass\nprint(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP", "GOMP", "KMP"))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.split()[-2:] == ["PASSIVE", "False"]
+    assert done.stdout.split()[-2:] == ["3000", "False"]
 
 
 def test_a_resumed_run_computes_with_the_threads_that_it_was_begun_with(tmp_path, monkeypatch, capsys):

@@ -3,7 +3,7 @@
 A trial passes if the file is refused with a CheckpointError or ConfigError, or gives what the sound one gives; any other exception, other
 content, more than a few seconds of work or some hundred MB fail it.
 
-    python -c "from samdiff.tests.damage import run; print(run(range(1000, 3000)))"      more than `make test` has time for
+    python -c "from samdiff.tests.helpers.damaged_checkpoints import run; print(run(range(1000, 3000)))"      more than `make test` has time for
 """
 
 import copy
