@@ -165,7 +165,7 @@ def test_imports_go_down():
 
 
 def test_readme_shows_the_stage_table():
-    assert stage_table() in (ROOT / "README.md").read_text(), "README.md: paste the output of contract.stage_table()"
+    assert stage_table() in (ROOT / "README.md").read_text(), "README.md: paste the output of schema.stage_table()"
 
 
 def test_readme_links_lead_somewhere():

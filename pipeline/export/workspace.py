@@ -85,7 +85,7 @@ def _hold(workspace: Path) -> int:
         try:
             workspace.mkdir(exist_ok=True)
             file = os.open(workspace / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):  # `mkdir` says the latter if the folder goes while it looks
             if not workspace.parent.is_dir() or attempt == _ATTEMPTS - 1:  # or a place that takes no folders, such as /proc
                 raise
             continue  # another process ended and deleted the workspace between two steps of ours

@@ -14,7 +14,7 @@ import logging
 import os
 import queue
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 _WAIT = 60  # seconds for a scheduler or a first worker to appear
 _TICK = 0.5  # seconds between two looks at the workers
 _AHEAD = 3  # images on their way for each thread of the cluster
+_LOST = 3  # times that an image is sent again when its result went with a worker
 
 
 class Crew:
@@ -105,16 +106,20 @@ class Crew:
             in_a_row += 1
             if in_a_row > 2 * self._window():  # not one image, but all of them
                 raise _died(suspects) from outcome
-        while suspects:
-            ((item, outcome),) = self._outcomes(suspects[:1], read)
+        deadly: list[Found] = []
+        for suspect in suspects:
+            ((item, outcome),) = self._outcomes([suspect], read)
             if isinstance(outcome, KilledWorker):
-                raise _died(suspects) from outcome
-            suspects.pop(0)
-            yield item, outcome
+                deadly.append(item)  # the others come out first
+            else:
+                yield item, outcome
+        if deadly:
+            raise _died(deadly)
 
     def _outcomes(self, items: Sequence[Found], read: Read) -> Iterator[tuple[Found, ImageRecord | ImageError | KilledWorker]]:
         left, done = deque(items), queue.SimpleQueue[Future]()
         on_the_way: dict[Any, tuple[Found, Future]] = {}
+        lost: Counter[str] = Counter()
         try:
             while left or on_the_way:
                 self._tend()
@@ -131,6 +136,12 @@ class Crew:
                     continue
                 item, _ = on_the_way.pop(future.key)
                 outcome = self._outcome(future, item)
+                if outcome is None:
+                    lost[item.key] += 1
+                    if lost[item.key] > _LOST or self.client.status != "running":
+                        raise _gone(item.picture.name)
+                    left.appendleft(item)
+                    continue
                 if self.local is not None and not isinstance(outcome, KilledWorker):
                     self.local.made_something()
                 yield item, outcome
@@ -138,21 +149,24 @@ class Crew:
             for _, future in on_the_way.values():
                 future.release()
 
-    def _outcome(self, future: Future, item: Found) -> ImageRecord | ImageError | KilledWorker:
-        """The result of a finished task. It still lies with its worker; if that dies now, the task runs again, and this waits for it."""
+    def _outcome(self, future: Future, item: Found) -> ImageRecord | ImageError | KilledWorker | None:
+        """The result of a finished task, None if it is lost. It still lies with its worker; if that dies now, the task runs again, and this waits."""
         try:
             while True:
                 try:
                     result: ImageRecord | ImageError = future.result(timeout=_TICK)
                     return result
-                except TimeoutError:
+                except (TimeoutError, UnboundLocalError) as error:
+                    # the latter: `distributed.utils.sync` has no result to return when its wait is cancelled, as may be while a worker goes
                     if future.status == "error":  # the task's own
-                        raise
+                        raise (future.exception(timeout=_TICK) or error) from None
+                    if future.status == "cancelled":
+                        return None
                     self._tend()
         except KilledWorker as error:
             return error
-        except CancelledError as error:
-            raise _gone(item.picture.name) from error
+        except CancelledError:
+            return None
         finally:
             future.release()
 
