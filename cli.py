@@ -113,7 +113,7 @@ def _run(arguments: list[str] | None) -> Any:
         if leaving.code == INTERRUPTED:
             words = [word for word in arguments or sys.argv[1:] if not word.startswith("-")]
             resumed = bool(words) and words[0] in _RESUMED
-            complain(f"samdiff: interrupted; the same command {'goes on from here' if resumed else 'begins anew'}")
+            complain(f"samdiff: interrupted; the same command {'resumes from here' if resumed else 'begins anew'}")
         raise
     except SamdiffError as error:
         complain(f"samdiff: {error}")

@@ -274,7 +274,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr("samdiff.pipeline.shards.verify.verify_store", interrupted)
     monkeypatch.setenv("SAMDIFF_QUIET", "")
     for words, promise in (
-        (["weights", "vit_b"], "goes on"),
+        (["weights", "vit_b"], "resumes from here"),
         (["-q", "export", "a", "b", "--to", "hdf5"], "begins anew"),
         (["verify", "--deep", "a"], "begins anew"),
         (["info", "a"], "begins anew"),

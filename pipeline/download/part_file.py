@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ...errors import BusyError
-from ..storage.atomic import advice
+from ..storage.atomic import advice, hold
 from .answers import is_mark, number_of
 from .timed_http import Patience
 from .transport import DownloadError
@@ -146,7 +146,7 @@ class PartFile:
         idle, before = 0.0, -1
         while True:
             self._number = _open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            if _locked(self._number):
+            if hold(self._number) is not False:  # ours, or there are no locks on this disk
                 if self._is_in_place():
                     return self._number
                 self.waited = True  # it was finished in between
@@ -160,19 +160,6 @@ class PartFile:
             if idle >= patience.busy:
                 raise BusyError(f"{self.target}: another process is downloading it and brings no bytes; end it, or wait for it")
             sleep(_POLL)
-
-
-def _locked(number: int) -> bool:
-    """Whether the lock was free; the system gives it back when the file is closed, however the process ends."""
-    try:
-        import fcntl
-
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError) as error:  # not on this system, or not on this disk
-        log.debug("no file locks here (%s)", error)
-    return True
 
 
 def _open_own(path: Path, flags: int) -> int:

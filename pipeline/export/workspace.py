@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import BusyError, ConfigError, StoreError
-from ..storage.atomic import advice
+from ..storage.atomic import advice, hold
 
 log = logging.getLogger(__name__)
 
@@ -107,14 +107,8 @@ def _hold(workspace: Path) -> int:
 
 def _lock(file: int) -> None:
     """Nothing is written into the file: that would fail on a full disk (`lock.take_lock` does, for locks that stay)."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except (ImportError, OSError):  # not on this system, or not on this disk
-        return
+    if hold(file) is False:
+        raise BlockingIOError("another process has the lock")
 
 
 def _locks_work(workspace: Path) -> bool:

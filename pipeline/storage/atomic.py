@@ -73,8 +73,8 @@ def partial_stem(name: str) -> str:
     return name if len(data) <= _LONGEST else hashlib.sha256(data).hexdigest()
 
 
-def hold(file: IO[Any]) -> bool | None:
-    """Lock an open file until it is closed or the process ends; False if another process has it, None where locks are not to be had."""
+def hold(file: IO[Any] | int) -> bool | None:
+    """Lock an open file (or its number) until it is closed or the process ends; False if another process has it, None where locks are not to be had."""
     try:
         import fcntl
 

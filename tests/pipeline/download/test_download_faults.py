@@ -347,6 +347,7 @@ def test_free_disk_is_looked_at_while_writing(server, get, monkeypatch, tmp_path
 
     monkeypatch.setattr(download.shutil, "disk_usage", shrinking)
     monkeypatch.setattr(download, "_LOOK_AGAIN", 1000)
+    monkeypatch.setattr(download, "_BLOCK", 1000)  # or one read could bring all, and the disk were looked at too seldom
     left[:] = [10**12, 10**12, 10**6]
     with pytest.raises(DownloadError, match=r"free; make room or use another disk; [0-9]+ bytes are kept"):
         get(patience=Patience(attempts=1))
