@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .commands import demo
-from .commands.common import Quiet, Verbose, complain, set_talk, show, with_talk
+from .commands.common import Quiet, Verbose, complain, print_result, set_talk, with_talk
 from .commands.data import fetch, masks, prepare, store
 from .commands.models import checkpoints, evaluate, export, infer, train
 from .commands.terminal import VisibleFormatter, visible_output, visible_usage_errors
@@ -77,7 +77,7 @@ for command in (
 
 def _version(asked: bool) -> None:
     if asked:
-        show(f"samdiff {__version__}")
+        print_result(f"samdiff {__version__}")
         raise typer.Exit
 
 

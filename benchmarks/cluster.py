@@ -12,11 +12,11 @@ from functools import partial
 
 from samdiff.pipeline.images.decode import Limits
 from samdiff.pipeline.prepare.mask_stage import Read, make_generator
-from samdiff.pipeline.prepare.scan import Found, read_usable, scan
-from samdiff.pipeline.workers.dask_cluster import Crew
+from samdiff.pipeline.prepare.scan import SourceImage, read_usable, scan
+from samdiff.pipeline.workers.dask_cluster import DaskWorkers
 
 
-def warm_up(crew: Crew, items: Sequence[Found], read: Read, workers: int) -> None:
+def warm_up(crew: DaskWorkers, items: Sequence[SourceImage], read: Read, workers: int) -> None:
     """Every worker makes an image: it has loaded the segmenter then."""
     crew.client.wait_for_workers(workers)
     used: set[str] = set()
@@ -35,7 +35,7 @@ def main() -> None:
     read = partial(read_usable, scale=4, tile=64, limits=Limits())
     rates = []
     for workers in (1, 2):
-        with Crew(make, describe, workers=workers) as crew:
+        with DaskWorkers(make, describe, workers=workers) as crew:
             warm_up(crew, items[:2], read, workers)
             start = time.perf_counter()
             done = len(list(crew.records(items[2:], read)))

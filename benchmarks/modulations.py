@@ -41,7 +41,7 @@ def held_out_crops(store: Store, images: int, size: int) -> tuple[list[Pair], li
     return list(zip(lr, hr, strict=True)), store.table("tiles/place")[list(rows), 0].tolist()
 
 
-def figures(pictures: list[np.ndarray], pairs: list[Pair], scale: int) -> list[float]:
+def metrics(pictures: list[np.ndarray], pairs: list[Pair], scale: int) -> list[float]:
     """PSNR on Y of each crop."""
     return [psnr_y(picture, hr, scale) for picture, (_, hr) in zip(pictures, pairs, strict=True)]
 
@@ -49,12 +49,12 @@ def figures(pictures: list[np.ndarray], pairs: list[Pair], scale: int) -> list[f
 def score(model: SuperResolver, pairs: list[Pair]) -> dict[str, list[float]]:
     """sampler and steps -> PSNR of each crop; `rrdb` is the regression alone."""
     scale = model.scale
-    found = {"rrdb": figures([np.asarray(model.regress(lr)) for lr, _ in pairs], pairs, scale)}
+    found = {"rrdb": metrics([np.asarray(model.regress(lr)) for lr, _ in pairs], pairs, scale)}
     for sampler, steps in SAMPLERS.get(model.modulation.name, ANY):
         made = [
             np.asarray(model.upscale(lr, sampler=sampler, steps=steps, seed=number)) for number, (lr, _) in enumerate(pairs)
         ]
-        found[f"{sampler} {steps or 'all'}"] = figures(made, pairs, scale)
+        found[f"{sampler} {steps or 'all'}"] = metrics(made, pairs, scale)
     return found
 
 
@@ -114,7 +114,7 @@ def main() -> None:
     results = arguments.out / "results.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    bicubic = figures([imresize(lr, store.scale) for lr, _ in pairs], pairs, store.scale)
+    bicubic = metrics([imresize(lr, store.scale) for lr, _ in pairs], pairs, store.scale)
     for seed in arguments.seeds:
         for part in range(1, arguments.rounds + 1):
             step = arguments.steps * part // arguments.rounds

@@ -19,22 +19,22 @@ import cv2
 
 from samdiff.pipeline.degrade.recipes import degrade
 from samdiff.pipeline.images.decode import map_ahead, read_picture
-from samdiff.pipeline.images.sources import Picture, Shelf, list_source
+from samdiff.pipeline.images.sources import ImageFile, SourceReader, list_source
 from samdiff.pipeline.prepare.scan import crop_to_scale
 from samdiff.runtime import setup_process
 
 RUNS = 3
 
 
-def hr_and_lr(picture: Picture, shelf: Shelf, kind: str = "bicubic") -> None:
+def hr_and_lr(picture: ImageFile, shelf: SourceReader, kind: str = "bicubic") -> None:
     """What the stage `tiles` does with a picture before it cuts."""
     degrade(crop_to_scale(read_picture(picture, shelf=shelf).pixels, 4), kind, 4)
 
 
-def rate(pictures: Sequence[Picture], work: Callable[[Picture, Shelf], Any], runs: int = RUNS) -> float:
+def rate(pictures: Sequence[ImageFile], work: Callable[[ImageFile, SourceReader], Any], runs: int = RUNS) -> float:
     """Pictures per second: the median of several rounds."""
     times = []
-    with Shelf() as shelf:
+    with SourceReader() as shelf:
         for _ in range(runs):
             start = time.process_time()
             for picture in pictures:
@@ -43,7 +43,7 @@ def rate(pictures: Sequence[Picture], work: Callable[[Picture, Shelf], Any], run
     return len(pictures) / statistics.median(times)
 
 
-def ahead(pictures: Sequence[Picture]) -> float:
+def ahead(pictures: Sequence[ImageFile]) -> float:
     """The same with `map_ahead`, the caller doing nothing."""
     times = []
     for _ in range(RUNS):

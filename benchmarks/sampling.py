@@ -14,16 +14,16 @@ import numpy as np
 from samdiff import load_model
 from samdiff.model.evaluation.evaluate import read_pairs
 from samdiff.model.evaluation.metrics import psnr, psnr_y, ssim_y
-from samdiff.model.inference.upscaler import InferSettings
+from samdiff.model.inference.upscaler import InferConfig
 from samdiff.pipeline.degrade.imresize import imresize
 
 WAYS = [
-    *(InferSettings(steps, sampler=sampler) for steps in (100, 50, 25, 10, 5) for sampler in ("ddpm", "ddim", "dpm2m")),
-    InferSettings(5, average=4),
-    InferSettings(5, start="rrdb"),
-    InferSettings(5, consistent=True),
-    InferSettings(5, precision="bf16"),
-    InferSettings(regress=True),
+    *(InferConfig(steps, sampler=sampler) for steps in (100, 50, 25, 10, 5) for sampler in ("ddpm", "ddim", "dpm2m")),
+    InferConfig(5, average=4),
+    InferConfig(5, start="rrdb"),
+    InferConfig(5, consistent=True),
+    InferConfig(5, precision="bf16"),
+    InferConfig(regress=True),
 ]
 
 
@@ -42,11 +42,11 @@ def main() -> None:
         start = time.perf_counter()
         found = [model.upscale(pair.lr, way) for pair in pairs]
         seconds = (time.perf_counter() - start) / len(pairs)
-        figures = [
+        metrics = [
             (psnr_y(ours, p.hr, model.scale), ssim_y(ours, p.hr, model.scale), psnr(imresize(ours, 1 / model.scale), p.lr))
             for ours, p in zip(found, pairs, strict=True)
         ]
-        p, s, c = np.mean(figures, axis=0)
+        p, s, c = np.mean(metrics, axis=0)
         other = [
             name
             for name in ("average", "start", "consistent", "precision", "regress")

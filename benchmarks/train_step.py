@@ -108,7 +108,7 @@ def plain(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> A
             with parts.part("U-Net forward"):
                 e = e_sam(batch["labels"], batch["image"], table, offset)
                 x_0 = to_residual(hr, base_picture(lr, config.scale))
-                x_t, target = process.noised(x_0, e, t, batch["noise"]), process.target(e, t, batch["noise"])
+                x_t, target = process.q_sample(x_0, e, t, batch["noise"]), process.target(e, t, batch["noise"])
                 with low:
                     predicted = unet(x_t, t, given)
                 loss = F.l1_loss(predicted.float(), target)

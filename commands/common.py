@@ -33,13 +33,13 @@ def default_store(source: str) -> str:
     return f"data/{Path(source).resolve().name.split('.')[0]}.zarr"
 
 
-def say(*lines: str) -> None:
+def print_status(*lines: str) -> None:
     """Lines on what happens, at once; not with `-q`. Each argument is one line, whatever is in it."""
     if not os.environ.get("SAMDIFF_QUIET"):
-        show(*lines)
+        print_result(*lines)
 
 
-def show(*lines: str) -> None:
+def print_result(*lines: str) -> None:
     """What the user requested. Each argument is one line, whatever is in it."""
     print(*map(printable, lines), sep="\n", flush=True)
 
@@ -57,7 +57,7 @@ def choose_checkpoint(given: Path | None) -> Path:
     if given is not None:
         return given
     path, why = default_checkpoint()
-    say(f"--checkpoint {path} ({why})")
+    print_status(f"--checkpoint {path} ({why})")
     return path
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, say, show
+from .common import Device, print_result, print_status
 
 
 def demo(
@@ -19,11 +19,11 @@ def demo(
 ) -> None:
     """The whole way on sample photographs, in minutes: each command is printed as you would type it."""
     from ..runtime import user_path
-    from .demo_steps import DemoSettings, run_demo
+    from .demo_steps import DemoConfig, run_demo
 
-    usual = DemoSettings()
+    usual = DemoConfig()
     folder = user_path(folder, "--folder")
-    settings = DemoSettings(
+    settings = DemoConfig(
         folder, rrdb_steps=rrdb_steps or usual.rrdb_steps, steps=steps or usual.steps, device=device, overwrite=overwrite
     )
-    run_demo(settings, say, show)
+    run_demo(settings, print_status, print_result)

@@ -40,7 +40,7 @@ _MARK = {"samdiff-demo": "contact sheet"}
 
 
 @dataclass(frozen=True)
-class DemoSettings:
+class DemoConfig:
     """How large the demo is; the defaults take a few minutes on two CPU cores."""
 
     folder: Path = Path("demo")
@@ -63,13 +63,13 @@ class DemoSettings:
     """Whether files of the demo's names are replaced that the demo did not write."""
 
 
-def run_demo(settings: DemoSettings, say: Callable[[str], None], show: Callable[[str], None]) -> Path:
+def run_demo(settings: DemoConfig, print_status: Callable[[str], None], print_result: Callable[[str], None]) -> Path:
     """Run all steps; returns the contact sheet's path. Run again, finished steps are found finished.
 
     Args:
         settings: see there.
-        say: told what happens.
-        show: told the figures.
+        print_status: gets what happens, line by line.
+        print_result: gets the metrics.
 
     Raises:
         ConfigError: a file of the folder would be replaced that the demo did not write.
@@ -86,8 +86,8 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None], show: Callable[
 
     def samdiff(*arguments: object) -> None:
         words = [str(argument) for argument in arguments]
-        say("")
-        say(f"$ samdiff {shlex.join(words)}")
+        print_status("")
+        print_status(f"$ samdiff {shlex.join(words)}")
         if subprocess.run([sys.executable, "-m", "samdiff.cli", *words], check=False).returncode:
             raise SamdiffError(
                 f"demo: the command above failed; put right what it says and run the demo again, it goes on in {folder}"
@@ -102,8 +102,8 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None], show: Callable[
     samdiff("infer", lr, "-o", folder / "result.png", "--checkpoint", run, *sampling)
     samdiff("infer", lr, "-o", folder / "rrdb.png", "--checkpoint", run, "--regress", "--overwrite", *where)
     for line in compare(folder, truth, settings):
-        show(line)
-    say(f"{time.perf_counter() - start:.0f} s in all; contact sheet: {folder / SHEET}")
+        print_result(line)
+    print_status(f"{time.perf_counter() - start:.0f} s in all; contact sheet: {folder / SHEET}")
     return folder / SHEET
 
 
@@ -161,7 +161,7 @@ def _holds(file: Path, pixels: np.ndarray) -> bool:
         return False
 
 
-def compare(folder: Path, truth: np.ndarray, settings: DemoSettings) -> list[str]:
+def compare(folder: Path, truth: np.ndarray, settings: DemoConfig) -> list[str]:
     """PSNR and SSIM of bicubic, RRDB and diffusion, and a contact sheet of all that was made."""
     lr, rrdb, result = (open_picture(folder / name) for name in ("held_out_lr.png", "rrdb.png", "result.png"))
     made = {"bicubic": imresize(lr, SCALE), "RRDB": rrdb, "diffusion": result}

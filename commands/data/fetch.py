@@ -11,7 +11,7 @@ import typer
 
 from ...errors import printable
 from ...runtime import user_path
-from ..common import say, show
+from ..common import print_result, print_status
 
 if TYPE_CHECKING:
     from ...pipeline.download.datasets import DataSet
@@ -67,17 +67,17 @@ def download(
 
     known = datasets.load_registry(registry)
     if name is None:
-        show(*map(_line, known.values()))
+        print_result(*map(_line, known.values()))
         return
-    paths = datasets.obtain(name, known, downloads, mirrors=mirror or ())
+    paths = datasets.download_dataset(name, known, downloads, mirrors=mirror or ())
     for path, entry in zip(paths, datasets.archives_of(name, known), strict=True):
-        say(
+        print_status(
             f"{path}: {path.stat().st_size} bytes, {entry.images or 'some'} pictures; "
             f"licence: {printable(entry.licence)}; cite: {printable(entry.citation)}"
         )
         if extract:
             folder = path.with_suffix("")
-            say(f"{folder}: {datasets.extract(path, folder, entry.images)} pictures unpacked")
+            print_status(f"{folder}: {datasets.extract(path, folder, entry.images)} pictures unpacked")
 
 
 def _line(entry: DataSet) -> str:
@@ -95,4 +95,4 @@ def weights(
 
     found = find_weights(name, source=source)
     facts = {"source": f"{found.source}: {found.origin}", "sha256": found.sha256, "bytes": found.bytes}
-    show(str(found.path), *(f"  {name:7s} {fact}" for name, fact in facts.items()))
+    print_result(str(found.path), *(f"  {name:7s} {fact}" for name, fact in facts.items()))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ...errors import ConfigError
-from ..common import CACHE, Device, Threads, say
+from ..common import CACHE, Device, Threads, print_status
 from .mask_options import (
     BoxNms,
     Compile,
@@ -116,4 +116,4 @@ def masks(
     if records is not None:
         write_output(records, json.dumps(table.records()).encode(), overwrite)
     sizes = f", {int(np.median(table.area))} pixels in the median" if len(table) else ": a picture without structure has none"
-    say(f"{target}: {len(table)} masks{sizes}, {covered:.0%} covered, {seconds:.1f} s ({name}, {mode}, {where})")
+    print_status(f"{target}: {len(table)} masks{sizes}, {covered:.0%} covered, {seconds:.1f} s ({name}, {mode}, {where})")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import ConfigError
-from ..common import CACHE, Device, default_store, finish, say, show
+from ..common import CACHE, Device, default_store, finish, print_result, print_status
 from .fetch import DOWNLOADS, Downloads, Mirror, Registry
 from .mask_options import (
     BoxNms,
@@ -109,7 +109,7 @@ def prepare(
     from ...pipeline.masks.adapters import ImportedMasks
     from ...pipeline.prepare.info import plan_lines
     from ...pipeline.prepare.mask_stage import make_generator, plan_generator
-    from ...pipeline.prepare.run import MaskSource, PrepareSettings, plan_prepare
+    from ...pipeline.prepare.run import MaskSource, PrepareConfig, plan_prepare
     from ...pipeline.prepare.run import prepare as run
     from ...pipeline.prepare.scan import scan
     from ...pipeline.prepare.targets import check_target
@@ -126,12 +126,12 @@ def prepare(
         raise ConfigError("--import-masks brings the masks, so it does not go with --sam, --sam-weights or --masks-from lr")
     import_masks = import_masks and user_path(import_masks, "--import-masks")
     if sam is None and import_masks is None:
-        say(f"--sam {name} (the default on {kind})")
+        print_status(f"--sam {name} (the default on {kind})")
     if workers is not None and dask is not None:
         raise ConfigError("--workers starts processes here, --dask uses a cluster elsewhere; leave one of them out")
     if lr is not None and degrade is not None:
         raise ConfigError(f"--lr gives LR files, so nothing is left for --degrade {degrade}; leave one of them out")
-    settings = PrepareSettings(
+    settings = PrepareConfig(
         scale=scale,
         tile=tile,
         stride=stride,
@@ -142,7 +142,7 @@ def prepare(
     target = default_store(source) if out is None else out
     known = load_registry(registry)
     if dry_run and (absent := missing_archives((source, lr), known, downloads)):
-        show(target, f"download missing: {', '.join(map(str, absent))}; the other stages are not known before it")
+        print_result(target, f"download missing: {', '.join(map(str, absent))}; the other stages are not known before it")
         return
     pictures = source_of(source, known, downloads, mirror or ())
     lr_pictures = None if lr is None else source_of(lr, known, downloads, mirror or ())
@@ -177,20 +177,20 @@ def prepare(
             reads = f"weights of {name} ({where})"
         check_target(target, pictures, lr_pictures, masks=import_masks)
         found = scan(pictures, limit, lr=lr_pictures, scale=scale, by_name=by_name, limits=settings.limits)
-        show(target, *plan_lines(plan_prepare(found, target, settings.as_attributes(facts)), reads))
+        print_result(target, *plan_lines(plan_prepare(found, target, settings.as_attributes(facts)), reads))
         return
     generator = make()
     with ExitStack() as stack:
         maker = None
         if workers is not None or dask is not None:
-            from ...pipeline.workers.dask_cluster import Crew
+            from ...pipeline.workers.dask_cluster import DaskWorkers
 
-            crew = Crew(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
+            crew = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
             maker = stack.enter_context(crew).records
             if crew.dashboard:
-                say(f"dashboard: {crew.dashboard}")
+                print_status(f"dashboard: {crew.dashboard}")
         report = run(pictures, target, generator, settings, lr=lr_pictures, limit=limit, strict=strict, maker=maker)
     done = "is complete already: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
-    say(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
+    print_status(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
     told = {} if report.already_complete else report.skipped  # as a warning each, at once
     finish(report.skipped, told if logging.getLogger().isEnabledFor(logging.WARNING) else {})

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..common import say, show
+from ..common import print_result, print_status
 
 
 def info(store: Annotated[str, typer.Argument(help="A store that `samdiff prepare` wrote.")]) -> None:
@@ -15,7 +15,7 @@ def info(store: Annotated[str, typer.Argument(help="A store that `samdiff prepar
     from ...pipeline.prepare.info import store_lines
     from ...pipeline.shards.reader import open_store
 
-    show(*store_lines(open_store(store)))
+    print_result(*store_lines(open_store(store)))
 
 
 def verify(
@@ -27,11 +27,11 @@ def verify(
 
     problems = verify_store(store, deep)
     for problem in problems:
-        show(problem)
+        print_result(problem)
     if problems:
-        show(f"{store}: {len(problems)} problems")
+        print_result(f"{store}: {len(problems)} problems")
         raise typer.Exit(1)
-    show(f"{store}: sound{', masks and codes recomputed' if deep else ''}")
+    print_result(f"{store}: sound{', masks and codes recomputed' if deep else ''}")
 
 
 def export(
@@ -47,4 +47,4 @@ def export(
     if to not in kinds:
         raise typer.BadParameter(f"expected {' or '.join(kinds)}, got {to!r}", param_hint="--to")
     kinds[to](open_store(store), target)
-    say(f"{target} written")
+    print_status(f"{target} written")

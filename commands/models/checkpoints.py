@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ...errors import ConfigError
-from ..common import say
+from ..common import print_status
 
 
 def import_checkpoint(
@@ -31,7 +31,7 @@ def import_checkpoint(
     _check_target(target, [file], overwrite)
     checkpoint = import_official(file, modulation)
     save_checkpoint(target, checkpoint, overwrite)
-    say(f"{target}: {describe(checkpoint)}")
+    print_status(f"{target}: {describe(checkpoint)}")
 
 
 def publish(
@@ -49,7 +49,9 @@ def publish(
     _check_target(out, checkpoint_files(run), overwrite)
     made = write(run, out, licence, attribution, half, overwrite)
     count = sum(value.numel() for value in made.tensors.values())
-    say(f"{out}: {count / 1e6:.2f} M parameters, {out.stat().st_size / 1e6:.2f} MB, step {made.facts.get('step')}, {licence}")
+    print_status(
+        f"{out}: {count / 1e6:.2f} M parameters, {out.stat().st_size / 1e6:.2f} MB, step {made.facts.get('step')}, {licence}"
+    )
 
 
 def _check_target(target: Path, inputs: list[Path], overwrite: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..common import Device, Threads, choose_checkpoint, finish, say, show
+from ..common import Device, Threads, choose_checkpoint, finish, print_result, print_status
 
 
 def evaluate(
@@ -39,7 +39,7 @@ def evaluate(
     from ...model.evaluation.perceptual import load_measures
     from ...model.inference.batch import provenance
     from ...model.inference.image_io import save_picture
-    from ...model.inference.upscaler import InferSettings, load_model
+    from ...model.inference.upscaler import InferConfig, load_model
     from ...pipeline.storage.outputs import claim_outputs, write_output
     from ...runtime import pick_device, progress, setup_process
 
@@ -49,12 +49,12 @@ def evaluate(
     claim_outputs([("--out", file) for file in files], inputs, overwrite)  # reported before hours of work
     setup_process(threads)
     model = load_model(path, pick_device(device))
-    settings = InferSettings(steps, 0, sampler, average, start, consistent=consistent, precision=precision)
+    settings = InferConfig(steps, 0, sampler, average, start, consistent=consistent, precision=precision)
     model.check(settings)
     extras = load_measures([name for name in metrics.split(",") if name], model.device) if metrics else None
     skipped = extras.skipped if extras else {}
     for metric, reason in skipped.items():  # before hours of work; again at the end
-        say(f"without {metric}: {reason}")
+        print_status(f"without {metric}: {reason}")
     names = [folder.resolve().name for folder in benchmark]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their figures could not be told apart; rename one")
@@ -92,10 +92,10 @@ def evaluate(
     table = as_markdown(summarise(rows))
     how = provenance(model, settings)
     facts = {"checkpoint": str(path), **how, "seeds": list(range(seeds)), "scale": model.scale, "skipped": skipped}
-    show(*table.splitlines())  # first: it is not lost if the files cannot be written
+    print_result(*table.splitlines())  # first: it is not lost if the files cannot be written
     for file, text in zip(files, (as_csv(rows), as_json(rows, facts), table + "\n"), strict=True):
         write_output(file, text.encode(), overwrite)
-    say("", f"{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
+    print_status("", f"{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
     finish(skipped)
 
 
@@ -107,7 +107,10 @@ def compare(
         list[str] | None, typer.Option(help="x,y,width,height; may be repeated [the most detailed square].")
     ] = None,
     label: Annotated[list[str] | None, typer.Option(help="One per picture, in their order.")] = None,
-    shave: Annotated[int, typer.Option(min=0, help="Border left out of the figures; the scale.")] = 4,
+    crop_border: Annotated[
+        int,
+        typer.Option("--crop-border", "--shave", min=0, help="Border left out of the metrics, in pixels; usually the scale."),
+    ] = 4,
     width: Annotated[int, typer.Option(min=32, help="Of a panel in pixels.")] = 240,
     overwrite: Annotated[bool, typer.Option(help="Replace the sheet if it exists.")] = False,
 ) -> None:
@@ -128,8 +131,8 @@ def compare(
     if reference is not None:
         height, full_width = named[0][1].shape[:2]
         truth = open_picture(reference)[:height, :full_width]  # an HR that is no multiple of the scale is cut, as LR was
-    save_picture(comparison(named, truth, boxes, shave, width=width), out, overwrite=overwrite)
-    say(f"{out}")
+    save_picture(comparison(named, truth, boxes, crop_border, width=width), out, overwrite=overwrite)
+    print_status(f"{out}")
 
 
 def _box(text: str) -> tuple[int, int, int, int]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..common import choose_checkpoint, say
+from ..common import choose_checkpoint, print_status
 
 
 def export_model(
@@ -29,4 +29,4 @@ def export_model(
     path = choose_checkpoint(checkpoint)
     model = load_model(path, "cpu")
     for file in export_onnx(model, out, overwrite, checkpoint_files(path)):
-        say(f"{file}  {file.stat().st_size} bytes")
+        print_status(f"{file}  {file.stat().st_size} bytes")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..common import Device, Threads, choose_checkpoint, finish, say
+from ..common import Device, Threads, choose_checkpoint, finish, print_status
 
 
 def infer(
@@ -49,18 +49,18 @@ def infer(
 ) -> None:
     """Pictures, super-resolved. Never needs SAM or masks."""
     from ...model.checkpoints.publish import checkpoint_files
-    from ...model.inference.batch import OutputSettings, list_inputs, others_results, plan_outputs, upscale_files
-    from ...model.inference.upscaler import InferSettings, load_model
+    from ...model.inference.batch import OutputConfig, list_inputs, others_results, plan_outputs, upscale_files
+    from ...model.inference.upscaler import InferConfig, load_model
     from ...runtime import pick_device, setup_process
 
     setup_process(threads)
-    settings = InferSettings(
+    settings = InferConfig(
         steps, seed, sampler, average, start, start_time, consistent, regress, tile, overlap, batch, cache_mb, precision
     )
     path = choose_checkpoint(checkpoint)
     model = load_model(path, pick_device(device))
     model.expect_scale(scale)
-    output = OutputSettings(out, f"_x{model.scale}" if suffix is None else suffix, format_, overwrite, bits, provenance)
+    output = OutputConfig(out, f"_x{model.scale}" if suffix is None else suffix, format_, overwrite, bits, provenance)
     read = [*checkpoint_files(path), *(others_results(inputs, output.suffix) if overwrite else ())]
     jobs = plan_outputs(list_inputs(inputs, output.suffix), output, read)
-    finish(upscale_files(model, jobs, settings, output, say))
+    finish(upscale_files(model, jobs, settings, output, print_status))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..common import Device, Threads, say, show
+from ..common import Device, Threads, print_result, print_status
 
 
 def train(
@@ -70,12 +70,12 @@ def train(
     stores = [open_to_stream(path, check_shards=check_shards) for path in shards]
     settings = load_config(preset, config, sets, scale=stores[0].scale)
     if print_config:
-        show(*json.dumps(settings.as_dict(), indent=2).splitlines())
+        print_result(*json.dumps(settings.as_dict(), indent=2).splitlines())
         return
     if scale is not None and scale != stores[0].scale:
         raise StoreError(f"{shards[0]}: holds x{stores[0].scale}, x{scale} was asked for; prepare a store with --scale {scale}")
     with join(pick_device(device)) as ranks:
         benchmarks = [read_benchmark(folder, settings.scale) for folder in benchmark or []]
-        model = run(stores, target, settings, ranks.device, rrdb, say, benchmarks, ranks, start)
-    if ranks.first:
-        say(f"done: {model}; use it with `samdiff infer PICTURE --checkpoint {target}`")
+        model = run(stores, target, settings, ranks.device, rrdb, print_status, benchmarks, ranks, start)
+    if ranks.is_main:
+        print_status(f"done: {model}; use it with `samdiff infer PICTURE --checkpoint {target}`")

@@ -30,9 +30,9 @@ class Modulation:
 
     name: str
     schedule: Schedule
-    shift: Tensor
+    x_coef: Tensor
     """u_t, float64 [T]: coefficient of E in x_t."""
-    pull: Tensor
+    target_coef: Tensor
     """k_t, float64 [T]: coefficient of E in what the network predicts; zeros for `joint`."""
     grid: tuple[int, ...]
     """The times that a sampler may use for `paper` (its k_t belongs to them); all times for the others."""
@@ -47,7 +47,7 @@ class Modulation:
         """Channels that the network predicts for RGB."""
         return 4 if self.name == "joint" else 3
 
-    def noised(self, x_0: Tensor, e: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
+    def q_sample(self, x_0: Tensor, e: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
         """x_t.
 
         Args:
@@ -58,13 +58,13 @@ class Modulation:
         """
         abar = gather(self.schedule.alpha_bars, t, x_0)
         x_t = abar.sqrt() * x_0 + (1 - abar).sqrt() * noise
-        return x_t + gather(self.shift, t, x_0) * self._given(e) if self.needs_masks else x_t
+        return x_t + gather(self.x_coef, t, x_0) * self._given(e) if self.needs_masks else x_t
 
     def target(self, e: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
         """What the network shall predict: [B, 3, H, W], or [B, 4, H, W] (eps, E) for `joint`."""
         if self.name == "joint":
             return torch.cat([noise, self._given(e).to(noise.dtype)], dim=1)
-        return noise + gather(self.pull, t, noise) * self._given(e) if self.needs_masks else noise
+        return noise + gather(self.target_coef, t, noise) * self._given(e) if self.needs_masks else noise
 
     def x_0(self, x_t: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
         """x_0 as the prediction implies it, unclipped.
@@ -74,7 +74,7 @@ class Modulation:
         """
         abar = gather(self.schedule.alpha_bars, t, x_t)
         if self.name == "joint":
-            x_t = x_t - gather(self.shift, t, x_t) * predicted[:, 3:]
+            x_t = x_t - gather(self.x_coef, t, x_t) * predicted[:, 3:]
         return (x_t - (1 - abar).sqrt() * predicted[:, :3]) / abar.sqrt()
 
     def _given(self, e: Tensor | None) -> Tensor:
@@ -105,9 +105,9 @@ def modulation(name: str, schedule: Schedule, steps: int | None = None) -> Modul
     if name == "none":
         return Modulation(name, schedule, zero, zero, grid)
     if name == "official":
-        pull = (1 - abar).sqrt() * schedule.betas
-        return Modulation(name, schedule, (1 - abar).sqrt() * pull, pull, grid)
-    return Modulation(name, schedule, schedule.phi, _grid_pull(schedule, grid) if name == "paper" else zero, grid)
+        target_coef = (1 - abar).sqrt() * schedule.betas
+        return Modulation(name, schedule, (1 - abar).sqrt() * target_coef, target_coef, grid)
+    return Modulation(name, schedule, schedule.phi, _grid_target_coef(schedule, grid) if name == "paper" else zero, grid)
 
 
 def time_grid(total: int, steps: int) -> tuple[int, ...]:
@@ -122,17 +122,17 @@ def time_grid(total: int, steps: int) -> tuple[int, ...]:
     return tuple(spread.round().long().tolist())
 
 
-def jump(schedule: Schedule, t: int, s: int) -> tuple[float, float, float]:
+def posterior_coefs(schedule: Schedule, t: int, s: int) -> tuple[float, float, float]:
     """A, psi, variance of going from t to s < t in the process with drift phi: A = sqrt(abar_t / abar_s), psi = phi_t - A phi_s."""
     abar_t, abar_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
     a = (abar_t / abar_s) ** 0.5
     return a, schedule.phi_at(t) - a * schedule.phi_at(s), (1 - a * a) * (1 - abar_s) / (1 - abar_t)
 
 
-def _grid_pull(schedule: Schedule, grid: tuple[int, ...]) -> Tensor:
+def _grid_target_coef(schedule: Schedule, grid: tuple[int, ...]) -> Tensor:
     """`paper`'s k_t on a grid: psi sqrt(1 - abar_t) / (1 - A^2); with all T steps that is sqrt(1 - abar_t) / sqrt(b_t)."""
-    pull = torch.zeros(len(schedule), dtype=torch.float64)
+    target_coef = torch.zeros(len(schedule), dtype=torch.float64)
     for t, s in zip(grid, (*grid[1:], -1), strict=True):
-        a, psi, _ = jump(schedule, t, s)
-        pull[t] = psi * (1 - schedule.alpha_bar(t)) ** 0.5 / (1 - a * a)
-    return pull
+        a, psi, _ = posterior_coefs(schedule, t, s)
+        target_coef[t] = psi * (1 - schedule.alpha_bar(t)) ** 0.5 / (1 - a * a)
+    return target_coef

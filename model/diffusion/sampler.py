@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from .modulation import Modulation, jump, time_grid
+from .modulation import Modulation, posterior_coefs, time_grid
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 Noise = Callable[[int, int, int], Tensor]
@@ -35,7 +35,7 @@ _NO_HISTORY = (
     "a second-order step continues the x_0 of the step before, and there another E^ was taken out; sample with 'ddpm' or 'ddim'"
 )
 
-REFUSED = {
+INCOMPATIBLE = {
     ("paper", "ddpm"): _NO_X0,
     ("paper", "ddim"): _NO_X0,
     ("paper", "dpm2m"): _NO_X0,
@@ -55,7 +55,7 @@ def check_pair(modulation: Modulation, sampler: str, steps: int | None, first: i
         modulation: how the model was trained.
         sampler: one of SAMPLERS.
         steps: how many times; None: all.
-        first: the time to start from; None: T - 1 with all steps, and the schedule's `first_time` with fewer (`paper-clipped`, whose
+        first: the time to start from; None: T - 1 with all steps, and the schedule's `t_start` with fewer (`paper-clipped`, whose
             states at all times hold much of E, is left as it is).
 
     Raises:
@@ -64,8 +64,8 @@ def check_pair(modulation: Modulation, sampler: str, steps: int | None, first: i
     """
     if sampler not in SAMPLERS:
         raise ConfigError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
-    if (modulation.name, sampler) in REFUSED:
-        raise ConfigError(f"sampler {sampler!r} with modulation {modulation.name!r}: {REFUSED[modulation.name, sampler]}")
+    if (modulation.name, sampler) in INCOMPATIBLE:
+        raise ConfigError(f"sampler {sampler!r} with modulation {modulation.name!r}: {INCOMPATIBLE[modulation.name, sampler]}")
     total = len(modulation.schedule)
     if first is not None and modulation.name in ("paper", "joint"):
         raise ConfigError(
@@ -81,8 +81,8 @@ def check_pair(modulation: Modulation, sampler: str, steps: int | None, first: i
         )
     if sampler == "paper":
         return modulation.grid
-    if first is None and sampler != "paper-clipped" and 0 < (steps or 0) <= modulation.schedule.first_time:
-        first = modulation.schedule.first_time
+    if first is None and sampler != "paper-clipped" and 0 < (steps or 0) <= modulation.schedule.t_start:
+        first = modulation.schedule.t_start
     length = total if first is None else first + 1
     return time_grid(length, length if steps is None else steps)
 
@@ -164,7 +164,7 @@ def _ddpm_step(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: 
     schedule = modulation.schedule
     x_0, y, back = _split(modulation, x, predicted, t, s)
     abar_t, abar_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
-    a, _, variance = jump(schedule, t, s)
+    a, _, variance = posterior_coefs(schedule, t, s)
     mean = abar_s**0.5 * (1 - a * a) / (1 - abar_t) * x_0 + a * (1 - abar_s) / (1 - abar_t) * y  # Ho et al. 2020, eq. 7
     return mean + back + variance**0.5 * eps
 
@@ -178,7 +178,7 @@ def _ddim_step(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: 
 
 def _paper_step(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: int, eps: Tensor) -> Tensor:
     """SAM-DiffSR's posterior mean, with its c = eps + k_t E in place of eps; x_0 is never formed and nothing is clipped."""
-    a, _, variance = jump(modulation.schedule, t, s)
+    a, _, variance = posterior_coefs(modulation.schedule, t, s)
     abar_t = modulation.schedule.alpha_bar(t)
     return (x - (1 - a * a) / (1 - abar_t) ** 0.5 * predicted) / a + variance**0.5 * eps
 

@@ -91,7 +91,7 @@ class Schedule:
         return 1.0 if t < 0 else float(self.alpha_bars[t])
 
     @cached_property
-    def first_time(self) -> int:
+    def t_start(self) -> int:
         """Where few steps begin: the last time at which x_t holds a tenth of x_0; T - 1 if the schedule has none that holds so little.
 
         Later times tell nothing about x_0 (sqrt(abar) is .0005 at t = 99 of the cosine schedule, so an x_0 read there is an error

@@ -19,7 +19,7 @@ def comparison(
     pictures: Sequence[tuple[str, np.ndarray]],
     reference: np.ndarray | None,
     boxes: Sequence[Box],
-    shave: int = 4,
+    crop_border: int = 4,
     differences: bool = True,
     width: int = 240,
 ) -> np.ndarray:
@@ -27,9 +27,9 @@ def comparison(
 
     Args:
         pictures: (label, uint8 [H, W, 3] or [H, W]), all of one size.
-        reference: HR; None: no figures and no differences.
+        reference: HR; None: no metrics and no difference maps.
         boxes: crops (x, y, width, height); empty: the most detailed square.
-        shave: border left out of the figures.
+        crop_border: border left out of the metrics, in pixels.
         differences: whether to add maps of |picture - HR|, all on one scale.
         width: of a panel in pixels.
 
@@ -52,7 +52,7 @@ def comparison(
         if w < 1 or h < 1 or x < 0 or y < 0 or x + w > full_width or y + h > height:
             raise ConfigError(f"--crop {x},{y},{w},{h}: expected a box inside {full_width} x {height} pixels")
     boxes = list(boxes) or [detailed_box(everything[-1][1])]
-    panels = [(_caption(label, picture, reference, shave), _framed(picture, boxes)) for label, picture in everything]
+    panels = [(_caption(label, picture, reference, crop_border), _framed(picture, boxes)) for label, picture in everything]
     for number, (x, y, w, h) in enumerate(boxes, start=1):
         side = max(w, h)
         for label, picture in everything:
@@ -82,11 +82,11 @@ def detailed_box(picture: np.ndarray) -> Box:
     return int(x), int(y), side, side
 
 
-def _caption(label: str, picture: np.ndarray, reference: np.ndarray | None, shave: int) -> str:
+def _caption(label: str, picture: np.ndarray, reference: np.ndarray | None, crop_border: int) -> str:
     if reference is None or label == "HR":
         return f"{label}\n{picture.shape[1]} x {picture.shape[0]}"
     truth = _rgb(reference)
-    return f"{label}\n{psnr_y(picture, truth, shave):.2f} dB, SSIM {ssim_y(picture, truth, shave):.4f}"
+    return f"{label}\n{psnr_y(picture, truth, crop_border):.2f} dB, SSIM {ssim_y(picture, truth, crop_border):.4f}"
 
 
 def _framed(picture: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:

@@ -62,7 +62,7 @@ class Row:
     """bicubic, rrdb or samdiff."""
     seed: int
     """Of the sample; 0 for the methods that draw nothing."""
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     """Figure -> value."""
 
 
@@ -130,7 +130,7 @@ def _without_alpha(image: np.ndarray) -> np.ndarray:
     return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
 
 
-def figures_of(
+def metrics_of(
     found: np.ndarray, pair: Pair, scale: int, reference: np.ndarray, extras: Mapping[str, PictureMeasure]
 ) -> dict[str, float]:
     """All figures of one result.
@@ -184,7 +184,7 @@ def evaluate(
             made = [("bicubic", 0, imresize(pair.lr, scale)), ("rrdb", 0, rrdb)]
             made += [("samdiff", seed, upscale(pair.lr, seed)) for seed in seeds]
             for method, seed, found in made:
-                rows.append(Row(benchmark, pair.name, method, seed, figures_of(found, pair, scale, rrdb, more.pictures)))
+                rows.append(Row(benchmark, pair.name, method, seed, metrics_of(found, pair, scale, rrdb, more.pictures)))
                 if more.folders:
                     save_picture(found, Path(scratch, f"{method}-{seed}", f"{number}.png"))
                 on_picture(pair.name, method if method != "samdiff" else f"{method}-seed{seed}", found)
@@ -204,7 +204,7 @@ def _of_folders(rows: Sequence[Row], folder: Path, measures: Mapping[str, Folder
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row.figures))
+    return list(dict.fromkeys(name for row in rows for name in row.metrics))
 
 
 def summarise(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, tuple[float, float]]]:
@@ -215,7 +215,7 @@ def summarise(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, tuple[floa
         seeds = sorted({row.seed for row in own})
         found[key] = {}
         for name in _names(own):
-            each = [[row.figures[name] for row in own if row.seed == seed and name in row.figures] for seed in seeds]
+            each = [[row.metrics[name] for row in own if row.seed == seed and name in row.metrics] for seed in seeds]
             means = [float(np.mean(values)) for values in each]
             with np.errstate(invalid="ignore"):  # of infinite figures
                 error = float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
@@ -227,10 +227,10 @@ def as_markdown(summary: Mapping[tuple[str, str], Mapping[str, tuple[float, floa
     """A table, one line per benchmark and method; ± is the standard error over seeds."""
     names = list(next(iter(summary.values())))
     lines = ["| benchmark | method | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
-    for (benchmark, method), figures in summary.items():
+    for (benchmark, method), metrics in summary.items():
         cells = []
         for name in names:
-            mean, error = figures[name]
+            mean, error = metrics[name]
             digits = DIGITS.get(name, 3)
             cells.append(f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}"))
         lines.append(f"| {printable(benchmark)} | {printable(method)} | " + " | ".join(cells) + " |")
@@ -243,7 +243,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["benchmark", "picture", "method", "seed", *_names(rows)])
     for row in rows:
-        cells = [f"{row.figures[name]:.6f}" if name in row.figures else "" for name in _names(rows)]
+        cells = [f"{row.metrics[name]:.6f}" if name in row.metrics else "" for name in _names(rows)]
         writer.writerow([row.benchmark, row.picture, row.method, row.seed, *cells])
     return out.getvalue()
 
@@ -256,12 +256,12 @@ def as_json(rows: Sequence[Row], facts: Mapping[str, object]) -> str:
 
     summary = [
         {"benchmark": benchmark, "method": method}
-        | {name: {"mean": number(mean), "standard_error": number(error)} for name, (mean, error) in figures.items()}
-        for (benchmark, method), figures in summarise(rows).items()
+        | {name: {"mean": number(mean), "standard_error": number(error)} for name, (mean, error) in metrics.items()}
+        for (benchmark, method), metrics in summarise(rows).items()
     ]
     lines = [
         {"benchmark": row.benchmark, "picture": row.picture, "method": row.method, "seed": row.seed}
-        | {name: number(value) for name, value in row.figures.items()}
+        | {name: number(value) for name, value in row.metrics.items()}
         for row in rows
     ]
     return json.dumps({**facts, "summary": summary, "pictures": lines}, indent=1)

@@ -20,18 +20,18 @@ def luma(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255 + 16
 
 
-def psnr(a: np.ndarray, b: np.ndarray, shave: int = 0) -> float:
+def psnr(a: np.ndarray, b: np.ndarray, crop_border: int = 0) -> float:
     """Peak signal-to-noise ratio in dB of two pictures of one shape, range 0 … 255; infinite if they are equal."""
     if a.shape != b.shape:
         raise ValueError(f"expected pictures of one shape, got {a.shape} and {b.shape}")
-    difference = _shaved(a, shave).astype(np.float64) - _shaved(b, shave)
+    difference = _cropped(a, crop_border).astype(np.float64) - _cropped(b, crop_border)
     mse = float((difference**2).mean())
     return float("inf") if mse == 0 else 10 * np.log10(255**2 / mse)
 
 
-def ssim(a: np.ndarray, b: np.ndarray, shave: int = 0) -> float:
+def ssim(a: np.ndarray, b: np.ndarray, crop_border: int = 0) -> float:
     """Structural similarity of two planes [H, W], range 0 … 255; sides of at least 11 after the shave."""
-    x, y = _shaved(a, shave).astype(np.float64), _shaved(b, shave).astype(np.float64)
+    x, y = _cropped(a, crop_border).astype(np.float64), _cropped(b, crop_border).astype(np.float64)
     if min(x.shape) < 11:
         raise ValueError(f"ssim: expected sides of at least 11 pixels after the shave, got {x.shape}")
     mean_x, mean_y = _blur(x), _blur(y)
@@ -40,18 +40,18 @@ def ssim(a: np.ndarray, b: np.ndarray, shave: int = 0) -> float:
     return float((top / ((mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2))).mean())
 
 
-def psnr_y(a: np.ndarray, b: np.ndarray, shave: int) -> float:
+def psnr_y(a: np.ndarray, b: np.ndarray, crop_border: int) -> float:
     """PSNR on Y of two uint8 pictures [H, W, 3], or on the grey values of two [H, W]."""
-    return psnr(luma(a), luma(b), shave)
+    return psnr(luma(a), luma(b), crop_border)
 
 
-def ssim_y(a: np.ndarray, b: np.ndarray, shave: int) -> float:
+def ssim_y(a: np.ndarray, b: np.ndarray, crop_border: int) -> float:
     """SSIM on Y of two uint8 pictures, likewise."""
-    return ssim(luma(a), luma(b), shave)
+    return ssim(luma(a), luma(b), crop_border)
 
 
-def _shaved(image: np.ndarray, shave: int) -> np.ndarray:
-    return image[shave : image.shape[0] - shave, shave : image.shape[1] - shave]
+def _cropped(image: np.ndarray, crop_border: int) -> np.ndarray:
+    return image[crop_border : image.shape[0] - crop_border, crop_border : image.shape[1] - crop_border]
 
 
 def _blur(plane: np.ndarray) -> np.ndarray:

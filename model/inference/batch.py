@@ -22,13 +22,13 @@ from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
 from ..diffusion.sampler import DEFAULT
 from .image_io import FORMATS, MAX_BYTES, file_says, is_result, read_picture_file, save_picture
-from .upscaler import InferSettings, SuperResolver
+from .upscaler import InferConfig, SuperResolver
 
 OUTPUT_FORMATS = ("png", "jpg", "webp")
 
 
 @dataclass(frozen=True)
-class OutputSettings:
+class OutputConfig:
     """Where the results go, and in which shape."""
 
     out: Path | None = None
@@ -122,7 +122,7 @@ def _of_folder(folder: Path, suffix: str) -> tuple[list[Path], list[Path]]:
     return [p for p in inside if p not in results], [p for p in inside if p in results]
 
 
-def plan_outputs(inputs: Sequence[Path], settings: OutputSettings, read: Iterable[Path] = ()) -> list[Job]:
+def plan_outputs(inputs: Sequence[Path], settings: OutputConfig, read: Iterable[Path] = ()) -> list[Job]:
     """What is made from which, decided before anything is computed.
 
     An output is never an input of the same run, neither its own nor another's: such a job has its reason in `trouble`.
@@ -155,7 +155,7 @@ def plan_outputs(inputs: Sequence[Path], settings: OutputSettings, read: Iterabl
 
 
 def upscale_files(
-    model: SuperResolver, jobs: Sequence[Job], settings: InferSettings, output: OutputSettings, say: Callable[[str], None]
+    model: SuperResolver, jobs: Sequence[Job], settings: InferConfig, output: OutputConfig, report: Callable[[str], None]
 ) -> dict[str, str]:
     """Do what `plan_outputs` planned; returns name -> reason of the inputs of which nothing was made. The others go on.
 
@@ -188,7 +188,7 @@ def upscale_files(
             failed[str(job.source)] = str(error).removeprefix(f"{job.source}: ")
         else:
             bar.clear()
-            say(line)
+            report(line)
         bar.update(number * total - bar.n)
     bar.close()
     return failed
@@ -197,8 +197,8 @@ def upscale_files(
 def _upscale_file(
     model: SuperResolver,
     job: Job,
-    settings: InferSettings,
-    output: OutputSettings,
+    settings: InferConfig,
+    output: OutputConfig,
     guard: Outputs,
     on_step: Callable[[int], Any],
 ) -> str:
@@ -217,7 +217,7 @@ def _upscale_file(
     return f"{job.source} {pixels.shape[1]} x {pixels.shape[0]} -> {job.target} {result.shape[1]} x {result.shape[0]}"
 
 
-def _kept(model: SuperResolver, job: Job, settings: InferSettings, output: OutputSettings) -> str:
+def _kept(model: SuperResolver, job: Job, settings: InferConfig, output: OutputConfig) -> str:
     """The line about an output that is there already; an ImageError if it may be something else than what would be made."""
     if not output.say_so:
         raise ImageError(f"{job.target} {EXISTS} (with --no-provenance it cannot be told whether this command made it)")
@@ -232,14 +232,14 @@ def _kept(model: SuperResolver, job: Job, settings: InferSettings, output: Outpu
     return f"kept {job.target}, made from {job.source} before"
 
 
-def _said(model: SuperResolver, source: Path, settings: InferSettings, output: OutputSettings) -> dict[str, str]:
+def _said(model: SuperResolver, source: Path, settings: InferConfig, output: OutputConfig) -> dict[str, str]:
     """`provenance` of a result, with its input: all that decides the file's pixels."""
     said = provenance(model, settings)
     said["samdiff-settings"] += ", 16 bits" if output.bits == 16 else ""
     return {**said, "samdiff-input": f"sha256 {hashlib.sha256(read_regular(source, MAX_BYTES)).hexdigest()[:16]}"}
 
 
-def provenance(model: SuperResolver, settings: InferSettings) -> dict[str, str]:
+def provenance(model: SuperResolver, settings: InferConfig) -> dict[str, str]:
     """What a result's file says about itself: PNG keywords and their text."""
     if settings.regress:
         how = "regression (RRDB)"

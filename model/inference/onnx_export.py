@@ -87,6 +87,6 @@ def _write(model: SuperResolver, files: list[Path]) -> None:
         "modulation": model.modulation.name,
         "lr_levels": model.config.diffusion.lr_levels,
         "alpha_bars": model.modulation.schedule.alpha_bars.tolist(),
-        "first_time": model.modulation.schedule.first_time,
+        "first_time": model.modulation.schedule.t_start,
     }
     files[2].write_text(json.dumps(facts), encoding="utf-8")

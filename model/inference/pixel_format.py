@@ -15,7 +15,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601, full range
 
 
 @dataclass(frozen=True)
-class Nature:
+class PixelFormat:
     """What a picture was before it became RGB in [-1, 1]."""
 
     dtype: np.dtype
@@ -51,7 +51,7 @@ class Nature:
         return np.dstack([colours, large])
 
 
-def split_nature(image: np.ndarray) -> tuple[np.ndarray, Nature]:
+def split_pixel_format(image: np.ndarray) -> tuple[np.ndarray, PixelFormat]:
     """(RGB float32 [H, W, 3] in [-1, 1], its nature) of a picture of one to four bands: grey, grey with alpha, RGB, RGBA.
 
     Raises:
@@ -70,7 +70,7 @@ def split_nature(image: np.ndarray) -> tuple[np.ndarray, Nature]:
     alpha = layers[..., -1] if bands in (2, 4) else None
     colour = layers[..., :3] if bands >= 3 else np.repeat(layers[..., :1], 3, axis=2)
     unit = colour.astype(np.float32) / _top(image.dtype)
-    return unit * 2 - 1, Nature(image.dtype, bands < 3, image.ndim == 2, alpha)
+    return unit * 2 - 1, PixelFormat(image.dtype, bands < 3, image.ndim == 2, alpha)
 
 
 def pad_lr(lr: np.ndarray, multiple: int, scale: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from .tile_weights import Tile, Tiling
 
 
 @dataclass
-class Canvas:
+class TiledPredictor:
     """What the networks say about one picture LR [1, 3, h, w] in [-1, 1], as if they saw it whole."""
 
     rrdb: RRDB

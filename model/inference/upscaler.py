@@ -27,9 +27,9 @@ from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
 from .back_projection import make_consistent
 from .memory import check_memory, free_bytes, memory_errors, needed_bytes
-from .pixel_format import eight_bits, pad_lr, split_nature
+from .pixel_format import eight_bits, pad_lr, split_pixel_format
 from .tile_weights import plan_tiles
-from .tiled import Canvas
+from .tiled import TiledPredictor
 
 PRECISIONS = ("fp32", "bf16")
 STARTS = ("noise", "rrdb")
@@ -38,7 +38,7 @@ Picture = TypeVar("Picture", np.ndarray, Image.Image)
 
 
 @dataclass(frozen=True)
-class InferSettings:
+class InferConfig:
     """How to make a picture larger."""
 
     steps: int | None = None
@@ -111,7 +111,7 @@ class SuperResolver:
     def upscale(
         self,
         image: Picture,
-        settings: InferSettings | None = None,
+        settings: InferConfig | None = None,
         *,
         on_step: Callable[[int], Any] | None = None,
         **changes: Any,
@@ -121,7 +121,7 @@ class SuperResolver:
         Args:
             image: [H, W] grey, [H, W, 2] grey with alpha, [H, W, 3] RGB or [H, W, 4] RGBA, of any size from 1 x 1; uint8, uint16, or
                 floats of 0 to 1; or a PIL image.
-            settings: see `InferSettings`; None: the defaults.
+            settings: see `InferConfig`; None: the defaults.
             on_step: called with the time after each step, for progress.
             changes: fields of the settings, such as `steps=25, seed=1`.
 
@@ -132,7 +132,7 @@ class SuperResolver:
             ImageError: an array of another dtype or shape, floats out of range, or more than the memory holds.
             ConfigError: a sampler, a number of steps or a tile that does not fit the model.
         """
-        settings = _changed(settings or InferSettings(), changes)
+        settings = _changed(settings or InferConfig(), changes)
         self.check(settings)
         if isinstance(image, Image.Image):
             large = Image.fromarray(self._in_memory(np.asarray(eight_bits(image)), settings, on_step))
@@ -144,7 +144,7 @@ class SuperResolver:
         """The RRDB's picture alone (stage one): `upscale(image, regress=True)`."""
         return self.upscale(image, regress=True)
 
-    def check(self, settings: InferSettings) -> tuple[int, ...]:
+    def check(self, settings: InferConfig) -> tuple[int, ...]:
         """The times that will be sampled; ConfigError for settings that do not fit this model."""
         sampler = settings.sampler or DEFAULT_SAMPLER[self.modulation.name]
         plan_tiles(self.unet.multiple, self.unet.multiple, self.scale, self.unet.multiple, settings.tile, settings.overlap)
@@ -155,7 +155,7 @@ class SuperResolver:
         if scale is not None and scale != self.scale:
             raise CheckpointError(f"{self.name}: trained for x{self.scale}, x{scale} was asked for; give another checkpoint")
 
-    def _start_time(self, settings: InferSettings) -> int | None:
+    def _start_time(self, settings: InferConfig) -> int | None:
         if settings.start != "rrdb":
             return None
         return len(self.modulation.schedule) // 2 if settings.start_time is None else settings.start_time
@@ -164,8 +164,8 @@ class SuperResolver:
         load_into(network, weights, self.name)
         return network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
-    def _in_memory(self, image: np.ndarray, settings: InferSettings, on_step: Callable[[int], Any] | None) -> np.ndarray:
-        """`_upscale`, refused if the memory does not suffice; a wrong shape is told by `split_nature`."""
+    def _in_memory(self, image: np.ndarray, settings: InferConfig, on_step: Callable[[int], Any] | None) -> np.ndarray:
+        """`_upscale`, refused if the memory does not suffice; a wrong shape is told by `split_pixel_format`."""
         if image.ndim not in (2, 3) or image.size == 0:
             return self._upscale(image, settings, on_step)
         height, width = image.shape[:2]
@@ -187,8 +187,8 @@ class SuperResolver:
             return self._upscale(image, settings, on_step)
 
     @torch.inference_mode()
-    def _upscale(self, image: np.ndarray, settings: InferSettings, on_step: Callable[[int], Any] | None) -> np.ndarray:
-        colour, nature = split_nature(image)
+    def _upscale(self, image: np.ndarray, settings: InferConfig, on_step: Callable[[int], Any] | None) -> np.ndarray:
+        colour, nature = split_pixel_format(image)
         canvas = self._canvas(colour, settings)
         lr = (
             torch.from_numpy(colour).permute(2, 0, 1)[None].contiguous()
@@ -205,23 +205,25 @@ class SuperResolver:
             out[top : top + BLOCK] = nature.restore(picture[0, :, top : top + BLOCK].permute(1, 2, 0).cpu().numpy())
         return nature.with_alpha(out, self.scale)
 
-    def _canvas(self, colour: np.ndarray, settings: InferSettings) -> Canvas:
+    def _canvas(self, colour: np.ndarray, settings: InferConfig) -> TiledPredictor:
         padded = torch.from_numpy(pad_lr(colour, self.unet.multiple, self.scale)).permute(2, 0, 1)[None]
         lr = padded.to(self.device).contiguous(memory_format=torch.channels_last)
         height, width = lr.shape[2:]
         tiling = plan_tiles(height, width, self.scale, self.unet.multiple, settings.tile, settings.overlap)
         unet = self.unet if settings.precision == "fp32" else self._in_bf16()
-        return Canvas(self.rrdb, unet, lr, tiling, settings.cache_mb << 20, settings.batch)
+        return TiledPredictor(self.rrdb, unet, lr, tiling, settings.cache_mb << 20, settings.batch)
 
     def _in_bf16(self) -> UNet:
         if self._halved is None:
             self._halved = copy.deepcopy(self.unet).to(torch.bfloat16)
         return self._halved
 
-    def _regress(self, canvas: Canvas, lr: Tensor) -> Tensor:
+    def _regress(self, canvas: TiledPredictor, lr: Tensor) -> Tensor:
         return canvas.regress(lr.device).clamp_(-1, 1)
 
-    def _sample(self, canvas: Canvas, lr: Tensor, settings: InferSettings, on_step: Callable[[int], Any] | None) -> Tensor:
+    def _sample(
+        self, canvas: TiledPredictor, lr: Tensor, settings: InferConfig, on_step: Callable[[int], Any] | None
+    ) -> Tensor:
         """The picture [1, 3, H, W] where lr is; H and W of the padded canvas, whose margin holds anything."""
         first = self._start_time(settings)
         height, width = (side * self.scale for side in canvas.lr.shape[2:])
@@ -267,8 +269,8 @@ class SuperResolver:
         return abar**0.5 * x_0 + (1 - abar) ** 0.5 * eps
 
 
-def _changed(settings: InferSettings, changes: dict[str, Any]) -> InferSettings:
-    known = {field.name for field in fields(InferSettings)}
+def _changed(settings: InferConfig, changes: dict[str, Any]) -> InferConfig:
+    known = {field.name for field in fields(InferConfig)}
     unknown = sorted(changes.keys() - known)
     if unknown:
         raise ConfigError(f"upscale: unknown setting {unknown[0]}; known: {', '.join(sorted(known))}")

@@ -25,7 +25,7 @@ _PATIENCE = timedelta(hours=2)  # validation of whole pictures happens on rank 0
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process among all of them."""
 
     device: torch.device
@@ -33,11 +33,11 @@ class Ranks:
     world: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
-    def share(self, batch: int, pieces: int) -> int:
+    def local_batch(self, batch: int, pieces: int) -> int:
         """Samples of this rank per step.
 
         Raises:
@@ -55,11 +55,11 @@ class Ranks:
             return network
         return DistributedDataParallel(network, device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
-    def later(self, network: nn.Module, last: bool) -> AbstractContextManager[None]:
+    def no_sync(self, network: nn.Module, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged with the last piece of a batch only."""
         return nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
-    def agree(self, loss: Tensor, stop: bool) -> tuple[Tensor, bool]:
+    def all_reduce(self, loss: Tensor, stop: bool) -> tuple[Tensor, bool]:
         """The mean loss of all ranks, and whether any was asked to stop."""
         if self.world == 1:
             return loss, stop
@@ -72,7 +72,7 @@ class Ranks:
         if self.world == 1:
             return work()
         made: list[Any] = [None, None]
-        if self.first:
+        if self.is_main:
             try:
                 made[0] = work()
             except (SamdiffError, OSError) as error:
@@ -89,17 +89,17 @@ class Ranks:
 
 
 @contextmanager
-def join(device: torch.device) -> Iterator[Ranks]:
+def join(device: torch.device) -> Iterator[ProcessGroup]:
     """The ranks that `torchrun` started (its environment says so), or this process alone."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield Ranks(device)
+        yield ProcessGroup(device)
         return
     own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.type == "cuda" else device
     if own.type == "cuda":
         torch.cuda.set_device(own)
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        yield Ranks(own, dist.get_rank(), world)
+        yield ProcessGroup(own, dist.get_rank(), world)
     finally:
         dist.destroy_process_group()

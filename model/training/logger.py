@@ -76,7 +76,7 @@ class Tracker:
                 ) from error
             self._board = SummaryWriter(str(folder / "tensorboard"))
 
-    def figures(self, line: dict[str, Any]) -> None:
+    def metrics(self, line: dict[str, Any]) -> None:
         """One line; its numbers become curves named STAGE/FIGURE, or STAGE/SET/FIGURE for validation."""
         with open(self.file, "a") as file:
             file.write(json.dumps(line) + "\n")

@@ -25,7 +25,7 @@ from ...errors import SamdiffError
 from ...pipeline.stream.loader import ShardLoader
 from ...runtime import progress
 from ..config import TrainConfig
-from .distributed import Ranks
+from .distributed import ProcessGroup
 from .logger import Tracker
 from .optimizer import Guard, average, ema_decay, learning_rate, make_optimiser, set_lr, update
 from .state import State, fresh, resume, save_state
@@ -80,7 +80,7 @@ class Stage:
     """SHA-256 of the frozen weights that it is trained on, saved with each state."""
 
 
-def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
+def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
     """Train until the stage's number of steps, resuming from the folder's newest state; the final state, and how many steps were done now.
 
     Raises:
@@ -88,7 +88,7 @@ def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
     """
     settings, steps = stage.settings, stage.steps
-    share = ranks.share(settings.batch, settings.accumulate)
+    share = ranks.local_batch(settings.batch, settings.accumulate)
     optimiser, guard = make_optimiser(task.network, settings), Guard.new(settings.amp, ranks.device)
     state = resume(task.name, task.network, optimiser, guard, stage.folder, stage.config, stage.beneath) or fresh(
         task.network, guard
@@ -96,7 +96,7 @@ def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
     called: Any = torch.compile(task.network) if settings.compile else task.network
     task.forward = ranks.wrap(called)
     clock, begun = _Clock(state.step), state.step
-    bar = progress(desc=task.name, total=steps, initial=state.step, unit="step") if ranks.first else None
+    bar = progress(desc=task.name, total=steps, initial=state.step, unit="step") if ranks.is_main else None
 
     loader = ShardLoader(
         task.make_batch,
@@ -112,7 +112,7 @@ def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
         task.network.train()
         for batch in batches:
             set_lr(optimiser, learning_rate(state.step, settings, steps))
-            loss, stop = ranks.agree(_backward(task, batch, settings.accumulate, guard, ranks), asked.is_set())
+            loss, stop = ranks.all_reduce(_backward(task, batch, settings.accumulate, guard, ranks), asked.is_set())
             bad = update(optimiser, guard, loss, settings)
             optimiser.zero_grad(set_to_none=True)
             state.step += 1
@@ -129,13 +129,13 @@ def run(task: Task, stage: Stage, ranks: Ranks) -> tuple[State, int]:
     return state, state.step - begun
 
 
-def _backward(task: Task, batch: dict[str, Tensor], pieces: int, guard: Guard, ranks: Ranks) -> Tensor:
+def _backward(task: Task, batch: dict[str, Tensor], pieces: int, guard: Guard, ranks: ProcessGroup) -> Tensor:
     """Gradients of the mean loss over a batch that is taken in equal pieces; the loss, detached."""
     size = len(next(iter(batch.values()))) // pieces
     total: Tensor | float = 0.0
     for number in range(pieces):
         piece = {name: value[number * size : (number + 1) * size] for name, value in batch.items()} if pieces > 1 else batch
-        with ranks.later(task.forward, number == pieces - 1):
+        with ranks.no_sync(task.forward, number == pieces - 1):
             loss = task.loss(piece) / pieces
             (loss * guard.scale).backward()
         total = total + loss.detach()
@@ -144,7 +144,14 @@ def _backward(task: Task, batch: dict[str, Tensor], pieces: int, guard: Guard, r
 
 
 def _after_step(
-    task: Task, stage: Stage, ranks: Ranks, optimiser: torch.optim.Optimizer, state: State, clock: _Clock, bar: Any, stop: bool
+    task: Task,
+    stage: Stage,
+    ranks: ProcessGroup,
+    optimiser: torch.optim.Optimizer,
+    state: State,
+    clock: _Clock,
+    bar: Any,
+    stop: bool,
 ) -> None:
     """What happens only now and then: the look at the counters, the log, validation, the checkpoint."""
     settings, done = stage.settings, state.step == stage.steps
@@ -155,15 +162,15 @@ def _after_step(
             f"{task.name}: the loss was not finite in {BAD_ROW} steps running (before step {state.step}); the last good state is in "
             f"{stage.folder}; try a smaller --set train.lr, --set train.warmup=1000 or train.amp=off, or check the store with `samdiff verify`"
         )
-    if (state.step % settings.log_every == 0 or done) and ranks.first:
+    if (state.step % settings.log_every == 0 or done) and ranks.is_main:
         rate = learning_rate(state.step - 1, settings, stage.steps)
         line = {"stage": task.name, "step": state.step, **clock.take(state.step, settings.batch), "lr": rate}
-        stage.tracker.figures({**line, "skipped": int(state.guard.skipped), "loss_scale": float(state.guard.scale)})
+        stage.tracker.metrics({**line, "skipped": int(state.guard.skipped), "loss_scale": float(state.guard.scale)})
         if bar is not None:
             bar.set_postfix(loss=f"{line['loss']:.4f}", samples_per_s=f"{line['samples_per_s']:.1f}")
     if look or save:
         clock.hold()
-        if ranks.first:
+        if ranks.is_main:
             if look:
                 stage.validate(state)
             if save:
@@ -200,12 +207,12 @@ class _Clock:
         """Figures since the last call."""
         seconds = self.spent + time.perf_counter() - self.since
         good = float(self.good)
-        figures = {
+        metrics = {
             "loss": float(self.total) / good if good else float("nan"),
             "samples_per_s": round(batch * (step - self.step) / seconds, 2),
         }
         self.total, self.good, self.step, self.spent, self.since = 0.0, 0.0, step, 0.0, time.perf_counter()
-        return figures
+        return metrics
 
 
 @contextmanager

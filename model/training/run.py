@@ -40,10 +40,10 @@ from ..inference.upscaler import SuperResolver
 from ..networks.build import build_rrdb, build_unet
 from ..networks.rrdb import RRDB
 from .cost_estimate import measure
-from .distributed import Ranks
+from .distributed import ProcessGroup
 from .logger import Tracker
 from .loop import Stage, run
-from .run_dir import asked_of, claim, versions
+from .run_dir import acquire_run_dir, asked_of, versions
 from .state import State, steps_done
 from .tasks import DiffusionTask, RrdbTask
 from .validation import Benchmark, Upscale, held_out, score
@@ -60,12 +60,12 @@ class _Run:
     data: ShardDataset
     out: Path
     config: RunConfig
-    ranks: Ranks
+    ranks: ProcessGroup
     saved: dict[str, Any]
     facts: dict[str, Any]
     tracker: Tracker
     benchmarks: tuple[Benchmark, ...]
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     start: Checkpoint | None
 
 
@@ -75,9 +75,9 @@ def train(
     config: RunConfig,
     device: torch.device,
     rrdb: Path | None = None,
-    say: Callable[[str], None] = log.info,
+    report: Callable[[str], None] = log.info,
     benchmarks: Sequence[Benchmark] = (),
-    ranks: Ranks | None = None,
+    ranks: ProcessGroup | None = None,
     start: Path | None = None,
 ) -> Path:
     """Train both stages into a run's folder, or go on with it; returns the model's file.
@@ -88,7 +88,7 @@ def train(
         config: every setting.
         device: to train on.
         rrdb: a checkpoint whose RRDB is taken in place of stage one.
-        say: told what happens, one line each.
+        report: gets what happens, one line each.
         benchmarks: scored whole at each validation, beside the held-out tiles; see `validate.read_benchmark`.
         ranks: the processes of `torchrun`, see `parallel.join`; None: this one alone.
         start: a model whose weights both stages begin from (fine-tuning), `shipped` for the one that comes with samdiff; None: random weights.
@@ -99,10 +99,10 @@ def train(
         CheckpointError: `rrdb` or `start` does not fit, or a file cannot be written.
         KeyboardInterrupt: asked to stop; the state is saved.
     """
-    ranks = ranks or Ranks(device)
+    ranks = ranks or ProcessGroup(device)
     data = ShardDataset(stores, config.train.patch, config.train.seed, config.validate.images)
     _check(config, stores, data, ranks)
-    speak = say if ranks.first else log.debug
+    speak = report if ranks.is_main else log.debug
     beginning = None if start is None else of_scale(start, config, "diffusion")
     check_given(config, rrdb, beginning)
     asked = asked_of(config, stores, rrdb, start)
@@ -111,12 +111,12 @@ def train(
     every = tuple(benchmarks) if own is None else (own, *benchmarks)
     facts = {"stores": asked["stores"], "version": __version__, "versions": versions()}
     with ExitStack() as held:
-        for line in ranks.one_for_all(lambda: claim(out, asked, held)):
+        for line in ranks.one_for_all(lambda: acquire_run_dir(out, asked, held)):
             speak(line)
         if config.validate.every and not every:
             most = f"validate.images={config.validate.images}, at most a tenth of them"
             speak(f"no validation: no photograph is held out ({most}), and there is no --benchmark")
-        tracker = Tracker(out, config.train.tensorboard and ranks.first)
+        tracker = Tracker(out, config.train.tensorboard and ranks.is_main)
         this = _Run(data, out, config, ranks, asked, facts, tracker, every if config.validate.every else (), speak, beginning)
         first = _rrdb_stage(this, rrdb)
         torch.manual_seed(int(mix(config.train.seed, _WEIGHTS, 2)) >> 1)
@@ -163,10 +163,10 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
         _restore_rrdb(this, finished)
     done = _steps_of(finished) if given is None and finished.exists() else None
     if given is not None:
-        this.say(f"rrdb: taken from {finished}, in place of stage one")
+        this.report(f"rrdb: taken from {finished}, in place of stage one")
     elif done is not None and (begun or done >= steps):
         late = f"; the {steps} asked for come too late, stage two has begun on its features" if done < steps else ""
-        this.say(f"rrdb: finished before, {done} steps{late}; {finished}")
+        this.report(f"rrdb: finished before, {done} steps{late}; {finished}")
     else:
         if this.start is not None:
             load_into(network, this.start.part("rrdb"), "--start")
@@ -193,7 +193,7 @@ def _restore_rrdb(this: _Run, file: Path) -> None:
 
     line = this.ranks.one_for_all(restore)
     if line:
-        this.say(line)
+        this.report(line)
 
 
 def _steps_of(file: Path) -> int:
@@ -223,40 +223,42 @@ def _stage(
 
     def validate(state: State) -> None:
         for number, benchmark in enumerate(this.benchmarks):
-            figures, sheet = score(benchmark, upscaler(state))
+            metrics, sheet = score(benchmark, upscaler(state))
             how = {"sampler": v.sampler or "default", "sampling_steps": v.steps} if task.name == "diffusion" else {}
-            this.tracker.figures({"stage": task.name, "step": state.step, **figures, **how})
+            this.tracker.metrics({"stage": task.name, "step": state.step, **metrics, **how})
             this.tracker.picture(f"{task.name}/{benchmark.name}", sheet, state.step)
-            this.say(
-                f"{task.name} {state.step}: {benchmark.name} {figures['psnr_y']:.2f} dB (bicubic {figures['bicubic_psnr_y']:.2f})"
+            this.report(
+                f"{task.name} {state.step}: {benchmark.name} {metrics['psnr_y']:.2f} dB (bicubic {metrics['bicubic_psnr_y']:.2f})"
             )
-            if number == 0 and (state.best is None or figures["psnr_y"] > state.best):
-                state.best = figures["psnr_y"]
+            if number == 0 and (state.best is None or metrics["psnr_y"] > state.best):
+                state.best = metrics["psnr_y"]
                 if best is not None:
                     found = model(state)
                     save_checkpoint(
                         this.out / best,
-                        Checkpoint(found.kind, found.tensors, found.config, {**found.facts, "validation": figures}),
+                        Checkpoint(found.kind, found.tensors, found.config, {**found.facts, "validation": metrics}),
                     )
 
-    share = ranks.share(settings.batch, settings.accumulate)
+    share = ranks.local_batch(settings.batch, settings.accumulate)
     left = steps - steps_done(this.out, task.name)
-    if ranks.first and left > 0:
+    if ranks.is_main and left > 0:
         estimate = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
-        this.say(estimate.line(task.name, left, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
+        this.report(estimate.line(task.name, left, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
     every = v.every if this.benchmarks else 0
     stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, every, beneath)
     state, done = run(task, stage, ranks)
-    if not done and ranks.first and (steps == 0 or not (this.out / file).exists()):
+    if not done and ranks.is_main and (steps == 0 or not (this.out / file).exists()):
         publish(state)
     ranks.wait()
     if done:
-        this.say(f"{task.name}: {done} steps done, {state.step} in all, {int(state.guard.skipped)} left out; {this.out / file}")
+        this.report(
+            f"{task.name}: {done} steps done, {state.step} in all, {int(state.guard.skipped)} left out; {this.out / file}"
+        )
     elif state.step:
-        this.say(f"{task.name}: finished before, {state.step} steps; nothing to do (more with {option} N)")
+        this.report(f"{task.name}: finished before, {state.step} steps; nothing to do (more with {option} N)")
     else:
         whose = "random" if this.start is None else "--start's"
-        this.say(f"{task.name}: no step asked for ({option} 0), {whose} weights as they are; {this.out / file}")
+        this.report(f"{task.name}: no step asked for ({option} 0), {whose} weights as they are; {this.out / file}")
 
 
 @torch.inference_mode()
@@ -273,7 +275,7 @@ def _looked_at_by(config: RunConfig) -> tuple[str, int | None]:
     return v.sampler or DEFAULT[modulation], None if modulation == "paper" else min(v.steps, config.diffusion.timesteps) or None
 
 
-def _check(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks: Ranks) -> None:
+def _check(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks: ProcessGroup) -> None:
     multiple = 2 ** (len(config.model.multipliers) - 1)
     if config.train.patch % multiple or config.train.patch < 2 * multiple:
         raise ConfigError(
@@ -284,7 +286,7 @@ def _check(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks
             f"train.batch: expected at most the {len(data)} tiles that there are to train on, got {config.train.batch}; "
             "prepare more pictures, or take a smaller batch"
         )
-    ranks.share(config.train.batch, config.train.accumulate)
+    ranks.local_batch(config.train.batch, config.train.accumulate)
     check_pair(config.diffusion.build(), *_looked_at_by(config))
     if config.train.amp == "fp16" and ranks.device.type == "cpu":
         raise ConfigError("train.amp: fp16 is for CUDA, the device is the CPU; use bf16 or off")

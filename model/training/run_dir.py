@@ -21,7 +21,7 @@ from ...pipeline.shards.reader import Store
 from ...pipeline.shards.writer import ROOT_KEY
 from ...pipeline.storage.atomic import sweep_partial
 from ...pipeline.storage.foreign import is_plain_file
-from ...pipeline.storage.local import LocalFolder
+from ...pipeline.storage.local import LocalStore
 from ...pipeline.storage.lock import take_lock
 from ...runtime import usable_cores
 from ..checkpoints.format import load_checkpoint, weights_digest
@@ -80,7 +80,7 @@ def _begun_from(path: Path | None, part: str = "") -> dict[str, str] | None:
     return {"file": path.name, "sha256": weights_digest(found.part(part) if part else found.tensors)}
 
 
-def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
+def acquire_run_dir(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
     """Take the folder for this process until `held` is closed, and write `config.json`; returns what to tell the user.
 
     Raises:
@@ -109,7 +109,7 @@ def claim(out: Path, asked: dict[str, Any], held: ExitStack) -> list[str]:
     sweep_partial(out, below=False, ours=is_run_file)
     mended = mend_log(out / LOG_FILE)
     machine = {"versions": versions(), "threads": torch.get_num_threads()}
-    LocalFolder(out).set(file.name, json.dumps({**asked, **machine}, indent=1, sort_keys=True).encode())
+    LocalStore(out).set(file.name, json.dumps({**asked, **machine}, indent=1, sort_keys=True).encode())
     return [*mended, *(f"changed in this run: {line}" for line in told), *(_told_threads(threads) if before else [])]
 
 
@@ -117,7 +117,7 @@ def recorded_threads(out: Path) -> int | None:
     """The CPU threads that a run was last trained with: another number splits sums differently, and the last bits with them. None if unknown."""
     try:
         threads: Any = read_object_file(out / "config.json").get("threads")
-    except (ValueError, OSError):  # no run, or a damaged one: `claim` says so
+    except (ValueError, OSError):  # no run, or a damaged one: `acquire_run_dir` says so
         return None
     return threads if whole_number(threads) and 1 <= threads <= _MOST_THREADS else None
 
@@ -131,7 +131,7 @@ def threads_to_resume(out: Path, usable: int, environment: Mapping[str, str] = o
         environment: `OMP_NUM_THREADS` is a request, of the user or of `torchrun`, which starts several processes on one machine.
 
     Returns:
-        None: to be chosen as for a new run. `claim` reports what has changed.
+        None: to be chosen as for a new run. `acquire_run_dir` reports what has changed.
     """
     threads = None if environment.get("OMP_NUM_THREADS") else recorded_threads(out)
     return threads if threads is not None and threads <= usable else None

@@ -92,7 +92,7 @@ class DiffusionTask(_Task):
         hr, lr = self.pictures(batch)
         x_0 = to_residual(hr, base_picture(lr, self.config.scale, self.config.diffusion.lr_levels))
         e = e_sam(batch["labels"], batch["image"], self.table, self.offset) if self.modulation.needs_masks else None
-        x_t = self.modulation.noised(x_0, e, batch["t"], batch["noise"]).contiguous(memory_format=torch.channels_last)
+        x_t = self.modulation.q_sample(x_0, e, batch["t"], batch["noise"]).contiguous(memory_format=torch.channels_last)
         target = self.modulation.target(e, batch["t"], batch["noise"])
         with self.autocast():
             predicted = self.forward(x_t, batch["t"], self.condition(lr)).float()

@@ -58,15 +58,15 @@ def score(benchmark: Benchmark, upscale: Upscale) -> tuple[dict[str, Any], np.nd
     lr, hr = benchmark.pairs[0]
     panels = [np.atleast_3d(picture) for picture in (imresize(lr, benchmark.scale), found[0], hr)]
     sheet = np.hstack([np.broadcast_to(panel, (*panel.shape[:2], 3)) for panel in panels])
-    figures = {"validation": benchmark.name, "pictures": len(found), "psnr_y": round(psnr, 4), "ssim_y": round(ssim, 5)}
+    metrics = {"validation": benchmark.name, "pictures": len(found), "psnr_y": round(psnr, 4), "ssim_y": round(ssim, 5)}
     return {
-        **figures,
+        **metrics,
         "bicubic_psnr_y": round(benchmark.bicubic[0], 4),
         "bicubic_ssim_y": round(benchmark.bicubic[1], 5),
     }, sheet
 
 
 def _means(pairs: Sequence[tuple[np.ndarray, np.ndarray]], found: Sequence[np.ndarray], scale: int) -> tuple[float, float]:
-    figures = [(psnr_y(ours, hr, scale), ssim_y(ours, hr, scale)) for ours, (_, hr) in zip(found, pairs, strict=True)]
-    psnr, ssim = np.mean(figures, axis=0)
+    metrics = [(psnr_y(ours, hr, scale), ssim_y(ours, hr, scale)) for ours, (_, hr) in zip(found, pairs, strict=True)]
+    psnr, ssim = np.mean(metrics, axis=0)
     return float(psnr), float(ssim)

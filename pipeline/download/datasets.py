@@ -20,8 +20,8 @@ from typing import Any
 
 from ...errors import ConfigError, ImageError, printable
 from ...runtime import progress
-from ..images.sources import MAX_ARCHIVE_GB, Limits, Picture, Shelf, Source, list_source
-from .fetch import DownloadError, Patience, check_disk, checked_sha256, fetch
+from ..images.sources import MAX_ARCHIVE_GB, ImageFile, Limits, Source, SourceReader, list_source
+from .fetch import DownloadError, RetryPolicy, check_disk, checked_sha256, fetch
 
 log = logging.getLogger(__name__)
 
@@ -167,13 +167,13 @@ def _collect(
     done.add(name)
 
 
-def obtain(
+def download_dataset(
     name: str,
     registry: dict[str, DataSet],
     folder: Path = FOLDER,
     *,
     mirrors: Sequence[str] = (),
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     sleep: Callable[[float], Any] = time.sleep,
 ) -> list[Path]:
     """The archives of a data set, fetched if they are not here, each verified and its pictures counted.
@@ -239,7 +239,7 @@ def source_of(given: str, registry: dict[str, DataSet], folder: Path, mirrors: S
 
     A file or folder of that name in the current folder goes before a data set.
     """
-    return obtain(given, registry, folder, mirrors=mirrors) if _is_data_set(given, registry) else given
+    return download_dataset(given, registry, folder, mirrors=mirrors) if _is_data_set(given, registry) else given
 
 
 def missing_archives(given: Sequence[str | None], registry: dict[str, DataSet], folder: Path) -> list[Path]:
@@ -274,7 +274,7 @@ def extract(archive: Path, folder: Path, images: int | None = None) -> int:
         _check_place(folder / picture.name, picture, root)
     missing = [picture for picture in pictures if not (folder / picture.name).exists()]
     check_disk(folder, sum(picture.size for picture in missing))
-    with Shelf() as shelf:
+    with SourceReader() as shelf:
         for picture in progress(missing, desc=f"unpack {archive.name}", unit="file"):
             target = folder / picture.name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -293,7 +293,7 @@ def extract(archive: Path, folder: Path, images: int | None = None) -> int:
     return found
 
 
-def _check_place(target: Path, picture: Picture, root: Path) -> None:
+def _check_place(target: Path, picture: ImageFile, root: Path) -> None:
     """Nothing is written outside, and no file is replaced: what has a name was whole when it got it, so another length is not ours."""
     if not target.resolve().is_relative_to(root):
         raise DownloadError(f"{target}: a link in {root} leads out of it; delete the link, or unpack elsewhere")

@@ -22,10 +22,10 @@ from typing import Any
 from ...runtime import progress
 from .answers import check_unknown, length_of, mark_of, number_of, total_of, wrong_length
 from .part_file import PartFile, Tag
-from .timed_http import Patience, Watch
+from .timed_http import RetryPolicy, Watch
 from .transport import Again, Answer, DownloadError, answer_of, brief, explained
 
-__all__ = ["DownloadError", "Patience", "check_disk", "fetch"]
+__all__ = ["DownloadError", "RetryPolicy", "check_disk", "fetch"]
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def fetch(
     *,
     sha256: str | None = None,
     size: int | None = None,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     sleep: Callable[[float], Any] = time.sleep,
 ) -> Path:
     """Fetch a file from the first address that gives it; returns `target`.
@@ -66,7 +66,7 @@ def fetch(
         DownloadError: every address failed; one line for each says expected, got and what was done.
         BusyError: another process is downloading it and does not proceed.
     """
-    patience = patience or Patience()
+    patience = patience or RetryPolicy()
     expected = _Expected(checked_sha256(sha256), size)
     if _is_here(target, expected):
         return target
@@ -112,7 +112,7 @@ def _is_here(target: Path, expected: _Expected) -> bool:
     return problem is None
 
 
-def _complete(url: str, part: PartFile, expected: _Expected, patience: Patience, sleep: Callable[[float], Any]) -> None:
+def _complete(url: str, part: PartFile, expected: _Expected, patience: RetryPolicy, sleep: Callable[[float], Any]) -> None:
     """Make the part whole and right; a part of unknown history may be what is wrong: then once more from the beginning."""
     for resumed in (part.size > 0, False):
         _fetch_from(url, part, expected, patience, sleep)
@@ -127,7 +127,7 @@ def _complete(url: str, part: PartFile, expected: _Expected, patience: Patience,
     raise DownloadError(f"{problem}; the download was deleted")
 
 
-def _fetch_from(url: str, part: PartFile, expected: _Expected, patience: Patience, sleep: Callable[[float], Any]) -> None:
+def _fetch_from(url: str, part: PartFile, expected: _Expected, patience: RetryPolicy, sleep: Callable[[float], Any]) -> None:
     """Resume the part until it is whole. Attempts are counted anew by bytes beyond the furthest point that was ever reached."""
     wait, left, furthest, short = patience.first_wait, patience.attempts, part.size, 0
     while True:
@@ -151,7 +151,7 @@ def _fetch_from(url: str, part: PartFile, expected: _Expected, patience: Patienc
             wait *= 2
 
 
-def _attempt(url: str, part: PartFile, expected: _Expected, patience: Patience) -> None:
+def _attempt(url: str, part: PartFile, expected: _Expected, patience: RetryPolicy) -> None:
     """One connection: append to the part until the end. `Again` if it ended early."""
     tag = part.tag() if part.size else Tag()
     tag = tag if tag.url == url else Tag()  # another server's tag means nothing here

@@ -16,7 +16,7 @@ from typing import Any, Self
 from ...errors import BusyError
 from ..storage.atomic import advice, hold
 from .answers import is_mark, number_of
-from .timed_http import Patience
+from .timed_http import RetryPolicy
 from .transport import DownloadError
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class PartFile:
         BusyError: another process holds it and brings no bytes.
     """
 
-    def __init__(self, target: Path, patience: Patience, sleep: Callable[[float], Any]) -> None:
+    def __init__(self, target: Path, patience: RetryPolicy, sleep: Callable[[float], Any]) -> None:
         self.target = target
         self.path, self._tag = (target.with_name(target.name + suffix) for suffix in (".part", ".part.tag"))
         self.waited = False
@@ -142,7 +142,7 @@ class PartFile:
         ours = os.fstat(self._number)
         return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
 
-    def _acquire(self, patience: Patience, sleep: Callable[[float], Any]) -> int:
+    def _acquire(self, patience: RetryPolicy, sleep: Callable[[float], Any]) -> int:
         idle, before = 0.0, -1
         while True:
             self._number = _open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)

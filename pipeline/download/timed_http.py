@@ -24,7 +24,7 @@ class TooSlow(TimeoutError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to try."""
 
     attempts: int = 5
@@ -67,7 +67,7 @@ class Patience:
 class Watch:
     """The limits in time of one connection."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: RetryPolicy) -> None:
         self.patience = patience
         self.begin_header()
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import SamdiffError, printable
-from .timed_http import Patience, TooSlow, Watch, opener
+from .timed_http import RetryPolicy, TooSlow, Watch, opener
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 10
@@ -49,7 +49,7 @@ class Answer:
 
 
 @contextmanager
-def answer_of(url: str, headers: Mapping[str, str], patience: Patience, watch: Watch) -> Iterator[Answer]:
+def answer_of(url: str, headers: Mapping[str, str], patience: RetryPolicy, watch: Watch) -> Iterator[Answer]:
     """Ask an address, follow its redirects, and give the final answer, whatever its status.
 
     Args:
@@ -79,7 +79,7 @@ def answer_of(url: str, headers: Mapping[str, str], patience: Patience, watch: W
         yield Answer(200, "OK", {"Content-Length": str(os.fstat(file.fileno()).st_size)}, file.read)
 
 
-def _ask(url: str, headers: Mapping[str, str], patience: Patience, watch: Watch) -> Any:
+def _ask(url: str, headers: Mapping[str, str], patience: RetryPolicy, watch: Watch) -> Any:
     return opener(watch).open(urllib.request.Request(url, headers=dict(headers)), timeout=patience.stall)
 
 

@@ -19,7 +19,7 @@ from ..encode.mask_table import MaskTable
 from ..shards.reader import Store
 from ..shards.schema import ARRAYS, tiles_per_shard
 from ..shards.writer import canonical
-from ..storage.local import LocalFolder
+from ..storage.local import LocalStore
 from .hdf5_sink import Sink
 from .new_target import check_free, local_path, new_file, new_folder
 from .safe_names import safe_stems
@@ -93,7 +93,7 @@ def mask_table(store: Store, image: int) -> MaskTable:
 def _outside(store: Store, target: Path) -> Path:
     """The target, which must not become a part of the store."""
     target = Path(target)
-    if isinstance(store.place, LocalFolder):
+    if isinstance(store.place, LocalStore):
         root = Path(os.path.realpath(store.place.root))
         if root in (here := local_path(target), *here.parents):
             raise ConfigError(f"{target}: lies in the store that is exported; give a target outside of it")

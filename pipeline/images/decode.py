@@ -13,12 +13,12 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 import numpy as np
-from PIL.ImageFile import ImageFile
+from PIL import ImageFile as PilFile
 
 from ...errors import ImageError
 from .formats import FORMATS, is_wide, opened, wide_pixels
+from .sources import ImageFile, SourceReader
 from .sources import Limits as Limits
-from .sources import Picture, Shelf
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ class Decoded:
     """What decoding did that changes values or could surprise."""
 
 
-def read_picture(picture: Picture, limits: Limits | None = None, shelf: Shelf | None = None) -> Decoded:
+def read_picture(picture: ImageFile, limits: Limits | None = None, shelf: SourceReader | None = None) -> Decoded:
     """Read and decode one picture.
 
     Args:
@@ -47,14 +47,14 @@ def read_picture(picture: Picture, limits: Limits | None = None, shelf: Shelf | 
     """
     limits = limits or Limits()
     if shelf is None:
-        with Shelf() as shelf:
+        with SourceReader() as shelf:
             return read_picture(picture, limits, shelf)
     return decode_picture(shelf.read(picture, limits.max_bytes), picture.name, limits)
 
 
 def read_ahead(
-    pictures: Sequence[Picture], limits: Limits | None = None, *, workers: int = 2, ahead: int = 4
-) -> Iterator[tuple[Picture, Decoded | ImageError]]:
+    pictures: Sequence[ImageFile], limits: Limits | None = None, *, workers: int = 2, ahead: int = 4
+) -> Iterator[tuple[ImageFile, Decoded | ImageError]]:
     """Read pictures in threads ahead of the caller, in order (see `map_ahead`).
 
     Args:
@@ -67,7 +67,7 @@ def read_ahead(
         The picture, and its pixels or the reason why there are none.
     """
 
-    def work(picture: Picture, shelf: Shelf) -> Decoded | ImageError:
+    def work(picture: ImageFile, shelf: SourceReader) -> Decoded | ImageError:
         try:
             return read_picture(picture, limits, shelf)
         except ImageError as error:
@@ -77,14 +77,14 @@ def read_ahead(
 
 
 def map_ahead(
-    work: Callable[[Item, Shelf], Result], items: Sequence[Item], *, workers: int = 2, ahead: int = 4
+    work: Callable[[Item, SourceReader], Result], items: Sequence[Item], *, workers: int = 2, ahead: int = 4
 ) -> Iterator[tuple[Item, Result]]:
     """Work on items in threads ahead of the caller, in order.
 
     At most `ahead` results wait, besides the one that the caller holds. An exception of `work` is raised where its result was due.
 
     Args:
-        work: reads and computes; is given the item and a `Shelf` that all threads share.
+        work: reads and computes; is given the item and a `SourceReader` that all threads share.
         items: what to work on.
         workers: threads.
         ahead: items at work or waiting.
@@ -93,7 +93,7 @@ def map_ahead(
         The item and its result.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
-    with Shelf() as shelf:
+    with SourceReader() as shelf:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         try:
             for item in items:
@@ -150,7 +150,7 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 """EXIF 2.32, tag Orientation -> what makes it upright."""
 
 
-def _first_notes(image: ImageFile, kind: str, name: str) -> list[str]:
+def _first_notes(image: PilFile.ImageFile, kind: str, name: str) -> list[str]:
     suffix = PurePosixPath(name).suffix.lower()
     usual = next(suffixes for known, _, suffixes, _ in FORMATS if known == kind)
     notes = [] if suffix in usual else [f"named {suffix or 'without suffix'} but holds {kind}"]
@@ -170,7 +170,7 @@ def _scaled(wide: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return _over_white(pixels, notes) if pixels.shape[2] == 4 else (pixels, notes)
 
 
-def _pixels(image: ImageFile) -> tuple[np.ndarray, list[str]]:
+def _pixels(image: PilFile.ImageFile) -> tuple[np.ndarray, list[str]]:
     """Pixels of a loaded image of any mode that Pillow can turn into RGB."""
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _over_white(np.asarray(image.convert("RGBA")), [])

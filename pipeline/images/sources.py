@@ -63,7 +63,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """One picture of a source: its name and where its bytes are. Small and picklable."""
 
     name: str
@@ -78,7 +78,7 @@ class Picture:
     """Why it cannot be read, if that is known from the listing."""
 
 
-class Shelf(AbstractContextManager["Shelf"]):
+class SourceReader(AbstractContextManager["SourceReader"]):
     """Reads pictures' bytes and keeps archives open in between. Safe for threads."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Shelf(AbstractContextManager["Shelf"]):
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def read(self, picture: Picture, limit: int) -> bytes:
+    def read(self, picture: ImageFile, limit: int) -> bytes:
         """All bytes of a picture.
 
         Args:
@@ -100,7 +100,7 @@ class Shelf(AbstractContextManager["Shelf"]):
         """
         return b"".join(self.chunks(picture, limit))
 
-    def chunks(self, picture: Picture, limit: int | None = None) -> Iterator[bytes]:
+    def chunks(self, picture: ImageFile, limit: int | None = None) -> Iterator[bytes]:
         """The same bytes in pieces of at most 1 MiB; without a limit if it is None."""
         if picture.trouble:
             raise ImageError(picture.trouble)
@@ -116,7 +116,7 @@ class Shelf(AbstractContextManager["Shelf"]):
         except Exception as error:  # noqa: BLE001 - zipfile, tarfile and the decompressors raise whatever comes on damage
             raise ImageError(f"cannot be read: {reason_of(error)}") from error
 
-    def _chunks(self, picture: Picture, limit: int | None) -> Iterator[bytes]:
+    def _chunks(self, picture: ImageFile, limit: int | None) -> Iterator[bytes]:
         if picture.member is None:
             with open_regular(picture.path, limit) as file:
                 yield from iter(partial(file.read, CHUNK), b"")
@@ -130,9 +130,9 @@ class Shelf(AbstractContextManager["Shelf"]):
         yield from archive.chunks(picture.member, picture.size)
 
 
-def hash_pictures(pictures: Iterable[Picture], limit: int | None = None) -> Iterator[str]:
+def hash_pictures(pictures: Iterable[ImageFile], limit: int | None = None) -> Iterator[str]:
     """SHA-256 (hex) of each picture's bytes, in order; of its name and nothing else if it cannot be read or is longer than `limit`."""
-    with Shelf() as shelf:
+    with SourceReader() as shelf:
         for picture in pictures:
             digest = hashlib.sha256()
             try:
@@ -143,7 +143,7 @@ def hash_pictures(pictures: Iterable[Picture], limit: int | None = None) -> Iter
             yield digest.hexdigest()
 
 
-def check_archives(pictures: Sequence[Picture], limits: Limits) -> None:
+def check_archives(pictures: Sequence[ImageFile], limits: Limits) -> None:
     """Refuse archives whose images would unpack to more than `limits` allow; images that are too large by themselves do not count.
 
     Raises:
@@ -162,7 +162,7 @@ def check_archives(pictures: Sequence[Picture], limits: Limits) -> None:
     _check_order(pictures, set(total), limits)
 
 
-def _check_order(pictures: Sequence[Picture], archives: Iterable[str], limits: Limits) -> None:
+def _check_order(pictures: Sequence[ImageFile], archives: Iterable[str], limits: Limits) -> None:
     for path in archives:
         places = [(p.member, p.size) for p in pictures if p.path == path and p.member is not None and not p.trouble]
         try:
@@ -176,7 +176,7 @@ def _check_order(pictures: Sequence[Picture], archives: Iterable[str], limits: L
             )
 
 
-def list_source(source: Source, limits: Limits | None = None) -> list[Picture]:
+def list_source(source: Source, limits: Limits | None = None) -> list[ImageFile]:
     """All pictures of a source, sorted by name (by code points, so everywhere the same).
 
     Args:
@@ -191,7 +191,7 @@ def list_source(source: Source, limits: Limits | None = None) -> list[Picture]:
         together = [picture for one in source for picture in list_source(one, limits)]
         return _unique(sorted(together, key=lambda picture: picture.name))
     if source == "samples":
-        return [Picture(path.name, str(path), path.stat().st_size) for path in sample_files()]
+        return [ImageFile(path.name, str(path), path.stat().st_size) for path in sample_files()]
     path = user_path(source)
     if os.path.isdir(path):
         found = list(_walk(path))
@@ -202,7 +202,7 @@ def list_source(source: Source, limits: Limits | None = None) -> list[Picture]:
             f"{source}: no such file or folder; expected a folder, a picture, a zip, a tar, the word samples, or a data set that `samdiff download` lists"
         )
     elif path.suffix.lower() in SUFFIXES:
-        found = [Picture(valid_utf8(path.name), str(path), path.stat().st_size)]
+        found = [ImageFile(valid_utf8(path.name), str(path), path.stat().st_size)]
     else:
         found = _archive_members(path, limits)
     kept = [picture for picture in found if _is_wanted(picture.name) or picture.trouble]
@@ -218,17 +218,17 @@ def list_source(source: Source, limits: Limits | None = None) -> list[Picture]:
     return _unique(sorted(kept, key=lambda picture: picture.name))
 
 
-def _archive_members(path: Path, limits: Limits) -> list[Picture]:
+def _archive_members(path: Path, limits: Limits) -> list[ImageFile]:
     try:
         members = list_members(str(path), limits.max_archive_bytes)
     except ImageError as error:
         raise ImageError(f"{path}: expected a picture ({', '.join(SUFFIXES)}), a zip or a tar archive: {error}") from error
     return [
-        Picture(m.name, str(path), m.size, m.place, m.trouble if _is_wanted(m.name) or m.place < 0 else "") for m in members
+        ImageFile(m.name, str(path), m.size, m.place, m.trouble if _is_wanted(m.name) or m.place < 0 else "") for m in members
     ]
 
 
-def _walk(root: Path) -> Iterator[Picture]:
+def _walk(root: Path) -> Iterator[ImageFile]:
     """Files below a folder, and whatever else is named like a picture or cannot be looked into. Links to folders are followed once."""
     seen: set[tuple[int, int]] = set()
     closed: list[OSError] = []
@@ -247,7 +247,7 @@ def _walk(root: Path) -> Iterator[Picture]:
                 size, trouble = found.st_size, why_not_regular(found.st_mode)
             except OSError as error:
                 trouble = f"cannot be read: {'a link to nowhere' if path.is_symlink() else reason_of(error)}"
-            yield Picture(
+            yield ImageFile(
                 valid_utf8(path.relative_to(root).as_posix()), str(path), size, trouble=trouble if _is_wanted(name) else ""
             )
     for problem in closed:
@@ -255,7 +255,7 @@ def _walk(root: Path) -> Iterator[Picture]:
         if path == root:
             raise ImageError(f"{root}: cannot be read: {reason_of(problem)}")
         name = valid_utf8(path.relative_to(root).as_posix())
-        yield Picture(f"{name} (folder)", str(path), trouble=f"a folder that cannot be read: {reason_of(problem)}")
+        yield ImageFile(f"{name} (folder)", str(path), trouble=f"a folder that cannot be read: {reason_of(problem)}")
 
 
 def _is_wanted(name: str) -> bool:
@@ -265,7 +265,7 @@ def _is_wanted(name: str) -> bool:
     return not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def _unique(pictures: list[Picture]) -> list[Picture]:
+def _unique(pictures: list[ImageFile]) -> list[ImageFile]:
     """Archives may hold a name twice: the second becomes `name (2)`."""
     seen: Counter[str] = Counter()
     out = []

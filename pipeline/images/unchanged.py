@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from ...errors import ChangedError, ImageError, printable
 from .decode import Decoded, Limits, decode_picture
-from .sources import Picture, Shelf, hash_pictures
+from .sources import ImageFile, SourceReader, hash_pictures
 
 
-def read_unchanged(picture: Picture, sha256: str, limits: Limits, shelf: Shelf) -> Decoded:
+def read_unchanged(picture: ImageFile, sha256: str, limits: Limits, shelf: SourceReader) -> Decoded:
     """Read an image once, compare its bytes with its hash, and decode these bytes.
 
     Args:
@@ -42,10 +42,10 @@ def changed(where: str, how: str) -> ChangedError:
     )
 
 
-def _where(picture: Picture) -> str:
+def _where(picture: ImageFile) -> str:
     return picture.path if picture.member is None else f"{picture.path}: {picture.name}"
 
 
-def _unreadable(picture: Picture) -> str:
+def _unreadable(picture: ImageFile) -> str:
     """The hash of a file that could not be read when it was scanned."""
     return next(hash_pictures([replace(picture, trouble="unreadable")]))

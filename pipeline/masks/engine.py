@@ -19,10 +19,10 @@ from ..encode.mask_table import MaskTable
 from ..encode.rle import area
 from ..sam.grid_decoder import POINT_MASKS, Decoded, GridDecoder, ImageSide
 from .interpolation import Frame, inside, make_frame
-from .iou_filter import Collector, Listed, Padded, Passing
+from .iou_filter import Collector, EagerFilter, StaticFilter, Survivors
 from .measure import Thresholds
-from .nms import Place, Pool, choose
-from .settings import MaskSettings, number_type
+from .nms import CropContext, Pool, choose
+from .settings import MaskConfig, number_type
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -54,7 +54,7 @@ class MaskEngine:
         settings: of the generator.
     """
 
-    def __init__(self, sam: Sam, settings: MaskSettings) -> None:
+    def __init__(self, sam: Sam, settings: MaskConfig) -> None:
         self.sam, self.settings = sam, settings
         self.device = sam.pixel_mean.device
         self.side = sam.image_encoder.img_size
@@ -137,7 +137,7 @@ class MaskEngine:
         x0, y0, x1, y1 = crop
         frame = self.frame(y1 - y0, x1 - x0)
         image = self.decoder.image_side(embedding)
-        pool = Pool(Place(frame, crop, size, self.cut), self.settings, self.pool_bytes)
+        pool = Pool(CropContext(frame, crop, size, self.cut), self.settings, self.pool_bytes)
         points = self.grids[layer] * np.array([x1 - x0, y1 - y0])
         prompts = self._prompts(points, frame)
         start = 0
@@ -164,12 +164,12 @@ class MaskEngine:
         labels = torch.ones(len(points), 1, dtype=torch.int, device=self.device)
         return self.sam.prompt_encoder(points=(coordinates[:, None], labels), boxes=None, masks=None)[0]
 
-    def _passing(self, image: ImageSide, prompts: Tensor, frame: Frame) -> Passing | None:
+    def _passing(self, image: ImageSide, prompts: Tensor, frame: Frame) -> Survivors | None:
         """The masks of some points that are above the threshold of predicted IoU; None if there are none."""
         threshold = self.settings.pred_iou_thresh
-        collector: Collector = Listed(self.decoder, frame, threshold)
+        collector: Collector = EagerFilter(self.decoder, frame, threshold)
         if self.static:
-            collector = Padded(self.decoder, frame, threshold, len(prompts), self.device)
+            collector = StaticFilter(self.decoder, frame, threshold, len(prompts), self.device)
         for first in range(0, len(prompts), self.chunk):
             chunk = prompts[first : first + self.chunk]
             real = len(chunk)

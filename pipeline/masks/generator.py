@@ -15,7 +15,7 @@ from ...errors import ConfigError, ImageError
 from ..encode.mask_table import MaskTable
 from .engine import MaskEngine
 from .nms import clean_regions, drop_duplicates
-from .settings import MaskSettings, segmenter_facts
+from .settings import MaskConfig, segmenter_facts
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -59,7 +59,7 @@ class MaskGenerator:
         point_grids: Sequence[np.ndarray] | None = None,
         min_mask_region_area: int = 0,
     ) -> None:
-        self.settings = MaskSettings(
+        self.settings = MaskConfig(
             mode=mode,
             compile=compile,
             points_per_side=points_per_side,

@@ -1,6 +1,6 @@
 """Which masks of a chunk of points go on, chunk by chunk; two ways with the same result. Pure, given a decoder.
 
-`Listed` asks the host after each chunk: on a CPU that costs nothing, and masks below the threshold are never upscaled. `Padded` lets
+`EagerFilter` asks the host after each chunk: on a CPU that costs nothing, and masks below the threshold are never upscaled. `StaticFilter` lets
 the device decide: every mask is upscaled, those that pass move to the front of one buffer, and the host learns how many there are
 when the last chunk is through. Its shapes depend on the settings alone.
 """
@@ -21,7 +21,7 @@ from .interpolation import Frame
 
 
 @dataclass(frozen=True)
-class Passing:
+class Survivors:
     """n masks above the threshold of predicted IoU, in the order of the points."""
 
     logits: Tensor
@@ -38,7 +38,7 @@ class Collector(Protocol):
     def add(self, decoded: Decoded, first: int, real: int) -> None:
         """A chunk that begins at point `first`; its points after the first `real` ones are padding."""
 
-    def passing(self) -> Passing | None:
+    def passing(self) -> Survivors | None:
         """All that passed, None if nothing did.
 
         Raises:
@@ -46,7 +46,7 @@ class Collector(Protocol):
         """
 
 
-class Listed:
+class EagerFilter:
     """The host decides after each chunk; only what passes is upscaled.
 
     Args:
@@ -69,15 +69,15 @@ class Listed:
             logits = self.decoder.logits(decoded, point.tolist(), mask.tolist(), rows, columns)
             self._found.append((logits, predicted[point, mask], first + point))
 
-    def passing(self) -> Passing | None:
+    def passing(self) -> Survivors | None:
         """See `Collector`."""
         if not self._found:
             return None
         logits, predicted, point = zip(*self._found, strict=True)
-        return Passing(logits[0] if len(logits) == 1 else torch.cat(logits), np.concatenate(predicted), np.concatenate(point))
+        return Survivors(logits[0] if len(logits) == 1 else torch.cat(logits), np.concatenate(predicted), np.concatenate(point))
 
 
-class Padded:
+class StaticFilter:
     """The device decides; nothing waits before `passing`.
 
     Args:
@@ -110,12 +110,12 @@ class Padded:
         self.count += passes.sum()
         self.finite &= predicted.isfinite().all()
 
-    def passing(self) -> Passing | None:
+    def passing(self) -> Survivors | None:
         """See `Collector`."""
         count, finite, predicted, point = fetch(self.count, self.finite, self.predicted, self.point)  # the one wait
         _check(bool(finite))
         n = int(count)
-        return Passing(self.logits[:n].clone(), predicted[:n], point[:n]) if n else None  # a view would keep the whole buffer
+        return Survivors(self.logits[:n].clone(), predicted[:n], point[:n]) if n else None  # a view would keep the whole buffer
 
 
 def _passes(predicted: Any, threshold: float) -> Any:

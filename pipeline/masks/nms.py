@@ -19,7 +19,7 @@ from ..encode.rle import area, box, decode, encode
 from .host_copy import fetch
 from .interpolation import Frame
 from .measure import Bounds, Thresholds, bound, measure, runs
-from .settings import MaskSettings
+from .settings import MaskConfig
 
 _TOGETHER = 16
 """Candidates looked at together: more means fewer waits for the device, and some that a neighbour would have suppressed."""
@@ -38,7 +38,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Place:
+class CropContext:
     """Where a crop lies, and how its logits become pixels."""
 
     frame: Frame
@@ -53,8 +53,8 @@ class Place:
 class Pool:
     """Candidates of one crop above the threshold of predicted IoU, in the order of the points."""
 
-    place: Place
-    settings: MaskSettings
+    place: CropContext
+    settings: MaskConfig
     max_bytes: int
     """Logits that it may hold before it measures what it has: only stable candidates stay then, as runs."""
     candidates: list[Tensor | Facts] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Pool:
         for start in range(0, len(self.candidates), self.together):
             numbers = list(range(start, min(start + self.together, len(self.candidates))))
             steady = [
-                (k, facts) for k, facts in measure_some(self, numbers, nobody) if is_steady(facts.stability, self.settings)
+                (k, facts) for k, facts in measure_some(self, numbers, nobody) if is_stable(facts.stability, self.settings)
             ]
             for (k, facts), counts in zip(steady, all_runs(self, steady), strict=True):
                 self.candidates[k] = replace(facts, counts=counts)
@@ -120,7 +120,7 @@ def choose(pool: Pool) -> Kept:
     boxes = np.zeros((0, 4), np.int64)
     for start in range(0, len(order), pool.together):
         for k, facts in measure_some(pool, order[start : start + pool.together].tolist(), boxes):
-            if not is_steady(facts.stability, settings) or _near_edge(facts.box, pool.place):
+            if not is_stable(facts.stability, settings) or _near_edge(facts.box, pool.place):
                 continue
             if bool((overlap(facts.box, boxes) > settings.box_nms_thresh).any()):
                 continue
@@ -136,7 +136,7 @@ def choose(pool: Pool) -> Kept:
     )
 
 
-def is_steady(stability: np.float32, settings: MaskSettings) -> bool:
+def is_stable(stability: np.float32, settings: MaskConfig) -> bool:
     """Whether a mask passes; NaN (nothing there at all) does only where nothing is asked."""
     return settings.stability_score_thresh == 0 or bool(stability >= settings.stability_score_thresh)
 
@@ -198,7 +198,7 @@ def _size(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _near_edge(box: np.ndarray, place: Place) -> bool:
+def _near_edge(box: np.ndarray, place: CropContext) -> bool:
     height, width = place.image
     return bool(is_box_near_crop_edge(torch.from_numpy(box[None]), list(place.crop), [0, 0, width, height])[0])
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MaskSettings:
+class MaskConfig:
     """Parameters of segment-anything's SamAutomaticMaskGenerator, with its defaults, and the mode."""
 
     mode: Literal["exact", "fast"] | str = "exact"
@@ -118,7 +118,7 @@ def number_type(mode: str, device: torch.device) -> str:
     return "bfloat16" if mode == "fast" and has_bf16(device) else "float32"
 
 
-def segmenter_facts(name: str, weights: Mapping[str, Any] | None, settings: MaskSettings, dtype: str) -> dict[str, Any]:
+def segmenter_facts(name: str, weights: Mapping[str, Any] | None, settings: MaskConfig, dtype: str) -> dict[str, Any]:
     """What a generator says of itself, see `prepare.MaskSource.describe`; known before its weights are there (None) or loaded."""
     return {
         "name": name,

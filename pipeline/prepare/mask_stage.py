@@ -13,22 +13,22 @@ from ...errors import ImageError
 from ...runtime import pick_device
 from ..encode.mask_table import MaskTable
 from ..images.decode import Decoded, map_ahead
-from ..images.sources import Shelf
-from ..masks.settings import MaskSettings, number_type, segmenter_facts
+from ..images.sources import SourceReader
+from ..masks.settings import MaskConfig, number_type, segmenter_facts
 from ..sam.weights import plan_weights
-from .scan import Found
+from .scan import SourceImage
 from .staging import ImageRecord
 from .tile_stage import image_record
 
 if TYPE_CHECKING:
     from .run import MaskSource
 
-Read = Callable[[Found, Shelf], Decoded | ImageError]
+Read = Callable[[SourceImage, SourceReader], Decoded | ImageError]
 """`scan.read_usable` with its settings bound; picklable."""
 
-Result = tuple[Found, ImageRecord | ImageError]
+Result = tuple[SourceImage, ImageRecord | ImageError]
 
-Maker = Callable[[Sequence[Found], Read], Iterator[Result]]
+MaskStage = Callable[[Sequence[SourceImage], Read], Iterator[Result]]
 """What makes records, here or elsewhere: pictures and how to read them -> one result each, in any order."""
 
 
@@ -65,16 +65,16 @@ def plan_generator(
         lr_scale: likewise.
         weights: as of `find_weights`; weights that are not here are None in the facts.
         source: likewise.
-        parameters: of `MaskSettings`.
+        parameters: of `MaskConfig`.
     """
     record, where = plan_weights(sam, file=weights, source=source)
-    settings = MaskSettings(**parameters)
+    settings = MaskConfig(**parameters)
     dtype = number_type(settings.mode, pick_device(device))
     facts = segmenter_facts(sam, None if record is None else record.as_attributes(), settings, dtype)
     return facts | ({} if lr_scale is None else {"masks_from": "lr"}), where
 
 
-def one_each(items: Sequence[Found], results: Iterator[Result]) -> Iterator[Result]:
+def one_each(items: Sequence[SourceImage], results: Iterator[Result]) -> Iterator[Result]:
     """The same results; whoever made them gave one for each item (each of another key), and none for anything else."""
     waiting = {item.key: item for item in items}
     for item, result in results:
@@ -85,10 +85,10 @@ def one_each(items: Sequence[Found], results: Iterator[Result]) -> Iterator[Resu
     )
 
 
-def local_records(masks: MaskSource, items: Sequence[Found], read: Read) -> Iterator[Result]:
+def local_records(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
     """Records of pictures, in order, made by one segmenter while the next pictures are decoded."""
-    inside: deque[tuple[Found, Decoded]] = deque()  # pictures that the segmenter holds
-    refused: deque[tuple[Found, ImageError]] = deque()
+    inside: deque[tuple[SourceImage, Decoded]] = deque()  # pictures that the segmenter holds
+    refused: deque[tuple[SourceImage, ImageError]] = deque()
 
     expect = getattr(masks, "expect", lambda *_: None)  # files of masks belong to names
 

@@ -25,9 +25,9 @@ from ..images.sources import Source
 from ..shards.reader import Store, open_store
 from ..shards.schema import FORMAT_VERSION
 from ..shards.writer import ROOT_KEY, canonical, digest
-from ..storage.local import Location, Place, place_at
-from .mask_stage import Maker, local_records, one_each
-from .scan import Found, read_usable, scan
+from ..storage.local import KeyStore, Location, key_store_at
+from .mask_stage import MaskStage, local_records, one_each
+from .scan import SourceImage, read_usable, scan
 from .staging import Staging, differences
 from .targets import check_target
 from .tile_stage import summarise, write_store
@@ -56,7 +56,7 @@ class MaskSource(Protocol):
 
 
 @dataclass(frozen=True)
-class PrepareSettings:
+class PrepareConfig:
     """What decides the content of a store, besides the pictures and the segmenter."""
 
     scale: int = 4
@@ -107,7 +107,7 @@ class PrepareSettings:
 class Report:
     """What a run of `prepare` did."""
 
-    out: Place
+    out: KeyStore
     images: int
     tiles: int
     masks: int
@@ -122,9 +122,9 @@ class Report:
 class Plan:
     """What a run would find and do; nothing was written to make it."""
 
-    found: list[Found]
+    found: list[SourceImage]
     """Every picture of the source, in order."""
-    missing: list[Found]
+    missing: list[SourceImage]
     """Pictures that no committed record covers, each content once."""
     committed: Store | None
     """The finished store, if there is one."""
@@ -133,12 +133,12 @@ class Plan:
     fingerprint: str
 
 
-def plan_prepare(found: list[Found], out: Location, settings: Mapping[str, Any]) -> Plan:
+def plan_prepare(found: list[SourceImage], out: Location, settings: Mapping[str, Any]) -> Plan:
     """Compare what is asked for with what lies at `out`.
 
     Weights that are not here yet (None in `settings`) are taken to be those that `out` was begun with.
     """
-    store = open_store(out) if place_at(out).get(ROOT_KEY) is not None else None
+    store = open_store(out) if key_store_at(out).get(ROOT_KEY) is not None else None
     staging = Staging(out)
     begun = store.attrs if store else staging.settings()
     settings = _with_weights_of(begun, settings)
@@ -164,12 +164,12 @@ def prepare(
     source: Source,
     out: Location,
     masks: MaskSource,
-    settings: PrepareSettings | None = None,
+    settings: PrepareConfig | None = None,
     *,
     lr: Source | None = None,
     limit: int | None = None,
     strict: bool = False,
-    maker: Maker | None = None,
+    maker: MaskStage | None = None,
 ) -> Report:
     """Make a store of a source's pictures, or go on with one that was begun.
 
@@ -181,7 +181,7 @@ def prepare(
         lr: where LR files lie already, with `degradation="given"` and only then.
         limit: take only the first so many pictures.
         strict: stop at the first picture that cannot be used, instead of listing it.
-        maker: makes the records in place of `masks`, such as `cluster.Crew.records`; `masks` then only says what decides them.
+        maker: makes the records in place of `masks`, such as `cluster.DaskWorkers.records`; `masks` then only says what decides them.
 
     Raises:
         ImageError: no picture can be used, or (strict) one cannot.
@@ -190,12 +190,12 @@ def prepare(
         StoreError: `out` holds another store or anything that is not ours, or other settings began it, or it cannot be written.
         BusyError: another `prepare` is at work on it.
     """
-    settings = settings or PrepareSettings()
+    settings = settings or PrepareConfig()
     if (lr is not None) != (settings.degradation == "given"):
         raise ConfigError(
             f"degradation: {settings.degradation!r} does not go with lr={lr!r}; LR files mean 'given', and it needs them"
         )
-    out = place_at(out)
+    out = key_store_at(out)
     check_target(out, source, lr, masks=getattr(masks, "folder", None))
     segmenter = masks.describe()
     attributes = settings.as_attributes(segmenter)
@@ -227,7 +227,7 @@ def prepare(
     return _report(open_store(out), out, segmented)
 
 
-def _finished(plan: Plan, out: Place, held: Staging | None = None) -> Report:
+def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
     """The report of a store that is finished already; StoreError if something else was begun or finished there.
 
     Args:
@@ -252,7 +252,7 @@ def _finished(plan: Plan, out: Place, held: Staging | None = None) -> Report:
     return _report(plan.committed, out, segmented=0, complete=True)
 
 
-def _make_masks(plan: Plan, staging: Staging, make: Maker, settings: PrepareSettings, strict: bool) -> dict[str, str]:
+def _make_masks(plan: Plan, staging: Staging, make: MaskStage, settings: PrepareConfig, strict: bool) -> dict[str, str]:
     """Stage `masks`: commit a record for each picture that can be used; returns name -> reason for the others, each told at once."""
     skipped: dict[str, str] = {}
 
@@ -281,7 +281,7 @@ def _make_masks(plan: Plan, staging: Staging, make: Maker, settings: PrepareSett
     return skipped
 
 
-def _store_differences(store: Store, settings: Mapping[str, Any], found: list[Found]) -> list[str]:
+def _store_differences(store: Store, settings: Mapping[str, Any], found: list[SourceImage]) -> list[str]:
     changed = differences({key: store.attrs.get(key) for key in settings}, settings)
     before, now = set(store.names()), {item.picture.name for item in found}
     for what, names in (("no longer in the source", before - now), ("new in the source", now - before)):
@@ -296,5 +296,5 @@ def _versions(segmenter: Mapping[str, Any]) -> dict[str, str]:
     return {**ours, **segmenter.get("versions", {})}
 
 
-def _report(store: Store, out: Place, segmented: int, complete: bool = False) -> Report:
+def _report(store: Store, out: KeyStore, segmented: int, complete: bool = False) -> Report:
     return Report(out, store.n_images, len(store), store.n_masks, segmented, store.skipped(), complete)

@@ -11,21 +11,21 @@ from ...errors import ImageError
 from ...runtime import progress
 from ..images.decode import Decoded, Limits
 from ..images.pairs import pair_names, why_not_lr
-from ..images.sources import Picture, Shelf, Source, check_archives, hash_pictures, list_source
+from ..images.sources import ImageFile, Source, SourceReader, check_archives, hash_pictures, list_source
 from ..images.unchanged import read_unchanged
 from ..shards.writer import canonical, digest
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceImage:
     """One picture of the source."""
 
-    picture: Picture
+    picture: ImageFile
     sha256: str
     """Of the file's content, hexadecimal; see `hash_pictures`."""
     problem: str = ""
     """Why it has no LR file, where LR is given; empty for all others."""
-    lr: Picture | None = None
+    lr: ImageFile | None = None
     """The LR file that belongs to it, where LR is given and not made."""
     lr_sha256: str = ""
     """Of the LR file's content."""
@@ -47,7 +47,7 @@ def scan(
     scale: int = 1,
     by_name: bool = False,
     limits: Limits | None = None,
-) -> list[Found]:
+) -> list[SourceImage]:
     """Stage `scan`: list the source's pictures in order and hash each file.
 
     Args:
@@ -55,7 +55,7 @@ def scan(
         limit: take only the first so many.
         lr: where LR files lie already, likewise; each is matched with a picture by name (see `pair_names`).
         scale: HR pixels per LR pixel, for the names of LR files.
-        by_name: whether masks belong to names, see `Found`.
+        by_name: whether masks belong to names, see `SourceImage`.
         limits: bounds; None takes the defaults.
 
     Raises:
@@ -68,7 +68,7 @@ def scan(
     pairs, without = _lr_files(pictures, lr, scale, limits)
     hashes = hash_pictures(progress(pictures, desc="scan", unit="file"), limits.max_bytes)
     found = [
-        Found(picture, sha256, without.get(picture.name, ""), pairs.get(picture.name), by_name=by_name)
+        SourceImage(picture, sha256, without.get(picture.name, ""), pairs.get(picture.name), by_name=by_name)
         for picture, sha256 in zip(pictures, hashes, strict=True)
     ]
     if lr is None:
@@ -80,8 +80,8 @@ def scan(
 
 
 def _lr_files(
-    pictures: list[Picture], lr: Source | None, scale: int, limits: Limits
-) -> tuple[Mapping[str, Picture], Mapping[str, str]]:
+    pictures: list[ImageFile], lr: Source | None, scale: int, limits: Limits
+) -> tuple[Mapping[str, ImageFile], Mapping[str, str]]:
     """Name of a picture -> its LR file, and for the others -> why there is none."""
     if lr is None:
         return {}, {}
@@ -99,7 +99,7 @@ def crop_to_scale(pixels: np.ndarray, scale: int) -> np.ndarray:
     return np.ascontiguousarray(pixels[:height, :width])
 
 
-def read_usable(item: Found, shelf: Shelf, scale: int, tile: int, limits: Limits) -> Decoded | ImageError:
+def read_usable(item: SourceImage, shelf: SourceReader, scale: int, tile: int, limits: Limits) -> Decoded | ImageError:
     """A picture cropped to the scale, or the reason why it cannot be used: unreadable, too small, or its LR file does not fit.
 
     Raises:
@@ -117,7 +117,7 @@ def read_usable(item: Found, shelf: Shelf, scale: int, tile: int, limits: Limits
     return replace(decoded, pixels=crop_to_scale(decoded.pixels, scale))
 
 
-def _check_lr(lr: Picture, sha256: str, shape_hr: tuple[int, ...], shelf: Shelf, scale: int, limits: Limits) -> None:
+def _check_lr(lr: ImageFile, sha256: str, shape_hr: tuple[int, ...], shelf: SourceReader, scale: int, limits: Limits) -> None:
     try:
         small = read_unchanged(lr, sha256, limits, shelf).pixels
     except ImageError as error:

@@ -1,7 +1,7 @@
 """Work in progress beside a store: one committed record per finished image, so that no image is ever segmented twice.
 
 `NAME.zarr.staging` holds `settings.json` (what the records were made with) and `images/KEY.npz`, named by the content of the
-source file (`scan.Found.key`): a record is found again when files are renamed, added or removed. While the store is being written,
+source file (`scan.SourceImage.key`): a record is found again when files are renamed, added or removed. While the store is being written,
 `writing.json` lists its keys: these files, and no others, are ours to remove from an unfinished store. A folder also holds the lock; that
 of a URL lies in the user's cache folder and so keeps apart the runs of one machine only.
 """
@@ -27,7 +27,7 @@ from ...runtime import cache_dir
 from ..shards.writer import ROOT_KEY, canonical
 from ..storage.atomic import partial_of, sweep_partial
 from ..storage.foreign import foreign_names, is_plain_file, refuse_foreign, refuse_links, some
-from ..storage.local import LocalFolder, Location, place_at
+from ..storage.local import LocalStore, Location, key_store_at
 from ..storage.lock import drop_lock, take_lock
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Staging:
     """The staging place of one store; opening it takes the lock, and leaving the `with` block gives it back."""
 
     def __init__(self, out: Location) -> None:
-        self.out = place_at(out)
+        self.out = key_store_at(out)
         self.place = self.out.sibling(".staging")
         self._lock: IO[str] | None = None
 
@@ -110,7 +110,7 @@ class Staging:
 
     def check(self) -> None:
         """StoreError if the staging place is a link, or holds anything that is not a record of ours."""
-        if isinstance(self.place, LocalFolder):
+        if isinstance(self.place, LocalStore):
             refuse_links(self.place.root)
         if there := some(self._foreign()):
             raise StoreError(
@@ -140,7 +140,7 @@ class Staging:
                 f"{self.out}: begun with other settings ({'; '.join(differences(before, settings))}); "
                 f"use the same ones to go on, another --out, or delete {self.place} to begin again"
             )
-        if isinstance(self.place, LocalFolder):
+        if isinstance(self.place, LocalStore):
             sweep_partial(self.place.root, ours=_is_ours)
         if before is None:
             self.place.set(_SETTINGS, canonical(settings))
@@ -176,7 +176,7 @@ class Staging:
             raise StoreError(f"{self.out}: another process finished a store there meanwhile; it is left as it is")
         for key in [key for key in self.out.list_keys() if key in before or partial_of(key) in before]:
             self.out.delete(key)
-        if isinstance(self.out, LocalFolder):
+        if isinstance(self.out, LocalStore):
             for folder in sorted({parent for key in before for parent in PurePosixPath(key).parents}, reverse=True):
                 with suppress(OSError):  # not empty, or not there
                     (self.out.root / folder).rmdir()
@@ -191,7 +191,7 @@ class Staging:
             lock.close()
             return
         drop_lock(lock, self._lock_file())
-        if isinstance(self.place, LocalFolder):
+        if isinstance(self.place, LocalStore):
             with suppress(OSError):  # not empty: what is in there is not ours
                 self.place.root.rmdir()
 
@@ -238,7 +238,7 @@ class Staging:
             ours, key=lambda key: (key == _SETTINGS, key)
         ):  # the settings last: they say that the others are ours
             self.place.delete(key)
-        if isinstance(self.place, LocalFolder):
+        if isinstance(self.place, LocalStore):
             with suppress(OSError):  # not empty, or not there
                 (self.place.root / _IMAGES).rmdir()
         self.close()
@@ -254,11 +254,11 @@ class Staging:
 
     def _is_plain(self, key: str) -> bool:
         """Whether there is a plain file of that name (any object of a URL is one)."""
-        return not isinstance(self.place, LocalFolder) or is_plain_file(self.place.root / key)
+        return not isinstance(self.place, LocalStore) or is_plain_file(self.place.root / key)
 
     def _lock_file(self) -> Path:
         """Beside the records in a folder, in the cache folder for a URL."""
-        if isinstance(self.place, LocalFolder):
+        if isinstance(self.place, LocalStore):
             return self.place.root / _LOCK
         return cache_dir() / "locks" / hashlib.sha256(str(self.place).encode()).hexdigest()
 

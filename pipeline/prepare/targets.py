@@ -13,7 +13,7 @@ from ..images.sources import Source
 from ..shards.schema import FORMAT
 from ..shards.writer import ROOT_KEY
 from ..storage.foreign import refuse_foreign
-from ..storage.local import LocalFolder, Location, Place, place_at
+from ..storage.local import KeyStore, LocalStore, Location, key_store_at
 from .staging import Staging
 
 
@@ -29,10 +29,10 @@ def check_target(out: Location, *sources: Source | None, masks: Path | None = No
         ConfigError: the target cannot have a staging folder beside it, lies in another store, or it and a source lie in each other.
         StoreError: the target or the staging place beside it is not ours.
     """
-    place = place_at(out)
-    if isinstance(place, LocalFolder):
+    place = key_store_at(out)
+    if isinstance(place, LocalStore):
         staging = place.sibling(".staging")
-        assert isinstance(staging, LocalFolder)
+        assert isinstance(staging, LocalStore)
         store = inside_a_store(place.root)
         if store is not None:
             raise ConfigError(f"{place}: lies inside the store {store}, where nothing else may lie; give another --out")
@@ -49,9 +49,9 @@ def check_target(out: Location, *sources: Source | None, masks: Path | None = No
         refuse_foreign(place, work.written())
 
 
-def _is_finished(place: Place) -> bool:
+def _is_finished(place: KeyStore) -> bool:
     """Whether there is a root document; a pipe of that name is none, and would never end."""
-    if isinstance(place, LocalFolder):
+    if isinstance(place, LocalStore):
         return (place.root / ROOT_KEY).is_file()
     return place.size(ROOT_KEY) is not None
 
@@ -84,7 +84,7 @@ def _check_apart(out: Path, staging: Path, source: Path, what: str) -> None:
     raise ConfigError(f"{out}: the target {problem}; give an --out apart from it")
 
 
-def _check_address(place: Place) -> None:
+def _check_address(place: KeyStore) -> None:
     """A bucket alone has no place beside it for the staging."""
     scheme, mark, name = repr(place).partition("://")
     if mark and scheme != "memory" and not name.startswith("/") and "/" not in name.strip("/"):

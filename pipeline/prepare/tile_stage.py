@@ -21,11 +21,11 @@ from ..encode.rle import paint
 from ..encode.structure import encode_structure
 from ..images.decode import Limits, map_ahead
 from ..images.pairs import why_not_lr
-from ..images.sources import Picture, Shelf
+from ..images.sources import ImageFile, SourceReader
 from ..images.unchanged import read_unchanged
 from ..shards.writer import StoreWriter, store_keys
-from ..storage.local import Place
-from .scan import Found, crop_to_scale
+from ..storage.local import KeyStore
+from .scan import SourceImage, crop_to_scale
 from .staging import ImageRecord, Staging
 
 
@@ -78,7 +78,7 @@ def cut_tiles(
 class Summary:
     """One image of the store to be: the few numbers that its sizes need. The record itself stays on the disk."""
 
-    found: Found
+    found: SourceImage
     height: int = 0
     width: int = 0
     note: str = ""
@@ -89,7 +89,7 @@ class Summary:
 
 
 def summarise(
-    found: Sequence[Found], skipped: Mapping[str, str], staging: Staging, tile: int, scale: int, stride: int | None = None
+    found: Sequence[SourceImage], skipped: Mapping[str, str], staging: Staging, tile: int, scale: int, stride: int | None = None
 ) -> list[Summary]:
     """The numbers of all images in order, from the committed records; `skipped` gives name -> reason of the others.
 
@@ -107,7 +107,7 @@ def summarise(
     return images
 
 
-def _summary(item: Found, reason: str | None, staging: Staging, grid: tuple[int, int, int | None]) -> Summary:
+def _summary(item: SourceImage, reason: str | None, staging: Staging, grid: tuple[int, int, int | None]) -> Summary:
     if reason is not None:
         return Summary(item, note=reason, skipped=True)
     record = _committed(staging, item.key)
@@ -115,7 +115,7 @@ def _summary(item: Found, reason: str | None, staging: Staging, grid: tuple[int,
     return Summary(item, record.height, record.width, record.note, False, record.n_masks, len(record.rle), tiles)
 
 
-def write_store(images: Sequence[Summary], staging: Staging, out: Place, facts: Mapping[str, Any], limits: Limits) -> None:
+def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, facts: Mapping[str, Any], limits: Limits) -> None:
     """Write all arrays in the order of the source, then commit.
 
     Args:
@@ -175,7 +175,7 @@ def _labels(record: ImageRecord) -> np.ndarray:
 
 
 def _hr_and_lr(
-    found: Found, shelf: Shelf, scale: int, degradation: Mapping[str, Any], limits: Limits
+    found: SourceImage, shelf: SourceReader, scale: int, degradation: Mapping[str, Any], limits: Limits
 ) -> tuple[np.ndarray, np.ndarray]:
     """The whole HR image, cropped to the scale, and its LR image: made, or read where it is given. uint8 [H, W, 3], [H/s, W/s, 3]."""
     hr = crop_to_scale(_read_again(found.picture, found.sha256, shelf, limits), scale)
@@ -189,7 +189,7 @@ def _hr_and_lr(
     return hr, lr
 
 
-def _read_again(picture: Picture, sha256: str, shelf: Shelf, limits: Limits) -> np.ndarray:
+def _read_again(picture: ImageFile, sha256: str, shelf: SourceReader, limits: Limits) -> np.ndarray:
     try:
         return read_unchanged(picture, sha256, limits, shelf).pixels
     except ImageError as error:

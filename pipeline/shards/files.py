@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ...errors import StoreError, printable
-from ..storage.cache import CachedPlace
-from ..storage.local import LocalFolder, Place
-from ..storage.lru import Recent
+from ..storage.cache import CachingStore
+from ..storage.local import KeyStore, LocalStore
+from ..storage.lru import LRUCache
 from ..storage.once import Once
 from .codec import DamageError
 from .metadata import DOCUMENT_LIMIT
@@ -30,7 +30,7 @@ T = TypeVar("T")
 class Files:
     """Bytes of a store's files, checked. Threads may read at once; it pickles and forks."""
 
-    def __init__(self, place: Place, record: dict[str, tuple[int, str]], strict: bool, check_shards: bool) -> None:
+    def __init__(self, place: KeyStore, record: dict[str, tuple[int, str]], strict: bool, check_shards: bool) -> None:
         """
         Args:
             place: where the store lies.
@@ -41,12 +41,12 @@ class Files:
         self.place, self.record, self.strict = place, record, strict
         self.check_shards = check_shards and strict
         self._passed = Once()
-        self._far = not isinstance(place, (LocalFolder, CachedPlace))
-        self._whole = Recent(_KEEP_FAR)
+        self._far = not isinstance(place, (LocalStore, CachingStore))
+        self._whole = LRUCache(_KEEP_FAR)
 
     def documents(self, keys: Sequence[str]) -> list[bytes]:
         """Several small files; at once where each is a request."""
-        if isinstance(self.place, LocalFolder):
+        if isinstance(self.place, LocalStore):
             return [self.whole(key, DOCUMENT_LIMIT) for key in keys]
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="open") as pool:
             return list(pool.map(lambda key: self.whole(key, DOCUMENT_LIMIT), keys))
@@ -93,7 +93,7 @@ class Files:
             try:
                 return read()
             except DamageError:
-                if not (isinstance(self.place, CachedPlace) and self.place.forget(key)):
+                if not (isinstance(self.place, CachingStore) and self.place.forget(key)):
                     raise
                 self._passed.forget(key)  # perhaps only the local copy is damaged: once more, from the store itself
                 forget()
@@ -111,7 +111,7 @@ class Files:
     def _compare(self, key: str) -> None:
         """A whole shard with its digest: in pieces from a local folder; else as one, which is kept where each read is a request."""
         size, sha256 = self.size(key), self._fact(key)[1]
-        if isinstance(self.place, LocalFolder):
+        if isinstance(self.place, LocalStore):
             hashed = hashlib.sha256()
             for start in range(0, size, _PIECE):
                 hashed.update(self.place.get(key, start, _PIECE) or b"")

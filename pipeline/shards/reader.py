@@ -17,9 +17,9 @@ import numpy as np
 
 from ...errors import SamdiffError, StoreError, printable
 from ..encode.rle import counts_of
-from ..storage.cache import CACHE_BYTES, CachedPlace, Patient
-from ..storage.local import Location, Place, get_at_most, place_at
-from ..storage.lru import Recent
+from ..storage.cache import CACHE_BYTES, CachingStore, RetryingStore
+from ..storage.local import KeyStore, Location, get_at_most, key_store_at
+from ..storage.lru import LRUCache
 from .codec import chunk_span, decode_chunk, decode_index, encoded_bound, index_bytes
 from .files import Files
 from .metadata import ROOT_LIMIT, group_problem, record_files, record_problem, sizes_of
@@ -52,13 +52,13 @@ def open_store(path: Location, cache: Path | None = None, cache_bytes: int = CAC
         StoreError: nothing there, not a store, not finished, another format version, or metadata that breaks the contract or
             differs from what was committed.
     """
-    place = place_at(path)
-    data = get_at_most(Patient(place) if cache else place, ROOT_KEY, ROOT_LIMIT)
+    place = key_store_at(path)
+    data = get_at_most(RetryingStore(place) if cache else place, ROOT_KEY, ROOT_LIMIT)
     if data is None:
         raise StoreError(nothing_there(place))
     attributes = read_root(place, data)
     if cache:
-        place = CachedPlace(place, cache, digest(data)[:24], cache_bytes)
+        place = CachingStore(place, cache, digest(data)[:24], cache_bytes)
     return Store(place, attributes, check_shards=check_shards)
 
 
@@ -67,7 +67,7 @@ class Store:
 
     def __init__(
         self,
-        place: Place,
+        place: KeyStore,
         attributes: dict[str, Any],
         record: dict[str, tuple[int, str]] | None = None,
         check_shards: bool = True,
@@ -91,8 +91,8 @@ class Store:
             raise StoreError(f"{place}: the store breaks its contract: {printable('; '.join(problems[:5]))}; prepare it again")
         self.tile = self.sizes["T"]
         self._slots = tiles_per_shard(self.tile)
-        self._recent = Recent(_KEEP)
-        self._runs = Recent(_KEEP_RUNS)
+        self._recent = LRUCache(_KEEP)
+        self._runs = LRUCache(_KEEP_RUNS)
         self._tables: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -173,7 +173,7 @@ class Store:
 
     def prefetch(self, rows: np.ndarray) -> None:
         """Fetch the shards that hold these tiles in the background, if the store lies far away and has a cache."""
-        if isinstance(self.place, CachedPlace):
+        if isinstance(self.place, CachingStore):
             shards = np.unique(rows // self._slots).tolist()
             self.place.prefetch(chunk_key(f"tiles/{n}", i, 3 + (n != "labels")) for i in shards for n in ("hr", "lr", "labels"))
 
@@ -243,7 +243,7 @@ class Store:
         joined.flags.writeable = False
         return joined
 
-    def _kept_chunk(self, kept: Recent, path: str, index: int) -> np.ndarray:
+    def _kept_chunk(self, kept: LRUCache, path: str, index: int) -> np.ndarray:
         key = chunk_key(path, index, len(SPECS[path].shape))
         chunk = kept.get(key)
         if chunk is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import StoreError, printable
-from ..storage.local import LocalFolder, Place, get_at_most
+from ..storage.local import KeyStore, LocalStore, get_at_most
 from .codec import DamageError, decode_chunk
 from .metadata import parse_json, parse_record, record_files, record_length
 from .schema import FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY
@@ -14,7 +14,7 @@ from .writer import ROOT_KEY, SPECS, digest, unseal
 _FACTS = ("segmenter", "degradation", "structure", "software", "uncompared", "counts")  # where there, they are objects
 
 
-def read_root(place: Place, data: bytes) -> dict[str, Any]:
+def read_root(place: KeyStore, data: bytes) -> dict[str, Any]:
     """The root document's attributes, checked.
 
     Raises:
@@ -44,7 +44,7 @@ def read_root(place: Place, data: bytes) -> dict[str, Any]:
         raise StoreError(f"{place}: {ROOT_KEY}: {printable(error)}; restore the file or prepare the store again") from error
 
 
-def read_record(place: Place, own: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+def read_record(place: KeyStore, own: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
     """key -> (bytes, SHA-256) of every file of a store but the root and the record, as committed.
 
     Args:
@@ -84,14 +84,14 @@ def _check_attributes(attributes: dict[str, Any]) -> None:
             raise ValueError(f"{name}: expected an object, got {attributes[name]!r:.80}")
 
 
-def nothing_there(place: Place) -> str:
+def nothing_there(place: KeyStore) -> str:
     """Why there is no store to open, and what to do."""
     staging = place.sibling(".staging")
     if staging.get("settings.json") is not None:
         return (
             f"{place}: the store is not finished ({staging} lies beside it); the same `samdiff prepare` command goes on with it"
         )
-    if isinstance(place, LocalFolder) and place.root.is_file():
+    if isinstance(place, LocalStore) and place.root.is_file():
         return f"{place}: expected a samdiff store, got a file"
     if next(place.list_keys(), None) is not None:
         return f"{place}: expected a samdiff store, got a folder without {ROOT_KEY}"

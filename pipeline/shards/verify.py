@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import StoreError, printable
 from ...runtime import progress
 from ..storage.foreign import is_system_file
-from ..storage.local import Location, Place, get_at_most, place_at
+from ..storage.local import KeyStore, Location, get_at_most, key_store_at
 from .codec import DamageError, chunk_span, decode_chunk, decode_index, encoded_bound, index_bytes
 from .invariants import content_problems
 from .metadata import (
@@ -46,7 +46,7 @@ def verify_store(location: Location, deep: bool = False) -> list[str]:
     Raises:
         StoreError: there is no store at all.
     """
-    place = place_at(location)
+    place = key_store_at(location)
     keys = set(place.list_keys())
     if ROOT_KEY not in keys and f"{RECORD_KEY}/{ROOT_KEY}" not in keys:
         raise StoreError(nothing_there(place))
@@ -58,7 +58,7 @@ def verify_store(location: Location, deep: bool = False) -> list[str]:
     return problems + list(_contents(place, attributes, record, deep, named, len(keys)))
 
 
-def _root(place: Place) -> tuple[dict[str, Any], list[str]]:
+def _root(place: KeyStore) -> tuple[dict[str, Any], list[str]]:
     """The root's attributes, as far as they can be read, and what is wrong with them."""
     try:
         data = get_at_most(place, ROOT_KEY, ROOT_LIMIT)
@@ -74,7 +74,7 @@ def _root(place: Place) -> tuple[dict[str, Any], list[str]]:
         return {}, problem
 
 
-def _record(place: Place, attributes: Mapping[str, Any], keys: set[str]) -> tuple[Facts, list[str]]:
+def _record(place: KeyStore, attributes: Mapping[str, Any], keys: set[str]) -> tuple[Facts, list[str]]:
     """The record of all files with that of its own files; empty, with the reason, if it cannot be trusted."""
     try:
         own = record_files(attributes["digests"]["record"])
@@ -101,7 +101,7 @@ def _record(place: Place, attributes: Mapping[str, Any], keys: set[str]) -> tupl
     return {**listed, **{key: own.get(key, (-1, "")) for key in there if key in own or not own}}, problems
 
 
-def _files(place: Place, record: Facts, keys: set[str]) -> Iterator[str]:
+def _files(place: KeyStore, record: Facts, keys: set[str]) -> Iterator[str]:
     """Missing, foreign and damaged files."""
     if not record:
         return
@@ -114,7 +114,7 @@ def _files(place: Place, record: Facts, keys: set[str]) -> Iterator[str]:
             yield problem
 
 
-def _file_problem(place: Place, key: str, fact: tuple[int, str]) -> str | None:
+def _file_problem(place: KeyStore, key: str, fact: tuple[int, str]) -> str | None:
     """What is wrong with one file; it is read in pieces, and only if it has its recorded length."""
     expected, sha256 = fact
     try:
@@ -135,7 +135,7 @@ def _file_problem(place: Place, key: str, fact: tuple[int, str]) -> str | None:
     return f"{key}: damaged: its SHA-256 differs from the record's{_damaged_tiles(place, key, size)}"
 
 
-def _damaged_tiles(place: Place, key: str, size: int) -> str:
+def _damaged_tiles(place: KeyStore, key: str, size: int) -> str:
     """Which tiles a damaged shard has lost, as far as that can be told."""
     path, _, chunk = key.partition("/c/")
     if path not in SPECS or SPECS[path].rows != 1 or size > _WHOLE:
@@ -164,7 +164,7 @@ def _damaged_tiles(place: Place, key: str, size: int) -> str:
 
 
 def _contents(
-    place: Place, attributes: Mapping[str, Any], record: Facts, deep: bool, named: set[str], there: int
+    place: KeyStore, attributes: Mapping[str, Any], record: Facts, deep: bool, named: set[str], there: int
 ) -> Iterator[str]:
     """What the contents say, with files left out that are known to be damaged; `there` is the number of files."""
     for group in dict.fromkeys(spec.group for spec in SPECS.values()):
@@ -195,16 +195,16 @@ def _contents(
             yield problem
 
 
-def _scale_of(place: Place) -> int:
+def _scale_of(place: KeyStore) -> int:
     hr, lr = (parse_json(_small(place, f"tiles/{name}/{ROOT_KEY}"))["shape"][1] for name in ("hr", "lr"))
     return int(hr // lr)
 
 
-def _small(place: Place, key: str) -> bytes:
+def _small(place: KeyStore, key: str) -> bytes:
     return get_at_most(place, key, DOCUMENT_LIMIT) or b""
 
 
-def _short(place: Place, key: str, error: StoreError) -> str:
+def _short(place: KeyStore, key: str, error: StoreError) -> str:
     """An error about a file without the file's name, which the sentence begins with."""
     text = str(error)
     for start in (f"{place}/{key}: ", f"{place}: ", f"{key}: "):

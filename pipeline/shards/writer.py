@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import StoreError
 from ..storage.foreign import foreign_names, some
-from ..storage.local import Place
+from ..storage.local import KeyStore
 from .codec import encode_chunk, encode_shard
 from .schema import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY, ZSTD_LEVEL, ArraySpec, chunk_of, shape_of, shard_of
 
@@ -148,7 +148,7 @@ class _Column:
 class StoreWriter:
     """Fills one store. Rows of every array come in order; each object is written once, whole, and its digest kept."""
 
-    def __init__(self, place: Place, sizes: Mapping[str, int]) -> None:
+    def __init__(self, place: KeyStore, sizes: Mapping[str, int]) -> None:
         """
         Args:
             place: where the store goes: nothing, or an empty folder.
@@ -189,7 +189,7 @@ class StoreWriter:
         record = {key: list(self.written[key]) for key in sorted(set(self.written) - before)}
         if self.place.size(ROOT_KEY) is not None:  # where locks do not reach: another disk's, another machine's writer
             raise StoreError(f"{self.place}: another process finished a store there meanwhile; it is left as it is")
-        self.place.set(ROOT_KEY, seal({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}, record))
+        self.place.set(ROOT_KEY, sign_root({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}, record))
 
     def _write_record(self) -> None:
         lines = [f"{sha256}  {size}  {key}\n" for key, (size, sha256) in sorted(self.written.items())]
@@ -206,17 +206,17 @@ class StoreWriter:
         self.written[key] = (len(data), digest(data))
 
 
-def seal(attributes: Mapping[str, Any], record: Mapping[str, list]) -> bytes:
+def sign_root(attributes: Mapping[str, Any], record: Mapping[str, list]) -> bytes:
     """The root document: the attributes, the digests of the record's own files, and the digest of the document itself."""
     unsealed = group_document({**attributes, "digests": {"record": dict(record), "root": ""}})
     return canonical(group_document({**attributes, "digests": {"record": dict(record), "root": digest(canonical(unsealed))}}))
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """The root document's attributes; ValueError if a byte differs from what `seal` wrote."""
+    """The root document's attributes; ValueError if a byte differs from what `sign_root` wrote."""
     document = json.loads(data.decode())
     attributes = document["attributes"]
     digests = attributes["digests"]
-    if seal({key: value for key, value in attributes.items() if key != "digests"}, digests["record"]) != data:
+    if sign_root({key: value for key, value in attributes.items() if key != "digests"}, digests["record"]) != data:
         raise ValueError("the root document was edited or damaged: its own digest does not match")
     return attributes

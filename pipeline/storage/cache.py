@@ -1,4 +1,4 @@
-"""Reading a store over a network: `Patient` asks again when a connection is cut, `CachedPlace` keeps whole shards on a local disk.
+"""Reading a store over a network: `RetryingStore` asks again when a connection is cut, `CachingStore` keeps whole shards on a local disk.
 
 A shard is fetched whole when its first tile is wanted (or before, see `prefetch`), then read from the disk. The folder has a bound: what
 was used longest ago goes first. It may be shared by threads, worker processes, ranks and runs on one machine, and be deleted at any time.
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from ...errors import StoreError
-from .local import LocalFolder, Place
+from .local import KeyStore, LocalStore
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ _AT_ONCE = 4  # objects fetched in advance at the same time
 T = TypeVar("T")
 
 
-class Patient:
+class RetryingStore:
     """A place that asks again, after 0.5, 1, 2, … seconds, when an answer does not come or is cut short; read-only."""
 
-    def __init__(self, inner: Place, attempts: int = 5, wait_s: float = 0.5) -> None:
+    def __init__(self, inner: KeyStore, attempts: int = 5, wait_s: float = 0.5) -> None:
         """
         Args:
             inner: the place that is asked.
@@ -46,7 +46,7 @@ class Patient:
         return repr(self.inner)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
-        """See `keystore.Place`. StoreError when all attempts failed."""
+        """See `local.KeyStore`. StoreError when all attempts failed."""
 
         def ask() -> bytes | None:
             data = self.inner.get(key, start, length)
@@ -62,16 +62,16 @@ class Patient:
         return self._asked(key, ask)
 
     def size(self, key: str) -> int | None:
-        """See `keystore.Place`. StoreError when all attempts failed."""
+        """See `local.KeyStore`. StoreError when all attempts failed."""
         return self._asked(key, lambda: self.inner.size(key))
 
     def list_keys(self) -> Iterator[str]:
-        """See `keystore.Place`."""
+        """See `local.KeyStore`."""
         return iter(self._asked("", lambda: list(self.inner.list_keys())))
 
-    def sibling(self, suffix: str) -> Patient:
-        """See `keystore.Place`."""
-        return Patient(self.inner.sibling(suffix), self.attempts, self.wait_s)
+    def sibling(self, suffix: str) -> RetryingStore:
+        """See `local.KeyStore`."""
+        return RetryingStore(self.inner.sibling(suffix), self.attempts, self.wait_s)
 
     def set(self, key: str, value: bytes) -> None:
         """Not here."""
@@ -97,11 +97,11 @@ class Patient:
         raise AssertionError("unreachable")
 
 
-class CachedPlace(Patient):
+class CachingStore(RetryingStore):
     """A patient place whose chunks and shards are kept as files in a folder of bounded size."""
 
     def __init__(
-        self, inner: Place, folder: Path, store: str, limit: int = CACHE_BYTES, attempts: int = 5, wait_s: float = 0.5
+        self, inner: KeyStore, folder: Path, store: str, limit: int = CACHE_BYTES, attempts: int = 5, wait_s: float = 0.5
     ) -> None:
         """
         Args:
@@ -114,14 +114,14 @@ class CachedPlace(Patient):
         """
         super().__init__(inner, attempts, wait_s)
         self.folder, self.store, self.limit = Path(folder), store, limit
-        self._kept = LocalFolder(self.folder / store)
+        self._kept = LocalStore(self.folder / store)
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CachedPlace, (self.inner, self.folder, self.store, self.limit, self.attempts, self.wait_s)
+        return CachingStore, (self.inner, self.folder, self.store, self.limit, self.attempts, self.wait_s)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
-        """See `keystore.Place`; chunks come from the disk, where they are put whole on their first use."""
+        """See `local.KeyStore`; chunks come from the disk, where they are put whole on their first use."""
         if "/c/" not in key:
             return super().get(key, start, length)
         data = self._kept.get(key, start, length)
@@ -133,7 +133,7 @@ class CachedPlace(Patient):
         return data
 
     def size(self, key: str) -> int | None:
-        """See `keystore.Place`."""
+        """See `local.KeyStore`."""
         kept = self._kept.size(key)
         return super().size(key) if kept is None else kept
 

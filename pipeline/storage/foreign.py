@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import StoreError, printable
 from .atomic import partial_of, unreadable
-from .local import LocalFolder, Place
+from .local import KeyStore, LocalStore
 
 SYSTEM_FILES = frozenset({".DS_Store", ".localized", ".directory", "Thumbs.db", "desktop.ini"})
 """Files that file managers put into any folder that is looked at."""
@@ -25,7 +25,7 @@ def is_system_file(key: str) -> bool:
     return PurePosixPath(key).name in SYSTEM_FILES
 
 
-def foreign_names(place: Place, ours: Collection[str] = ()) -> Iterator[str]:
+def foreign_names(place: KeyStore, ours: Collection[str] = ()) -> Iterator[str]:
     """What lies in a place and is neither one of our keys, nor partial of one, nor the system's; folders and links end in `/` and ` (a link)`.
 
     Args:
@@ -34,7 +34,7 @@ def foreign_names(place: Place, ours: Collection[str] = ()) -> Iterator[str]:
         ours: keys, such as `images/name/zarr.json`.
     """
     ours = frozenset(ours)
-    if isinstance(place, LocalFolder):
+    if isinstance(place, LocalStore):
         folders = {parent.as_posix() for key in ours for parent in PurePosixPath(key).parents}
         yield from _foreign_below(place.root, "", ours, folders) if os.path.lexists(place.root) else ()
     else:
@@ -55,9 +55,9 @@ def is_plain_file(path: Path) -> bool:
         return False
 
 
-def refuse_foreign(out: Place, ours: Collection[str]) -> None:
+def refuse_foreign(out: KeyStore, ours: Collection[str]) -> None:
     """StoreError if a store's target is anything but nothing, an empty folder, or what an unfinished write of ours left (its keys)."""
-    if isinstance(out, LocalFolder) and os.path.lexists(out.root) and not out.root.is_dir():
+    if isinstance(out, LocalStore) and os.path.lexists(out.root) and not out.root.is_dir():
         what = "a link to nowhere" if out.root.is_symlink() else "a file"
         raise StoreError(f"{out}: expected a folder or nothing, got {what}; give another --out")
     if there := some(foreign_names(out, ours)):

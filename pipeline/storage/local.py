@@ -20,7 +20,7 @@ _LOCAL = ("file://", "local://")
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # to open a FIFO must not wait for its writer
 
 
-class Place(Protocol):
+class KeyStore(Protocol):
     """Where a store lies. Safe to pickle and to use from forked or spawned processes."""
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
@@ -38,15 +38,15 @@ class Place(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens if it is not there."""
 
-    def sibling(self, suffix: str) -> Place:
+    def sibling(self, suffix: str) -> KeyStore:
         """The place beside this one whose name is longer by `suffix`."""
 
 
-Location = str | Path | Place
+Location = str | Path | KeyStore
 """What a user may say for a store: a folder, a URL such as `s3://bucket/name.zarr`, or a place."""
 
 
-def place_at(location: Location) -> Place:
+def key_store_at(location: Location) -> KeyStore:
     """The place that a location means; `~` at its start is the user's home folder.
 
     Raises:
@@ -60,16 +60,16 @@ def place_at(location: Location) -> Place:
     if isinstance(location, str) and "://" in location:
         for scheme in _LOCAL:
             if location.startswith(scheme):
-                return place_at(Path(location.removeprefix(scheme)))
+                return key_store_at(Path(location.removeprefix(scheme)))
         if not location.partition("://")[2].strip("/"):
             raise ConfigError(f"{printable(location)}: expected an address such as s3://bucket/name.zarr, got no name in it")
-        from .remote import RemoteFolder
+        from .remote import FsspecStore
 
-        return RemoteFolder(location)
-    return LocalFolder(user_path(location))
+        return FsspecStore(location)
+    return LocalStore(user_path(location))
 
 
-class LocalFolder:
+class LocalStore:
     """Objects as files below one folder."""
 
     def __init__(self, root: Path | str) -> None:
@@ -79,7 +79,7 @@ class LocalFolder:
         return str(self.root)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
-        """See `Place`; StoreError if it is no regular file (a folder, a FIFO, a device) or cannot be read."""
+        """See `KeyStore`; StoreError if it is no regular file (a folder, a FIFO, a device) or cannot be read."""
         path = os.path.join(self.root, key)
         try:
             file = os.open(path, _READ)
@@ -100,7 +100,7 @@ class LocalFolder:
             os.close(file)
 
     def size(self, key: str) -> int | None:
-        """See `Place`; errors as `get`."""
+        """See `KeyStore`; errors as `get`."""
         path = os.path.join(self.root, key)
         try:
             status = os.stat(path)
@@ -113,7 +113,7 @@ class LocalFolder:
         return status.st_size
 
     def set(self, key: str, value: bytes) -> None:
-        """See `Place`."""
+        """See `KeyStore`."""
         target = self.root / key
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,30 +122,30 @@ class LocalFolder:
             raise unwritable(target, error) from error
 
     def list_keys(self) -> Iterator[str]:
-        """See `Place`."""
+        """See `KeyStore`."""
         for folder, folders, files in os.walk(self.root):
             folders.sort()
             for name in sorted(files):
                 yield (Path(folder) / name).relative_to(self.root).as_posix()
 
     def delete(self, key: str) -> None:
-        """See `Place`."""
+        """See `KeyStore`."""
         try:
             (self.root / key).unlink(missing_ok=True)
         except OSError as error:
             raise unwritable(self.root / key, error) from error
 
-    def sibling(self, suffix: str) -> LocalFolder:
-        """See `Place`. One folder has one sibling, by whatever link or `.` it was named."""
+    def sibling(self, suffix: str) -> LocalStore:
+        """See `KeyStore`. One folder has one sibling, by whatever link or `.` it was named."""
         root = self.root
         if root.name in ("", "..") or root.is_symlink():
             root = Path(os.path.realpath(root))
         if not root.name:
             raise ConfigError(f"{self.root}: expected a folder that can have another one beside it, got the root of a disk")
-        return LocalFolder(root.with_name(root.name + suffix))
+        return LocalStore(root.with_name(root.name + suffix))
 
 
-def get_at_most(place: Place, key: str, limit: int) -> bytes | None:
+def get_at_most(place: KeyStore, key: str, limit: int) -> bytes | None:
     """A whole object that has at most `limit` bytes; None if there is none. One request, and no more memory than that.
 
     Raises:

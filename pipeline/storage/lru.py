@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import Any
 
 
-class Recent:
+class LRUCache:
     """At most `limit` values by key; the one that was used longest ago goes first. A pickled copy starts empty."""
 
     def __init__(self, limit: int) -> None:
@@ -17,7 +17,7 @@ class Recent:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Recent, (self.limit,)
+        return LRUCache, (self.limit,)
 
     def __len__(self) -> int:
         return len(self._values)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 
-class RemoteFolder:
+class FsspecStore:
     """Objects below one URL. The connection belongs to the process: it is made on first use and made anew after a fork."""
 
     def __init__(self, url: str) -> None:
@@ -28,10 +28,10 @@ class RemoteFolder:
         return self.url
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteFolder, (self.url,)
+        return FsspecStore, (self.url,)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
-        """See `keystore.Place`."""
+        """See `local.KeyStore`."""
         with self._talking(key) as (fs, root):
             try:
                 data: bytes = fs.cat_file(f"{root}/{key}", start=start or None, end=None if length is None else start + length)
@@ -40,7 +40,7 @@ class RemoteFolder:
                 return None
 
     def size(self, key: str) -> int | None:
-        """See `keystore.Place`."""
+        """See `local.KeyStore`."""
         with self._talking(key) as (fs, root):
             try:
                 return int(fs.info(f"{root}/{key}")["size"])
@@ -48,12 +48,12 @@ class RemoteFolder:
                 return None
 
     def set(self, key: str, value: bytes) -> None:
-        """See `keystore.Place`."""
+        """See `local.KeyStore`."""
         with self._talking(key) as (fs, root):
             fs.pipe_file(f"{root}/{key}", value)
 
     def list_keys(self) -> Iterator[str]:
-        """See `keystore.Place`."""
+        """See `local.KeyStore`."""
         with self._talking("") as (fs, root):
             try:
                 found = fs.find(root)
@@ -62,13 +62,13 @@ class RemoteFolder:
         yield from sorted(path[path.index(root) + len(root) + 1 :] for path in found)
 
     def delete(self, key: str) -> None:
-        """See `keystore.Place`."""
+        """See `local.KeyStore`."""
         with self._talking(key) as (fs, root), suppress(FileNotFoundError):
             fs.rm_file(f"{root}/{key}")
 
-    def sibling(self, suffix: str) -> RemoteFolder:
-        """See `keystore.Place`."""
-        return RemoteFolder(self.url + suffix)
+    def sibling(self, suffix: str) -> FsspecStore:
+        """See `local.KeyStore`."""
+        return FsspecStore(self.url + suffix)
 
     @contextmanager
     def _talking(self, key: str) -> Iterator[tuple[AbstractFileSystem, str]]:

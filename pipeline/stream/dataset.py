@@ -17,7 +17,7 @@ from ...errors import ConfigError, StoreError
 from ...runtime import cache_dir
 from ..shards.reader import Store, open_store
 from ..shards.schema import tiles_per_shard
-from ..storage.cache import CACHE_BYTES, CachedPlace
+from ..storage.cache import CACHE_BYTES, CachingStore
 from .order import Order, draw
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class ShardDataset:
             raise StoreError(f"{first.place}: the store holds no tile; prepare it from images of at least one tile")
         counts = [store.n_images for store in self.stores]
         self._first_image = np.cumsum([0, *counts[:-1]])
-        self._far = any(isinstance(store.place, CachedPlace) for store in self.stores)
+        self._far = any(isinstance(store.place, CachingStore) for store in self.stores)
         self._window = (-1, -1)  # whose shards were asked for in advance
 
     def __len__(self) -> int:

@@ -24,10 +24,10 @@ import dask.config
 from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Security
 
 from ...errors import ConfigError, ImageError, StoreError, printable
-from ..images.sources import Picture
+from ..images.sources import ImageFile
 from ..prepare.mask_stage import Read, Result
 from ..prepare.run import MaskSource
-from ..prepare.scan import Found
+from ..prepare.scan import SourceImage
 from ..prepare.staging import ImageRecord
 from .local_workers import LOOPBACK, LocalWorkers
 from .tasks import Segmenter, comparable, make_record
@@ -40,7 +40,7 @@ _AHEAD = 3  # images on their way for each thread of the cluster
 _LOST = 3  # times that an image is sent again when its result went with a worker
 
 
-class Crew:
+class DaskWorkers:
     """Workers that make records. A context manager; `crew.records` goes to `prepare(maker=…)`."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Crew:
             self._stack.close()
             raise
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> DaskWorkers:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,7 +86,7 @@ class Crew:
         """Where the cluster can be watched; None where bokeh, which draws the page, is not installed."""
         return self.client.dashboard_link if importlib.util.find_spec("bokeh") else None
 
-    def records(self, items: Sequence[Found], read: Read) -> Iterator[Result]:
+    def records(self, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
         """One record of each image, as they are finished; only a few images per worker are on their way at a time.
 
         An image whose workers die comes last and alone, so that it does not take the others with it.
@@ -95,7 +95,7 @@ class Crew:
             StoreError: workers died again and again over one image, or the scheduler is gone.
             SamdiffError: a worker cannot load the segmenter, or has another one, or a file changed.
         """
-        suspects: list[Found] = []
+        suspects: list[SourceImage] = []
         in_a_row = 0
         for item, outcome in self._outcomes(items, read):
             if not isinstance(outcome, KilledWorker):
@@ -106,7 +106,7 @@ class Crew:
             in_a_row += 1
             if in_a_row > 2 * self._window():  # not one image, but all of them
                 raise _died(suspects) from outcome
-        deadly: list[Found] = []
+        deadly: list[SourceImage] = []
         for suspect in suspects:
             ((item, outcome),) = self._outcomes([suspect], read)
             if isinstance(outcome, KilledWorker):
@@ -116,9 +116,11 @@ class Crew:
         if deadly:
             raise _died(deadly)
 
-    def _outcomes(self, items: Sequence[Found], read: Read) -> Iterator[tuple[Found, ImageRecord | ImageError | KilledWorker]]:
+    def _outcomes(
+        self, items: Sequence[SourceImage], read: Read
+    ) -> Iterator[tuple[SourceImage, ImageRecord | ImageError | KilledWorker]]:
         left, done = deque(items), queue.SimpleQueue[Future]()
-        on_the_way: dict[Any, tuple[Found, Future]] = {}
+        on_the_way: dict[Any, tuple[SourceImage, Future]] = {}
         lost: Counter[str] = Counter()
         try:
             while left or on_the_way:
@@ -149,7 +151,7 @@ class Crew:
             for _, future in on_the_way.values():
                 future.release()
 
-    def _outcome(self, future: Future, item: Found) -> ImageRecord | ImageError | KilledWorker | None:
+    def _outcome(self, future: Future, item: SourceImage) -> ImageRecord | ImageError | KilledWorker | None:
         """The result of a finished task, None if it is lost. It still lies with its worker; if that dies now, the task runs again, and this waits."""
         try:
             while True:
@@ -230,7 +232,7 @@ class Crew:
         return client
 
 
-def _died(suspects: Sequence[Found]) -> StoreError:
+def _died(suspects: Sequence[SourceImage]) -> StoreError:
     others = f" (and {len(suspects) - 1} more images)" if len(suspects) > 1 else ""
     return StoreError(
         f"{printable(suspects[0].picture.name)}{others}: the workers that had it died again and again (out of memory?); "
@@ -269,10 +271,10 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _absolute(item: Found) -> Found:
+def _absolute(item: SourceImage) -> SourceImage:
     """Workers may have another current folder."""
 
-    def moved(picture: Picture) -> Picture:
+    def moved(picture: ImageFile) -> ImageFile:
         return replace(picture, path=os.path.abspath(picture.path))
 
     return replace(item, picture=moved(item.picture), lr=None if item.lr is None else moved(item.lr))

@@ -11,10 +11,10 @@ from ...errors import ImageError, SamdiffError
 from ...runtime import setup_process
 from ..prepare.mask_stage import Read, local_records
 from ..prepare.run import UNCOMPARED, MaskSource
-from ..prepare.scan import Found
+from ..prepare.scan import SourceImage
 from ..prepare.staging import ImageRecord, differences
 from ..shards.writer import canonical, digest
-from ..storage.lru import Recent
+from ..storage.lru import LRUCache
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Segmenter:
         return masks
 
 
-_LOADED, _LOCK = Recent(2), threading.Lock()
+_LOADED, _LOCK = LRUCache(2), threading.Lock()
 """A worker's segmenters: loaded with their first image, used for one image at a time; two, for two runs on one cluster."""
 
 
-def make_record(segmenter: Segmenter, item: Found, read: Read) -> ImageRecord | ImageError:
+def make_record(segmenter: Segmenter, item: SourceImage, read: Read) -> ImageRecord | ImageError:
     """A task: the record of one image."""
     with _LOCK:
         masks = _LOADED.get(segmenter.key)

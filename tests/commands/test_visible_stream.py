@@ -13,7 +13,7 @@ import typer
 
 from samdiff import runtime
 from samdiff.cli import main
-from samdiff.commands.common import finish, say, show
+from samdiff.commands.common import finish, print_result, print_status
 from samdiff.commands.terminal import VisibleFormatter, VisibleStream, visible_output
 
 from ..helpers.hostile_text import FORGED, HOSTILE, assert_harmless
@@ -117,8 +117,8 @@ def test_progress_bars_move_on_a_terminal_and_names_do_not(monkeypatch):
 
 def test_lines_cannot_be_forged(capsys):
     """A name with a line feed stays on its line in results, skipped files and logs; a message of ours keeps its lines."""
-    show(f"one {FORGED}", "two")
-    say(FORGED)
+    print_result(f"one {FORGED}", "two")
+    print_status(FORGED)
     with pytest.raises(typer.Exit):
         finish({FORGED: FORGED})
     said = capsys.readouterr()

@@ -19,7 +19,7 @@ from PIL import Image
 from samdiff.errors import ImageError
 from samdiff.model.inference.image_io import file_says, read_picture_file, save_picture
 from samdiff.pipeline.images.decode import Limits, decode_picture
-from samdiff.pipeline.images.sources import Shelf, check_archives, list_source
+from samdiff.pipeline.images.sources import SourceReader, check_archives, list_source
 
 from .zoo import file_of, photo, wide_file
 
@@ -256,7 +256,7 @@ def read_archive(name: str, data: bytes, folder: Path) -> int:
         except ImageError as error:
             _check_message(error)
             return 0
-        with Shelf() as shelf:
+        with SourceReader() as shelf:
             for picture in pictures:
                 picture.name.encode()  # valid UTF-8
                 assert not {"..", ""} & set(picture.name.split("/")), picture.name

@@ -14,7 +14,7 @@ import numpy as np
 
 from samdiff.pipeline.shards.codec import encode_chunk
 from samdiff.pipeline.shards.schema import ARRAYS
-from samdiff.pipeline.storage.local import LocalFolder
+from samdiff.pipeline.storage.local import LocalStore
 
 from .resigned import resign, rewrite, seal_any
 
@@ -73,7 +73,7 @@ NAMES = (
 
 
 def _files(store: Path, documents: bool | None = None) -> list[Path]:
-    keys = sorted(LocalFolder(store).list_keys())
+    keys = sorted(LocalStore(store).list_keys())
     return [store / key for key in keys if documents is None or key.endswith("zarr.json") == documents]
 
 

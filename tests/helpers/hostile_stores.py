@@ -12,7 +12,7 @@ from samdiff.errors import StoreError
 from samdiff.pipeline.prepare.info import store_lines
 from samdiff.pipeline.shards.schema import ARRAYS
 from samdiff.pipeline.shards.verify import verify_store
-from samdiff.pipeline.storage.local import LocalFolder
+from samdiff.pipeline.storage.local import LocalStore
 
 from .hostile_changes import DAMAGE, NAMES, STRANGER
 from .resigned import other_store, resign, rewrite
@@ -60,10 +60,10 @@ def trial(change: Callable, sound: Path, other: Path, work: Path, seed: int, exp
 
 def same(sound: Path, work: Path) -> bool:
     """Whether every file is as it was."""
-    keys = list(LocalFolder(sound).list_keys())
+    keys = list(LocalStore(sound).list_keys())
     try:
-        return keys == list(LocalFolder(work).list_keys()) and all(
-            LocalFolder(work).size(k) == LocalFolder(sound).size(k) and LocalFolder(work).get(k) == LocalFolder(sound).get(k)
+        return keys == list(LocalStore(work).list_keys()) and all(
+            LocalStore(work).size(k) == LocalStore(sound).size(k) and LocalStore(work).get(k) == LocalStore(sound).get(k)
             for k in keys
         )
     except StoreError:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from samdiff.pipeline.masks.generator import MaskGenerator
-from samdiff.pipeline.prepare.run import MaskSource, PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import MaskSource, PrepareConfig, prepare
 from samdiff.pipeline.sam.load import load_segmenter
 from samdiff.pipeline.storage import local as keystore
 from samdiff.runtime import setup_process
@@ -87,7 +87,7 @@ def main() -> None:
             try:
                 if job.get("die_at"):
                     die_at(job["die_at"])
-                prepare(job["source"], job["out"], Logged(masks, job["log"]), PrepareSettings(scale=4, tile=128))
+                prepare(job["source"], job["out"], Logged(masks, job["log"]), PrepareConfig(scale=4, tile=128))
                 os._exit(0)
             except BaseException:  # noqa: BLE001 - a fork must not go on as its parent
                 traceback.print_exc()

@@ -10,13 +10,13 @@ import numpy as np
 from samdiff import open_store
 from samdiff.pipeline.shards.codec import encode_chunk
 from samdiff.pipeline.shards.schema import ARRAYS, LONG_ROWS, shape_of
-from samdiff.pipeline.shards.writer import SPECS, StoreWriter, canonical, digest, record_document, seal
-from samdiff.pipeline.storage.local import LocalFolder
+from samdiff.pipeline.shards.writer import SPECS, StoreWriter, canonical, digest, record_document, sign_root
+from samdiff.pipeline.storage.local import LocalStore
 
 
 def resign(store: Path, attributes: dict | None = None, lines: Callable[[list[str]], list[str]] = list) -> None:
     """The record and the root anew, from what lies there: a store that is whole, whatever it holds."""
-    place = LocalFolder(store)
+    place = LocalStore(store)
     old = json.loads((store / "zarr.json").read_bytes())["attributes"]
     keys = [k for k in place.list_keys() if k != "zarr.json" and not k.startswith("record/") and (store / k).is_file()]
     facts = [(key, (store / key).read_bytes()) for key in keys]
@@ -33,9 +33,9 @@ def resign(store: Path, attributes: dict | None = None, lines: Callable[[list[st
 
 
 def seal_any(attributes: dict, record: object) -> bytes:
-    """As `seal`, but whatever the values are: what cannot be sealed is written all the same."""
+    """As `sign_root`, but whatever the values are: what cannot be sealed is written all the same."""
     try:
-        return seal(attributes, record)
+        return sign_root(attributes, record)
     except (ValueError, TypeError):
         return json.dumps(
             {"zarr_format": 3, "node_type": "group", "attributes": {**attributes, "digests": {"record": record}}}
@@ -50,7 +50,7 @@ def rewrite(store: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Non
     facts = {k: v for k, v in opened.attrs.items() if k not in ("digests", "format", "format_version")}
     letters = opened.sizes | {"B": len(rows["images/name"]), "B2": len(rows["images/note"]), "R": len(rows["masks/rle"])}
     shutil.rmtree(store)
-    writer = StoreWriter(LocalFolder(store), letters)
+    writer = StoreWriter(LocalStore(store), letters)
     writer.append({path: values.reshape(shape_of(SPECS[path], letters)) for path, values in rows.items()})
     writer.commit(facts)
 

@@ -7,7 +7,7 @@ import numpy as np
 from samdiff.pipeline.encode.rle import encode
 from samdiff.pipeline.shards.schema import ARRAYS, shape_of
 from samdiff.pipeline.shards.writer import StoreWriter
-from samdiff.pipeline.storage.local import LocalFolder
+from samdiff.pipeline.storage.local import LocalStore
 
 T = 24
 
@@ -36,7 +36,7 @@ def make_store(path: Path, n: int = 10, scale: int = 4, masks: tuple[int, ...] =
     rows["images/height"][:] = rows["images/width"][:] = T
     rows["masks/rle_offset"][1:] = np.cumsum([len(run) for run in runs])
     rows["masks/rle"] = np.concatenate([np.zeros(0, np.uint32), *runs])
-    writer = StoreWriter(LocalFolder(path), sizes)
+    writer = StoreWriter(LocalStore(path), sizes)
     writer.append(rows)
     writer.commit({"scale": scale, "fingerprint": "f"})
     return path

@@ -22,7 +22,7 @@ from samdiff.model.config import config_of, load_config
 from samdiff.model.inference.upscaler import load_model
 from samdiff.model.training.logger import mend_log
 from samdiff.model.training.run import train
-from samdiff.model.training.run_dir import claim
+from samdiff.model.training.run_dir import acquire_run_dir
 from samdiff.model.training.state import states, steps_done
 
 from ...helpers import damaged_checkpoints as damage
@@ -132,7 +132,7 @@ def test_settings_that_are_none(sound, tmp_path, text):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "config.json").write_text(text)
     with ExitStack() as held, pytest.raises(ConfigError, match="config.json: damaged"):
-        claim(tmp_path / "r", damage.saved_config(), held)
+        acquire_run_dir(tmp_path / "r", damage.saved_config(), held)
     assert (tmp_path / "r" / "config.json").read_text() == text
 
 
@@ -144,7 +144,7 @@ def test_settings_of_a_file_that_is_none(tmp_path):
         file.mkdir() if place == "folder" else os.mkfifo(file) if place == "pipe" else file.write_text(str(value))
         says = "config.json: damaged" if place == "huge" else "config.json: expected a file of a run"
         with ExitStack() as held, pytest.raises(ConfigError, match=says):
-            claim(folder, damage.saved_config(), held)
+            acquire_run_dir(folder, damage.saved_config(), held)
     with pytest.raises(ConfigError, match="expected settings by name, got"):
         config_of([1])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="not valid TOML|expected"):

@@ -9,8 +9,8 @@ import torch
 
 from samdiff import Schedule
 from samdiff.errors import ConfigError
-from samdiff.model.diffusion.modulation import MODULATIONS, jump, modulation, time_grid
-from samdiff.model.diffusion.sampler import REFUSED, SAMPLERS, check_pair, sample, sample_steps
+from samdiff.model.diffusion.modulation import MODULATIONS, modulation, posterior_coefs, time_grid
+from samdiff.model.diffusion.sampler import INCOMPATIBLE, SAMPLERS, check_pair, sample, sample_steps
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -24,7 +24,7 @@ def test_cosine_schedule_equals_the_official_buffers():
         "posterior_variance": schedule.posterior_variance,
         "posterior_mean_coef1": schedule.posterior_mean_x0,
         "posterior_mean_coef2": schedule.posterior_mean_xt,
-        "official_coefficient": modulation("official", schedule).pull,
+        "official_coefficient": modulation("official", schedule).target_coef,
     }
     with np.load(GOLDEN / "tiny_outputs.npz") as data:
         for name, found in buffers.items():
@@ -59,7 +59,7 @@ def test_the_chain_simulated_has_the_closed_form():
             assert float(x.mean()) == pytest.approx(mean, abs=5 * spread / math.sqrt(n))
             assert float(x.std()) == pytest.approx(spread, rel=0.01)
             ones = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-            drawn = process.noised(x_0 * ones, e * ones, torch.tensor([t]), 0 * ones)
+            drawn = process.q_sample(x_0 * ones, e * ones, torch.tensor([t]), 0 * ones)
             assert float(drawn) == pytest.approx(mean, abs=1e-12)
 
 
@@ -67,7 +67,7 @@ def test_the_chain_simulated_has_the_closed_form():
 def test_posterior_by_bayes_rule(t, s):
     """Mean and variance of q(x_s | x_t, x_0, E) on a grid, from prior times likelihood, equal the jump's closed form."""
     schedule, x_0, e, eps = Schedule.cosine(), 0.2, 0.7, -0.8
-    a, psi, variance = jump(schedule, t, s)
+    a, psi, variance = posterior_coefs(schedule, t, s)
     abar_t, abar_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
     x_t = math.sqrt(abar_t) * x_0 + schedule.phi_at(t) * e + math.sqrt(1 - abar_t) * eps
     x_s = np.linspace(-30, 30, 2_000_001)
@@ -85,8 +85,8 @@ def test_posterior_by_bayes_rule(t, s):
 def test_paper_with_all_steps_is_the_papers_coefficient():
     """psi sqrt(1-abar_t)/(1-A^2) on the full grid = sqrt(1-abar_t)/sqrt(b_t), and the one-step psi = sqrt(b_t)."""
     s = Schedule.cosine()
-    torch.testing.assert_close(modulation("paper", s).pull, ((1 - s.alpha_bars) / s.betas).sqrt())
-    assert jump(s, 40, 39)[1] == pytest.approx(math.sqrt(float(s.betas[40])), rel=1e-9)
+    torch.testing.assert_close(modulation("paper", s).target_coef, ((1 - s.alpha_bars) / s.betas).sqrt())
+    assert posterior_coefs(s, 40, 39)[1] == pytest.approx(math.sqrt(float(s.betas[40])), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", MODULATIONS)
@@ -96,7 +96,7 @@ def test_x0_from_the_target(name):
     process = modulation(name, schedule)
     x_0, e, noise = (torch.randn(4, c, 3, 3, generator=generator, dtype=torch.float64) for c in (3, 1, 3))
     t = torch.tensor([0, 10, 49, 74])  # the paper counts from 1
-    found = process.x_0(process.noised(x_0, e, t, noise), process.target(e, t, noise), t)
+    found = process.x_0(process.q_sample(x_0, e, t, noise), process.target(e, t, noise), t)
     off = torch.zeros(4, dtype=torch.float64)
     if name == "paper":
         off = (schedule.phi - (1 - schedule.alpha_bars) / schedule.betas.sqrt())[t] / schedule.alpha_bars[t].sqrt()
@@ -110,7 +110,7 @@ def _ideal(process, n, x_mean=0.1, x_std=0.15):
     abar = process.schedule.alpha_bars
 
     def predict(x, t):
-        a, u, k = abar[t[0]], process.shift[t[0]], process.pull[t[0]]
+        a, u, k = abar[t[0]], process.x_coef[t[0]], process.target_coef[t[0]]
         eps = (1 - a).sqrt() * (x - a.sqrt() * x_mean - u * e) / (a * x_std**2 + 1 - a)
         return torch.cat([eps, e], dim=1) if process.name == "joint" else eps + k * e
 
@@ -187,7 +187,7 @@ def test_few_steps_begin_where_the_picture_can_be_seen():
     assert times[-1] == 0
     assert check_pair(process, "ddpm", None) == check_pair(process, "ddpm", 100) == tuple(range(99, -1, -1))
     assert check_pair(modulation("paper", Schedule.cosine()), "paper-clipped", 10)[0] == 99
-    assert [Schedule.cosine(steps).first_time for steps in (1, 2, 3)] == [0, 1, 2]
+    assert [Schedule.cosine(steps).t_start for steps in (1, 2, 3)] == [0, 1, 2]
 
 
 def test_the_clipped_paper_sampler_is_biased_as_known():
@@ -195,7 +195,7 @@ def test_the_clipped_paper_sampler_is_biased_as_known():
     assert _toy("paper", "paper-clipped", 100)[0] == pytest.approx(0.043, abs=0.004)
 
 
-@pytest.mark.parametrize("pair", sorted(REFUSED))
+@pytest.mark.parametrize("pair", sorted(INCOMPATIBLE))
 def test_wrong_pairs_are_refused_by_name(pair):
     """The error names both and the samplers that fit."""
     name, sampler = pair
@@ -203,7 +203,7 @@ def test_wrong_pairs_are_refused_by_name(pair):
         ConfigError, match=f"sampler '{sampler}' with modulation '{name}': .*(its one-step mean|E drifts|another E)"
     ):
         next(sample_steps(None, modulation(name, Schedule.cosine()), None, None, sampler))
-    allowed = {(m, s) for m in MODULATIONS for s in SAMPLERS} - set(REFUSED)
+    allowed = {(m, s) for m in MODULATIONS for s in SAMPLERS} - set(INCOMPATIBLE)
     assert len(allowed) == 10
 
 

@@ -177,16 +177,16 @@ def test_figures_of_a_whole_benchmark(pyiqa):
     """A row per method and seed, beside those of the pictures; in CSV, JSON and the table. One picture is too few."""
     pairs = [Pair(str(n), random_image(8 + n, 9), random_image(32 + 4 * n, 36)) for n in range(2)]
 
-    def figures(pairs):
+    def metrics(pairs):
         measures = load_measures(["fid", "l1"], torch.device("cpu"))
         flat = [np.full_like(pair.hr, 9) for pair in pairs]
         sizes = {image.shape: image for image in flat}
         grown = lambda lr, seed=0: sizes[lr.shape[0] * 4, 36] + np.uint8(seed)  # noqa: E731
         return evaluate(pairs, "b", 4, grown, grown, [0, 2], measures), measures.skipped
 
-    rows, skipped = figures(pairs)
+    rows, skipped = metrics(pairs)
     assert skipped == {}
-    whole = {(row.method, row.seed): row.figures for row in rows if not row.picture}
+    whole = {(row.method, row.seed): row.metrics for row in rows if not row.picture}
     hr = np.mean([pair.hr.mean() for pair in pairs])
     assert whole["rrdb", 0] == {"fid": pytest.approx(9 - hr)}
     assert whole["samdiff", 2] == {"fid": pytest.approx(11 - hr)}
@@ -197,7 +197,7 @@ def test_figures_of_a_whole_benchmark(pyiqa):
     assert lines[-1] == f"b,,samdiff,2,{',' * 8}{11 - hr:.6f}"
     assert lines[1].endswith(",")
     assert json.loads(as_json(rows, {}))["summary"][1]["fid"]["mean"] == pytest.approx(9 - hr)
-    rows, skipped = figures(pairs[:1])
+    rows, skipped = metrics(pairs[:1])
     assert "at least 2 pictures, got 1" in skipped["fid"]
     assert json.loads(as_json(rows, {}))["summary"][1]["fid"]["mean"] is None
 

@@ -13,13 +13,13 @@ from PIL import Image, ImageCms
 
 from samdiff import __version__, load_model
 from samdiff.errors import CheckpointError, ConfigError, ImageError
-from samdiff.model.inference.batch import OutputSettings, list_inputs, plan_outputs, upscale_files
+from samdiff.model.inference.batch import OutputConfig, list_inputs, plan_outputs, upscale_files
 from samdiff.model.inference.image_io import file_says, open_picture, read_picture_file, save_picture, upright
-from samdiff.model.inference.upscaler import InferSettings
+from samdiff.model.inference.upscaler import InferConfig
 
 from ...helpers.models import write_model
 
-FAST = InferSettings(regress=True)
+FAST = InferConfig(regress=True)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def random_image(*shape: int) -> np.ndarray:
 
 def make(model, inputs, settings=FAST, **output):
     """Plan and do; the failures."""
-    chosen = OutputSettings(**output)
+    chosen = OutputConfig(**output)
     return upscale_files(model, plan_outputs(list_inputs(inputs, chosen.suffix), chosen), settings, chosen, lambda _: None)
 
 
@@ -101,7 +101,7 @@ def test_profile_exif_and_provenance(model, tmp_path, kind):
     exif.get_ifd(0x8769)[0xA002] = 6
     exif.get_ifd(0x8769)[0x829A] = 0.004  # exposure time
     Image.fromarray(random_image(5, 6, 3)).save(tmp_path / "in.jpg", icc_profile=srgb(), exif=exif)
-    assert make(model, [tmp_path / "in.jpg"], InferSettings(steps=2, seed=5), format=kind) == {}
+    assert make(model, [tmp_path / "in.jpg"], InferConfig(steps=2, seed=5), format=kind) == {}
     with Image.open(tmp_path / f"in_x4.{kind}") as opened:
         assert opened.size == (20, 24)  # turned
         found = opened.getexif()
@@ -143,7 +143,7 @@ def test_bits_and_formats(model, tmp_path):
         save_picture(np.zeros((1, 16384), np.uint8), tmp_path / "x.webp")
     for bad in ({"format": "gif"}, {"bits": 12}, {"bits": 16, "format": "jpg"}, {"suffix": "a/b"}):
         with pytest.raises(ConfigError):
-            OutputSettings(**bad)
+            OutputConfig(**bad)
 
 
 def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
@@ -180,17 +180,17 @@ def test_the_same_command_goes_on(model, tmp_path, kind):
     names = [tmp_path / f"é{n}.png" for n in range(2)]
     for n, name in enumerate(names):
         save_picture(random_image(4, 4 + n, 3), name)
-    chosen = InferSettings(steps=1)
-    jobs = plan_outputs(names, OutputSettings(format=kind))[:1]
-    assert upscale_files(model, jobs, chosen, OutputSettings(format=kind), print) == {}  # stopped after the first
+    chosen = InferConfig(steps=1)
+    jobs = plan_outputs(names, OutputConfig(format=kind))[:1]
+    assert upscale_files(model, jobs, chosen, OutputConfig(format=kind), print) == {}  # stopped after the first
     first = jobs[0].target.stat()
     assert make(model, names, chosen, format=kind) == {}
     assert make(model, names, chosen, format=kind) == {}
     kept = jobs[0].target.stat()
     assert (kept.st_mtime_ns, kept.st_ino) == (first.st_mtime_ns, first.st_ino)
     for settings, output in (
-        (InferSettings(steps=1, seed=1), {}),
-        (InferSettings(steps=1, tile=0), {}),
+        (InferConfig(steps=1, seed=1), {}),
+        (InferConfig(steps=1, tile=0), {}),
         (chosen, {"say_so": False}),
         *([(chosen, {"bits": 16})] if kind == "png" else []),
     ):
@@ -244,7 +244,7 @@ def test_outputs_are_planned_before_anything_is_computed(tmp_path):
     a, b = tmp_path / "a.png", tmp_path / "sub" / "a.png"
 
     def plan(inputs, **output):
-        return [job.target for job in plan_outputs(inputs, OutputSettings(**output))]
+        return [job.target for job in plan_outputs(inputs, OutputConfig(**output))]
 
     assert plan([a]) == [tmp_path / "a_x4.png"]
     assert plan([a], suffix="_big", format="webp") == [tmp_path / "a_big.webp"]

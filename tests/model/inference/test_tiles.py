@@ -10,7 +10,7 @@ from samdiff import load_model
 from samdiff.errors import ConfigError
 from samdiff.model.diffusion.noise import BLOCK, NoiseField
 from samdiff.model.inference.tile_weights import plan_tiles
-from samdiff.model.inference.tiled import Canvas
+from samdiff.model.inference.tiled import TiledPredictor
 
 from ...helpers.models import write_model
 
@@ -114,7 +114,7 @@ def test_features_are_kept_up_to_the_cap(model):
     try:
         model.rrdb.features = lambda x: calls.append(1) or features(x)
         for cap, expected in ((0, 18), (2 * one + 1, 16), (1 << 30, 9)):
-            canvas = Canvas(model.rrdb, model.unet, lr, plan, cap)
+            canvas = TiledPredictor(model.rrdb, model.unet, lr, plan, cap)
             calls.clear()
             with torch.inference_mode():
                 for _ in range(2):

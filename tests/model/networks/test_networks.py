@@ -58,7 +58,7 @@ def test_one_training_step_equals_the_golden_one(golden, networks, t):
     official, times = modulation("official", Schedule.cosine()), torch.full((2,), t)
     x_0 = to_residual(golden["hr"], golden["lr_up"])
     torch.testing.assert_close(x_0, golden["residual"], atol=1e-6, rtol=0)
-    x_t = official.noised(x_0, golden["e_sam"], times, golden["noise"])
+    x_t = official.q_sample(x_0, golden["e_sam"], times, golden["noise"])
     target = official.target(golden["e_sam"], times, golden["noise"])
     predicted = unet(x_t, times, condition(rrdb.features(golden["lr"])))
     for name, found in (("x_t", x_t), ("target", target), ("pred", predicted)):

@@ -14,7 +14,7 @@ from samdiff.model.checkpoints.format import load_checkpoint
 from samdiff.model.config import load_config
 from samdiff.model.inference.upscaler import load_model
 from samdiff.model.networks.build import build_rrdb, build_unet
-from samdiff.model.training.distributed import Ranks
+from samdiff.model.training.distributed import ProcessGroup
 from samdiff.model.training.run import train
 from samdiff.model.training.state import states
 from samdiff.model.training.tasks import DiffusionTask, RrdbTask
@@ -121,7 +121,7 @@ def test_batches_that_cannot_be_cut(tmp_path):
         with pytest.raises(ConfigError, match=match):
             train([store], tmp_path / "r", load_config("tiny", sets=[*SMALL, *sets]), CPU)
     with pytest.raises(ConfigError, match="multiple of 3 processes x 1"):
-        Ranks(CPU, 0, 3).share(4, 1)
+        ProcessGroup(CPU, 0, 3).local_batch(4, 1)
 
 
 def test_emulated_bf16_is_told(tmp_path, monkeypatch, caplog):

@@ -19,7 +19,7 @@ from samdiff.errors import BusyError, CheckpointError, ConfigError, SamdiffError
 from samdiff.model.checkpoints.format import load_checkpoint, weights_digest
 from samdiff.model.config import load_config
 from samdiff.model.training.run import train
-from samdiff.model.training.run_dir import asked_of, claim
+from samdiff.model.training.run_dir import acquire_run_dir, asked_of
 from samdiff.model.training.state import states
 
 from ...helpers.stores import make_store
@@ -53,7 +53,7 @@ def test_all_processes_end_with_the_reason(tmp_path):
         free.bind(("127.0.0.1", 0))
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     with ExitStack() as held:
-        claim(tmp_path / "r", asked_of(config(), [open_store(store)], None, None), held)
+        acquire_run_dir(tmp_path / "r", asked_of(config(), [open_store(store)], None, None), held)
         ranks = [
             subprocess.Popen(
                 [sys.executable, str(WORKER), str(store), str(tmp_path / "r"), *SMALL],

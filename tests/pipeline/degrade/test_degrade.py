@@ -17,8 +17,8 @@ from samdiff.pipeline.degrade.blind import blur_kernel, sinc_kernel
 from samdiff.pipeline.degrade.imresize import imresize
 from samdiff.pipeline.degrade.recipes import degradation_facts, degrade
 from samdiff.pipeline.images.pairs import pair_names
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
-from samdiff.pipeline.storage.local import LocalFolder
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
+from samdiff.pipeline.storage.local import LocalStore
 
 from ...helpers.zoo import NoMasks, file_of, photo
 
@@ -85,10 +85,10 @@ def test_degrade_refuses_what_it_cannot_do():
     with pytest.raises(ConfigError, match="expected bicubic or blind, got 'given'"):
         degrade(HR, "given", 4)
     with pytest.raises(ConfigError, match="expected one of bicubic, blind, given, got 'blurry'"):
-        PrepareSettings(degradation="blurry")
+        PrepareConfig(degradation="blurry")
     for stride in (66, 2, 324):
         with pytest.raises(ConfigError, match="stride: expected a multiple of the scale 4 up to the tile's 320"):
-            PrepareSettings(stride=stride)
+            PrepareConfig(stride=stride)
 
 
 @given(st.lists(st.text("ab09_x", min_size=1, max_size=6), min_size=1, max_size=8, unique=True), st.sampled_from([2, 3, 4, 8]))
@@ -144,12 +144,12 @@ def stored(path):
 
 
 def _bytes(path):
-    return {key: LocalFolder(path).get(key) for key in LocalFolder(path).list_keys()}
+    return {key: LocalStore(path).get(key) for key in LocalStore(path).list_keys()}
 
 
 def test_a_store_with_blind_lr(hr_folder, tmp_path):
     """LR of each tile is cut from that of the whole picture, the store says what was done, and a rerun elsewhere gives the same bytes."""
-    settings = PrepareSettings(tile=64, degradation="blind", seed=7)
+    settings = PrepareConfig(tile=64, degradation="blind", seed=7)
     prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), settings)
     tiles, attrs = stored(tmp_path / "a.zarr")
     assert attrs["degradation"] == json.loads(json.dumps(degradation_facts("blind", 7)))
@@ -173,7 +173,7 @@ def test_a_store_with_given_lr(hr_folder, tmp_path):
     (lr / "0x4.png").write_bytes(file_of(mine[0], "PNG"))
     (lr / "1x4.png").write_bytes(file_of(mine[1][:, :31], "PNG"))
     (lr / "2x4.png").write_bytes(b"broken")
-    settings = PrepareSettings(tile=64, degradation="given")
+    settings = PrepareConfig(tile=64, degradation="given")
     report = prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), settings, lr=lr)
     tiles, attrs = stored(tmp_path / "a.zarr")
     np.testing.assert_array_equal(tiles["0.png"], mine[0][:16, :16])
@@ -190,10 +190,10 @@ def test_a_store_with_given_lr(hr_folder, tmp_path):
     with pytest.raises(ImageError, match="3.png: no LR file for it"):
         prepare(hr_folder, tmp_path / "b.zarr", NoMasks(), settings, lr=lr, strict=True)
     with pytest.raises(ImageError, match="holds no LR file for any of 4 pictures, such as 0.png"):
-        prepare(hr_folder, tmp_path / "c.zarr", NoMasks(), PrepareSettings(scale=2, tile=64, degradation="given"), lr=lr)
+        prepare(hr_folder, tmp_path / "c.zarr", NoMasks(), PrepareConfig(scale=2, tile=64, degradation="given"), lr=lr)
     for kind, given_lr in (("bicubic", lr), ("given", None)):
         with pytest.raises(ConfigError, match="does not go with lr"):
-            prepare(hr_folder, tmp_path / "d.zarr", NoMasks(), PrepareSettings(tile=64, degradation=kind), lr=given_lr)
+            prepare(hr_folder, tmp_path / "d.zarr", NoMasks(), PrepareConfig(tile=64, degradation=kind), lr=given_lr)
 
 
 def test_given_lr_equal_to_ours_gives_the_same_tiles(hr_folder, tmp_path):
@@ -204,8 +204,8 @@ def test_given_lr_equal_to_ours_gives_the_same_tiles(hr_folder, tmp_path):
             buffer = io.BytesIO(file_of(small, "PNG"))
             archive.writestr(f"LR_bicubic/X4/{k}x4.png", buffer.getvalue())
     settings = {"tile": 64, "stride": 16}
-    prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), PrepareSettings(**settings, degradation="given"), lr=tmp_path / "lr.zip")
-    prepare(hr_folder, tmp_path / "b.zarr", NoMasks(), PrepareSettings(**settings))
+    prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), PrepareConfig(**settings, degradation="given"), lr=tmp_path / "lr.zip")
+    prepare(hr_folder, tmp_path / "b.zarr", NoMasks(), PrepareConfig(**settings))
     a, b = open_store(tmp_path / "a.zarr"), open_store(tmp_path / "b.zarr")
     assert len(a) == len(b) == 4 * 3 * 5
     assert b.attrs["stride"] == 16

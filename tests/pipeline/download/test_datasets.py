@@ -12,7 +12,7 @@ from samdiff.cli import main
 from samdiff.commands.data.fetch import mirrors
 from samdiff.errors import ConfigError, ImageError
 from samdiff.pipeline.download import datasets
-from samdiff.pipeline.download.datasets import archives_of, extract, load_registry, obtain
+from samdiff.pipeline.download.datasets import archives_of, download_dataset, extract, load_registry
 from samdiff.pipeline.download.fetch import DownloadError
 from samdiff.pipeline.masks import generator as masks
 
@@ -126,10 +126,10 @@ def test_odd_names_and_digits(tmp_path):
     (tmp_path / "mine.toml").write_text(text)
     registry = load_registry(tmp_path / "mine.toml")
     for _ in range(2):
-        (found,) = obtain("one", registry, tmp_path / "down", mirrors=[str(mirror)])
+        (found,) = download_dataset("one", registry, tmp_path / "down", mirrors=[str(mirror)])
         assert found.read_bytes() == path.read_bytes()
     with pytest.raises(ConfigError, match="expected https://, file:// or a path"):
-        obtain("one", registry, tmp_path / "down", mirrors=["~nobody-of-this-name/x"])
+        download_dataset("one", registry, tmp_path / "down", mirrors=["~nobody-of-this-name/x"])
 
 
 def test_unpacking_replaces_nothing(tmp_path):
@@ -182,17 +182,17 @@ def test_obtain_takes_mirrors_checks_and_counts(mine, tmp_path):
     path, mirror = mine
     registry = load_registry(path)
     with pytest.raises(DownloadError, match="file:///gone/one.zip: there is no such file"):
-        obtain("both", registry, tmp_path / "none")
-    paths = obtain("both", registry, tmp_path / "down", mirrors=[str(tmp_path / "nothing"), str(mirror)])
+        download_dataset("both", registry, tmp_path / "none")
+    paths = download_dataset("both", registry, tmp_path / "down", mirrors=[str(tmp_path / "nothing"), str(mirror)])
     assert [p.name for p in paths] == ["one.zip", "two.zip"]
-    assert obtain("both", registry, tmp_path / "down") == paths
+    assert download_dataset("both", registry, tmp_path / "down") == paths
     path.write_text(path.read_text().replace("images = 3", "images = 4", 1))
     with pytest.raises(DownloadError, match="expected 4 pictures, found 3"):
-        obtain("one", load_registry(path), tmp_path / "down")
+        download_dataset("one", load_registry(path), tmp_path / "down")
     (mirror / "three.zip").write_bytes(b"not an archive at all")
     path.write_text('[data.three]\nfile = "three.zip"\nurls = ["file:///gone"]')
     with pytest.raises(DownloadError, match="came whole but is no archive of pictures"):
-        obtain("three", load_registry(path), tmp_path / "down", mirrors=[mirror.as_uri()])
+        download_dataset("three", load_registry(path), tmp_path / "down", mirrors=[mirror.as_uri()])
 
 
 def test_free_disk_for_all_archives_is_looked_at_first(mine, tmp_path, monkeypatch):
@@ -203,8 +203,8 @@ def test_free_disk_for_all_archives_is_looked_at_first(mine, tmp_path, monkeypat
     sizes = [(mirror / f"{name}.zip").stat().st_size for name in ("one", "two")]
     (tmp_path / "down").mkdir()
     (tmp_path / "down" / "two.zip.part").write_bytes(b"x" * 100)
-    obtain("both", load_registry(path), tmp_path / "down", mirrors=[str(mirror)])
-    obtain("both", load_registry(path), tmp_path / "down")
+    download_dataset("both", load_registry(path), tmp_path / "down", mirrors=[str(mirror)])
+    download_dataset("both", load_registry(path), tmp_path / "down")
     assert asked == [sum(sizes) - 100, 0]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from samdiff.errors import BusyError, SamdiffError, printable
 from samdiff.pipeline.download import fetch as download
-from samdiff.pipeline.download.fetch import DownloadError, Patience, fetch
+from samdiff.pipeline.download.fetch import DownloadError, RetryPolicy, fetch
 from samdiff.pipeline.download.transport import checked, next_address
 
 from ...helpers import faults
@@ -38,7 +38,7 @@ from ...helpers.faults import (
 )
 from ...helpers.strange_input import http_answer
 
-PATIENCE = Patience(attempts=2, stall=1.0, header=0.2, window=0.3, lowest_rate=10_000, most_bytes=300_000, busy=3)
+PATIENCE = RetryPolicy(attempts=2, stall=1.0, header=0.2, window=0.3, lowest_rate=10_000, most_bytes=300_000, busy=3)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_one_byte_after_another(server, get):
 
 def test_a_slow_download_has_no_limit_on_its_total_time(server, get):
     """Many windows, each above the lowest rate."""
-    patience = Patience(attempts=1, header=0.1, stall=0.5, window=0.05, lowest_rate=1000)
+    patience = RetryPolicy(attempts=1, header=0.1, stall=0.5, window=0.05, lowest_rate=1000)
 
     def steady(handler, outer, start):
         faults.headers(handler, outer, start)
@@ -142,7 +142,7 @@ def test_a_slow_download_has_no_limit_on_its_total_time(server, get):
 def test_connections_that_bring_a_byte_each_come_to_an_end(server, get):
     server.script = [cut_after(1)] * 100
     with pytest.raises(DownloadError, match="gave up after 2 attempts"):
-        get(patience=Patience(attempts=2, short_connections=10))
+        get(patience=RetryPolicy(attempts=2, short_connections=10))
     assert len(server.asked) < 15
 
 
@@ -220,7 +220,7 @@ def test_a_retry_after_that_is_no_number(server, get, value):
     waits = []
     reply = answer(b"HTTP/1.1 503 Busy", b"Retry-After: " + value.encode("latin-1", "replace"), b"Content-Length: 0")
     server.script = [reply, reply]
-    patience = Patience(attempts=3, longest_wait=5)
+    patience = RetryPolicy(attempts=3, longest_wait=5)
     assert get(patience=patience, sleep=waits.append).read_bytes() == CONTENT
     assert waits == [1.0, 2.0]
 
@@ -350,7 +350,7 @@ def test_free_disk_is_looked_at_while_writing(server, get, monkeypatch, tmp_path
     monkeypatch.setattr(download, "_BLOCK", 1000)  # or one read could bring all, and the disk were looked at too seldom
     left[:] = [10**12, 10**12, 10**6]
     with pytest.raises(DownloadError, match=r"free; make room or use another disk; [0-9]+ bytes are kept"):
-        get(patience=Patience(attempts=1))
+        get(patience=RetryPolicy(attempts=1))
     assert 0 < (tmp_path / "file.zip.part").stat().st_size <= 20_000
     left[:] = [10**12, 10**12, 10**6]
     server.script = [faults.endless_chunks]
@@ -488,7 +488,7 @@ def test_a_good_server_after_all(server, get):
 def fuzz_answers(folder, seeds):
     """Counts of good files and errors; anything but these, or a file that does not fit what is known, is a fault."""
     server, counts = RawServer(), [0, 0]
-    patience = Patience(attempts=2, stall=1, header=1, window=0.5, lowest_rate=1000, short_connections=4, most_bytes=10**6)
+    patience = RetryPolicy(attempts=2, stall=1, header=1, window=0.5, lowest_rate=1000, short_connections=4, most_bytes=10**6)
     try:
         for seed in seeds:
             rng, known = random.Random(seed), KNOWN[seed % 4]

@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 from samdiff import rope_table
 from samdiff.errors import ConfigError
 from samdiff.pipeline.export.export import export_folder, export_hdf5
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.shards.reader import Store, open_store
 from samdiff.pipeline.shards.schema import ARRAYS
 
@@ -28,7 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     write(folder / "photos" / "a.png", position_image(160, 188, 10))
     write(folder / "photos" / "deep" / "a.png", position_image(64, 64, 20))
     write(folder / "photos" / "small.png", position_image(40, 64, 20))
-    prepare(folder / "photos", folder / "x.zarr", PositionMasks(), PrepareSettings(scale=4, tile=64))
+    prepare(folder / "photos", folder / "x.zarr", PositionMasks(), PrepareConfig(scale=4, tile=64))
     return open_store(folder / "x.zarr")
 
 

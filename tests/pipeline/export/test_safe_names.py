@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from samdiff.pipeline.export.export import export_folder
 from samdiff.pipeline.export.safe_names import STEM_BYTES, safe_stems
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.shards.reader import Store, open_store
 
 from ...helpers.stores import make_store
@@ -110,7 +110,7 @@ def test_whatever_prepare_takes_can_be_exported(tmp_path):
         write(tmp_path / "plain.png", image)  # OpenCV takes fewer names than a disk does
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "plain.png").rename(tmp_path / "in" / name)
-    prepare(tmp_path / "in", tmp_path / "x.zarr", PositionMasks(), PrepareSettings(scale=4, tile=64))
+    prepare(tmp_path / "in", tmp_path / "x.zarr", PositionMasks(), PrepareConfig(scale=4, tile=64))
     store = open_store(tmp_path / "x.zarr")
     assert sorted(store.names()) == sorted(names)
     export_folder(store, tmp_path / "out")

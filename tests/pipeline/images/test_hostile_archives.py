@@ -11,8 +11,8 @@ from samdiff.cli import main
 from samdiff.errors import ConfigError, ImageError
 from samdiff.pipeline.images import archives
 from samdiff.pipeline.images.decode import Limits, read_picture
-from samdiff.pipeline.images.sources import Shelf, list_source
-from samdiff.pipeline.prepare.run import PrepareSettings
+from samdiff.pipeline.images.sources import SourceReader, list_source
+from samdiff.pipeline.prepare.run import PrepareConfig
 from samdiff.pipeline.prepare.scan import scan
 
 from ...helpers.damaged_files import archive_zoo, fuzz, quickly, read_archive
@@ -59,7 +59,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_unread(tmp_path, monkeyp
         for name, data in members:
             archive.writestr(name, data)
     assert path.stat().st_size < 100_000
-    monkeypatch.setattr(Shelf, "chunks", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(SourceReader, "chunks", lambda *_: pytest.fail("read"))
     with pytest.raises(ImageError, match=r"a.zip: its images unpack to 0.0 GB, more than 0.02 GB; raise --max-archive-gb"):
         scan(path, limits=Limits(max_archive_gb=0.02))
     with tarfile.open(tmp_path / "b.tar", "w") as archive:
@@ -87,7 +87,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_unread(tmp_path, monkeyp
 
 def test_the_bound_on_archives_does_not_change_a_store(tmp_path):
     """Its settings and fingerprint are those of 0.1."""
-    attributes = [PrepareSettings(limits=Limits(max_archive_gb=gb)).as_attributes({})["limits"] for gb in (1, 2)]
+    attributes = [PrepareConfig(limits=Limits(max_archive_gb=gb)).as_attributes({})["limits"] for gb in (1, 2)]
     assert attributes == [{"max_megapixels": 200.0}] * 2
 
 

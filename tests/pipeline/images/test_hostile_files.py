@@ -10,7 +10,7 @@ from samdiff.model.evaluation.evaluate import read_pairs
 from samdiff.model.inference.batch import list_inputs
 from samdiff.model.inference.image_io import open_picture, read_picture_file
 from samdiff.pipeline.images.sources import list_source
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.storage.regular import open_regular, read_regular
 
 from ...helpers.damaged_files import quickly
@@ -50,7 +50,7 @@ def test_prepare_lists_what_is_no_file(odd_files, tmp_path_factory):
     """Each with its reason, in no time; the good image is used."""
     out = tmp_path_factory.mktemp("out") / "a.zarr"
     with quickly():
-        report = prepare(odd_files, out, NoMasks(), PrepareSettings(tile=64))
+        report = prepare(odd_files, out, NoMasks(), PrepareConfig(tile=64))
     assert report.tiles == 1
     assert set(report.skipped) == set(REASONS)
     for name, says in REASONS.items():
@@ -105,7 +105,7 @@ def test_a_sparse_file_is_told_unread(tmp_path, monkeypatch):
     with open(source / "sparse.png", "wb") as file:
         file.truncate(30 * GB)
     with quickly():
-        report = prepare(source, tmp_path / "a.zarr", NoMasks(), PrepareSettings(tile=64))
+        report = prepare(source, tmp_path / "a.zarr", NoMasks(), PrepareConfig(tile=64))
     assert "30000 MB, more than the 1617 MB that an image may have" in report.skipped["sparse.png"]
     with quickly(), pytest.raises(ImageError, match=r"sparse.png.*30000 MB, more than the 417 MB"):
         read_picture_file(source / "sparse.png")

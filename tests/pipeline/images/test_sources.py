@@ -12,9 +12,9 @@ from samdiff import open_store
 from samdiff.cli import main
 from samdiff.errors import ImageError
 from samdiff.pipeline.images.decode import decode_picture, read_picture
-from samdiff.pipeline.images.sources import Shelf, list_source
+from samdiff.pipeline.images.sources import SourceReader, list_source
 from samdiff.pipeline.masks import generator as masks
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 
 from ...helpers.zoo import RGB, ZOO, NoMasks, file_of, photo
 
@@ -67,7 +67,7 @@ def test_the_same_pictures_from_a_folder_and_from_archives(kind, mode, tmp_path)
     found = list_source(source)
     assert [picture.name for picture in found] == sorted(name for name, _ in MEMBERS)
     by_name = dict(MEMBERS)
-    with Shelf() as shelf:
+    with SourceReader() as shelf:
         for picture in reversed(found):
             assert np.array_equal(
                 read_picture(picture, shelf=shelf).pixels, decode_picture(by_name[picture.name], "a.png").pixels
@@ -195,7 +195,7 @@ def test_strict_stops_at_the_first(zoo, tmp_path):
     folder, expected = zoo
     first = min(expected)
     with pytest.raises(ImageError) as caught:
-        prepare(folder, tmp_path / "x.zarr", NoMasks(), PrepareSettings(tile=64), strict=True)
+        prepare(folder, tmp_path / "x.zarr", NoMasks(), PrepareConfig(tile=64), strict=True)
     assert str(caught.value).startswith(f"{first}: ")
     assert expected[first] in str(caught.value)
     assert "leave out --strict" in str(caught.value)

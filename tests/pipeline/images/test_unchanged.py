@@ -13,16 +13,16 @@ import pytest
 
 from samdiff.errors import ChangedError, ImageError
 from samdiff.pipeline.images.decode import Limits
-from samdiff.pipeline.images.sources import Shelf
+from samdiff.pipeline.images.sources import SourceReader
 from samdiff.pipeline.masks.adapters import ImportedMasks
 from samdiff.pipeline.prepare.mask_stage import local_records
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.prepare.scan import read_usable, scan
 from samdiff.pipeline.shards.reader import open_store
 
 from ..prepare.test_prepare import PositionMasks, position_image, write
 
-SETTINGS = PrepareSettings(scale=4, tile=64)
+SETTINGS = PrepareConfig(scale=4, tile=64)
 STAGES = ["masks", "tiles"]
 
 
@@ -91,7 +91,7 @@ def test_an_lr_file_that_changes(tmp_path, stage):
     source = folder(tmp_path / "hr", [image_bytes(tmp_path, blue) for blue in (1, 2)])
     lr = folder(tmp_path / "lr", [image_bytes(tmp_path, blue, side=20) for blue in (1, 2)])
     other = image_bytes(tmp_path, 7, side=20)
-    given = PrepareSettings(scale=4, tile=64, degradation="given")
+    given = PrepareConfig(scale=4, tile=64, degradation="given")
     with pytest.raises(ChangedError, match=r"lr/0\.bmp: the file changed during the run"):
         run(source, tmp_path / "s.zarr", lambda: (lr / "0.bmp").write_bytes(other), stage, settings=given, lr=lr)
 
@@ -111,7 +111,7 @@ def test_a_file_that_goes_or_breaks(tmp_path, change, stage):
         elif change != "gone":
             victim.write_bytes({"cut": content[:-100], "empty": b"", "longer": content + b"x" * (1 << 25)}[change])
 
-    small = PrepareSettings(scale=4, tile=64, limits=Limits(0.01))
+    small = PrepareConfig(scale=4, tile=64, limits=Limits(0.01))
     with pytest.raises(ChangedError, match=r"0\.bmp: the file changed"):
         run(source, tmp_path / "s.zarr", broken, stage, settings=small)
 
@@ -121,21 +121,21 @@ def test_a_file_that_could_not_be_read_and_now_can(tmp_path):
     source = folder(tmp_path / "src", [image_bytes(tmp_path, 1)])
     (source / "later.bmp").symlink_to(tmp_path / "nowhere.bmp")
     found = scan(source)
-    with Shelf() as shelf:
+    with SourceReader() as shelf:
         assert isinstance(read_usable(found[1], shelf, 4, 64, Limits()), ImageError)  # as it was scanned
     os.unlink(source / "later.bmp")
     (source / "later.bmp").mkdir()
     found = scan(source)
     os.rmdir(source / "later.bmp")
     (source / "later.bmp").write_bytes(image_bytes(tmp_path, 2))
-    with Shelf() as shelf:  # it stays what it was when it was scanned: an image that is skipped, whatever lies there now
+    with SourceReader() as shelf:  # it stays what it was when it was scanned: an image that is skipped, whatever lies there now
         assert isinstance(read_usable(found[1], shelf, 4, 64, Limits()), ImageError)
 
 
 def test_a_file_that_was_too_large_at_first(tmp_path):
     """It stays skipped with its reason; nothing of it was read."""
     source = folder(tmp_path / "src", [image_bytes(tmp_path, 1), bytes(1 << 25)])
-    report = prepare(source, tmp_path / "s.zarr", PositionMasks(), PrepareSettings(scale=4, tile=64, limits=Limits(0.01)))
+    report = prepare(source, tmp_path / "s.zarr", PositionMasks(), PrepareConfig(scale=4, tile=64, limits=Limits(0.01)))
     assert list(report.skipped) == ["1.bmp"]
 
 
@@ -195,8 +195,8 @@ def test_a_pixel_is_a_change(tmp_path):
     content = bytearray((source / "0.bmp").read_bytes())
     content[-1] ^= 1
     (source / "0.bmp").write_bytes(content)
-    with Shelf() as shelf, pytest.raises(ChangedError):
+    with SourceReader() as shelf, pytest.raises(ChangedError):
         read_usable(item, shelf, 4, 64, Limits())
-    with Shelf() as shelf:
+    with SourceReader() as shelf:
         (again,) = scan(source)
         assert np.asarray(read_usable(again, shelf, 4, 64, Limits()).pixels).shape == (80, 80, 3)

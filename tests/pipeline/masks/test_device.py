@@ -10,9 +10,9 @@ from samdiff.pipeline.masks.engine import MaskEngine, points_for_cache
 from samdiff.pipeline.masks.generator import MaskGenerator
 from samdiff.pipeline.masks.host_copy import to_host
 from samdiff.pipeline.masks.interpolation import Axis, Frame, make_frame
-from samdiff.pipeline.masks.iou_filter import Listed, Padded
+from samdiff.pipeline.masks.iou_filter import EagerFilter, StaticFilter
 from samdiff.pipeline.masks.measure import bound, compacted, measure
-from samdiff.pipeline.masks.settings import MaskSettings
+from samdiff.pipeline.masks.settings import MaskConfig
 from samdiff.pipeline.sam.matmul import linear
 
 from ..sam.test_segmenters import sample
@@ -84,16 +84,16 @@ def test_static_shapes_change_no_mask(mobile_sam):
 @pytest.mark.weights
 def test_no_chunk_waits_for_the_device(mobile_sam):
     """With static shapes nothing before the end of a round depends on a value: such an operation is refused on fake tensors."""
-    engine = MaskEngine(mobile_sam.model, MaskSettings(points_per_side=2))
+    engine = MaskEngine(mobile_sam.model, MaskConfig(points_per_side=2))
     frame = engine.frame(300, 451)
     with torch.inference_mode():
         prompts = engine._prompts(engine.grids[0] * 300, frame)
         linear(torch.ones(1, 1), torch.ones(1, 1))  # looks once which product there is
         with FakeTensorMode(allow_non_fake_inputs=True):
             image = engine.decoder.image_side(torch.empty(256, 64, 64))
-            padded = Padded(engine.decoder, frame, 0.88, 4, engine.device)
+            padded = StaticFilter(engine.decoder, frame, 0.88, 4, engine.device)
             padded.add(engine.decode(image, prompts + 0), 0, 3)
-            listed = Listed(engine.decoder, frame, 0.88)
+            listed = EagerFilter(engine.decoder, frame, 0.88)
             with pytest.raises((DataDependentOutputException, RuntimeError)):
                 listed.add(engine.decode(image, prompts + 0), 0, 3)
 
@@ -139,13 +139,13 @@ def test_places_of_what_is_true():
 
 def test_the_buffer_of_a_round_is_not_kept(mobile_sam):
     """What passes is copied out of it: else each round of a large grid would hold room for all of its masks."""
-    engine = MaskEngine(mobile_sam.model, MaskSettings(points_per_side=2))
+    engine = MaskEngine(mobile_sam.model, MaskConfig(points_per_side=2))
     frame = engine.frame(300, 451)
     with torch.inference_mode():
         decoded = engine.decode(
             engine.decoder.image_side(torch.zeros(256, 64, 64)), engine._prompts(engine.grids[0] * 300, frame)
         )
-        padded = Padded(engine.decoder, frame, float(decoded.predicted_iou.flatten().topk(2).values[1]), 4, engine.device)
+        padded = StaticFilter(engine.decoder, frame, float(decoded.predicted_iou.flatten().topk(2).values[1]), 4, engine.device)
         padded.add(decoded, 0, 4)
         passing = padded.passing()
     assert passing.logits.untyped_storage().nbytes() == passing.logits.numel() * 4
@@ -174,8 +174,8 @@ def test_chunks_are_sized_to_the_cache():
 
 def test_compile_is_for_fast_alone():
     with pytest.raises(ConfigError, match="compile: only with mode fast"):
-        MaskSettings(compile=True)
-    assert MaskSettings(mode="fast", compile=True).as_attributes()["compile"] is True
+        MaskConfig(compile=True)
+    assert MaskConfig(mode="fast", compile=True).as_attributes()["compile"] is True
 
 
 @pytest.mark.weights

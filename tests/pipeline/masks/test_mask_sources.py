@@ -14,7 +14,7 @@ from samdiff.pipeline.encode.mask_table import MaskTable
 from samdiff.pipeline.encode.rle import counts_of, decode, encode, to_coco
 from samdiff.pipeline.masks import mask_files
 from samdiff.pipeline.masks.adapters import ImportedMasks, MasksFromLR
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.prepare.tile_stage import image_record
 from samdiff.pipeline.shards.verify import verify_store
 
@@ -163,7 +163,7 @@ def test_a_strange_file_is_the_fault_of_one_image(tmp_path):
     for number, (name, content) in enumerate({**hostile, **sound}.items()):
         (tmp_path / "masks" / f"{name}.json").write_bytes(content)
         (tmp_path / "images" / f"{name}.png").write_bytes(file_of(photo(64, 64, number), "PNG"))
-    report = prepare(tmp_path / "images", tmp_path / "o.zarr", ImportedMasks(tmp_path / "masks", 4), PrepareSettings(tile=64))
+    report = prepare(tmp_path / "images", tmp_path / "o.zarr", ImportedMasks(tmp_path / "masks", 4), PrepareConfig(tile=64))
     assert sorted(report.skipped) == sorted(f"{name}.png" for name in hostile)
     for name, reason in report.skipped.items():
         assert reason.startswith(f"its masks {name.removesuffix('.png')}.json: ")
@@ -201,7 +201,7 @@ def test_the_store_lies_apart_from_the_files_of_masks(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     for folder in (tmp_path, tmp_path / "link"):
         with pytest.raises(ConfigError, match="lies inside the folder of --import-masks"):
-            prepare(tmp_path / "photos/a.png", tmp_path / "data/a.zarr", ImportedMasks(folder, 4), PrepareSettings(tile=64))
+            prepare(tmp_path / "photos/a.png", tmp_path / "data/a.zarr", ImportedMasks(folder, 4), PrepareConfig(tile=64))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "link", "photos"]
 
 

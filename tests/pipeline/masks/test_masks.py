@@ -19,7 +19,7 @@ from samdiff.pipeline.masks.engine import MaskEngine
 from samdiff.pipeline.masks.generator import MaskGenerator
 from samdiff.pipeline.masks.interpolation import make_frame
 from samdiff.pipeline.masks.measure import Thresholds, bound, measure, runs
-from samdiff.pipeline.masks.settings import MaskSettings
+from samdiff.pipeline.masks.settings import MaskConfig
 from samdiff.pipeline.sam.grid_decoder import GridDecoder
 from samdiff.pipeline.sam.load import build_segmenter
 from samdiff.pipeline.shards.reader import open_store
@@ -99,7 +99,7 @@ def test_decoder_equals_the_stock_decoder(mobile_sam, name):
     """Logits within 1e-4 and predicted IoU within 1e-5: real weights, and vit_b's decoder with random ones."""
     torch.manual_seed(0)
     model = mobile_sam.model if name == "mobile_sam" else build_segmenter(name)
-    engine = MaskEngine(mobile_sam.model, MaskSettings(points_per_side=1))
+    engine = MaskEngine(mobile_sam.model, MaskConfig(points_per_side=1))
     embedding = engine.encode([sample("chelsea.png")])
     points = (torch.rand(5, 1, 2) * 1024, torch.ones(5, 1, dtype=torch.int))
     with torch.inference_mode():
@@ -185,8 +185,8 @@ def test_bad_input_is_refused(mobile_sam):
 
 def test_a_store_goes_on_with_fewer_points_per_batch():
     """The advice for a device without memory must not make a begun store another one."""
-    assert MaskSettings(points_per_batch=1).as_attributes() == MaskSettings().as_attributes()
-    assert MaskSettings(points_per_side=1).as_attributes() != MaskSettings().as_attributes()
+    assert MaskConfig(points_per_batch=1).as_attributes() == MaskConfig().as_attributes()
+    assert MaskConfig(points_per_side=1).as_attributes() != MaskConfig().as_attributes()
 
 
 @pytest.mark.weights

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from samdiff.errors import StoreError
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.prepare.staging import Staging
 from samdiff.pipeline.shards.reader import open_store
 from samdiff.pipeline.storage import local as keystore
@@ -29,7 +29,7 @@ from samdiff.pipeline.storage import local as keystore
 from ..workers.test_cluster import photo, stored
 from .test_prepare import PositionMasks, position_image, write
 
-SETTINGS = PrepareSettings(scale=4, tile=64)
+SETTINGS = PrepareConfig(scale=4, tile=64)
 
 
 class Lives:

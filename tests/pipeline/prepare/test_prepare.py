@@ -12,12 +12,12 @@ import torch
 
 from samdiff import ShardDataset, open_store, rope_table
 from samdiff.errors import BusyError, ImageError, StoreError
-from samdiff.pipeline.prepare.run import PrepareSettings, plan_prepare, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, plan_prepare, prepare
 from samdiff.pipeline.prepare.scan import scan
-from samdiff.pipeline.storage.local import LocalFolder
+from samdiff.pipeline.storage.local import LocalStore
 from samdiff.pipeline.stream.dataset import e_sam
 
-SETTINGS = PrepareSettings(scale=4, tile=64)
+SETTINGS = PrepareConfig(scale=4, tile=64)
 
 
 def position_image(height: int, width: int, blue: int) -> np.ndarray:
@@ -215,7 +215,7 @@ def test_damaged_records_are_made_anew_all_at_once(photos, tmp_path, monkeypatch
 
 
 def _bytes(path: Path) -> dict[str, bytes]:
-    folder = LocalFolder(path)
+    folder = LocalStore(path)
     return {key: folder.get(key) for key in folder.list_keys()}
 
 
@@ -224,7 +224,7 @@ def test_killed_while_the_shards_were_written(photos, tmp_path, monkeypatch):
     whole, part = tmp_path / "whole.zarr", tmp_path / "part.zarr"
     prepare(photos, whole, PositionMasks(), SETTINGS)
     writes = len(_bytes(whole))
-    real, count = LocalFolder.set, [0]
+    real, count = LocalStore.set, [0]
     for stop in (3, writes // 2, writes - 1):
 
         def dying(self, key, value, stop=stop):
@@ -234,10 +234,10 @@ def test_killed_while_the_shards_were_written(photos, tmp_path, monkeypatch):
             real(self, key, value)
 
         count[0] = 0
-        monkeypatch.setattr(LocalFolder, "set", dying)
+        monkeypatch.setattr(LocalStore, "set", dying)
         with pytest.raises(OSError, match="No space left"):
             prepare(photos, part, PositionMasks(), SETTINGS)
-        monkeypatch.setattr(LocalFolder, "set", real)
+        monkeypatch.setattr(LocalStore, "set", real)
         with pytest.raises(StoreError, match="not finished"):
             open_store(part)
     again = PositionMasks()
@@ -266,11 +266,11 @@ def test_other_settings_on_a_begun_or_finished_store_are_refused(photos, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         prepare(photos, out, PositionMasks(fail_after=1), SETTINGS)
     with pytest.raises(StoreError, match="tile: was 64, now 32"):
-        prepare(photos, out, PositionMasks(), PrepareSettings(tile=32))
+        prepare(photos, out, PositionMasks(), PrepareConfig(tile=32))
     prepare(photos, out, PositionMasks(), SETTINGS)
     before = _bytes(out)
     with pytest.raises(StoreError, match="scale: was 4, now 2"):
-        prepare(photos, out, PositionMasks(), PrepareSettings(scale=2, tile=64))
+        prepare(photos, out, PositionMasks(), PrepareConfig(scale=2, tile=64))
     write(photos / "e.png", position_image(80, 80, 1))
     with pytest.raises(StoreError, match=r"1 pictures new in the source, such as e\.png"):
         prepare(photos, out, PositionMasks(), SETTINGS)

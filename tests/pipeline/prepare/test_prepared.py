@@ -15,9 +15,9 @@ from samdiff.pipeline.encode.rle import encode
 from samdiff.pipeline.masks import generator as masks
 from samdiff.pipeline.masks.adapters import ImportedMasks
 from samdiff.pipeline.masks.generator import MaskGenerator
-from samdiff.pipeline.masks.settings import MaskSettings
+from samdiff.pipeline.masks.settings import MaskConfig
 from samdiff.pipeline.prepare.mask_stage import plan_generator
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.sam import weights
 from samdiff.pipeline.sam.load import build_segmenter
 from samdiff.pipeline.sam.weights import WeightsRecord, plan_weights
@@ -55,7 +55,7 @@ def test_what_changes_no_mask_is_kept_and_not_compared(photos, tmp_path):
     class Fewer(PositionMasks):
         def __init__(self, points: int, **more: int) -> None:
             super().__init__(**more)
-            self.settings = MaskSettings(points_per_batch=points)
+            self.settings = MaskConfig(points_per_batch=points)
 
         def describe(self):
             return {**super().describe(), **self.settings.as_attributes(), "uncompared": self.settings.uncompared()}
@@ -98,7 +98,7 @@ def test_pictures_of_one_content_have_the_masks_of_their_names(tmp_path):
     masks["a"][:10], masks["b"][:, 20:30] = True, True
     for name, mask in masks.items():
         (made / f"{name}.json").write_text(json.dumps(records_of(mask)))
-    settings = PrepareSettings(scale=4, tile=64)
+    settings = PrepareConfig(scale=4, tile=64)
 
     class Dying(ImportedMasks):
         def generate_batch(self, images):
@@ -170,5 +170,5 @@ def test_settings_are_checked():
         (4, 4, "from 8 to 4096"),
     ):
         with pytest.raises(ConfigError, match=match):
-            PrepareSettings(scale=scale, tile=tile)
-    assert [PrepareSettings(scale=scale).tile_hr for scale in (2, 3, 4, 8)] == [320, 318, 320, 320]
+            PrepareConfig(scale=scale, tile=tile)
+    assert [PrepareConfig(scale=scale).tile_hr for scale in (2, 3, 4, 8)] == [320, 318, 320, 320]

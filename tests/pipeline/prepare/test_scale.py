@@ -10,7 +10,7 @@ import pytest
 from samdiff import ShardDataset, ShardLoader
 from samdiff.pipeline.shards.schema import ARRAYS, shape_of
 from samdiff.pipeline.shards.writer import StoreWriter
-from samdiff.pipeline.storage.local import LocalFolder
+from samdiff.pipeline.storage.local import LocalStore
 from samdiff.pipeline.stream.order import Order
 
 N, IMAGES = 1_000_000, 40_000
@@ -21,7 +21,7 @@ SIZES = {"I": IMAGES, "N": N, "M": 3 * IMAGES, "R": 0, "B": 5 * IMAGES, "B2": 0,
 def million(tmp_path_factory):
     """Tiles of 4 px whose first three bytes are their row's number; 25 tiles and 3 masks per image."""
     path = tmp_path_factory.mktemp("scale") / "million.zarr"
-    writer = StoreWriter(LocalFolder(path), SIZES)
+    writer = StoreWriter(LocalStore(path), SIZES)
     tables = {s.path: np.zeros(shape_of(s, SIZES), s.dtype) for s in ARRAYS if not s.path.startswith("tiles/")}
     tables["images/n_masks"][:], tables["images/first_mask"][:] = 3, 3 * np.arange(IMAGES)
     tables["images/n_tiles"][:], tables["images/first_tile"][:] = 25, 25 * np.arange(IMAGES)

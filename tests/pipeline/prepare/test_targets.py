@@ -13,19 +13,19 @@ from samdiff import open_store
 from samdiff.cli import main
 from samdiff.errors import BusyError, ConfigError, SamdiffError, StoreError
 from samdiff.pipeline.prepare import run as prepare_module
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.prepare.staging import Staging
 from samdiff.pipeline.shards.verify import verify_store
 from samdiff.pipeline.shards.writer import StoreWriter, store_keys
 from samdiff.pipeline.storage.atomic import partial_of, sweep_partial
-from samdiff.pipeline.storage.local import LocalFolder, place_at
+from samdiff.pipeline.storage.local import LocalStore, key_store_at
 from samdiff.pipeline.storage.lock import drop_lock, take_lock
 from samdiff.runtime import cache_dir, user_path
 
 from ..shards.test_store import SIZES
 from .test_prepare import PositionMasks, position_image, write
 
-SETTINGS = PrepareSettings(scale=4, tile=64)
+SETTINGS = PrepareConfig(scale=4, tile=64)
 PARTIAL = f"{7:032x}.partial"
 
 
@@ -56,7 +56,7 @@ def half_written(photos: Path, out: Path) -> None:
     class DiedError(Exception):
         pass
 
-    real, count = LocalFolder.set, [0]
+    real, count = LocalStore.set, [0]
 
     def dying(self, key, value):
         count[0] += self.root == out
@@ -65,7 +65,7 @@ def half_written(photos: Path, out: Path) -> None:
         real(self, key, value)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalFolder, "set", dying)
+        patch.setattr(LocalStore, "set", dying)
         with pytest.raises(DiedError):
             prepare(photos, out, PositionMasks(), SETTINGS)
     assert (out / "images/zarr.json").exists()
@@ -170,7 +170,7 @@ def test_source_and_target_lie_apart(source, out, says, tmp_path):
     before = snapshot(tmp_path)
     with pytest.raises(ConfigError, match=says):
         prepare(tmp_path / source, tmp_path / out, PositionMasks(), SETTINGS)
-    given = PrepareSettings(tile=64, degradation="given")
+    given = PrepareConfig(tile=64, degradation="given")
     with pytest.raises(ConfigError, match=says):
         prepare([tmp_path / "apart"], tmp_path / out, PositionMasks(), given, lr=[tmp_path / source])
     assert snapshot(tmp_path) == before
@@ -227,7 +227,7 @@ def test_what_came_into_the_staging_place_meanwhile_stays(photos, tmp_path, capl
 
 def test_a_finished_store_is_never_replaced(photos, tmp_path, monkeypatch):
     """A second run with other settings that planned before the first one's commit: under its lock it sees the finished store."""
-    out, other = tmp_path / "x.zarr", PrepareSettings(scale=2, tile=64)
+    out, other = tmp_path / "x.zarr", PrepareConfig(scale=2, tile=64)
     real = prepare_module.scan
 
     def slow(*arguments, **options):
@@ -247,7 +247,7 @@ def test_a_finished_store_is_never_replaced(photos, tmp_path, monkeypatch):
 def test_the_lock_is_held_to_the_end(photos, tmp_path, monkeypatch):
     """While the staging place is being removed the lock is still held; where locks do not reach, the commit looks again."""
     out, tried = tmp_path / "x.zarr", []
-    real = LocalFolder.delete
+    real = LocalStore.delete
 
     def delete(self, key):
         real(self, key)
@@ -256,13 +256,13 @@ def test_the_lock_is_held_to_the_end(photos, tmp_path, monkeypatch):
             with pytest.raises(BusyError):
                 Staging(out).open()
 
-    monkeypatch.setattr(LocalFolder, "delete", delete)
+    monkeypatch.setattr(LocalStore, "delete", delete)
     prepare(photos, out, PositionMasks(), SETTINGS)
     assert tried
     assert not (tmp_path / "x.zarr.staging").exists()
     with pytest.raises(StoreError, match="expected nothing or an empty folder"):
-        StoreWriter(LocalFolder(out), SIZES)
-    writer = StoreWriter(LocalFolder(tmp_path / "y.zarr"), {**SIZES, "N": 0, "M": 0, "I": 0, "R": 0, "B": 0})
+        StoreWriter(LocalStore(out), SIZES)
+    writer = StoreWriter(LocalStore(tmp_path / "y.zarr"), {**SIZES, "N": 0, "M": 0, "I": 0, "R": 0, "B": 0})
     (tmp_path / "y.zarr/zarr.json").write_text("another's")
     monkeypatch.setattr("samdiff.pipeline.shards.writer._Column.take", lambda *_: [])
     monkeypatch.setattr("samdiff.pipeline.shards.writer._Column.done", 0, raising=False)
@@ -355,7 +355,7 @@ def test_home_folders(tmp_path, monkeypatch, photos):
         with pytest.raises(
             ConfigError, match=r"got ~nosuchuser, and there is no such user's home folder; write the whole path"
         ):
-            place_at(location)
+            key_store_at(location)
     monkeypatch.setenv("SAMDIFF_CACHE", "~nosuchuser")
     with pytest.raises(ConfigError, match="SAMDIFF_CACHE: ~nosuchuser: expected a folder"):
         cache_dir()
@@ -393,11 +393,11 @@ def test_odd_targets(tmp_path, monkeypatch, photos):
 def test_a_url_that_holds_something_else(photos, tmp_path, monkeypatch):
     """The same law for objects: what a killed writer left is ours by its list, nothing else is."""
     monkeypatch.setenv("SAMDIFF_CACHE", str(tmp_path / "cache"))
-    place = place_at("memory://mine/ds")
+    place = key_store_at("memory://mine/ds")
     place.set("images/0001.png", b"mine")
     with pytest.raises(StoreError, match=r"not a store's \(images/0001\.png\)"):
         prepare(photos, "memory://mine/ds", PositionMasks(), SETTINGS)
-    staging = place_at("memory://mine/x.zarr.staging")
+    staging = key_store_at("memory://mine/x.zarr.staging")
     staging.set("thesis.txt", b"mine")
     with pytest.raises(StoreError, match=r"did not write \(thesis\.txt\)"):
         prepare(photos, "memory://mine/x.zarr", PositionMasks(), SETTINGS)
@@ -433,5 +433,5 @@ def test_the_keys_of_a_store(photos, tmp_path):
     """`store_keys` names every file that is written; and the target's file that is neither is left to the user."""
     prepare(photos, tmp_path / "x.zarr", PositionMasks(), SETTINGS)
     store = open_store(tmp_path / "x.zarr")
-    assert set(LocalFolder(tmp_path / "x.zarr").list_keys()) <= store_keys(store.sizes)
+    assert set(LocalStore(tmp_path / "x.zarr").list_keys()) <= store_keys(store.sizes)
     assert json.loads(json.dumps(sorted(store_keys(store.sizes))))

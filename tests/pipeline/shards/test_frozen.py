@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from samdiff import open_store
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.shards.reader import Store
 from samdiff.pipeline.shards.verify import verify_store
 
@@ -87,7 +87,7 @@ def test_it_is_sound(frozen: Path) -> None:
 
 
 def test_the_same_images_and_settings_make_the_same_store(frozen: Path) -> None:
-    prepare(frozen / "source", frozen / "again.zarr", FrozenBoxes(), PrepareSettings(scale=2, tile=16))
+    prepare(frozen / "source", frozen / "again.zarr", FrozenBoxes(), PrepareConfig(scale=2, tile=16))
     before, again = open_store(frozen / "store.zarr"), open_store(frozen / "again.zarr")
     assert again.fingerprint == before.fingerprint
     reworded = ("images/note", "images/note_offset")  # reasons for people: their words may get better

@@ -15,7 +15,7 @@ import pytest
 from samdiff import ShardDataset, open_store
 from samdiff.errors import StoreError
 from samdiff.pipeline.prepare.info import store_lines
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.shards.verify import verify_store
 
 from ...helpers import hostile_stores as hostile
@@ -29,7 +29,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     write(folder / "photos" / "a.png", position_image(160, 188, 10))
     write(folder / "photos" / "b.png", position_image(100, 128, 20))
     (folder / "photos" / "c.png").write_bytes(b"no image")
-    prepare(folder / "photos", folder / "x.zarr", PositionMasks(), PrepareSettings(scale=4, tile=64))
+    prepare(folder / "photos", folder / "x.zarr", PositionMasks(), PrepareConfig(scale=4, tile=64))
     shutil.copytree(folder / "x.zarr", folder / "y.zarr")
     hostile.other_store(folder / "y.zarr")
     return folder / "x.zarr", folder / "y.zarr", hostile.read_everything(folder / "x.zarr")
@@ -117,7 +117,7 @@ def test_a_sound_store_with_images_without_masks_is_sound(tmp_path, bare):
 
     write(tmp_path / "photos" / "a.png", position_image(160, 188, 10))
     write(tmp_path / "photos" / "b.png", position_image(100, 128, 20))
-    prepare(tmp_path / "photos", tmp_path / "x.zarr", Some(), PrepareSettings(scale=4, tile=64))
+    prepare(tmp_path / "photos", tmp_path / "x.zarr", Some(), PrepareConfig(scale=4, tile=64))
     assert open_store(tmp_path / "x.zarr").n_masks == 5 * bare.count(False)
     assert verify_store(tmp_path / "x.zarr", deep=True) == []
 

@@ -18,10 +18,10 @@ from samdiff import ShardDataset, open_store
 from samdiff.cli import app
 from samdiff.errors import StoreError
 from samdiff.pipeline.shards.files import _PIECE
-from samdiff.pipeline.storage.cache import CachedPlace
-from samdiff.pipeline.storage.local import LocalFolder
+from samdiff.pipeline.storage.cache import CachingStore
+from samdiff.pipeline.storage.local import LocalStore
 from samdiff.pipeline.storage.once import Once
-from samdiff.pipeline.storage.remote import RemoteFolder
+from samdiff.pipeline.storage.remote import FsspecStore
 from samdiff.pipeline.stream.dataset import open_to_stream
 
 from ...helpers.stores import make_store
@@ -58,7 +58,7 @@ def test_runs_are_read_and_checked_piece_by_piece(stores, copy):
         opened.masks(0)
 
 
-class Counting(LocalFolder):
+class Counting(LocalStore):
     """Counts requests; `far` if it is to be taken for a place that is no local folder."""
 
     def __init__(self, root: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_swapped_copy_in_the_cache_is_fetched_anew(stores, tmp_path):
     key = "tiles/hr/c/0/0/0/0"
 
     def opened():
-        return open_store(CachedPlace(LocalFolder(sound), tmp_path / "cache", "s", wait_s=0.001))
+        return open_store(CachingStore(LocalStore(sound), tmp_path / "cache", "s", wait_s=0.001))
 
     expected = opened().read_tiles("hr", range(8))
     shutil.copyfile(other / key, tmp_path / "cache/s" / key)
@@ -179,22 +179,22 @@ def test_training_from_a_url_reads_each_shard_once(tmp_path, monkeypatch):
     """`train --shards URL` goes through the cache of shards, as `ShardDataset(URL)` does."""
 
     monkeypatch.setenv("SAMDIFF_CACHE", str(tmp_path / "cache"))
-    here, url = LocalFolder(make_store(tmp_path / "a.zarr", n=960)), "memory://hostile/train.zarr"
+    here, url = LocalStore(make_store(tmp_path / "a.zarr", n=960)), "memory://hostile/train.zarr"
     for key in here.list_keys():
-        RemoteFolder(url).set(key, here.get(key))
-    given, asked, get = [], Counter(), RemoteFolder.get
+        FsspecStore(url).set(key, here.get(key))
+    given, asked, get = [], Counter(), FsspecStore.get
 
     def counted(self, key, start=0, length=None):
         asked[key] += 1
         return get(self, key, start, length)
 
-    monkeypatch.setattr(RemoteFolder, "get", counted)
+    monkeypatch.setattr(FsspecStore, "get", counted)
     monkeypatch.setattr("samdiff.model.training.run.train", lambda opened, *_: given.extend(opened) or tmp_path)
     done = CliRunner().invoke(
         app, ["train", "--shards", url, "--out", str(tmp_path / "run"), "--preset", "tiny", "--device", "cpu"]
     )
     assert done.exit_code == 0, done.output
-    assert isinstance(given[0].place, CachedPlace)
+    assert isinstance(given[0].place, CachingStore)
     assert given[0]._files.check_shards
     ShardDataset(given, 12).batch(0, 960)
     assert {count for key, count in asked.items() if "/c/" in key} == {1}

@@ -13,7 +13,7 @@ from samdiff.errors import StoreError
 from samdiff.pipeline.shards.reader import open_store
 from samdiff.pipeline.shards.schema import ARRAYS, array_table, shape_of, tiles_per_shard, violations
 from samdiff.pipeline.shards.writer import StoreWriter
-from samdiff.pipeline.storage.local import LocalFolder
+from samdiff.pipeline.storage.local import LocalStore
 
 T, SCALE, N, M = 40, 4, 5000, 3  # two shards of 2048 whole, one partial
 SIZES = {"I": 2, "N": N, "M": M, "R": 9, "B": 6, "B2": 0, "T": T, "t": T // SCALE}
@@ -49,7 +49,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, n
 
 def _write(path: Path, step: int = 777) -> dict[str, np.ndarray]:
     rows = _rows(np.random.default_rng(0))
-    writer = StoreWriter(LocalFolder(path), SIZES)
+    writer = StoreWriter(LocalStore(path), SIZES)
     for start in range(0, N, step):
         writer.append({p: rows[p][start : start + step] for p in rows if p.startswith("tiles/")})
     writer.append({p: values for p, values in rows.items() if not p.startswith("tiles/")})
@@ -90,7 +90,7 @@ def test_same_rows_in_other_portions_give_the_same_bytes(written, tmp_path):
     """The bytes depend on the rows, not on how they arrived."""
     path, _ = written
     _write(tmp_path / "y.zarr", step=4999)
-    ours, theirs = LocalFolder(path), LocalFolder(tmp_path / "y.zarr")
+    ours, theirs = LocalStore(path), LocalStore(tmp_path / "y.zarr")
     assert list(ours.list_keys()) == list(theirs.list_keys())
     assert all(ours.get(key) == theirs.get(key) for key in ours.list_keys())
 
@@ -99,9 +99,9 @@ def test_every_file_is_in_the_record_with_its_size(written):
     """The record names all files but the root document and itself."""
     path, _ = written
     store = open_store(path)
-    keys = set(LocalFolder(path).list_keys())
+    keys = set(LocalStore(path).list_keys())
     assert keys - set(store.record) == {"zarr.json", "record/zarr.json", "record/c/0"}
-    assert all(LocalFolder(path).size(key) == size for key, (size, _) in store.record.items())
+    assert all(LocalStore(path).size(key) == size for key, (size, _) in store.record.items())
 
 
 def test_one_flipped_bit_in_a_shard_is_found(written, tmp_path):
@@ -167,7 +167,7 @@ def test_the_root_document_is_sealed(written, tmp_path):
 
 def test_no_store_before_the_commit(tmp_path):
     """What the root does not name never happened."""
-    StoreWriter(LocalFolder(tmp_path / "x.zarr"), SIZES)
+    StoreWriter(LocalStore(tmp_path / "x.zarr"), SIZES)
     with pytest.raises(StoreError, match="without zarr.json"):
         open_store(tmp_path / "x.zarr")
     with pytest.raises(StoreError, match="there is no such store"):

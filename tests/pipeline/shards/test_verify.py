@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from samdiff.errors import StoreError
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.shards.reader import open_store
 from samdiff.pipeline.shards.schema import ARRAYS
 from samdiff.pipeline.shards.verify import verify_store
-from samdiff.pipeline.shards.writer import StoreWriter, digest, seal
-from samdiff.pipeline.storage.local import LocalFolder
+from samdiff.pipeline.shards.writer import StoreWriter, digest, sign_root
+from samdiff.pipeline.storage.local import LocalStore
 
 from ..prepare.test_prepare import PositionMasks, position_image, write
 
@@ -24,7 +24,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     write(folder / "photos" / "a.png", position_image(160, 188, 10))
     write(folder / "photos" / "b.png", position_image(100, 128, 20))
-    prepare(folder / "photos", folder / "x.zarr", PositionMasks(), PrepareSettings(scale=4, tile=64))
+    prepare(folder / "photos", folder / "x.zarr", PositionMasks(), PrepareConfig(scale=4, tile=64))
     return folder / "x.zarr"
 
 
@@ -42,7 +42,7 @@ def test_a_sound_store_has_no_problems(sound):
 def test_one_flipped_bit_in_each_file_is_found_and_named(sound, copy):
     """Every file of the store, one random bit each, one at a time: exactly that file is named."""
     random = np.random.default_rng(0)
-    for key in LocalFolder(sound).list_keys():
+    for key in LocalStore(sound).list_keys():
         clean = (sound / key).read_bytes()
         data = bytearray(clean)
         bit = int(random.integers(len(data) * 8))
@@ -91,7 +91,7 @@ def rewrite(source: Path, target: Path, change) -> Path:
     store = open_store(source)
     rows = {path: table.copy() for path, table in read_all(source).items()}
     change(rows)
-    writer = StoreWriter(LocalFolder(target), store.sizes)
+    writer = StoreWriter(LocalStore(target), store.sizes)
     writer.append(rows)
     writer.commit({key: value for key, value in store.attrs.items() if key not in ("digests", "format", "format_version")})
     return target
@@ -132,7 +132,7 @@ def test_an_edited_root_with_its_own_digest_put_right(copy):
     document = json.loads((copy / "zarr.json").read_bytes())["attributes"]
     record = document.pop("digests")["record"]
     document["counts"]["masks"] = 11
-    (copy / "zarr.json").write_bytes(seal(document, record))
+    (copy / "zarr.json").write_bytes(sign_root(document, record))
     (problem,) = verify_store(copy)
     assert problem.startswith("zarr.json: counts")
 

@@ -10,14 +10,14 @@ import pytest
 
 from samdiff import ShardDataset, ShardLoader, open_store
 from samdiff.errors import StoreError
-from samdiff.pipeline.storage.cache import CachedPlace, Patient, plan_room
-from samdiff.pipeline.storage.local import LocalFolder
-from samdiff.pipeline.storage.lru import Recent
+from samdiff.pipeline.storage.cache import CachingStore, RetryingStore, plan_room
+from samdiff.pipeline.storage.local import LocalStore
+from samdiff.pipeline.storage.lru import LRUCache
 
 from ...helpers.stores import make_store
 
 
-class Flaky(LocalFolder):
+class Flaky(LocalStore):
     """A place far away: `cut` of three requests fail, in turn by an error and by an answer cut short; counts what was fetched whole."""
 
     def __init__(self, root: Path, cut: int = 0):
@@ -42,7 +42,7 @@ class Flaky(LocalFolder):
 
 
 def _stream(far, folder, **more):
-    return ShardDataset(open_store(CachedPlace(far, folder, "s", wait_s=0.001, **more)), patch=12, seed=2)
+    return ShardDataset(open_store(CachingStore(far, folder, "s", wait_s=0.001, **more)), patch=12, seed=2)
 
 
 def _bytes(folder):
@@ -136,7 +136,7 @@ def test_room_is_made_by_last_use():
 
 def test_a_place_for_reading_cannot_be_written(tmp_path):
     """Neither set nor delete reaches the store."""
-    place = Patient(LocalFolder(make_store(tmp_path / "a.zarr")))
+    place = RetryingStore(LocalStore(make_store(tmp_path / "a.zarr")))
     for write in (lambda: place.set("zarr.json", b""), lambda: place.delete("zarr.json")):
         with pytest.raises(StoreError, match="opened for reading"):
             write()
@@ -145,7 +145,7 @@ def test_a_place_for_reading_cannot_be_written(tmp_path):
 
 def test_recent_keeps_what_was_used_last():
     """A bounded dictionary; its copy starts empty."""
-    recent = Recent(2)
+    recent = LRUCache(2)
     recent["a"], recent["b"] = 1, 2
     assert recent.get("a") == 1
     recent["c"] = 3

@@ -13,9 +13,9 @@ import pytest
 
 from samdiff import load_model
 from samdiff.errors import ConfigError, ImageError, SamdiffError
-from samdiff.model.inference.batch import OutputSettings, list_inputs, plan_outputs, upscale_files
+from samdiff.model.inference.batch import OutputConfig, list_inputs, plan_outputs, upscale_files
 from samdiff.model.inference.image_io import open_picture, save_picture
-from samdiff.model.inference.upscaler import InferSettings
+from samdiff.model.inference.upscaler import InferConfig
 from samdiff.pipeline.storage import outputs as outputs_module
 from samdiff.pipeline.storage.atomic import hold, partial_name, write_atomic
 from samdiff.pipeline.storage.outputs import EXISTS, Outputs, claim_outputs, look, sweep_outputs, write_output
@@ -23,7 +23,7 @@ from samdiff.pipeline.storage.outputs import EXISTS, Outputs, claim_outputs, loo
 from ...helpers.models import write_model
 from ...helpers.trees import image
 
-FAST = InferSettings(regress=True)
+FAST = InferConfig(regress=True)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def model(model_file):
 
 def make(model, inputs, **output):
     """Plan and do; the reasons."""
-    chosen = OutputSettings(**output)
+    chosen = OutputConfig(**output)
     return upscale_files(model, plan_outputs(list_inputs(inputs, chosen.suffix), chosen), FAST, chosen, lambda _: None)
 
 
@@ -172,8 +172,8 @@ def test_planning_takes_linear_time(tmp_path):
     for name in names:
         name.touch()
     begun = time.process_time()
-    jobs = plan_outputs(list_inputs([tmp_path], "_x4"), OutputSettings(overwrite=True))
-    jobs += plan_outputs(list_inputs(names, "_x4"), OutputSettings(out=tmp_path / "out"))
+    jobs = plan_outputs(list_inputs([tmp_path], "_x4"), OutputConfig(overwrite=True))
+    jobs += plan_outputs(list_inputs(names, "_x4"), OutputConfig(out=tmp_path / "out"))
     assert time.process_time() - begun < 10
     assert len(jobs) == 24_000
     assert not any(job.trouble for job in jobs)

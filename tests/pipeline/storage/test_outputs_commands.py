@@ -10,15 +10,15 @@ from samdiff import load_model
 from samdiff.cli import main
 from samdiff.commands.demo_steps import check_folder, write_photographs
 from samdiff.errors import ConfigError, SamdiffError
-from samdiff.model.inference.batch import OutputSettings, list_inputs, plan_outputs, upscale_files
+from samdiff.model.inference.batch import OutputConfig, list_inputs, plan_outputs, upscale_files
 from samdiff.model.inference.image_io import save_picture
-from samdiff.model.inference.upscaler import InferSettings
+from samdiff.model.inference.upscaler import InferConfig
 from samdiff.pipeline.storage.outputs import write_output
 
 from ...helpers.models import write_model
 from ...helpers.trees import image, main_done, refused, tree
 
-FAST = InferSettings(regress=True)
+FAST = InferConfig(regress=True)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def model(model_file):
 
 def make(model, inputs, **output):
     """Plan and do; the reasons."""
-    chosen = OutputSettings(**output)
+    chosen = OutputConfig(**output)
     return upscale_files(model, plan_outputs(list_inputs(inputs, chosen.suffix), chosen), FAST, chosen, lambda _: None)
 
 

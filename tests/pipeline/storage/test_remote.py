@@ -11,16 +11,16 @@ import zarr
 
 from samdiff import ShardDataset, ShardLoader
 from samdiff.errors import StoreError
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.shards.reader import open_store
 from samdiff.pipeline.shards.verify import verify_store
-from samdiff.pipeline.storage.local import LocalFolder, place_at
-from samdiff.pipeline.storage.remote import RemoteFolder
+from samdiff.pipeline.storage.local import LocalStore, key_store_at
+from samdiff.pipeline.storage.remote import FsspecStore
 
 from ...helpers.stores import make_store
 from ..prepare.test_prepare import PositionMasks, position_image, write
 
-SETTINGS = PrepareSettings(scale=4, tile=64)
+SETTINGS = PrepareConfig(scale=4, tile=64)
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +69,10 @@ def test_the_same_store_at_a_url(base, photos, tmp_path, monkeypatch):
     again = PositionMasks()
     prepare(photos, url, again, SETTINGS)
     assert len(again.seen) == 1
-    local, remote = LocalFolder(tmp_path / "x.zarr"), pickle.loads(pickle.dumps(place_at(url)))
+    local, remote = LocalStore(tmp_path / "x.zarr"), pickle.loads(pickle.dumps(key_store_at(url)))
     assert sorted(remote.list_keys()) == sorted(local.list_keys())
     assert all(remote.get(key) == local.get(key) for key in local.list_keys())
-    assert list(place_at(f"{url}.staging").list_keys()) == []
+    assert list(key_store_at(f"{url}.staging").list_keys()) == []
     assert verify_store(url, deep=True) == []
     ours, theirs = (
         ShardDataset(url, patch=32, seed=3).batch(0, 9),
@@ -82,7 +82,7 @@ def test_the_same_store_at_a_url(base, photos, tmp_path, monkeypatch):
     third = PositionMasks()
     assert prepare(photos, url, third, SETTINGS).already_complete
     with pytest.raises(StoreError, match="scale: was 4, now 2"):
-        prepare(photos, url, third, PrepareSettings(scale=2, tile=64))
+        prepare(photos, url, third, PrepareConfig(scale=2, tile=64))
 
 
 def test_damage_at_a_url_names_the_object(base, photos, tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_damage_at_a_url_names_the_object(base, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMDIFF_CACHE", str(tmp_path / "cache"))
     url = f"{base}/y.zarr"
     prepare(photos, url, PositionMasks(), SETTINGS)
-    place = place_at(url)
+    place = key_store_at(url)
     place.delete("tiles/lr/c/0/0/0/0")
     place.set("tiles/junk", b"1")
     with pytest.raises(StoreError, match=r"y\.zarr/tiles/lr/c/0/0/0/0: the file is missing"):
@@ -126,7 +126,7 @@ def test_training_streams_from_a_url_through_a_bounded_cache(base, tmp_path, mon
     """The same batches as from the folder; the shards are kept on the local disk."""
     monkeypatch.setenv("SAMDIFF_CACHE", str(tmp_path / "cache"))
     local = make_store(tmp_path / "a.zarr", n=5000)
-    far, here = RemoteFolder(f"{base}/stream.zarr"), LocalFolder(local)
+    far, here = FsspecStore(f"{base}/stream.zarr"), LocalStore(local)
     for key in here.list_keys():
         far.set(key, here.get(key))
     data, expected = ShardDataset(f"{base}/stream.zarr", patch=12, seed=1), ShardDataset(local, patch=12, seed=1)

@@ -14,16 +14,16 @@ from distributed import LocalCluster
 from samdiff.errors import ConfigError, SamdiffError
 from samdiff.pipeline.masks.generator import MaskGenerator
 from samdiff.pipeline.prepare.mask_stage import make_generator
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.shards.reader import open_store
-from samdiff.pipeline.storage.local import LocalFolder
+from samdiff.pipeline.storage.local import LocalStore
 from samdiff.pipeline.workers import dask_cluster as crews
-from samdiff.pipeline.workers.dask_cluster import Crew
+from samdiff.pipeline.workers.dask_cluster import DaskWorkers
 from samdiff.runtime import setup_process
 
 from ..prepare.test_prepare import write
 
-SETTINGS = PrepareSettings(scale=4, tile=128)
+SETTINGS = PrepareConfig(scale=4, tile=128)
 
 
 def photo(seed: int) -> np.ndarray:
@@ -37,7 +37,7 @@ def photo(seed: int) -> np.ndarray:
 
 
 def stored(path: Path) -> dict[str, bytes]:
-    folder = LocalFolder(path)
+    folder = LocalStore(path)
     return {key: folder.get(key) for key in folder.list_keys()}
 
 
@@ -65,7 +65,7 @@ def test_a_cluster_makes_the_same_bytes_even_if_a_worker_dies(photos, mobile_sam
     saved: list[str] = []
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
-        Crew(make, local.describe(), address=cluster.scheduler_address) as crew,
+        DaskWorkers(make, local.describe(), address=cluster.scheduler_address) as crew,
     ):
         victim = next(iter(cluster.workers.values())).pid
 
@@ -87,7 +87,7 @@ def test_a_worker_with_another_segmenter_is_refused(photos, mobile_sam, tmp_path
     local = MaskGenerator(mobile_sam, points_per_side=4)
     make = partial(make_generator, "mobile_sam", "cpu", source="npm", points_per_side=3)
     with (
-        Crew(make, local.describe(), workers=1) as crew,
+        DaskWorkers(make, local.describe(), workers=1) as crew,
         pytest.raises(SamdiffError, match="another segmenter .points_per_side: was 4, now 3"),
     ):
         prepare(photos, tmp_path / "x.zarr", local, SETTINGS, maker=crew.records)
@@ -98,12 +98,12 @@ def test_no_scheduler_there(monkeypatch):
     """The address is named, and what to start."""
     monkeypatch.setattr(crews, "_WAIT", 1)
     with pytest.raises(ConfigError, match=r"--dask tcp://127.0.0.1:9: no scheduler .* start `dask scheduler`"):
-        Crew(lambda: None, {"name": "x"}, address="tcp://127.0.0.1:9")
+        DaskWorkers(lambda: None, {"name": "x"}, address="tcp://127.0.0.1:9")
 
 
 def test_the_dashboard_is_offered_only_where_it_can_be_drawn(monkeypatch):
     """bokeh draws it."""
-    crew = Crew.__new__(Crew)
+    crew = DaskWorkers.__new__(DaskWorkers)
     crew.client = type("Client", (), {"dashboard_link": "http://127.0.0.1:8787/status"})()
     for spec, link in ((None, None), (object(), "http://127.0.0.1:8787/status")):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)

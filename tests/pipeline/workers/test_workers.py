@@ -18,10 +18,10 @@ from distributed import Client, LocalCluster, Security
 from samdiff.errors import ConfigError, SamdiffError, StoreError
 from samdiff.pipeline.images.decode import Limits
 from samdiff.pipeline.prepare.mask_stage import one_each
-from samdiff.pipeline.prepare.run import PrepareSettings, prepare
+from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.prepare.scan import read_usable, scan
 from samdiff.pipeline.workers import local_workers
-from samdiff.pipeline.workers.dask_cluster import Crew
+from samdiff.pipeline.workers.dask_cluster import DaskWorkers
 
 from ..prepare.test_prepare import write
 from .test_cluster import stored
@@ -31,7 +31,7 @@ sys.path.append(str(HERE))  # workers get this path, and import the segmenters b
 import crew_masks  # noqa: E402
 
 COUNT = 40
-SETTINGS = PrepareSettings(scale=4, tile=64)
+SETTINGS = PrepareConfig(scale=4, tile=64)
 READ = partial(read_usable, scale=4, tile=64, limits=Limits())
 
 
@@ -54,8 +54,8 @@ def alone(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
     return stored(out)
 
 
-def crew(make: partial | type = crew_masks.Box, **options: object) -> Crew:
-    return Crew(make, make().describe(), **options)
+def crew(make: partial | type = crew_masks.Box, **options: object) -> DaskWorkers:
+    return DaskWorkers(make, make().describe(), **options)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -199,7 +199,7 @@ def answer(port: int, request: bytes) -> bytes:
 def test_certificates_and_addresses_that_do_not_go_together():
     """tls:// without certificates is an error that says where they belong."""
     with pytest.raises(ConfigError, match=r"--dask tls://127.0.0.1:9: .*docs/cluster.md"):
-        Crew(crew_masks.Box, {"name": "box"}, address="tls://127.0.0.1:9")
+        DaskWorkers(crew_masks.Box, {"name": "box"}, address="tls://127.0.0.1:9")
 
 
 def test_a_cluster_with_certificates(images, tmp_path):
