@@ -73,7 +73,7 @@ def test_what_was_not_trained_is_said(tmp_path):
 
     def said(name: str, *more: str, **given: Path) -> list[str]:
         lines: list[str] = []
-        train([store], tmp_path / name, config(*more), CPU, say=lines.append, **given)
+        train([store], tmp_path / name, config(*more), CPU, report=lines.append, **given)
         return [line for line in lines if "parameters on cpu" not in line and "no validation" not in line]
 
     zero = ("train.rrdb_steps=0", "train.steps=0")
@@ -222,7 +222,7 @@ def test_a_run_on_the_shipped_rrdb_goes_on(tmp_path):
 def test_a_validation_that_cannot_be_is_said(tmp_path):
     lines: list[str] = []
     store = open_store(make_store(tmp_path / "a.zarr", n=40))
-    train([store], tmp_path / "r", config("train.steps=0", "train.rrdb_steps=0"), CPU, say=lines.append)
+    train([store], tmp_path / "r", config("train.steps=0", "train.rrdb_steps=0"), CPU, report=lines.append)
     assert lines[0].startswith("no validation: no photograph is held out (validate.images=8, at most a tenth of them)")
 
 
@@ -257,7 +257,7 @@ def test_a_run_of_other_settings_is_refused(tmp_path):
         run(tmp_path, "r", "diffusion.loss=l2")
     run(tmp_path, "r", "train.steps=9", "train.lr=5e-4", "validate.steps=3", "train.workers=0")
     said = []
-    train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=9"), CPU, say=said.append)
+    train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=9"), CPU, report=said.append)
     assert "changed in this run: train.lr: was 0.0005, now 0.001" in said
     (tmp_path / "r" / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"config.json: damaged"):

@@ -197,7 +197,7 @@ def test_the_estimate_comes_before_the_first_step(tmp_path):
     """Parameters exactly, memory and time of the stage; measuring changes no weight."""
     said: list[str] = []
     store = open_store(make_store(tmp_path / "a.zarr", n=40))
-    train([store], tmp_path / "r", config("validate.every=0"), CPU, say=said.append)
+    train([store], tmp_path / "r", config("validate.every=0"), CPU, report=said.append)
     count = sum(value.numel() for value in load_checkpoint(tmp_path / "r" / "rrdb.safetensors").tensors.values())
     assert said[0].startswith(f"rrdb: {count / 1e6:.2f} M parameters on cpu; about ")
     assert "activations of 4 samples" in said[0]
