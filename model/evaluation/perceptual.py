@@ -1,13 +1,17 @@
-"""Perceptual figures through pyiqa (the extra `samdiff[iqa]`), which fetches their weights itself."""
+"""Perceptual metrics: LPIPS and DISTS by `losses`, others through pyiqa (the extra `samdiff[iqa]`), which fetches their weights itself.
+
+Every metric sees the whole image (no crop) as RGB (sRGB). Those that draw random numbers (MANIQA's crops) get the same seed for each image.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import math
+import random
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,8 @@ import torch
 
 from ...errors import ConfigError
 from ...runtime import brief_downloads
+from ..losses.perceptual import METRICS, PerceptualMetric, load_perceptual
+from ..losses.weights import has_weights
 
 PictureMeasure = Callable[[np.ndarray, np.ndarray], float]
 FolderMeasure = Callable[[Path, Path], float]
@@ -35,26 +41,52 @@ class Measures:
     """Of (folder of results, folder of HR)."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Name -> reason; grows while figures are made: one that fails for a picture is NaN there."""
+    models: dict[str, str] = field(default_factory=dict)
+    """Name -> the exact model and its protocol, for tables."""
 
 
 def load_measures(names: Sequence[str], device: torch.device) -> Measures:
-    """The named figures, as far as their weights can be had.
+    """The named metrics: `lpips`, `lpips-vgg`, `dists`, and those of pyiqa as far as their weights can be had.
 
     Raises:
-        ConfigError: pyiqa is not installed, or does not know a name.
+        ConfigError: pyiqa is needed and not installed, or does not know a name.
+        WeightsError: the weights of LPIPS or DISTS cannot be had; the message says what to do.
     """
+    names = list(dict.fromkeys(names))
+    others = [name for name in names if name not in METRICS]
+    found = _of_pyiqa(others, device) if others else Measures()
+    own = {name: PerceptualMetric(name, load_perceptual(name, device)) for name in names if name in METRICS}
+    found.pictures.update({name: _guarded(name, found.skipped, metric) for name, metric in own.items()})
+    found.models.update({name: metric.model for name, metric in own.items()})
+    pictures = {name: found.pictures[name] for name in names if name in found.pictures}  # in the order of the request
+    return Measures(pictures, found.folders, skipped=found.skipped, models=found.models)
+
+
+def metrics_at_hand(device: torch.device, names: Sequence[str] = ("lpips", "dists")) -> dict[str, PerceptualMetric]:
+    """Those of the named metrics whose weights lie in the cache: nothing is fetched. Damaged weights are an error.
+
+    Raises:
+        ConfigError: there is no such metric.
+        WeightsError: weights in the cache are damaged.
+    """
+    return {name: PerceptualMetric(name, load_perceptual(name, device, download=False)) for name in names if has_weights(name)}
+
+
+def _of_pyiqa(names: Sequence[str], device: torch.device) -> Measures:
     with brief_downloads():
         try:
             import pyiqa
         except ImportError as error:
             raise ConfigError(
-                f"--metrics {','.join(names)}: needs pyiqa, which cannot be imported ({error}); pip install 'samdiff[iqa]'"
+                f"--metrics {','.join(names)}: needs pyiqa ({', '.join(METRICS)} do not), which cannot be imported ({error}); pip install 'samdiff[iqa]'"
             ) from error
         known, found = pyiqa.list_models(), Measures()
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 3) or ("lpips", "dists", "maniqa", "fid")
-                raise ConfigError(f"--metrics: pyiqa knows no {name!r}; perhaps {', '.join(near)}")
+                near = difflib.get_close_matches(name, [*METRICS, *known], 3) or ("maniqa", "musiq", "fid")
+                raise ConfigError(
+                    f"--metrics: expected {', '.join(METRICS)} or a metric of pyiqa, got {name!r}; perhaps {', '.join(near)}"
+                )
         for name in names:
             try:
                 with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():  # the results alone belong to stdout
@@ -63,11 +95,29 @@ def load_measures(names: Sequence[str], device: torch.device) -> Measures:
             except Exception as error:  # noqa: BLE001 - whatever a download or another library raises there
                 found.skipped[name] = f"pyiqa could not set it up or fetch its weights ({_reason(error)})"
                 continue
+            found.models[name] = (
+                f"pyiqa {getattr(pyiqa, '__version__', 'of unknown version')}, its model {name!r}; RGB (sRGB), no crop, seed 0 for each image"
+            )
             if name in OF_FOLDERS:
                 found.folders[name] = _guarded(name, found.skipped, _folder_measure(metric))
             else:
                 found.pictures[name] = _guarded(name, found.skipped, _picture_measure(metric))
     return found
+
+
+@contextlib.contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Inside, the generators of Python, numpy and PyTorch begin at a seed; behind it, they are where they were."""
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002 - what other libraries draw from
+    with torch.random.fork_rng():
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
 
 
 def _guarded(name: str, skipped: dict[str, str], measure: Callable[[Any, Any], float]) -> Callable[[Any, Any], float]:
@@ -88,7 +138,8 @@ def _guarded(name: str, skipped: dict[str, str], measure: Callable[[Any, Any], f
 
 def _picture_measure(metric: Any) -> PictureMeasure:
     def measure(found: np.ndarray, hr: np.ndarray) -> float:
-        return float(metric(_tensor(found), _tensor(hr)))
+        with seeded():
+            return float(metric(_tensor(found), _tensor(hr)))
 
     return measure
 
@@ -98,7 +149,7 @@ def _folder_measure(metric: Any) -> FolderMeasure:
         count = len(list(hr.iterdir()))
         if count < 2:
             raise ValueError(f"expected a folder of at least 2 pictures, got {count}")
-        with warnings.catch_warnings():
+        with seeded(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return float(metric(str(found), str(hr), num_workers=0, verbose=False))
 

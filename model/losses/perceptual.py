@@ -97,4 +97,5 @@ class PerceptualMetric:
 def _tensor(image: np.ndarray, device: torch.device) -> Tensor:
     """[1, 3, H, W] in -1 … 1."""
     rgb = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
-    return torch.from_numpy(np.ascontiguousarray(rgb)).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
+    own = torch.from_numpy(np.array(rgb))  # a copy: images from files are read-only
+    return own.to(device).permute(2, 0, 1)[None].float() / 127.5 - 1

@@ -130,18 +130,18 @@ def test_without_pyiqa_the_way_is_told(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(ConfigError, match=r"pip install 'samdiff\[iqa\]'"):
-        load_measures(["lpips"], torch.device("cpu"))
+        load_measures(["maniqa"], torch.device("cpu"))
 
 
 @pytest.fixture
 def pyiqa(monkeypatch):
-    """A stand-in: `l1` works, but not for small pictures; `dists` cannot be fetched; `fid` compares the means of folders."""
+    """A stand-in: `l1` works, but not for small pictures; `musiq` cannot be fetched; `fid` compares the means of folders."""
 
     def create_metric(name, device):
         sys.stdout.write("Loading\n")  # as pyiqa does
-        if name == "dists":
+        if name == "musiq":
             raise OSError("no route to host\nmore")
-        return {"l1": l1, "fid": fid}[name]
+        return {"l1": l1, "fid": fid, "drawn": lambda *_: torch.rand(()) + np.random.rand()}[name]  # noqa: NPY002
 
     def l1(found, hr):
         assert found.shape[1] == 3
@@ -153,23 +153,23 @@ def pyiqa(monkeypatch):
         means = [np.mean([cv2.imread(str(path)).mean() for path in Path(folder).iterdir()]) for folder in (found, hr)]
         return means[0] - means[1]
 
-    stand_in = types.SimpleNamespace(create_metric=create_metric, list_models=lambda: ["l1", "dists", "fid"])
+    stand_in = types.SimpleNamespace(create_metric=create_metric, list_models=lambda: ["l1", "musiq", "fid", "drawn"])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setitem(sys.modules, "pyiqa", stand_in)
 
 
 def test_measures_that_cannot_be_had_leave_the_others_alone(pyiqa, capsys):
     """No weights: a reason. A picture that is too small: NaN and a reason. An unknown name is an error."""
-    measures = load_measures(["l1", "dists"], torch.device("cpu"))
+    measures = load_measures(["l1", "musiq"], torch.device("cpu"))
     assert list(measures.pictures) == ["l1"]
     assert capsys.readouterr().out == ""
-    assert measures.skipped["dists"].endswith("(OSError: no route to host)")
+    assert measures.skipped["musiq"].endswith("(OSError: no route to host)")
     l1 = measures.pictures["l1"]
     assert l1(np.zeros((4, 4), np.uint8), np.full((4, 4), 51, np.uint8)) == pytest.approx(0.2)
-    assert list(measures.skipped) == ["dists"]
+    assert list(measures.skipped) == ["musiq"]
     assert np.isnan(l1(np.zeros((3, 4), np.uint8), np.zeros((3, 4), np.uint8)))
     assert "too small" in measures.skipped["l1"]
-    with pytest.raises(ConfigError, match="pyiqa knows no 'dist'; perhaps dists"):
+    with pytest.raises(ConfigError, match="got 'dist'; perhaps dists"):
         load_measures(["l1", "dist"], torch.device("cpu"))
 
 
@@ -208,12 +208,13 @@ def test_evaluate_lists_the_figures_it_could_not_make(pyiqa, tmp_path, capsys, m
     save_picture(random_image(32, 32, 3), tmp_path / "set" / "x.png")
     words = ["--benchmark", str(tmp_path / "set"), "--checkpoint", str(write_model(tmp_path / "m.safetensors")), "--steps", "1"]
     with pytest.raises(SystemExit, match="3"):
-        main(["evaluate", "-q", *words, "--metrics", "l1,dists", "-o", str(tmp_path / "out")])
+        main(["evaluate", "-q", *words, "--metrics", "l1,musiq", "-o", str(tmp_path / "out")])
     said = capsys.readouterr()
-    assert said.out.splitlines()[-1].startswith("| set | samdiff |")
-    assert len(said.out.splitlines()) == 5
-    assert "skipped dists: pyiqa could not" in said.err
-    assert json.loads((tmp_path / "out" / "figures.json").read_text())["skipped"].keys() == {"dists"}
+    assert said.out.splitlines()[4].startswith("| set | samdiff |")
+    assert said.out.splitlines()[-1].startswith("l1: pyiqa of unknown version, its model 'l1'")
+    assert len(said.out.splitlines()) == 7
+    assert "skipped musiq: pyiqa could not" in said.err
+    assert json.loads((tmp_path / "out" / "figures.json").read_text())["skipped"].keys() == {"musiq"}
     assert " l1 |" in (tmp_path / "out" / "table.md").read_text()
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", *words, "-o", str(tmp_path / "out")])
