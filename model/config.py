@@ -28,6 +28,8 @@ BESIDE = ("stores", "rrdb_from", "start_from", "versions", "threads")
 # Far above what anybody trains. A configuration can come from a stranger's checkpoint, and must not ask for any memory or time.
 _MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_MULTIPLIER, _MOST_THREADS = 4096, 128, 8, 64, 1024
 _LONGEST = 1000  # list of settings
+PERCEPTUAL = ("lpips", "lpips-vgg", "dists")
+"""The perceptual metrics of `losses.perceptual`, by name."""
 MOST_TIMES = 10_000
 """T at most."""
 
@@ -171,10 +173,17 @@ class ValidateConfig:
     """See `sampler.SAMPLERS`; empty: the one that fits the modulation."""
     steps: int = 20
     """Of the sampler; 0: all. `paper` always takes the steps that it is trained for."""
+    perceptual: str = "auto"
+    """Perceptual metrics beside PSNR and SSIM: auto (lpips and dists where their weights are in the cache), off, or names such as lpips,dists."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "every", "images", "steps")
         at_least(self, 1, "tiles")
+        for name in self.perceptual.split(","):
+            if name not in PERCEPTUAL and self.perceptual not in ("auto", "off"):
+                raise ConfigError(
+                    f"validate.perceptual: expected auto, off, or names of {', '.join(PERCEPTUAL)} with commas between, got {brief(self.perceptual)}"
+                )
 
 
 @dataclass(frozen=True)

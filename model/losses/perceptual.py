@@ -40,13 +40,12 @@ def load_perceptual(
         WeightsError: its weights cannot be had, or are damaged.
     """
     tensors = load_tensors(name, cache=cache, download=download)
-    network: PerceptualNetwork
     if name == "dists":
-        network = DISTS()
         trunk = load_tensors("lpips-vgg", cache=cache, download=download)
         tensors |= {part: value for part, value in trunk.items() if part.startswith("trunk.")}
-    else:
-        network = LPIPS("alex" if name == "lpips" else "vgg")
+    network: PerceptualNetwork
+    with torch.random.fork_rng(devices=[]):  # its initial weights draw numbers that a training must not miss
+        network = DISTS() if name == "dists" else LPIPS("alex" if name == "lpips" else "vgg")
     network.load_state_dict(tensors)
     return network.to(device).eval()
 

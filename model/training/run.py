@@ -46,7 +46,7 @@ from .loop import Stage, run
 from .run_dir import acquire_run_dir, asked_of, versions
 from .state import State, steps_done
 from .tasks import DiffusionTask, RrdbTask
-from .validation import Benchmark, Upscale, held_out, score
+from .validation import Benchmark, Upscale, describe, held_out, score, with_perceptual
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,8 @@ def train(
         if config.validate.every and not every:
             most = f"validate.images={config.validate.images}, at most a tenth of them"
             speak(f"no validation: no photograph is held out ({most}), and there is no --benchmark")
+        if config.validate.every and every and ranks.is_main:  # the others only need to know that rank 0 looks
+            every = with_perceptual(every, config.validate.perceptual, device=device, report=speak)
         tracker = Tracker(out, config.train.tensorboard and ranks.is_main)
         this = _Run(data, out, config, ranks, asked, facts, tracker, every if config.validate.every else (), speak, beginning)
         first = _rrdb_stage(this, rrdb)
@@ -227,9 +229,7 @@ def _stage(
             how = {"sampler": v.sampler or "default", "sampling_steps": v.steps} if task.name == "diffusion" else {}
             this.tracker.metrics({"stage": task.name, "step": state.step, **metrics, **how})
             this.tracker.picture(f"{task.name}/{benchmark.name}", sheet, state.step)
-            this.report(
-                f"{task.name} {state.step}: {benchmark.name} {metrics['psnr_y']:.2f} dB (bicubic {metrics['bicubic_psnr_y']:.2f})"
-            )
+            this.report(f"{task.name} {state.step}: {describe(metrics)}")
             if number == 0 and (state.best is None or metrics["psnr_y"] > state.best):
                 state.best = metrics["psnr_y"]
                 if best is not None:

@@ -1,19 +1,23 @@
-"""What a model is worth while it trains: PSNR and SSIM on Y of held-out tiles and whole benchmark pictures, averaged weights."""
+"""What a model is worth while it trains: PSNR, SSIM on Y, LPIPS and DISTS of held-out tiles and whole benchmark images, averaged weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...pipeline.degrade.imresize import imresize
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import held_out_from
+from ..config import PERCEPTUAL
 from ..evaluation.evaluate import read_pairs
 from ..evaluation.metrics import psnr_y, ssim_y
+from ..evaluation.perceptual import metrics_at_hand
+from ..losses.perceptual import PerceptualMetric, load_perceptual
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 """(LR uint8 [h, w, 3] or [h, w], the picture's number, which seeds the noise) -> HR of the same kind."""
@@ -29,6 +33,72 @@ class Benchmark:
     scale: int
     bicubic: tuple[float, float]
     """PSNR and SSIM."""
+    perceptual: Mapping[str, PerceptualMetric] = field(default_factory=dict)
+    """More metrics, see `with_perceptual`."""
+    bicubic_perceptual: Mapping[str, float] = field(default_factory=dict)
+    """What bicubic enlargement reaches in them."""
+
+
+def load_validation_metrics(choice: str, device: torch.device, report: Callable[[str], None]) -> dict[str, PerceptualMetric]:
+    """The perceptual metrics of `validate.perceptual`.
+
+    Args:
+        choice: `auto` (LPIPS and DISTS, those whose weights are in the cache), `off`, or names with commas between (fetched if need be).
+        device: where they compute.
+        report: gets one line on what `auto` leaves out.
+
+    Raises:
+        WeightsError: requested weights cannot be had, or are damaged.
+    """
+    if choice == "off":
+        return {}
+    if choice != "auto":
+        return {name: PerceptualMetric(name, load_perceptual(name, device)) for name in dict.fromkeys(choice.split(","))}
+    wanted = ("lpips", "dists")
+    found = metrics_at_hand(device, wanted)
+    if missing := [name for name in wanted if name not in found]:
+        report(
+            f"validation without {', '.join(missing)}: no weights in the cache; `samdiff weights {missing[-1]}` fetches them (64 MB), "
+            "validate.perceptual=off is silent"
+        )
+    return found
+
+
+def with_perceptual(
+    benchmarks: Sequence[Benchmark], choice: str, *, device: torch.device, report: Callable[[str], None]
+) -> tuple[Benchmark, ...]:
+    """The benchmarks with the perceptual metrics of `validate.perceptual`, see `load_validation_metrics` for arguments and errors.
+
+    A metric that a benchmark's smallest image is too small for is left out there, and reported.
+    """
+    metrics = load_validation_metrics(choice, device, report)
+    return tuple(_with(benchmark, metrics, report) for benchmark in benchmarks)
+
+
+def _with(benchmark: Benchmark, metrics: Mapping[str, PerceptualMetric], report: Callable[[str], None]) -> Benchmark:
+    side = min(min(hr.shape[:2]) for _, hr in benchmark.pairs)
+    fitting = {name: metric for name, metric in metrics.items() if side >= metric.network.min_side}
+    if left := [name for name in metrics if name not in fitting]:
+        report(f"{benchmark.name}: without {', '.join(left)}, for which a side of {side} pixels is too short")
+    if not fitting:
+        return benchmark
+    bicubic = [imresize(lr, benchmark.scale) for lr, _ in benchmark.pairs]
+    return replace(benchmark, perceptual=fitting, bicubic_perceptual=_perceptual_means(benchmark, fitting, bicubic))
+
+
+def describe(metrics: Mapping[str, Any]) -> str:
+    """The metrics of `score` as one line, those of bicubic in parentheses."""
+    names = [name for name in PERCEPTUAL if name in metrics]
+    more = "".join(f", {name} {metrics[name]:.4f} ({metrics[f'bicubic_{name}']:.4f})" for name in names)
+    return f"{metrics['validation']} {metrics['psnr_y']:.2f} dB (bicubic {metrics['bicubic_psnr_y']:.2f}){more}"
+
+
+def _perceptual_means(
+    benchmark: Benchmark, metrics: Mapping[str, PerceptualMetric], images: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Metric -> mean over the images, rounded as in the log."""
+    pairs = list(zip(images, (hr for _, hr in benchmark.pairs), strict=True))
+    return {name: round(float(np.mean([metric(*pair) for pair in pairs])), 5) for name, metric in metrics.items()}
 
 
 def benchmark_of(name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], scale: int) -> Benchmark:
@@ -61,8 +131,10 @@ def score(benchmark: Benchmark, upscale: Upscale) -> tuple[dict[str, Any], np.nd
     metrics = {"validation": benchmark.name, "pictures": len(found), "psnr_y": round(psnr, 4), "ssim_y": round(ssim, 5)}
     return {
         **metrics,
+        **_perceptual_means(benchmark, benchmark.perceptual, found),
         "bicubic_psnr_y": round(benchmark.bicubic[0], 4),
         "bicubic_ssim_y": round(benchmark.bicubic[1], 5),
+        **{f"bicubic_{name}": value for name, value in benchmark.bicubic_perceptual.items()},
     }, sheet
 
 
