@@ -4,21 +4,24 @@
 
 Trains `none`, and `official`, `paper`, `joint` with each mean of the masks, then samples crops of the held-out photographs with every
 sampler that fits. Settings are trained in rounds (`--rounds`), so that a table for fewer steps is there early; the same command goes on. Prints PSNR
-on Y with its standard error over seeds (or, with one seed, over photographs), and the paired difference to `none`. One line per figure goes
-to FOLDER/results.jsonl.
+on Y with its standard error over seeds (or, with one seed, over photographs), the paired difference to `none`, and LPIPS and DISTS of the
+crops where their weights are in the cache (`--perceptual`). One line per setting and sampler goes to FOLDER/results.jsonl.
 """
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from samdiff import open_store
-from samdiff.model.config import load_config
+from samdiff.model.config import PERCEPTUAL, load_config
 from samdiff.model.evaluation.metrics import psnr_y
+from samdiff.model.evaluation.perceptual import choose_metrics, metrics_for
 from samdiff.model.inference.upscaler import SuperResolver, load_model
+from samdiff.model.losses.perceptual import PerceptualMetric
 from samdiff.model.training.run import train
 from samdiff.pipeline.degrade.imresize import imresize
 from samdiff.pipeline.shards.reader import Store
@@ -29,6 +32,7 @@ SETTINGS = [("none", "mask"), *((m, e) for m in ("official", "paper", "joint") f
 ANY = [("ddpm", None), ("ddpm", 25), ("ddim", 10)]
 SAMPLERS: dict[str, list[tuple[str, int | None]]] = {"paper": [("paper", None), ("paper-clipped", None)]}
 Pair = tuple[np.ndarray, np.ndarray]
+Scores = dict[str, list[float]]
 
 
 def held_out_crops(store: Store, images: int, size: int) -> tuple[list[Pair], list[int]]:
@@ -41,21 +45,22 @@ def held_out_crops(store: Store, images: int, size: int) -> tuple[list[Pair], li
     return list(zip(lr, hr, strict=True)), store.table("tiles/place")[list(rows), 0].tolist()
 
 
-def metrics(pictures: list[np.ndarray], pairs: list[Pair], scale: int) -> list[float]:
-    """PSNR on Y of each crop."""
-    return [psnr_y(picture, hr, scale) for picture, (_, hr) in zip(pictures, pairs, strict=True)]
+def metrics(images: list[np.ndarray], pairs: list[Pair], scale: int, more: Mapping[str, PerceptualMetric]) -> Scores:
+    """`psnr` (on Y), and the perceptual metrics by name: one value per crop."""
+    found = {"psnr": [psnr_y(image, hr, scale) for image, (_, hr) in zip(images, pairs, strict=True)]}
+    return found | {
+        name: [metric(image, hr) for image, (_, hr) in zip(images, pairs, strict=True)] for name, metric in more.items()
+    }
 
 
-def score(model: SuperResolver, pairs: list[Pair]) -> dict[str, list[float]]:
-    """sampler and steps -> PSNR of each crop; `rrdb` is the regression alone."""
-    scale = model.scale
-    found = {"rrdb": metrics([np.asarray(model.regress(lr)) for lr, _ in pairs], pairs, scale)}
+def score(model: SuperResolver, pairs: list[Pair], more: Mapping[str, PerceptualMetric]) -> dict[str, Scores]:
+    """sampler and steps -> metrics of each crop; `rrdb` is the regression alone."""
+    made = {"rrdb": [np.asarray(model.regress(lr)) for lr, _ in pairs]}
     for sampler, steps in SAMPLERS.get(model.modulation.name, ANY):
-        made = [
+        made[f"{sampler} {steps or 'all'}"] = [
             np.asarray(model.upscale(lr, sampler=sampler, steps=steps, seed=number)) for number, (lr, _) in enumerate(pairs)
         ]
-        found[f"{sampler} {steps or 'all'}"] = metrics(made, pairs, scale)
-    return found
+    return {name: metrics(images, pairs, scale=model.scale, more=more) for name, images in made.items()}
 
 
 def table(lines: list[dict[str, Any]], step: int) -> str:
@@ -63,7 +68,8 @@ def table(lines: list[dict[str, Any]], step: int) -> str:
     chosen = [line for line in lines if line["step"] == step]
     rows = [
         f"after {step} steps",
-        f"{'setting':<16} {'sampler':<18} {'seeds':>5} {'PSNR Y':>8} {'s.e.':>6} {'- none':>7} {'s.e.':>6}",
+        f"{'setting':<16} {'sampler':<18} {'seeds':>5} {'PSNR Y':>8} {'s.e.':>6} {'- none':>7} {'s.e.':>6}"
+        + "".join(f" {name:>9}" for name in PERCEPTUAL if any(name in line for line in chosen)),
     ]
     base = {(line["seed"], line["sampler"]): line["psnr"] for line in chosen if line["modulation"] == "none"}
     for key in dict.fromkeys((line["modulation"], line["e_mean"], line["sampler"]) for line in chosen):
@@ -75,9 +81,13 @@ def table(lines: list[dict[str, Any]], step: int) -> str:
             for line in same
             if (line["seed"], reference) in base
         ]
-        gain = "{:+7.2f} {:6.2f}".format(*mean_and_error(pairs, same[0]["photographs"])) if pairs else ""
+        gain = "{:+7.2f} {:6.2f}".format(*mean_and_error(pairs, same[0]["photographs"])) if pairs else " " * 14
+        more = [[line[name] for line in same if name in line] for name in PERCEPTUAL if any(name in line for line in chosen)]
         name = key[0] if key[0] in ("none", "bicubic") else f"{key[0]}/{key[1]}"
-        rows.append(f"{name:<16} {key[2]:<18} {len(same):>5} {psnr:8.2f} {error:6.2f} {gain}")
+        rows.append(
+            f"{name:<16} {key[2]:<18} {len(same):>5} {psnr:8.2f} {error:6.2f} {gain}"
+            + "".join(f" {np.mean(values) if values else np.nan:9.4f}" for values in more)
+        )
     return "\n".join(rows)
 
 
@@ -104,6 +114,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="photographs held out, at most a tenth of the store")
     parser.add_argument("--crop", type=int, default=96, help="HR pixels")
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--perceptual", default="auto", help="auto (those in the cache), off, or names")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
@@ -114,7 +125,8 @@ def main() -> None:
     results = arguments.out / "results.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    bicubic = metrics([imresize(lr, store.scale) for lr, _ in pairs], pairs, store.scale)
+    more = metrics_for(choose_metrics(arguments.perceptual, device, report=print), arguments.crop)
+    bicubic = metrics([imresize(lr, store.scale) for lr, _ in pairs], pairs, scale=store.scale, more=more)
     for seed in arguments.seeds:
         for part in range(1, arguments.rounds + 1):
             step = arguments.steps * part // arguments.rounds
@@ -127,9 +139,9 @@ def main() -> None:
                 config = load_config(arguments.preset, sets=sets, scale=store.scale)
                 folder = arguments.out / f"{modulation}-{e_mean}-{seed}"
                 model = load_model(train([store], folder, config, device, arguments.rrdb), device)
-                new = [{**about, "sampler": sampler, "psnr": psnr} for sampler, psnr in score(model, pairs).items()]
+                new = [{**about, "sampler": sampler, **found} for sampler, found in score(model, pairs, more).items()]
                 if modulation == "none":
-                    new.append({**about, "modulation": "bicubic", "sampler": "-", "psnr": bicubic})
+                    new.append({**about, "modulation": "bicubic", "sampler": "-", **bicubic})
                 with open(results, "a") as file:
                     file.writelines(json.dumps(line) + "\n" for line in new)
                 lines += new

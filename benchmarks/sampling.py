@@ -1,19 +1,22 @@
-"""Samplers and numbers of steps on a benchmark folder: PSNR, SSIM, consistency and time, beside the 100-step result.
+"""Samplers and numbers of steps on a benchmark folder: PSNR, SSIM, LPIPS, DISTS, consistency and time, beside the 100-step result.
 
-    python benchmarks/sampling.py CHECKPOINT FOLDER [--limit N]
+    python benchmarks/sampling.py CHECKPOINT FOLDER [--limit N] [--perceptual auto|off|lpips,lpips-vgg,dists]
 
-FOLDER as for `samdiff evaluate` (HR/ and LRx4/). One sample (seed 0) of each picture.
+FOLDER as for `samdiff evaluate` (HR/ and LRx4/). One sample (seed 0) of each image. Perceptual metrics see the whole image.
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from samdiff import load_model
 from samdiff.model.evaluation.evaluate import read_pairs
 from samdiff.model.evaluation.metrics import psnr, psnr_y, ssim_y
+from samdiff.model.evaluation.perceptual import choose_metrics
 from samdiff.model.inference.upscaler import InferConfig
 from samdiff.pipeline.degrade.imresize import imresize
 
@@ -34,26 +37,35 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--most", type=int, default=100, help="leave out ways with more steps")
+    parser.add_argument("--perceptual", default="auto", help="auto (those in the cache), off, or names")
     given = parser.parse_args()
     model = load_model(given.checkpoint, "cpu")
     pairs = read_pairs(given.folder, model.scale)[: given.limit]
-    print("| sampler | steps | other | PSNR-Y | SSIM-Y | LR PSNR | s per picture |\n|---|---|---|---|---|---|---|")
+    more = choose_metrics(given.perceptual, torch.device("cpu"), report=lambda text: print(text, file=sys.stderr))
+    names = ["sampler", "steps", "other", "PSNR-Y", "SSIM-Y", *(name.upper() for name in more), "LR PSNR", "s per image"]
+    print(f"| {' | '.join(names)} |\n" + "|---" * len(names) + "|")
     for way in (way for way in WAYS if (way.steps or 0) <= given.most):
         start = time.perf_counter()
         found = [model.upscale(pair.lr, way) for pair in pairs]
         seconds = (time.perf_counter() - start) / len(pairs)
         metrics = [
-            (psnr_y(ours, p.hr, model.scale), ssim_y(ours, p.hr, model.scale), psnr(imresize(ours, 1 / model.scale), p.lr))
+            (
+                psnr_y(ours, p.hr, model.scale),
+                ssim_y(ours, p.hr, model.scale),
+                psnr(imresize(ours, 1 / model.scale), p.lr),
+                *(metric(ours, p.hr) for metric in more.values()),
+            )
             for ours, p in zip(found, pairs, strict=True)
         ]
-        p, s, c = np.mean(metrics, axis=0)
+        p, s, c, *rest = np.mean(metrics, axis=0)
         other = [
             name
             for name in ("average", "start", "consistent", "precision", "regress")
             if getattr(way, name) != getattr(WAYS[0], name)
         ]
         notes = ", ".join(f"{name} {getattr(way, name)}" for name in other)
-        print(f"| {way.sampler or 'ddpm'} | {way.steps} | {notes} | {p:.2f} | {s:.4f} | {c:.2f} | {seconds:.1f} |", flush=True)
+        cells = [way.sampler or "ddpm", str(way.steps), notes, f"{p:.2f}", f"{s:.4f}", *(f"{value:.4f}" for value in rest)]
+        print(f"| {' | '.join(cells)} | {c:.2f} | {seconds:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from ..errors import ConfigError, ImageError, SamdiffError, printable
 from ..model.checkpoints.format import SHIPPED_NAME
 from ..model.evaluation.contact_sheet import colour_labels, colour_map, contact_sheet
 from ..model.evaluation.metrics import psnr_y, ssim_y
+from ..model.evaluation.perceptual import choose_metrics
 from ..model.inference.image_io import file_says, open_picture, save_picture
 from ..pipeline.degrade.imresize import imresize
 from ..pipeline.degrade.recipes import degrade
@@ -162,15 +163,21 @@ def _holds(file: Path, pixels: np.ndarray) -> bool:
 
 
 def compare(folder: Path, truth: np.ndarray, settings: DemoConfig) -> list[str]:
-    """PSNR and SSIM of bicubic, RRDB and diffusion, and a contact sheet of all that was made."""
+    """PSNR, SSIM and (where their weights are in the cache) LPIPS and DISTS of all methods, and a contact sheet of what was made."""
     lr, rrdb, result = (open_picture(folder / name) for name in ("held_out_lr.png", "rrdb.png", "result.png"))
     made = {"bicubic": imresize(lr, SCALE), "RRDB": rrdb, "diffusion": result}
     made["shipped model"] = open_picture(folder / "shipped.png")
     scores = {name: (psnr_y(image, truth, SCALE), ssim_y(image, truth, SCALE)) for name, image in made.items()}
+    notes: list[str] = []
+    metrics = choose_metrics("auto", pick_device(settings.device), report=notes.append)
+    more = {
+        name: "".join(f"  {key.upper()} {metric(image, truth):.4f}" for key, metric in metrics.items())
+        for name, image in made.items()
+    }
     generator = MaskGenerator("mobile_sam", device=pick_device(settings.device), points_per_side=settings.points_per_side)
     masks = [record["segmentation"] for record in generator.generate(truth)]
     structure = encode_structure(masks, *truth.shape[:2])
-    captions = {name: f"{name}\n{p:.2f} dB, SSIM {s:.4f}" for name, (p, s) in scores.items()}
+    captions = {name: f"{name}\n{p:.2f} dB, SSIM {s:.4f}\n{more[name].strip()}".rstrip() for name, (p, s) in scores.items()}
     panels = [
         (f"LR {lr.shape[1]} x {lr.shape[0]}", lr),
         *((captions[name], image) for name, image in made.items()),
@@ -179,5 +186,5 @@ def compare(folder: Path, truth: np.ndarray, settings: DemoConfig) -> list[str]:
         ("E_SAM\n(mean over the mask)", colour_map(structure.e_sam())),
     ]
     save_picture(contact_sheet(panels, columns=4), folder / SHEET, said={"Software": f"samdiff {__version__}", **_MARK})
-    lines = [f"{name:14s}{p:7.2f} dB  SSIM {s:.4f}" for name, (p, s) in scores.items()]
-    return ["", f"{HELD_OUT}, which was not in the store, x{SCALE}, on Y:", *lines]
+    lines = [f"{name:14s}{p:7.2f} dB  SSIM {s:.4f}{more[name]}" for name, (p, s) in scores.items()]
+    return ["", f"{HELD_OUT}, which was not in the store, x{SCALE}, on Y (LPIPS and DISTS on RGB):", *lines, *notes]

@@ -121,13 +121,18 @@ def compare(
         typer.Option("--crop-border", "--shave", min=0, help="Border left out of the metrics, in pixels; usually the scale."),
     ] = 4,
     width: Annotated[int, typer.Option(min=32, help="Of a panel in pixels.")] = 240,
+    metrics: Annotated[
+        str, typer.Option(help="For the captions: auto (lpips,dists if their weights are in the cache), off, or names.")
+    ] = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace the sheet if it exists.")] = False,
 ) -> None:
     """Pictures side by side: zoomed crops, labels, figures, difference maps."""
     from ...errors import ConfigError
     from ...model.evaluation.comparison import comparison
+    from ...model.evaluation.perceptual import choose_metrics, metrics_for
     from ...model.inference.image_io import FORMATS, open_picture, save_picture
     from ...pipeline.storage.outputs import claim_outputs
+    from ...runtime import pick_device
 
     if out.suffix.lower() not in FORMATS:  # reported before the work
         raise ConfigError(f"--out {out}: expected a file ending in {', '.join(FORMATS)}")
@@ -140,7 +145,12 @@ def compare(
     if reference is not None:
         height, full_width = named[0][1].shape[:2]
         truth = open_picture(reference)[:height, :full_width]  # an HR that is no multiple of the scale is cut, as LR was
-    save_picture(comparison(named, truth, boxes, crop_border, width=width), out, overwrite=overwrite)
+    more = {}
+    if truth is not None:
+        chosen = choose_metrics(metrics, pick_device("auto"), report=lambda text: print_status(f"captions {text}"))
+        more = metrics_for(chosen, min(truth.shape[:2]))
+    sheet = comparison(named, truth, boxes, crop_border=crop_border, width=width, metrics=more)
+    save_picture(sheet, out, overwrite=overwrite)
     print_status(f"{out}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from .contact_sheet import colour_map, contact_sheet
 from .metrics import psnr_y, ssim_y
 
 Box = tuple[int, int, int, int]
+PictureMeasure = Callable[[np.ndarray, np.ndarray], float]
 _COLOURS = ((230, 60, 40), (40, 140, 230), (50, 170, 70), (230, 170, 30))
 
 
@@ -22,6 +23,7 @@ def comparison(
     crop_border: int = 4,
     differences: bool = True,
     width: int = 240,
+    metrics: Mapping[str, PictureMeasure] | None = None,
 ) -> np.ndarray:
     """A sheet: the whole pictures with figures, then a row of crops per box, then a row of difference maps.
 
@@ -32,6 +34,7 @@ def comparison(
         crop_border: border left out of the metrics, in pixels.
         differences: whether to add maps of |picture - HR|, all on one scale.
         width: of a panel in pixels.
+        metrics: more for the captions, such as LPIPS: of (image, HR), uint8 [H, W, 3], not cropped.
 
     Returns:
         uint8 [h, w, 3].
@@ -52,7 +55,10 @@ def comparison(
         if w < 1 or h < 1 or x < 0 or y < 0 or x + w > full_width or y + h > height:
             raise ConfigError(f"--crop {x},{y},{w},{h}: expected a box inside {full_width} x {height} pixels")
     boxes = list(boxes) or [detailed_box(everything[-1][1])]
-    panels = [(_caption(label, picture, reference, crop_border), _framed(picture, boxes)) for label, picture in everything]
+    captions = [
+        _caption(label, picture, reference, crop_border=crop_border, metrics=metrics or {}) for label, picture in everything
+    ]
+    panels = [(caption, _framed(picture, boxes)) for caption, (_, picture) in zip(captions, everything, strict=True)]
     for number, (x, y, w, h) in enumerate(boxes, start=1):
         side = max(w, h)
         for label, picture in everything:
@@ -82,11 +88,15 @@ def detailed_box(picture: np.ndarray) -> Box:
     return int(x), int(y), side, side
 
 
-def _caption(label: str, picture: np.ndarray, reference: np.ndarray | None, crop_border: int) -> str:
+def _caption(
+    label: str, picture: np.ndarray, reference: np.ndarray | None, *, crop_border: int, metrics: Mapping[str, PictureMeasure]
+) -> str:
     if reference is None or label == "HR":
         return f"{label}\n{picture.shape[1]} x {picture.shape[0]}"
     truth = _rgb(reference)
-    return f"{label}\n{psnr_y(picture, truth, crop_border):.2f} dB, SSIM {ssim_y(picture, truth, crop_border):.4f}"
+    first = f"{label}\n{psnr_y(picture, truth, crop_border):.2f} dB, SSIM {ssim_y(picture, truth, crop_border):.4f}"
+    more = ", ".join(f"{name.upper()} {metric(picture, truth):.4f}" for name, metric in metrics.items())
+    return f"{first}\n{more}" if more else first
 
 
 def _framed(picture: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:

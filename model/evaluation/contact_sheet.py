@@ -8,21 +8,22 @@ import cv2
 import numpy as np
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_MARGIN, _CAPTION = 8, 44  # pixels
+_MARGIN, _LINE, _SHORTEST = 8, 18, 2  # pixels, pixels, lines
 
 
 def contact_sheet(panels: Sequence[tuple[str, np.ndarray]], columns: int, width: int = 320) -> np.ndarray:
     """Panels in reading order on white, each with its caption above.
 
     Args:
-        panels: (caption, picture); pictures uint8 [H, W, 3] RGB or [H, W], all of one aspect ratio. A caption may hold one line break.
+        panels: (caption, picture); pictures uint8 [H, W, 3] RGB or [H, W], all of one aspect ratio. A caption may hold line breaks.
         columns: panels per row.
         width: of a panel in pixels; smaller pictures are enlarged by whole pixels (nearest), larger ones reduced by area.
 
     Returns:
         uint8 [h, w, 3] RGB.
     """
-    cells = [_cell(caption, picture, width) for caption, picture in panels]
+    lines = max([_SHORTEST, *(caption.count("\n") + 1 for caption, _ in panels)])
+    cells = [_cell(caption, picture, width=width, top=8 + _LINE * lines) for caption, picture in panels]
     height = max(cell.shape[0] for cell in cells)
     blank = np.full((height, width + 2 * _MARGIN, 3), 255, np.uint8)
     cells += [blank] * (-len(cells) % columns)
@@ -48,14 +49,14 @@ def colour_labels(labels: np.ndarray, image: np.ndarray) -> np.ndarray:
     return np.where((labels > 0)[..., None], painted, image)
 
 
-def _cell(caption: str, picture: np.ndarray, width: int) -> np.ndarray:
+def _cell(caption: str, picture: np.ndarray, *, width: int, top: int) -> np.ndarray:
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, axis=2)
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
     how = cv2.INTER_NEAREST if width >= picture.shape[1] else cv2.INTER_AREA
     picture = cv2.resize(picture, (width, height), interpolation=how)
-    cell = np.full((height + _CAPTION + _MARGIN, width + 2 * _MARGIN, 3), 255, np.uint8)
-    cell[_CAPTION : _CAPTION + height, _MARGIN : _MARGIN + width] = picture
+    cell = np.full((height + top + _MARGIN, width + 2 * _MARGIN, 3), 255, np.uint8)
+    cell[top : top + height, _MARGIN : _MARGIN + width] = picture
     for line, text in enumerate(caption.split("\n")):
-        cv2.putText(cell, text, (_MARGIN, 18 + 18 * line), _FONT, 0.45, (20, 20, 20), 1, cv2.LINE_AA)
+        cv2.putText(cell, text, (_MARGIN, _LINE + _LINE * line), _FONT, 0.45, (20, 20, 20), 1, cv2.LINE_AA)
     return cell

@@ -11,7 +11,7 @@ import math
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import ConfigError
+from ...errors import ConfigError, printable
 from ...runtime import brief_downloads
 from ..losses.perceptual import METRICS, PerceptualMetric, load_perceptual
 from ..losses.weights import has_weights
@@ -29,6 +29,8 @@ FolderMeasure = Callable[[Path, Path], float]
 
 OF_FOLDERS = ("fid", "sfid", "fid_dinov2")
 """pyiqa's names of the figures that compare two folders; `fid` is the one of the papers."""
+AUTO = ("lpips", "dists")
+"""What `auto` means: a distance by AlexNet and one by VGG16."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,38 @@ def load_measures(names: Sequence[str], device: torch.device) -> Measures:
     return Measures(pictures, found.folders, skipped=found.skipped, models=found.models)
 
 
-def metrics_at_hand(device: torch.device, names: Sequence[str] = ("lpips", "dists")) -> dict[str, PerceptualMetric]:
-    """Those of the named metrics whose weights lie in the cache: nothing is fetched. Damaged weights are an error.
+def choose_metrics(
+    choice: str, device: torch.device, *, report: Callable[[str], None] = lambda _: None
+) -> dict[str, PerceptualMetric]:
+    """LPIPS and DISTS where they are an addition: in validation, on sheets, in benchmarks.
+
+    Args:
+        choice: `auto` (`lpips` and `dists`, those whose weights are in the cache: nothing is fetched), `off`, or names with commas between
+            (fetched if need be).
+        device: where they compute.
+        report: gets one line on what `auto` leaves out, beginning with `without`.
 
     Raises:
-        ConfigError: there is no such metric.
-        WeightsError: weights in the cache are damaged.
+        ConfigError: another choice.
+        WeightsError: requested weights cannot be had, or weights in the cache are damaged.
     """
-    return {name: PerceptualMetric(name, load_perceptual(name, device, download=False)) for name in names if has_weights(name)}
+    if choice == "off":
+        return {}
+    names = AUTO if choice == "auto" else tuple(dict.fromkeys(choice.split(",")))
+    if unknown := [name for name in names if name not in METRICS]:
+        raise ConfigError(
+            f"perceptual metrics: expected auto, off, or names of {', '.join(METRICS)} with commas between, got {printable(unknown[0])!r}"
+        )
+    missing = [name for name in names if choice == "auto" and not has_weights(name)]
+    if missing:
+        fetched = " and ".join(f"`samdiff weights {name}`" for name in missing)
+        report(f"without {', '.join(missing)}: no weights in the cache; {fetched} brings them")
+    return {name: PerceptualMetric(name, load_perceptual(name, device)) for name in names if name not in missing}
+
+
+def metrics_for(metrics: Mapping[str, PerceptualMetric], side: int) -> dict[str, PerceptualMetric]:
+    """Those of the metrics that can be made of images whose shortest side has so many pixels."""
+    return {name: metric for name, metric in metrics.items() if side >= metric.network.min_side}
 
 
 def _of_pyiqa(names: Sequence[str], device: torch.device) -> Measures:

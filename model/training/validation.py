@@ -16,8 +16,8 @@ from ...pipeline.stream.dataset import held_out_from
 from ..config import PERCEPTUAL
 from ..evaluation.evaluate import read_pairs
 from ..evaluation.metrics import psnr_y, ssim_y
-from ..evaluation.perceptual import metrics_at_hand
-from ..losses.perceptual import PerceptualMetric, load_perceptual
+from ..evaluation.perceptual import choose_metrics, metrics_for
+from ..losses.perceptual import PerceptualMetric
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 """(LR uint8 [h, w, 3] or [h, w], the picture's number, which seeds the noise) -> HR of the same kind."""
@@ -39,45 +39,22 @@ class Benchmark:
     """What bicubic enlargement reaches in them."""
 
 
-def load_validation_metrics(choice: str, device: torch.device, report: Callable[[str], None]) -> dict[str, PerceptualMetric]:
-    """The perceptual metrics of `validate.perceptual`.
-
-    Args:
-        choice: `auto` (LPIPS and DISTS, those whose weights are in the cache), `off`, or names with commas between (fetched if need be).
-        device: where they compute.
-        report: gets one line on what `auto` leaves out.
-
-    Raises:
-        WeightsError: requested weights cannot be had, or are damaged.
-    """
-    if choice == "off":
-        return {}
-    if choice != "auto":
-        return {name: PerceptualMetric(name, load_perceptual(name, device)) for name in dict.fromkeys(choice.split(","))}
-    wanted = ("lpips", "dists")
-    found = metrics_at_hand(device, wanted)
-    if missing := [name for name in wanted if name not in found]:
-        report(
-            f"validation without {', '.join(missing)}: no weights in the cache; `samdiff weights {missing[-1]}` fetches them (64 MB), "
-            "validate.perceptual=off is silent"
-        )
-    return found
-
-
 def with_perceptual(
     benchmarks: Sequence[Benchmark], choice: str, *, device: torch.device, report: Callable[[str], None]
 ) -> tuple[Benchmark, ...]:
-    """The benchmarks with the perceptual metrics of `validate.perceptual`, see `load_validation_metrics` for arguments and errors.
+    """The benchmarks with the perceptual metrics of `validate.perceptual`, see `choose_metrics` for arguments and errors.
 
     A metric that a benchmark's smallest image is too small for is left out there, and reported.
     """
-    metrics = load_validation_metrics(choice, device, report)
+    metrics = choose_metrics(
+        choice, device, report=lambda text: report(f"validation {text}; validate.perceptual=off is silent")
+    )
     return tuple(_with(benchmark, metrics, report) for benchmark in benchmarks)
 
 
 def _with(benchmark: Benchmark, metrics: Mapping[str, PerceptualMetric], report: Callable[[str], None]) -> Benchmark:
     side = min(min(hr.shape[:2]) for _, hr in benchmark.pairs)
-    fitting = {name: metric for name, metric in metrics.items() if side >= metric.network.min_side}
+    fitting = metrics_for(metrics, side)
     if left := [name for name in metrics if name not in fitting]:
         report(f"{benchmark.name}: without {', '.join(left)}, for which a side of {side} pixels is too short")
     if not fitting:

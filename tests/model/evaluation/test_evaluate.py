@@ -119,6 +119,12 @@ def test_sheets_show_crops_and_differences():
     sheet = comparison([("sharp", hr), ("blurred", blurred)], hr, [(0, 0, 16, 16), (8, 40, 16, 16)], width=80)
     assert sheet.shape[1] == 3 * 96
     assert sheet.shape[0] > 64 + 80 + 80 + 64
+    seen = []
+    more = {"lpips": lambda image, truth: seen.append((image, truth)) or 0.25}
+    taller = comparison([("sharp", hr), ("blurred", blurred)], hr, [(0, 0, 16, 16), (8, 40, 16, 16)], width=80, metrics=more)
+    assert taller.shape[0] == sheet.shape[0] + 18  # a third line in the captions of the first row alone
+    np.testing.assert_array_equal(taller[-200:], sheet[-200:])
+    assert [image is not None and truth.shape == hr.shape for image, truth in seen] == [True, True]
     for boxes in ([(70, 0, 16, 16)], [(0, 0, 0, 4)]):
         with pytest.raises(ConfigError, match="expected a box inside 80 x 64"):
             comparison([("a", hr)], hr, boxes)

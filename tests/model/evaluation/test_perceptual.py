@@ -13,8 +13,8 @@ import torch
 
 from samdiff.cli import main
 from samdiff.model.evaluation import perceptual
-from samdiff.model.evaluation.perceptual import load_measures, metrics_at_hand, seeded
-from samdiff.model.inference.image_io import save_picture
+from samdiff.model.evaluation.perceptual import load_measures, seeded
+from samdiff.model.inference.image_io import open_picture, save_picture
 from samdiff.model.losses import DISTS, LPIPS, METRICS
 from samdiff.model.losses.perceptual import load_perceptual
 from samdiff.model.losses.weights import has_weights
@@ -76,6 +76,27 @@ def test_grey_is_rgb_with_equal_bands(random_weights):
     assert metric(a, b) == metric(np.stack([a] * 3, axis=2), np.stack([b] * 3, axis=2)) > 0
 
 
+def test_compare_captions(random_weights, tmp_path, capsys, monkeypatch):
+    """With the weights at hand the sheet has a third line; `off` has none; without weights it says so; other names are an error."""
+    for name, image in (("hr", textured(40, 44)), ("a", textured(40, 44)[::-1])):
+        save_picture(np.ascontiguousarray(image), tmp_path / f"{name}.png")
+    words = ["compare", str(tmp_path / "a.png"), "--reference", str(tmp_path / "hr.png"), "-o", str(tmp_path / "sheet.png")]
+
+    def sheet(*more: str) -> np.ndarray:
+        with pytest.raises(SystemExit) as stopped:
+            main([*words, "--overwrite", *more])
+        assert not stopped.value.code
+        return open_picture(tmp_path / "sheet.png")
+
+    monkeypatch.setattr(perceptual, "has_weights", lambda name: name == "lpips")
+    plain, more = sheet("--metrics", "off"), sheet()
+    assert more.shape[0] == plain.shape[0] + 18
+    assert "captions without dists: no weights in the cache" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--overwrite", "--metrics", "psnr"])
+    assert "expected auto, off, or names of lpips" in capsys.readouterr().err
+
+
 def test_random_metrics_draw_the_same(monkeypatch):
     """Inside they begin at one seed; outside the generators go on as if nothing had been."""
 
@@ -96,12 +117,6 @@ def test_random_metrics_draw_the_same(monkeypatch):
             inside.append(draws())
     assert inside[0] == inside[1] != first
     assert [first, draws()] == undisturbed
-
-
-def test_at_hand_fetches_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("SAMDIFF_CACHE", str(tmp_path))
-    assert metrics_at_hand(torch.device("cpu")) == {}
-    assert list(tmp_path.iterdir()) == []
 
 
 FROZEN = {"lpips": 0.686330, "lpips-vgg": 0.438941, "dists": 0.391951}
