@@ -34,7 +34,7 @@ class SamdiffError(ValueError):
 
 
 class WeightsError(SamdiffError):
-    """Weights of a segmenter could not be found, fetched, verified or loaded."""
+    """Weights of a segmenter or a metric could not be found, fetched, verified or loaded."""
 
 
 class ImageError(SamdiffError):

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import ast
 import html.parser
+import http.client
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 import urllib.parse
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,7 +70,8 @@ def fetch_package_file(
         DownloadError: no index has it, or it is not the expected file; one line for each index.
     """
     if target.is_file() and target.stat().st_size == wanted.bytes:
-        return fetch((), target, sha256=wanted.sha256, size=wanted.bytes)
+        with suppress(DownloadError):  # another file of that length
+            return fetch((), target, sha256=wanted.sha256, size=wanted.bytes)
     index = index or pip_index()
     if index.ca_file is not None and not Path(index.ca_file).is_file():
         raise DownloadError(f"pip's setting cert: there is no file {brief(index.ca_file)}")
@@ -149,30 +153,38 @@ def _pip_config() -> dict[str, str]:
 
 
 def _read_page(url: str, retry: RetryPolicy) -> tuple[str, str, str]:
-    """Media type, text and final address of a page."""
-    failure: Exception = DownloadError("not asked")
-    for _ in range(retry.attempts):
-        watch = Watch(retry)
+    """Media type, text and final address of a page, asked for again after failures that may pass."""
+    wait = retry.first_wait
+    for left in reversed(range(retry.attempts)):
         try:
-            with answer_of(url, {"User-Agent": "samdiff", "Accept": _ACCEPT}, retry, watch) as answer:
-                if answer.status != 200:
-                    raise DownloadError(f"HTTP {answer.status} {brief(answer.reason)}".rstrip())
-                watch.begin_body()
-                data = b""
-                while block := answer.read(1 << 18):
-                    watch.count(len(block))
-                    data += block
-                    if len(data) > _PAGE_BYTES:
-                        raise DownloadError(f"its page is longer than {_PAGE_BYTES} bytes")
-                kind = (answer.headers.get("Content-Type") or "text/html").partition(";")[0].strip().lower()
-                return kind, data.decode("utf-8", "replace"), answer.url or url
-        except DownloadError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever the network raises is explained, or raised again
-            failure = explained(error)
-            if not isinstance(failure, Again):
-                raise failure from error
-    raise DownloadError(f"gave up after {retry.attempts} attempts ({failure})")
+            return _ask_for_page(url, retry)
+        except Again as again:
+            if not left:
+                raise DownloadError(f"gave up after {retry.attempts} attempts ({again})") from again
+            time.sleep(min(again.wait if again.wait is not None else wait, retry.longest_wait))
+            wait *= 2
+    raise DownloadError("not asked")
+
+
+def _ask_for_page(url: str, retry: RetryPolicy) -> tuple[str, str, str]:
+    watch, data = Watch(retry), b""
+    try:
+        with answer_of(url, {"User-Agent": "samdiff", "Accept": _ACCEPT}, retry, watch) as answer:
+            if answer.status != 200:
+                reason = f"HTTP {answer.status} {brief(answer.reason)}".rstrip()
+                raise Again(reason) if answer.status == 429 or answer.status >= 500 else DownloadError(reason)
+            watch.begin_body()
+            while block := answer.read(1 << 18):
+                watch.count(len(block))
+                data += block
+                if len(data) > _PAGE_BYTES:
+                    raise DownloadError(f"its page is longer than {_PAGE_BYTES} bytes")
+            kind = (answer.headers.get("Content-Type") or "text/html").partition(";")[0].strip().lower()
+            return kind, data.decode("utf-8", "replace"), answer.url or url
+    except (DownloadError, Again):
+        raise
+    except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
+        raise explained(error) from error
 
 
 def _json_links(text: str) -> dict[str, str]:

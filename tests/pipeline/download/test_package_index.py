@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from samdiff.pipeline.download import package_index
 from samdiff.pipeline.download.fetch import DownloadError, RetryPolicy
 from samdiff.pipeline.download.package_index import (
     DEFAULT_INDEX,
@@ -18,6 +19,7 @@ from samdiff.pipeline.download.package_index import (
     PackageFile,
     fetch_package_file,
     index_of,
+    pip_index,
     without_login,
 )
 
@@ -31,7 +33,7 @@ class Index:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
-        self.cuts = 0
+        self.cuts = self.busy = 0
         self.data = DATA
         index = self
 
@@ -65,6 +67,9 @@ class Index:
             kind, body = "application/octet-stream", self.data
         else:
             status = 404
+        if self.busy:
+            self.busy -= 1
+            status, body = 503, b""
         start = 0
         if (wanted := request.headers.get("Range")) and status == 200:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
@@ -134,6 +139,32 @@ def test_a_right_file_needs_no_index(tmp_path):
         fetch_package_file(WANTED, tmp_path / "b", index=IndexConfig(()))
 
 
+def test_a_busy_index_is_asked_again(index, tmp_path):
+    index.busy = 1
+    root = IndexConfig((f"{index.url}/json",))
+    assert fetch_package_file(WANTED, tmp_path / "a", index=root, retry=QUICK).read_bytes() == DATA
+    index.busy = 9
+    with pytest.raises(DownloadError, match=r"gave up after 2 attempts \(HTTP 503"):
+        fetch_package_file(WANTED, tmp_path / "b", index=root, retry=QUICK)
+
+
+def test_another_file_of_that_length_is_kept_aside(index, tmp_path):
+    (tmp_path / "a").write_bytes(DATA[::-1])
+    fetch_package_file(WANTED, tmp_path / "a", index=IndexConfig((f"{index.url}/json",)), retry=QUICK)
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert [path.read_bytes() for path in tmp_path.glob("a.kept*")] == [DATA[::-1]]
+
+
+def test_pages_that_are_none(index, tmp_path, monkeypatch):
+    """No JSON where JSON is said, and a page without end."""
+    monkeypatch.setattr(package_index, "_PAGE_BYTES", 10)
+    with pytest.raises(DownloadError, match="longer than 10 bytes"):
+        package_index.find_file(f"{index.url}/json", WANTED, retry=QUICK)
+    for text in ("{", "[]", '{"files": [1]}', '{"files": {"a": 1}}', "[" * 100_000):
+        with pytest.raises(DownloadError, match="cannot be understood"):
+            package_index._json_links(text)
+
+
 def test_a_folder_as_an_index(tmp_path):
     """`file://`, as pip takes it: PROJECT/index.html."""
     page = tmp_path / "simple" / "some-project" / "index.html"
@@ -144,7 +175,7 @@ def test_a_folder_as_an_index(tmp_path):
     assert fetch_package_file(WANTED, tmp_path / "got", index=root, retry=QUICK).read_bytes() == DATA
 
 
-def test_settings_of_pip():
+def test_settings_of_pip(monkeypatch):
     """A variable counts more than `[download]`, that more than `[global]`; pip's own default without any."""
     assert index_of({}) == IndexConfig((DEFAULT_INDEX,), None)
     config = {"global.index-url": "https://a", "download.index-url": "https://b", "global.cert": "/ca.pem"}
@@ -156,6 +187,8 @@ def test_settings_of_pip():
     }
     assert index_of(config) == IndexConfig(("https://c", "https://d"), "/ca.pem")
     assert index_of(config | {":env:.no-index": "1"}).urls == ()
+    monkeypatch.setattr(package_index, "_pip_config", dict)  # an environment without pip
+    assert pip_index({"PIP_INDEX_URL": "https://f", "PIP_EXTRA_INDEX_URL": "https://g"}).urls == ("https://f", "https://g")
     assert without_login("https://u:p@host:8/x") == "https://host:8/x"
 
 
