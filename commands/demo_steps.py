@@ -167,17 +167,13 @@ def compare(folder: Path, truth: np.ndarray, settings: DemoConfig) -> list[str]:
     lr, rrdb, result = (open_picture(folder / name) for name in ("held_out_lr.png", "rrdb.png", "result.png"))
     made = {"bicubic": imresize(lr, SCALE), "RRDB": rrdb, "diffusion": result}
     made["shipped model"] = open_picture(folder / "shipped.png")
-    scores = {name: (psnr_y(image, truth, SCALE), ssim_y(image, truth, SCALE)) for name, image in made.items()}
     notes: list[str] = []
     metrics = choose_metrics("auto", pick_device(settings.device), report=notes.append)
-    more = {
-        name: "".join(f"  {key.upper()} {metric(image, truth):.4f}" for key, metric in metrics.items())
-        for name, image in made.items()
-    }
+    scores = {name: scores_of(image, truth, metrics) for name, image in made.items()}
     generator = MaskGenerator("mobile_sam", device=pick_device(settings.device), points_per_side=settings.points_per_side)
     masks = [record["segmentation"] for record in generator.generate(truth)]
     structure = encode_structure(masks, *truth.shape[:2])
-    captions = {name: f"{name}\n{p:.2f} dB, SSIM {s:.4f}\n{more[name].strip()}".rstrip() for name, (p, s) in scores.items()}
+    captions = {name: "\n".join([name, "  ".join(found[:2]), "  ".join(found[2:])]).rstrip() for name, found in scores.items()}
     panels = [
         (f"LR {lr.shape[1]} x {lr.shape[0]}", lr),
         *((captions[name], image) for name, image in made.items()),
@@ -186,5 +182,13 @@ def compare(folder: Path, truth: np.ndarray, settings: DemoConfig) -> list[str]:
         ("E_SAM\n(mean over the mask)", colour_map(structure.e_sam())),
     ]
     save_picture(contact_sheet(panels, columns=4), folder / SHEET, said={"Software": f"samdiff {__version__}", **_MARK})
-    lines = [f"{name:14s}{p:7.2f} dB  SSIM {s:.4f}{more[name]}" for name, (p, s) in scores.items()]
+    lines = [f"{name:14s}{found[0]:>10s}  {'  '.join(found[1:])}" for name, found in scores.items()]
     return ["", f"{HELD_OUT}, which was not in the store, x{SCALE}, on Y (LPIPS and DISTS on RGB):", *lines, *notes]
+
+
+def scores_of(
+    image: np.ndarray, truth: np.ndarray, metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], float]]
+) -> list[str]:
+    """PSNR and SSIM on Y, then the other metrics of (image, truth), each with its unit or name."""
+    own = [f"{psnr_y(image, truth, SCALE):.2f} dB", f"SSIM {ssim_y(image, truth, SCALE):.4f}"]
+    return [*own, *(f"{name.upper()} {metric(image, truth):.4f}" for name, metric in metrics.items())]
