@@ -47,6 +47,8 @@ class RetryPolicy:
     """Bound on a file whose length neither we nor the server know."""
     busy: float = 600.0
     """Seconds to wait for another process that is at the same file and brings no bytes."""
+    ca_file: str | None = None
+    """Certificates to trust for https, a PEM file; None: the system's."""
 
     @property
     def header_seconds(self) -> float:
@@ -168,7 +170,7 @@ class _HTTPS(urllib.request.HTTPSHandler):
 
     def https_open(self, req: Any) -> Any:
         make: Any = _connection(http.client.HTTPSConnection, self.watch)
-        return self.do_open(make, req, context=ssl.create_default_context())
+        return self.do_open(make, req, context=ssl.create_default_context(cafile=self.watch.patience.ca_file))
 
 
 def opener(watch: Watch) -> urllib.request.OpenerDirector:

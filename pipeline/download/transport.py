@@ -46,6 +46,8 @@ class Answer:
     headers: Mapping[str, str] | Any
     read: Callable[[int], bytes]
     """Up to so many bytes, as soon as there are any; b"" at the end."""
+    url: str = ""
+    """The address that answered, behind all redirects."""
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def answer_of(url: str, headers: Mapping[str, str], patience: RetryPolicy, watch
         response: Any = _ask(url, headers, patience, watch)
         with response:  # a redirect's body is not read
             if response.status not in _REDIRECTS:
-                yield Answer(response.status, response.reason, response.headers, response.read1)
+                yield Answer(response.status, response.reason, response.headers, response.read1, url=url)
                 return
             seen.append(url)
             where = f"HTTP {response.status}: "
@@ -76,7 +78,7 @@ def answer_of(url: str, headers: Mapping[str, str], patience: RetryPolicy, watch
         if url in seen or len(seen) > _MOST_REDIRECTS:
             raise DownloadError(f"{where}redirected in a circle, or more than {_MOST_REDIRECTS} times ({brief(url)})")
     with _open_file(url) as file:
-        yield Answer(200, "OK", {"Content-Length": str(os.fstat(file.fileno()).st_size)}, file.read)
+        yield Answer(200, "OK", {"Content-Length": str(os.fstat(file.fileno()).st_size)}, file.read, url=url)
 
 
 def _ask(url: str, headers: Mapping[str, str], patience: RetryPolicy, watch: Watch) -> Any:

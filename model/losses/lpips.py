@@ -1,0 +1,74 @@
+"""LPIPS v0.1 (Zhang et al. 2018, arXiv 1801.03924): differences of normalised features, weighted by channel. Equal to the package `lpips`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .features import ALEX_CHANNELS, VGG_CHANNELS, alexnet, vgg16
+
+Trunk = Literal["alex", "vgg"]
+
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the authors' scaling layer, for images in [-1, 1]
+_EPS = 1e-10  # theirs, beside the norm
+
+
+class LPIPS(nn.Module):
+    """The distance of two images by the features of AlexNet (the metric of most tables) or VGG16 (the usual training loss).
+
+    Its parameters are frozen: gradients flow to the images alone. Compute it in float32; under autocast the convolutions follow the caller's
+    precision, the differences are float32 nevertheless.
+
+    Args:
+        trunk: `alex` or `vgg`.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, trunk: Trunk = "alex") -> None:
+        super().__init__()
+        self.trunk = alexnet() if trunk == "alex" else vgg16()
+        channels = ALEX_CHANNELS if trunk == "alex" else VGG_CHANNELS
+        self.heads = nn.ParameterList([nn.Parameter(torch.zeros(count)) for count in channels])
+        """One weight per channel of each layer, not negative."""
+        self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1), persistent=False)
+        self.min_side = 31 if trunk == "alex" else 16
+        """Pixels that each side of an image needs at least."""
+        self.requires_grad_(False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The distance of each pair: float32 [B], 0 or more, lower is more alike.
+
+        Args:
+            a: float [B, 3, H, W], sRGB scaled to [-1, 1].
+            b: likewise.
+
+        Raises:
+            ValueError: other shapes, or sides that are too short.
+        """
+        check_pair(a, b, min_side=self.min_side)
+        a, b = (a - self.shift) / self.scale, (b - self.shift) / self.scale
+        total = torch.zeros(a.shape[0], device=a.device)
+        for stage, head in zip(self.trunk.stages, self.heads, strict=True):
+            a, b = stage(a), stage(b)
+            difference = (_unit(a.float()) - _unit(b.float())) ** 2
+            total = total + (difference * head.view(1, -1, 1, 1)).sum(1).mean((1, 2))
+        return total
+
+
+def check_pair(a: Tensor, b: Tensor, *, min_side: int) -> None:
+    """Raises ValueError unless both are [B, 3, H, W] of one shape with sides of at least `min_side`."""
+    if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 3:
+        raise ValueError(f"expected two batches [B, 3, H, W] of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    if min(a.shape[2:]) < min_side:
+        raise ValueError(f"expected images with sides of at least {min_side} pixels, got {tuple(a.shape[2:])}")
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Features divided by their length over the channels; zero, with gradient zero, where they are zero (the package's gradient is NaN there)."""
+    squared = (features**2).sum(1, keepdim=True)
+    return features / (squared.clamp(min=1e-30).sqrt() + _EPS)

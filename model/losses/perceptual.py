@@ -1,0 +1,100 @@
+"""Perceptual metrics by name: `load_perceptual` makes one with its published weights, `perceptual_distance` keeps one per device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .dists import DISTS
+from .lpips import LPIPS
+from .weights import load_tensors
+
+METRICS = {
+    "lpips": "LPIPS v0.1, AlexNet",
+    "lpips-vgg": "LPIPS v0.1, VGG16",
+    "dists": "DISTS 0.1, VGG16",
+}
+"""Name -> the exact model. All of RGB (sRGB), the whole image, no crop; lower is more alike."""
+
+PerceptualNetwork = LPIPS | DISTS
+
+
+def load_perceptual(
+    name: str, device: torch.device | str = "cpu", *, cache: Path | None = None, download: bool = True
+) -> PerceptualNetwork:
+    """A metric with its published weights, frozen, in evaluation mode: (a, b) float [B, 3, H, W] in [-1, 1] -> float32 [B].
+
+    Args:
+        name: `lpips`, `lpips-vgg` or `dists`.
+        device: where it computes.
+        cache: folder; None: `SAMDIFF_CACHE`, or the user's cache folder.
+        download: whether weights that are missing may be fetched (64 MB).
+
+    Raises:
+        ConfigError: there is no such metric.
+        WeightsError: its weights cannot be had, or are damaged.
+    """
+    tensors = load_tensors(name, cache=cache, download=download)
+    network: PerceptualNetwork
+    if name == "dists":
+        network = DISTS()
+        trunk = load_tensors("lpips-vgg", cache=cache, download=download)
+        tensors |= {part: value for part, value in trunk.items() if part.startswith("trunk.")}
+    else:
+        network = LPIPS("alex" if name == "lpips" else "vgg")
+    network.load_state_dict(tensors)
+    return network.to(device).eval()
+
+
+def perceptual_distance(a: Tensor, b: Tensor, *, name: str = "lpips-vgg", download: bool = False) -> Tensor:
+    """The perceptual distance of each pair of images, differentiable in both: float32 [B].
+
+    The network is loaded once per process and device. Where it is used step after step, `load_perceptual` is plainer.
+
+    Args:
+        a: float [B, 3, H, W], sRGB scaled to [-1, 1], not cropped.
+        b: likewise, on the same device.
+        name: `lpips`, `lpips-vgg` or `dists`.
+        download: whether weights that are missing may be fetched.
+
+    Raises:
+        ConfigError, WeightsError: see `load_perceptual`.
+        ValueError: shapes that differ, or sides that are too short.
+    """
+    found: Tensor = _kept(name, a.device, download)(a, b)
+    return found
+
+
+@lru_cache(maxsize=8)
+def _kept(name: str, device: torch.device, download: bool) -> PerceptualNetwork:
+    return load_perceptual(name, device, download=download)
+
+
+@dataclass(frozen=True)
+class PerceptualMetric:
+    """A metric of uint8 images, such as the columns of tables."""
+
+    name: str
+    network: PerceptualNetwork
+
+    @property
+    def model(self) -> str:
+        """The exact model and protocol, for tables."""
+        return f"{METRICS[self.name]}; RGB (sRGB), no crop"
+
+    def __call__(self, sr: np.ndarray, hr: np.ndarray) -> float:
+        """The distance of two uint8 images [H, W] or [H, W, 3] of one shape; grey is taken as RGB with equal bands."""
+        device = next(self.network.parameters()).device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return float(self.network(_tensor(sr, device), _tensor(hr, device)))
+
+
+def _tensor(image: np.ndarray, device: torch.device) -> Tensor:
+    """[1, 3, H, W] in -1 … 1."""
+    rgb = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+    return torch.from_numpy(np.ascontiguousarray(rgb)).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
