@@ -19,7 +19,7 @@ from .bounds import at_least, at_most, nearest, one_of
 from .checkpoints.plain import brief
 from .diffusion.flow import PREDICTIONS
 from .diffusion.modulation import MODULATIONS, Modulation, modulation
-from .diffusion.process import BASES, NO_ONE_STEP, PROCESSES, Process, build_process
+from .diffusion.process import BASES, PROCESSES, Process, build_process, check_parts
 from .diffusion.residual import RESCALE
 from .diffusion.schedule import Schedule
 from .diffusion.settings import LossConfig
@@ -110,11 +110,7 @@ class DiffusionConfig:
         at_most(self, 1000, "residual_scale", "flow_sigma")
         for name, known in (("process", PROCESSES), ("base", BASES), ("flow_prediction", PREDICTIONS)):
             one_of(self, name, known)
-        if self.process == "flow" and (self.modulation, self.base) != ("none", "rrdb"):
-            raise ConfigError(
-                "diffusion.process: 'flow' begins at the RRDB's image and has no modulation by E, got base "
-                f"{self.base!r} and modulation {self.modulation!r}; give --modulation none --set diffusion.base=rrdb"
-            )
+        check_parts(self.process, self.base, self.modulation)
         if self.lr_levels not in (255, 256):
             raise ConfigError(f"diffusion.lr_levels: expected 255 or 256, got {self.lr_levels}")
 
@@ -123,12 +119,14 @@ class DiffusionConfig:
         schedule = Schedule.cosine(self.timesteps) if self.schedule == "cosine" else Schedule.linear(self.timesteps)
         return modulation(self.modulation, schedule, self.sampling_steps or None)
 
+    @property
+    def rescale(self) -> float:
+        """What residuals are multiplied by; 0: to be measured."""
+        return self.residual_scale or (RESCALE if self.base == "bicubic" else 0.0)
+
     def build_process(self) -> Process:
         """The process. ConfigError if the residual's scale is not known yet."""
-        scale = self.residual_scale or (RESCALE if self.base == "bicubic" else None)
-        if scale is None:
-            raise ConfigError("diffusion.residual_scale: not measured yet; a model with base 'rrdb' is saved with its own")
-        return build_process(self.process, self.build(), scale, sigma=self.flow_sigma, prediction=self.flow_prediction)
+        return build_process(self.process, self.build(), self.rescale, sigma=self.flow_sigma, prediction=self.flow_prediction)
 
 
 @dataclass(frozen=True)
@@ -222,8 +220,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         one_of(self, "scale", SCALES)
-        if self.loss.perceptual != "none" and self.diffusion.modulation == "paper":
-            raise ConfigError(NO_ONE_STEP)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, every setting resolved."""

@@ -78,7 +78,9 @@ class Flow:
     def check(self, sampler: str | None, steps: int | None, first: int | None = None) -> tuple[int, ...]:
         """The times of Euler's steps, from 0 up; ConfigError for what a flow does not have."""
         if sampler not in (None, SAMPLER):
-            raise ConfigError(f"sampler {sampler!r}: the model is a flow, which has one sampler, {SAMPLER!r}; leave --sampler out")
+            raise ConfigError(
+                f"sampler {sampler!r}: the model is a flow, which has one sampler, {SAMPLER!r}; leave --sampler out"
+            )
         if first is not None:
             raise ConfigError("start: a flow begins at the RRDB's image anyway; leave --start out")
         number = self.timesteps if steps is None else steps

@@ -1,6 +1,6 @@
 """The two processes behind the same functions, for training and inference: `ddpm` (with a modulation) and `flow`. Pure.
 
-    residual  what is diffused: (image - base) * rescale, base the bicubic enlargement or the RRDB's image, all in [-1, 1]
+residual  what is diffused: (image - base) * rescale, base the bicubic enlargement or the RRDB's image, all in [-1, 1]
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ PROCESSES = ("ddpm", "flow")
 BASES = ("bicubic", "rrdb")
 SPREAD = {"ddpm": 0.25, "flow": 0.5}
 """process -> standard deviation that a residual to the RRDB's image is scaled to. ddpm's is clipped to [-1, 1], four deviations."""
-NO_ONE_STEP = "loss.perceptual with modulation 'paper': the x_0 of one step is off by a multiple of E; use none, official or joint"
+NO_ONE_STEP = (
+    "loss.perceptual with modulation 'paper': the x_0 of one step is off by a multiple of E; use none, official or joint"
+)
 ONE_STEP_SIGNAL = 0.5
 """`ddpm`: share of x_0, sqrt(abar), in the states whose x_0 is looked at as an image; below it the network's error is magnified too much."""
 
@@ -76,7 +78,9 @@ class DdpmProcess:
     def check(self, sampler: str | None, steps: int | None, first: int | None = None) -> tuple[int, ...]:
         """See `sampler.check_pair`."""
         if sampler == SAMPLER:
-            raise ConfigError(f"sampler {sampler!r}: for models with diffusion.process 'flow', this one is 'ddpm'; leave --sampler out")
+            raise ConfigError(
+                f"sampler {sampler!r}: for models with diffusion.process 'flow', this one is 'ddpm'; leave --sampler out"
+            )
         return check_pair(self.modulation, sampler or self.sampler, steps, first)
 
     def start(self, noise: Tensor, residual: Tensor, first: int | None) -> Tensor:
@@ -165,6 +169,15 @@ class FlowProcess:
 Process = DdpmProcess | FlowProcess
 
 
+def check_parts(process: str, base: str, modulation: str) -> None:
+    """ConfigError unless a process can have that base and that modulation."""
+    if process == "flow" and (modulation, base) != ("none", "rrdb"):
+        raise ConfigError(
+            "diffusion.process: 'flow' begins at the RRDB's image and has no modulation by E, got base "
+            f"{base!r} and modulation {modulation!r}; give --modulation none --set diffusion.base=rrdb"
+        )
+
+
 def build_process(name: str, modulation: Modulation, rescale: float, *, sigma: float, prediction: str) -> Process:
     """A process by name.
 
@@ -174,7 +187,12 @@ def build_process(name: str, modulation: Modulation, rescale: float, *, sigma: f
         rescale: what residuals are multiplied by.
         sigma: for `flow`, see `Flow`.
         prediction: for `flow`, see `Flow`.
+
+    Raises:
+        ConfigError: `rescale` is 0, which means that it is not known.
     """
+    if not rescale:
+        raise ConfigError("diffusion.residual_scale: not measured yet; a model with base 'rrdb' is saved with its own")
     if name == "flow":
         return FlowProcess(Flow(len(modulation.schedule), sigma, prediction), rescale)
     return DdpmProcess(modulation, rescale)
@@ -184,4 +202,3 @@ def measured_rescale(residual: Tensor, process: str) -> float:
     """What scales residuals [N, 3, H, W] to the standard deviation `SPREAD[process]` about 0, rounded to two digits; 1 … 64."""
     spread = float(residual.double().square().mean().sqrt())
     return min(64.0, max(1.0, float(f"{SPREAD[process] / max(spread, 1e-6):.2g}")))
-

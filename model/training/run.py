@@ -152,7 +152,7 @@ def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
 
 def _with_rescale(this: _Run, rrdb: RRDB) -> _Run:
     """With the scale of residuals to the RRDB decided: what the newest state was trained with, else measured now. It is saved with every model."""
-    if this.config.diffusion.base == "bicubic" or this.config.diffusion.residual_scale:
+    if this.config.diffusion.rescale:
         return this
 
     def decide() -> float:

@@ -185,7 +185,11 @@ def check_inputs(config: RunConfig, stores: Sequence[Store], data: ShardDataset,
             "prepare more pictures, or take a smaller batch"
         )
     ranks.local_batch(config.train.batch, config.train.accumulate)
-    with_rescale(config, config.diffusion.residual_scale or 1.0).diffusion.build_process().check(*looked_at_by(config))
+    process = with_rescale(config, config.diffusion.rescale or 1.0).diffusion.build_process()
+    process.check(*looked_at_by(config))
+    if config.loss.perceptual != "none":
+        _ = process.one_step_time  # refused for `paper`
+        load_distance(config.loss.perceptual, ranks.device)  # weights that are missing are reported before stage one's hours
     if config.train.amp == "fp16" and ranks.device.type == "cpu":
         raise ConfigError("train.amp: fp16 is for CUDA, the device is the CPU; use bf16 or off")
     if config.train.amp == "bf16" and not has_bf16(ranks.device):
