@@ -84,9 +84,17 @@ def task_of(tmp_path: Path, *more: str) -> DiffusionTask:
     ],
 )
 def test_it_trains_and_falls(tmp_path, more):
-    run(tmp_path, "r", *more, "train.steps=100", "train.log_every=10", "train.lr=5e-3", "train.checkpoint_every=50")
-    losses = [line["loss"] for line in log_of(tmp_path, "r", "loss")]
-    assert np.mean(losses[-3:]) < 0.95 * losses[0]
+    path = run(tmp_path, "r", *more, "train.steps=100", "train.lr=5e-3", "train.ema=0.9", "train.checkpoint_every=50")
+    model = load_model(path, CPU)
+    data = ShardDataset([open_store(tmp_path / "a.zarr")], 12, 3, 0)
+    losses = []
+    for trained in (False, True):
+        torch.manual_seed(0)
+        network = model.unet if trained else build_unet(model.config)
+        task = DiffusionTask(data, network, model.rrdb, model.config, CPU)
+        with torch.no_grad():
+            losses.append(float(task.loss(task.make_batch(0, 64))))
+    assert losses[1] < 0.97 * losses[0]
     saved = load_checkpoint(tmp_path / "r" / "model.safetensors", kind="diffusion").config["diffusion"]
     assert 1 <= saved["residual_scale"] <= 64
     assert json.loads((tmp_path / "r" / "config.json").read_text())["diffusion"]["residual_scale"] == 0  # as requested
@@ -225,7 +233,7 @@ def test_a_start_of_another_process(tmp_path):
 def test_inference_from_the_rrdb(tmp_path, more):
     """Seeds, means, tiles, kinds of pictures and the start from the RRDB."""
     model = load_model(write_model(tmp_path / "m.safetensors", *more, "diffusion.residual_scale=4"), CPU)
-    torch.nn.init.normal_(model.unet.out.weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.unet.out.weight, std=3.0, generator=torch.Generator().manual_seed(0))
     rows, columns = np.mgrid[0:64, 0:56] / 10
     image = np.stack([np.sin(rows), np.cos(columns), np.sin(rows + columns)], axis=2).astype(np.float32) / 4 + 0.5
     whole = model.upscale(image, steps=2, tile=0)
@@ -233,7 +241,7 @@ def test_inference_from_the_rrdb(tmp_path, more):
     assert np.abs(tiled - whole).mean() <= 0.5 / 255
     for changes in ({"batch": 5}, {"cache_mb": 0}):
         np.testing.assert_allclose(model.upscale(image, steps=2, tile=36, **changes), tiled, atol=1e-4)
-    assert np.abs(model.upscale(image, steps=2, tile=0, seed=1) - whole).max() > 0.01
+    assert np.abs(model.upscale(image, steps=2, tile=0, seed=1) - whole).max() > 0.005
     np.testing.assert_array_equal(model.upscale(image, steps=2, tile=0), whole)
     small = image[:9, :7]
     seeds = [model.upscale(small, steps=1, average=number) for number in (1, 4)]
