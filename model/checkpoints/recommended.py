@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, ConfigError
 from ..config import RunConfig
 from .plain import brief, whole_number
 
@@ -51,6 +51,26 @@ def recommended_for(config: RunConfig) -> Recommended:
     few = None if d.modulation == "paper" else min(5, d.timesteps)
     sampler = "paper" if d.modulation == "paper" else "ddpm"
     return {"fast": Sampling(regress=True), "balanced": Sampling(sampler, few), "best": Sampling(sampler, few, 4)}
+
+
+def parse_sampling(text: str) -> tuple[str, Sampling]:
+    """`balanced=euler:4` or `best=ddpm:5:4` (sampler:steps:average), or `fast=rrdb` (no diffusion) -> quality and sampling.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    quality, equals, value = text.partition("=")
+    sampler, *numbers = value.split(":")
+    fits = all(number.isascii() and number.isdigit() and len(number) < 6 and int(number) > 0 for number in numbers)
+    if quality not in QUALITIES or not equals or not sampler or len(numbers) > 2 or not fits:
+        raise ConfigError(
+            f"--recommend: expected QUALITY=SAMPLER:STEPS[:AVERAGE] such as balanced=euler:4, or QUALITY=rrdb, "
+            f"QUALITY one of {', '.join(QUALITIES)}; got {brief(text)}"
+        )
+    if sampler == "rrdb" and not numbers:
+        return quality, Sampling(regress=True)
+    steps, average = [*map(int, numbers), None, None][:2]
+    return quality, Sampling(sampler, steps, average or 1)
 
 
 def as_facts(recommended: Recommended) -> dict[str, dict[str, Any]]:
