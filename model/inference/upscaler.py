@@ -164,7 +164,7 @@ class SuperResolver:
             return replace(given, regress=True) if free else given
         if settings.steps is not None or settings.sampler not in (None, found.sampler or self.process.sampler):
             return given
-        sampler = settings.sampler or found.sampler
+        sampler = found.sampler or self.process.sampler
         return replace(given, sampler=sampler, steps=found.steps, average=settings.average or found.average)
 
     def check(self, settings: InferConfig) -> tuple[int, ...]:
