@@ -48,7 +48,7 @@ def publish(
     """A run's best model as one small file, without anything of this machine."""
     from ...model.checkpoints.publish import checkpoint_files
     from ...model.checkpoints.publish import publish as write
-    from ...model.checkpoints.recommended import parse_sampling
+    from ...model.diffusion.recommended import parse_sampling
 
     recommended = dict(map(parse_sampling, recommend or []))
     _check_target(out, checkpoint_files(run), overwrite)

@@ -10,9 +10,9 @@ import torch
 from ...errors import CheckpointError, ConfigError
 from ...pipeline.storage.outputs import files_of
 from ..config import config_of
+from ..diffusion.recommended import FACT, Recommended, as_facts, read_recommended, recommended_for
 from .format import BEST_FILE, MODEL_FILE, SHIPPED, SHIPPED_NAME, Checkpoint, load_checkpoint, newest_run, save_checkpoint
 from .plain import brief, whole_number
-from .recommended import FACT, Recommended, as_facts, read_recommended, recommended_for
 
 
 def publish(

@@ -16,11 +16,11 @@ from torch import Tensor
 from ...errors import CheckpointError, ConfigError
 from ...runtime import pick_device
 from ..checkpoints.format import SHIPPED, SHIPPED_NAME, Checkpoint, load_checkpoint, load_into, weights_digest
-from ..checkpoints.recommended import QUALITIES, Recommended, Sampling, read_recommended, recommended_for
 from ..config import RunConfig, config_of
 from ..diffusion.modulation import Modulation
 from ..diffusion.noise import BLOCK, NoiseField
 from ..diffusion.process import Process
+from ..diffusion.recommended import QUALITIES, Recommended, Sampling, read_recommended, recommended_for
 from ..diffusion.residual import base_rows
 from ..networks.build import build_rrdb, build_unet
 from ..networks.rrdb import RRDB

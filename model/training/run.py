@@ -32,8 +32,8 @@ from ..checkpoints.format import (
     weights_digest,
 )
 from ..checkpoints.initial import check_given, load_rrdb, of_scale
-from ..checkpoints.recommended import as_facts, recommended_for
 from ..config import RunConfig, config_of
+from ..diffusion.recommended import as_facts, recommended_for
 from ..diffusion.residual import to_picture_range, to_pixels
 from ..inference.upscaler import SuperResolver
 from ..networks.build import build_rrdb, build_unet, zero_output

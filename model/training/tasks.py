@@ -15,11 +15,11 @@ from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import ShardDataset, e_sam
 from ...pipeline.stream.order import draw, mix
 from ...runtime import has_bf16
-from ..checkpoints.recommended import recommended_for
 from ..config import RunConfig
 from ..diffusion.flow import SAMPLER as FLOW_SAMPLER
 from ..diffusion.modulation import Modulation
 from ..diffusion.process import Process
+from ..diffusion.recommended import recommended_for
 from ..diffusion.residual import base_picture, to_picture_range
 from ..diffusion.sampler import DEFAULT
 from ..networks.rrdb import RRDB, condition

@@ -11,8 +11,8 @@ from samdiff import load_model
 from samdiff.errors import CheckpointError, ConfigError
 from samdiff.model.checkpoints.format import SHIPPED, load_checkpoint, save_checkpoint
 from samdiff.model.checkpoints.publish import default_checkpoint, publish
-from samdiff.model.checkpoints.recommended import Sampling, as_facts, parse_sampling, read_recommended, recommended_for
 from samdiff.model.config import load_config
+from samdiff.model.diffusion.recommended import Sampling, as_facts, parse_sampling, read_recommended, recommended_for
 from samdiff.model.inference.batch import provenance
 from samdiff.model.inference.upscaler import InferConfig
 

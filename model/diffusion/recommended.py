@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...errors import CheckpointError, ConfigError
+from ...errors import CheckpointError, ConfigError, printable
 from ..config import RunConfig
-from .plain import brief, whole_number
 
 QUALITIES = ("fast", "balanced", "best")
 FACT = "recommended"
@@ -65,7 +64,7 @@ def parse_sampling(text: str) -> tuple[str, Sampling]:
     if quality not in QUALITIES or not equals or not sampler or len(numbers) > 2 or not fits:
         raise ConfigError(
             f"--recommend: expected QUALITY=SAMPLER:STEPS[:AVERAGE] such as balanced=euler:4, or QUALITY=rrdb, "
-            f"QUALITY one of {', '.join(QUALITIES)}; got {brief(text)}"
+            f"QUALITY one of {', '.join(QUALITIES)}; got {_short(text)}"
         )
     if sampler == "rrdb" and not numbers:
         return quality, Sampling(regress=True)
@@ -92,21 +91,26 @@ def read_recommended(facts: Mapping[str, Any], where: str) -> Recommended | None
     if entry is None:
         return None
     if not isinstance(entry, dict) or not set(QUALITIES) >= entry.keys() or "balanced" not in entry:
-        raise CheckpointError(f"{where}: expected {FACT} settings by quality ({', '.join(QUALITIES)}), got {brief(entry)}")
+        raise CheckpointError(f"{where}: expected {FACT} settings by quality ({', '.join(QUALITIES)}), got {_short(entry)}")
     return {quality: _sampling(entry[quality], f"{where}: {FACT}.{quality}") for quality in QUALITIES if quality in entry}
 
 
 def _sampling(values: Any, where: str) -> Sampling:
     known = Sampling.__dataclass_fields__.keys()
     if not isinstance(values, dict) or not known >= values.keys():
-        raise CheckpointError(f"{where}: expected {', '.join(known)}, got {brief(values)}")
+        raise CheckpointError(f"{where}: expected {', '.join(known)}, got {_short(values)}")
     found = Sampling(**values)
     fits = (
         (found.sampler is None or (isinstance(found.sampler, str) and len(found.sampler) <= _LONGEST_NAME))
-        and (found.steps is None or (whole_number(found.steps) and 1 <= found.steps <= _MOST_STEPS))
-        and (whole_number(found.average) and 1 <= found.average <= _MOST_AVERAGE)
+        and (found.steps is None or (type(found.steps) is int and 1 <= found.steps <= _MOST_STEPS))
+        and (type(found.average) is int and 1 <= found.average <= _MOST_AVERAGE)
         and isinstance(found.regress, bool)
     )
     if not fits:
-        raise CheckpointError(f"{where}: a value is out of range: {brief(values)}; take another copy of the file")
+        raise CheckpointError(f"{where}: a value is out of range: {_short(values)}; take another copy of the file")
     return found
+
+
+def _short(value: object) -> str:
+    """A value as it may stand in a message."""
+    return printable(repr(value))[:80]
