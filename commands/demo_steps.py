@@ -54,8 +54,8 @@ class DemoConfig:
     """Training steps of stage one."""
     steps: int = 200
     """Training steps of stage two."""
-    sampling_steps: int = 25
-    """Steps of the sampler."""
+    sampling_steps: int | None = None
+    """Steps of the sampler; None: as each model recommends."""
     sets: tuple[str, ...] = ("train.lr=2e-4", "train.lr_schedule=cosine", "train.ema=0.99")
     """Settings for so short a training: a rate that falls to nothing, a shorter average."""
     device: str = "auto"
@@ -83,7 +83,8 @@ def run_demo(settings: DemoConfig, print_status: Callable[[str], None], print_re
     truth = photographs["held_out_hr.png"]
     store, run, lr = folder / "photos.zarr", folder / "run", folder / "held_out_lr.png"
     where = ["--device", settings.device]
-    sampling = ["--steps", settings.sampling_steps, "--overwrite", *where]
+    requested = [] if settings.sampling_steps is None else ["--steps", settings.sampling_steps]
+    sampling = [*requested, "--overwrite", *where]
 
     def samdiff(*arguments: object) -> None:
         words = [str(argument) for argument in arguments]

@@ -17,8 +17,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ..errors import ConfigError
 from .bounds import at_least, at_most, nearest, one_of
 from .checkpoints.plain import brief
+from .diffusion.flow import PREDICTIONS
 from .diffusion.modulation import MODULATIONS, Modulation, modulation
+from .diffusion.process import BASES, PROCESSES, Process, build_process, check_parts
+from .diffusion.residual import RESCALE
 from .diffusion.schedule import Schedule
+from .diffusion.settings import LossConfig
 from .networks.rrdb import SCALES
 
 PRESETS = ("tiny", "small", "paper")
@@ -86,6 +90,16 @@ class DiffusionConfig:
     """For `paper`: the number of sampling steps that it is trained for; 0: all T."""
     lr_levels: int = 255
     """What LR is divided by before its bicubic enlargement: 255; imported official weights know 256."""
+    process: str = "ddpm"
+    """ddpm, or flow: a straight flow from the RRDB's image with noise to HR (needs base rrdb and modulation none)."""
+    base: str = "bicubic"
+    """What residuals refer to: bicubic (the enlarged LR) or rrdb (the RRDB's image)."""
+    residual_scale: float = 0.0
+    """What residuals are multiplied by. 0: 2 for bicubic (SRDiff); for rrdb it is measured when stage two begins, and saved."""
+    flow_sigma: float = 0.5
+    """For `flow`: standard deviation of the noise at the start, in units of the scaled residual."""
+    flow_prediction: str = "clean"
+    """For `flow`: clean (the network predicts the residual) or velocity, see `flow.py`."""
 
     def __post_init__(self) -> None:
         one_of(self, "modulation", MODULATIONS)
@@ -94,7 +108,11 @@ class DiffusionConfig:
         one_of(self, "schedule", ("cosine", "linear"))
         at_least(self, 2, "timesteps")
         at_most(self, MOST_TIMES, "timesteps")
-        at_least(self, 0, "sampling_steps")
+        at_least(self, 0, "sampling_steps", "residual_scale", "flow_sigma")
+        at_most(self, 1000, "residual_scale", "flow_sigma")
+        for name, known in (("process", PROCESSES), ("base", BASES), ("flow_prediction", PREDICTIONS)):
+            one_of(self, name, known)
+        check_parts(self.process, self.base, self.modulation)
         if self.lr_levels not in (255, 256):
             raise ConfigError(f"diffusion.lr_levels: expected 255 or 256, got {self.lr_levels}")
 
@@ -102,6 +120,15 @@ class DiffusionConfig:
         """The modulation with its schedule."""
         schedule = Schedule.cosine(self.timesteps) if self.schedule == "cosine" else Schedule.linear(self.timesteps)
         return modulation(self.modulation, schedule, self.sampling_steps or None)
+
+    @property
+    def rescale(self) -> float:
+        """What residuals are multiplied by; 0: to be measured."""
+        return self.residual_scale or (RESCALE if self.base == "bicubic" else 0.0)
+
+    def build_process(self) -> Process:
+        """The process. ConfigError if the residual's scale is not known yet."""
+        return build_process(self.process, self.build(), self.rescale, sigma=self.flow_sigma, prediction=self.flow_prediction)
 
 
 @dataclass(frozen=True)
@@ -196,6 +223,7 @@ class RunConfig:
     """HR pixels per LR pixel; taken from the store."""
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
 

@@ -40,14 +40,19 @@ def publish(
     licence: Annotated[str, typer.Option(help="Of the weights, such as that of the photographs.")],
     attribution: Annotated[str, typer.Option(help="Whom the licence asks to name.")] = "",
     half: Annotated[bool, typer.Option(help="Store float16: half the bytes.")] = True,
+    recommend: Annotated[
+        list[str] | None, typer.Option(help="QUALITY=SAMPLER:STEPS[:AVERAGE], such as balanced=euler:4; may be repeated.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
     """A run's best model as one small file, without anything of this machine."""
     from ...model.checkpoints.publish import checkpoint_files
     from ...model.checkpoints.publish import publish as write
+    from ...model.diffusion.recommended import parse_sampling
 
+    recommended = dict(map(parse_sampling, recommend or []))
     _check_target(out, checkpoint_files(run), overwrite)
-    made = write(run, out, licence, attribution, half, overwrite)
+    made = write(run, out, licence=licence, attribution=attribution, half=half, overwrite=overwrite, recommended=recommended)
     count = sum(value.numel() for value in made.tensors.values())
     print_status(
         f"{out}: {count / 1e6:.2f} M parameters, {out.stat().st_size / 1e6:.2f} MB, step {made.facts.get('step')}, {licence}"

@@ -16,10 +16,10 @@ def evaluate(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for figures.csv, figures.json and table.md.")] = Path(
         "evaluation"
     ),
-    steps: Annotated[int | None, typer.Option(help="Sampling steps [all].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps [as recommended].")] = None,
     sampler: Annotated[str | None, typer.Option(help="As for infer.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of samples per picture: seeds 0, 1, …")] = 1,
-    average: Annotated[int, typer.Option(help="Each result is the mean of so many samples.")] = 1,
+    average: Annotated[int | None, typer.Option(help="Each result is the mean of so many samples [as recommended].")] = None,
     start: Annotated[str, typer.Option(help="noise or rrdb.")] = "noise",
     consistent: Annotated[bool, typer.Option(help="Make results consistent with LR first.")] = False,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",

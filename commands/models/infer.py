@@ -24,14 +24,20 @@ def infer(
         typer.Option("--provenance/--no-provenance", help="Write into the file how it was made, and that it is synthesised."),
     ] = True,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="model.safetensors or a run's folder; default: the newest run in runs/.")
+        Path | None,
+        typer.Option(
+            help="model.safetensors or a run's folder; default: the newest finished run in runs/ that beats bicubic, else shipped."
+        ),
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="ddpm, ddim, dpm2m, paper or paper-clipped [the one that fits the model].")
+        str | None, typer.Option(help="ddpm, ddim, dpm2m, paper, paper-clipped; flows: euler [what fits the model].")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps, such as 100, 50, 25, 10, 5 [all].")] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="The model's recommended settings: fast, balanced or best [balanced].")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps, such as 25, 10, 5 [as recommended].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
-    average: Annotated[int, typer.Option(help="Mean of so many samples.")] = 1,
+    average: Annotated[int | None, typer.Option(help="Mean of so many samples [as recommended].")] = None,
     start: Annotated[str, typer.Option(help="noise, or rrdb: from the RRDB's picture at --start-time.")] = "noise",
     start_time: Annotated[int | None, typer.Option(help="For --start rrdb: the time [half of T].")] = None,
     consistent: Annotated[
@@ -55,7 +61,20 @@ def infer(
 
     setup_process(threads)
     settings = InferConfig(
-        steps, seed, sampler, average, start, start_time, consistent, regress, tile, overlap, batch, cache_mb, precision
+        steps=steps,
+        seed=seed,
+        sampler=sampler,
+        average=average,
+        start=start,
+        start_time=start_time,
+        consistent=consistent,
+        regress=regress,
+        tile=tile,
+        overlap=overlap,
+        batch=batch,
+        cache_mb=cache_mb,
+        precision=precision,
+        quality=quality,
     )
     path = choose_checkpoint(checkpoint)
     model = load_model(path, pick_device(device))

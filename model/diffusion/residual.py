@@ -24,14 +24,14 @@ def to_pixels(picture: Tensor) -> Tensor:
     return ((picture.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def to_residual(hr: Tensor, lr_up: Tensor) -> Tensor:
-    """x_0 of a picture [B, 3, H, W] and the enlarged LR."""
-    return ((hr - lr_up) * RESCALE).clamp(-1, 1)
+def to_residual(hr: Tensor, base: Tensor, rescale: float = RESCALE) -> Tensor:
+    """x_0 of an image [B, 3, H, W] and its base: the enlarged LR, or the RRDB's image."""
+    return ((hr - base) * rescale).clamp(-1, 1)
 
 
-def from_residual(x_0: Tensor, lr_up: Tensor) -> Tensor:
-    """The picture of a residual, not clipped to [-1, 1]."""
-    return x_0.clamp(-1, 1) / RESCALE + lr_up
+def from_residual(x_0: Tensor, base: Tensor, rescale: float = RESCALE) -> Tensor:
+    """The image of a residual, not clipped to [-1, 1]."""
+    return x_0.clamp(-1, 1) / rescale + base
 
 
 def upsample(lr: Tensor, scale: int) -> Tensor:

@@ -20,7 +20,6 @@ from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, place_of, sweep
 from ...pipeline.storage.regular import read_regular
 from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
-from ..diffusion.sampler import DEFAULT
 from .image_io import FORMATS, MAX_BYTES, file_says, is_result, read_picture_file, save_picture
 from .upscaler import InferConfig, SuperResolver
 
@@ -165,10 +164,10 @@ def upscale_files(
         ConfigError: settings that do not fit the model.
         ImageError: the only input cannot be read, or its output not be written.
     """
-    times = model.check(settings)
+    times, settings = model.check(settings), model.resolve(settings)
     guard = Outputs([*(job.source for job in jobs), *checkpoint_files(Path(model.name))], output.overwrite)
     sweep_outputs(job.target for job in jobs)
-    total = 1 if settings.regress else settings.average * (len(times) + 1)
+    total = 1 if settings.regress else (settings.average or 1) * (len(times) + 1)
     bar = progress(desc="pictures", total=len(jobs) * total, unit="step")
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
@@ -241,12 +240,13 @@ def _said(model: SuperResolver, source: Path, settings: InferConfig, output: Out
 
 def provenance(model: SuperResolver, settings: InferConfig) -> dict[str, str]:
     """What a result's file says about itself: PNG keywords and their text."""
+    settings = model.resolve(settings)
     if settings.regress:
         how = "regression (RRDB)"
     else:
         steps = len(model.check(settings))
-        how = f"{settings.sampler or DEFAULT[model.modulation.name]}, {steps} steps, seed {settings.seed}"
-        how += f", mean of {settings.average} samples" if settings.average > 1 else ""
+        how = f"{settings.sampler}, {steps} steps, seed {settings.seed}"
+        how += f", mean of {settings.average} samples" if (settings.average or 1) > 1 else ""
         how += f", started from the RRDB at t = {model.check(settings)[0]}" if settings.start == "rrdb" else ""
     how += ", made consistent with the input" if settings.consistent else ""
     how += f", tiles of {settings.tile} overlapping by {settings.overlap}" if settings.tile else ", no tiles"

@@ -45,10 +45,16 @@ def export_onnx(model: SuperResolver, folder: Path, overwrite: bool = False, inp
         inputs: files that are never replaced, such as the checkpoint's.
 
     Raises:
-        ConfigError: onnx or onnxscript is not installed, or a file exists or is an input.
+        ConfigError: onnx or onnxscript is not installed, a file exists or is an input, or the model is a flow or refers to its RRDB.
         BusyError: another process exports into this folder.
         StoreError: they cannot be written.
     """
+    diffusion = model.config.diffusion
+    if (diffusion.process, diffusion.base) != ("ddpm", "bicubic"):
+        raise ConfigError(
+            f"export: written for process ddpm with base bicubic, the model has {diffusion.process} with {diffusion.base}, whose sampler "
+            "schedule.json cannot describe yet; export a model of the former kind"
+        )
     claim_outputs([("--out", folder / name) for name in FILES], inputs, overwrite)
     try:
         import onnx  # noqa: F401

@@ -45,9 +45,16 @@ class TiledPredictor:
         self._out = self._blend(network, self._out, x.device)
         return self._out
 
-    def regress(self, device: torch.device) -> Tensor:
-        """The RRDB's picture [1, 3, H, W], not clipped."""
-        return self._blend(lambda tiles: self.rrdb(torch.cat([self._part(self.lr, tile, 1) for tile in tiles])), None, device)
+    def regress(self, device: torch.device, keep: bool = False) -> Tensor:
+        """The RRDB's image [1, 3, H, W], not clipped; `keep`: the features that it comes from are kept for `predict`, as far as they fit."""
+
+        def network(tiles: list[Tile]) -> Tensor:
+            maps = self.rrdb.features(torch.cat([self._part(self.lr, tile, 1) for tile in tiles]))
+            for number, tile in enumerate(tiles if keep else ()):
+                self._keep(tile, [found[number : number + 1] for found in maps])
+            return self.rrdb.picture(maps[-1])
+
+        return self._blend(network, None, device)
 
     def _blend(self, network: Callable[[list[Tile]], Tensor], out: Tensor | None, device: torch.device) -> Tensor:
         """Weighted sum of a network's tiles, in reading order whatever the batch, so that it does not depend on it."""
@@ -69,13 +76,16 @@ class TiledPredictor:
     def _condition(self, tile: Tile) -> Tensor:
         """The U-Net's condition [1, K, h, w] of a tile; the first tiles that fit are kept, none is ever driven out."""
         kept = self._kept.get(tile.index)
-        if kept is None:
-            kept = condition(self.rrdb.features(self._part(self.lr, tile, 1))).to(next(self.unet.parameters()).dtype)
-            size = kept.numel() * kept.element_size()
-            if self._kept_bytes + size <= self.cache_bytes:
-                self._kept[tile.index] = kept
-                self._kept_bytes += size
-        return kept
+        return self._keep(tile, self.rrdb.features(self._part(self.lr, tile, 1))) if kept is None else kept
+
+    def _keep(self, tile: Tile, maps: list[Tensor]) -> Tensor:
+        """The condition of a tile's feature maps, kept if it fits."""
+        made = condition(maps).to(next(self.unet.parameters()).dtype)
+        size = made.numel() * made.element_size()
+        if tile.index not in self._kept and self._kept_bytes + size <= self.cache_bytes:
+            self._kept[tile.index] = made
+            self._kept_bytes += size
+        return made
 
     def _part(self, x: Tensor, tile: Tile, scale: int) -> Tensor:
         """The tile's view of a picture [1, C, H, W] that has `scale` pixels per LR pixel."""

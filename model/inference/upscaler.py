@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
 from ...runtime import pick_device
-from ..checkpoints.format import Checkpoint, load_checkpoint, load_into, weights_digest
+from ..checkpoints.format import SHIPPED, SHIPPED_NAME, Checkpoint, load_checkpoint, load_into, weights_digest
 from ..config import RunConfig, config_of
 from ..diffusion.modulation import Modulation
 from ..diffusion.noise import BLOCK, NoiseField
-from ..diffusion.residual import base_rows, from_residual, to_residual
-from ..diffusion.sampler import DEFAULT as DEFAULT_SAMPLER
-from ..diffusion.sampler import check_pair, sample_steps
+from ..diffusion.process import Process
+from ..diffusion.recommended import QUALITIES, Recommended, Sampling, read_recommended, recommended_for
+from ..diffusion.residual import base_rows
 from ..networks.build import build_rrdb, build_unet
 from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
@@ -42,13 +42,13 @@ class InferConfig:
     """How to make a picture larger."""
 
     steps: int | None = None
-    """Of the sampler; None: all T (from the start on)."""
+    """Of the sampler; None: as the model recommends, else all T (from the start on)."""
     seed: int = 0
     """Of the noise; the same seed gives the same picture on one device."""
     sampler: str | None = None
     """See `sampler.SAMPLERS`; None: the one that fits the model."""
-    average: int = 1
-    """Mean of so many samples: smoother, and closer in the mean square."""
+    average: int | None = None
+    """Mean of so many samples: smoother, and closer in the mean square. None: as the model recommends, else 1."""
     start: str = "noise"
     """noise, or rrdb: the RRDB's picture brought to time `start_time`."""
     start_time: int | None = None
@@ -67,13 +67,15 @@ class InferConfig:
     """Memory for the RRDB's features, which every step needs; what does not fit is computed again."""
     precision: str = "fp32"
     """fp32 or bf16, of the U-Net."""
+    quality: str | None = None
+    """fast, balanced or best: which of the model's recommended settings fill what is not given here; None: balanced."""
 
     def __post_init__(self) -> None:
-        for name, known in (("start", STARTS), ("precision", PRECISIONS)):
+        for name, known in (("start", STARTS), ("precision", PRECISIONS), ("quality", (None, *QUALITIES))):
             if getattr(self, name) not in known:
-                raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ConfigError(f"{name}: expected one of {', '.join(filter(None, known))}, got {getattr(self, name)!r}")
         for name, least in (("average", 1), ("batch", 1), ("cache_mb", 0), ("seed", 0)):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ConfigError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         if self.start_time is not None and self.start != "rrdb":
             raise ConfigError("start_time: only together with start 'rrdb'")
@@ -104,6 +106,8 @@ class SuperResolver:
         self.config: RunConfig = _config_of(checkpoint, name)
         self.scale = self.config.scale
         self.modulation: Modulation = self.config.diffusion.build()
+        self.process: Process = self.config.diffusion.build_process()
+        self.recommended = _recommended(checkpoint, self.config, name)
         self.rrdb: RRDB = self._ready(build_rrdb(self.config), checkpoint.part("rrdb"))
         self.unet: UNet = self._ready(build_unet(self.config), checkpoint.part("unet"))
         self._halved: UNet | None = None
@@ -132,7 +136,7 @@ class SuperResolver:
             ImageError: an array of another dtype or shape, floats out of range, or more than the memory holds.
             ConfigError: a sampler, a number of steps or a tile that does not fit the model.
         """
-        settings = _changed(settings or InferConfig(), changes)
+        settings = self.resolve(_changed(settings or InferConfig(), changes))
         self.check(settings)
         if isinstance(image, Image.Image):
             large = Image.fromarray(self._in_memory(np.asarray(eight_bits(image)), settings, on_step))
@@ -144,11 +148,30 @@ class SuperResolver:
         """The RRDB's picture alone (stage one): `upscale(image, regress=True)`."""
         return self.upscale(image, regress=True)
 
+    def resolve(self, settings: InferConfig) -> InferConfig:
+        """The settings with sampler, steps and average decided: what was given, then what the model recommends, then all steps and 1.
+
+        Recommended steps and averages belong to the recommended sampler and to a start from noise: with others they are left alone.
+        """
+        found = self.recommended.get(settings.quality or "balanced")
+        if found is None and settings.quality is not None:
+            raise ConfigError(f"quality: {self.name} recommends {', '.join(self.recommended)} only, got {settings.quality}")
+        given = replace(settings, sampler=settings.sampler or self.process.sampler, average=settings.average or 1)
+        if found is None or settings.regress or settings.start != "noise":
+            return given
+        free = settings.sampler is None and settings.steps is None and settings.average is None
+        if found.regress:
+            return replace(given, regress=True) if free else given
+        if settings.steps is not None or settings.sampler not in (None, found.sampler or self.process.sampler):
+            return given
+        sampler = found.sampler or self.process.sampler
+        return replace(given, sampler=sampler, steps=found.steps, average=settings.average or found.average)
+
     def check(self, settings: InferConfig) -> tuple[int, ...]:
         """The times that will be sampled; ConfigError for settings that do not fit this model."""
-        sampler = settings.sampler or DEFAULT_SAMPLER[self.modulation.name]
+        settings = self.resolve(settings)
         plan_tiles(self.unet.multiple, self.unet.multiple, self.scale, self.unet.multiple, settings.tile, settings.overlap)
-        return check_pair(self.modulation, sampler, settings.steps, self._start_time(settings))
+        return self.process.check(settings.sampler, settings.steps, self._start_time(settings))
 
     def expect_scale(self, scale: int | None) -> None:
         """CheckpointError if `scale` is given and the model was trained for another."""
@@ -158,7 +181,7 @@ class SuperResolver:
     def _start_time(self, settings: InferConfig) -> int | None:
         if settings.start != "rrdb":
             return None
-        return len(self.modulation.schedule) // 2 if settings.start_time is None else settings.start_time
+        return self.config.diffusion.timesteps // 2 if settings.start_time is None else settings.start_time
 
     def _ready(self, network: Any, weights: dict[str, Tensor]) -> Any:
         load_into(network, weights, self.name)
@@ -177,7 +200,7 @@ class SuperResolver:
                 max(width, least),
                 self.scale,
                 channels=self.config.model.rrdb_features if settings.regress else self.config.model.width,
-                planes=1 if settings.regress else 3 + (settings.average > 1),
+                planes=1 if settings.regress else 3 + ((settings.average or 1) > 1) + (self.config.diffusion.base == "rrdb"),
                 pixel_bytes=image.itemsize * (image.shape[2] if image.ndim == 3 else 1),
                 tile_lr=settings.tile,
                 batch=settings.batch,
@@ -218,8 +241,8 @@ class SuperResolver:
             self._halved = copy.deepcopy(self.unet).to(torch.bfloat16)
         return self._halved
 
-    def _regress(self, canvas: TiledPredictor, lr: Tensor) -> Tensor:
-        return canvas.regress(lr.device).clamp_(-1, 1)
+    def _regress(self, canvas: TiledPredictor, lr: Tensor, keep: bool = False) -> Tensor:
+        return canvas.regress(lr.device, keep).clamp_(-1, 1)
 
     def _sample(
         self, canvas: TiledPredictor, lr: Tensor, settings: InferConfig, on_step: Callable[[int], Any] | None
@@ -227,46 +250,56 @@ class SuperResolver:
         """The picture [1, 3, H, W] where lr is; H and W of the padded canvas, whose margin holds anything."""
         first = self._start_time(settings)
         height, width = (side * self.scale for side in canvas.lr.shape[2:])
+        base = self._regress(canvas, lr, keep=True) if self.config.diffusion.base == "rrdb" else None
+        begin = self._regress(canvas, lr, keep=True) if first is not None and base is None else base
+        number_of = settings.average or 1
         mean: Tensor | None = None
-        for number in range(settings.average):
+        for number in range(number_of):
             field = NoiseField(settings.seed, width, number)
 
             def noise(step: int, top: int, bottom: int, field: NoiseField = field) -> Tensor:
                 return field.rows(step, top, bottom).to(lr.device)
 
-            x = torch.empty(1, 3, height, width, device=lr.device) if first is None else self._regress(canvas, lr)
-            if first is not None:
-                for rows, lr_up in self._bands(x, canvas.lr.to(lr.device)):
-                    rows.copy_(to_residual(rows, lr_up))
+            x = torch.zeros(1, 3, height, width, device=lr.device)
+            if first is not None and begin is not None:
+                for (rows, lr_up), (image, _) in zip(
+                    self._bands(x, canvas.lr.to(lr.device), base), self._bands(begin, canvas.lr, begin), strict=True
+                ):
+                    rows.copy_(self.process.residual(image, lr_up))
             for top in range(0, height, BLOCK):
-                rows, eps = x[:, :, top : top + BLOCK], noise(0, top, min(top + BLOCK, height))
-                rows.copy_(eps if first is None else self._noised(rows, eps, first))
-            states = sample_steps(
-                canvas.predict, self.modulation, x, noise, settings.sampler, settings.steps, first=first, rows=BLOCK
+                rows = x[:, :, top : top + BLOCK]
+                rows.copy_(self.process.start(noise(0, top, min(top + BLOCK, height)), rows, first))
+            states = self.process.sample_steps(
+                canvas.predict, x, noise, sampler=settings.sampler, steps=settings.steps, first=first, rows=BLOCK
             )
             for t, _ in states:
                 if on_step is not None:
                     on_step(t)
             mean = x if mean is None else mean.add_(x)
         assert mean is not None
-        for rows, lr_up in self._bands(mean.div_(settings.average), lr):
-            rows.copy_(from_residual(rows, lr_up))
+        for rows, lr_up in self._bands(mean.div_(number_of), lr, base):
+            rows.copy_(self.process.image(rows, lr_up))
         return mean
 
-    def _bands(self, x: Tensor, lr: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows of x as far as LR reaches, each with the enlarged LR, band by band."""
+    def _bands(self, x: Tensor, lr: Tensor, base: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows of x as far as LR reaches, each with those of the base image (None: the enlarged LR), band by band."""
         levels = self.config.diffusion.lr_levels
         height, width = (side * self.scale for side in lr.shape[2:])
         for top in range(0, height, BLOCK):
-            yield (
-                x[:, :, top : min(top + BLOCK, height), :width],
-                base_rows(lr, self.scale, top, min(top + BLOCK, height), levels),
-            )
+            bottom = min(top + BLOCK, height)
+            given = base_rows(lr, self.scale, top, bottom, levels) if base is None else base[:, :, top:bottom, :width]
+            yield x[:, :, top:bottom, :width], given
 
-    def _noised(self, x_0: Tensor, eps: Tensor, t: int) -> Tensor:
-        """The state at time t of `none`; of `official` but for its small multiple of E."""
-        abar = self.modulation.schedule.alpha_bar(t)
-        return abar**0.5 * x_0 + (1 - abar) ** 0.5 * eps
+
+def _recommended(checkpoint: Checkpoint, config: RunConfig, name: str) -> Recommended:
+    """What the checkpoint recommends. Flows without an entry, and the model that comes with samdiff, have what is recommended for their kind."""
+    found = read_recommended(checkpoint.facts, name)
+    if found is not None:
+        return found
+    ways = dict(recommended_for(config))
+    if config.diffusion.process != "flow" and Path(name) not in (SHIPPED, Path(SHIPPED_NAME)):
+        ways["balanced"] = Sampling()  # as before there was the entry
+    return ways
 
 
 def _changed(settings: InferConfig, changes: dict[str, Any]) -> InferConfig:

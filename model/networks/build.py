@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..config import RunConfig
 from .rrdb import RRDB, condition_channels
 from .unet import UNet
@@ -14,7 +16,17 @@ def build_rrdb(config: RunConfig) -> RRDB:
 
 
 def build_unet(config: RunConfig) -> UNet:
-    """The U-Net of a configuration."""
+    """The U-Net of a configuration; for a flow its output is zero, so that training begins at the RRDB's image."""
     m = config.model
     channels = condition_channels(m.rrdb_blocks, m.rrdb_features)
-    return UNet(m.width, m.multipliers, channels, config.scale, config.diffusion.build().outputs)
+    unet = UNet(m.width, m.multipliers, channels, config.scale, config.diffusion.build().outputs)
+    if config.diffusion.process == "flow":
+        zero_output(unet)
+    return unet
+
+
+def zero_output(unet: UNet) -> None:
+    """Set the last layer to zero, whatever came before it."""
+    torch.nn.init.zeros_(unet.out.weight)
+    assert unet.out.bias is not None
+    torch.nn.init.zeros_(unet.out.bias)

@@ -9,18 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ... import __version__
-from ...errors import CheckpointError, ConfigError
+from ...errors import CheckpointError
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import ShardDataset
 from ...pipeline.stream.order import mix
-from ...runtime import has_bf16
 from ..checkpoints.format import (
     BEST_FILE,
     MODEL_FILE,
@@ -33,19 +32,22 @@ from ..checkpoints.format import (
     weights_digest,
 )
 from ..checkpoints.initial import check_given, load_rrdb, of_scale
-from ..config import RunConfig
+from ..config import RunConfig, config_of
+from ..diffusion.recommended import as_facts, recommended_for
 from ..diffusion.residual import to_picture_range, to_pixels
-from ..diffusion.sampler import DEFAULT, check_pair
 from ..inference.upscaler import SuperResolver
-from ..networks.build import build_rrdb, build_unet
+from ..networks.build import build_rrdb, build_unet, zero_output
 from ..networks.rrdb import RRDB
+from ..networks.unet import UNet
+from ..objectives.diversity import diversity
+from ..objectives.residual_spread import measure_rescale, with_rescale
 from .cost_estimate import measure
 from .distributed import ProcessGroup
 from .logger import Tracker
 from .loop import Stage, run
 from .run_dir import acquire_run_dir, asked_of, versions
-from .state import State, steps_done
-from .tasks import DiffusionTask, RrdbTask
+from .state import State, states, steps_done
+from .tasks import DiffusionTask, RrdbTask, check_inputs, looked_at_by
 from .validation import Benchmark, Upscale, describe, held_out, score, with_perceptual
 
 log = logging.getLogger(__name__)
@@ -101,7 +103,7 @@ def train(
     """
     ranks = ranks or ProcessGroup(device)
     data = ShardDataset(stores, config.train.patch, config.train.seed, config.validate.images)
-    _check(config, stores, data, ranks)
+    check_inputs(config, stores, data, ranks)
     speak = report if ranks.is_main else log.debug
     beginning = None if start is None else of_scale(start, config, "diffusion")
     check_given(config, rrdb, beginning)
@@ -126,23 +128,49 @@ def train(
     return out / MODEL_FILE
 
 
-def _diffusion_stage(this: _Run, unet: torch.nn.Module, rrdb: RRDB) -> None:
+def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
+    this = _with_rescale(this, rrdb)
     if this.start is not None:
         load_into(unet, this.start.part("unet"), "--start")
-    task = DiffusionTask(this.data, unet, rrdb, this.config, this.ranks.device)  # type: ignore[arg-type]
+        if this.config.diffusion.process == "flow" != config_of(this.start.config).diffusion.process:
+            zero_output(unet)
+            this.report("--start: a model of another process; its U-Net is taken but for the last layer, which begins at zero")
+    task = DiffusionTask(this.data, unet, rrdb, this.config, this.ranks.device)
     frozen = {f"rrdb.{name}": value for name, value in rrdb.state_dict().items()}
+    facts = {**this.facts, "recommended": as_facts(recommended_for(this.config))}
 
     def model(state: State) -> Checkpoint:
         averaged = {f"unet.{name}": value for name, value in state.ema.items()}
-        return Checkpoint("diffusion", {**averaged, **frozen}, this.saved, {**this.facts, "step": state.step})
+        return Checkpoint("diffusion", {**averaged, **frozen}, this.saved, {**facts, "step": state.step})
 
     def upscaler(state: State) -> Upscale:
         resolver = SuperResolver(model(state), "the averaged weights", this.ranks.device)
-        sampler, steps = _looked_at_by(this.config)
-        return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler)
+        sampler, steps = looked_at_by(this.config)
+        return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler, average=1)
 
     beneath = weights_digest({name: value.cpu() for name, value in rrdb.state_dict().items()})
     _stage(this, task, this.config.train.steps, model, upscaler, MODEL_FILE, BEST_FILE, beneath)
+
+
+def _with_rescale(this: _Run, rrdb: RRDB) -> _Run:
+    """With the scale of residuals to the RRDB decided: what the newest state was trained with, else measured now. It is saved with every model."""
+    if this.config.diffusion.rescale:
+        return this
+
+    def decide() -> float:
+        saved = states(this.out, "diffusion")
+        if saved:
+            return config_of(load_checkpoint(saved[-1], "state").config).diffusion.residual_scale
+        return measure_rescale(rrdb, this.config, batch=_tensors_of(this.data), count=len(this.data), device=this.ranks.device)
+
+    value = this.ranks.one_for_all(decide)
+    config = with_rescale(this.config, value)
+    this.report(f"diffusion: residuals to the RRDB's image are multiplied by {value:g}")
+    return replace(this, config=config, saved={**this.saved, "diffusion": config.as_dict()["diffusion"]})
+
+
+def _tensors_of(data: ShardDataset) -> Callable[[int, int], dict[str, torch.Tensor]]:
+    return lambda position, size: {name: torch.from_numpy(values) for name, values in data.batch(position, size).items()}
 
 
 def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
@@ -225,7 +253,10 @@ def _stage(
 
     def validate(state: State) -> None:
         for number, benchmark in enumerate(this.benchmarks):
-            metrics, sheet = score(benchmark, upscaler(state))
+            upscale = upscaler(state)
+            metrics, sheet = score(benchmark, upscale)
+            if task.name == "diffusion" and number == 0:
+                metrics |= diversity(benchmark.pairs, lambda lr: _regress(task.rrdb, lr, ranks.device), upscale)  # type: ignore[union-attr]
             how = {"sampler": v.sampler or "default", "sampling_steps": v.steps} if task.name == "diffusion" else {}
             this.tracker.metrics({"stage": task.name, "step": state.step, **metrics, **how})
             this.tracker.picture(f"{task.name}/{benchmark.name}", sheet, state.step)
@@ -267,35 +298,3 @@ def _regress(network: RRDB, lr: Any, device: torch.device) -> Any:
     rgb = own[..., None].expand(-1, -1, 3) if grey else own
     out = to_pixels(network(to_picture_range(rgb[None]).to(device)))[0].cpu().numpy()
     return out[..., 1] if grey else out
-
-
-def _looked_at_by(config: RunConfig) -> tuple[str, int | None]:
-    """Sampler and steps of the validation."""
-    v, modulation = config.validate, config.diffusion.modulation
-    return v.sampler or DEFAULT[modulation], None if modulation == "paper" else min(v.steps, config.diffusion.timesteps) or None
-
-
-def _check(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks: ProcessGroup) -> None:
-    multiple = 2 ** (len(config.model.multipliers) - 1)
-    if config.train.patch % multiple or config.train.patch < 2 * multiple:
-        raise ConfigError(
-            f"train.patch: expected a multiple of {multiple} (the U-Net's coarsest pixel) from {2 * multiple}, got {config.train.patch}"
-        )
-    if config.train.batch > len(data):
-        raise ConfigError(
-            f"train.batch: expected at most the {len(data)} tiles that there are to train on, got {config.train.batch}; "
-            "prepare more pictures, or take a smaller batch"
-        )
-    ranks.local_batch(config.train.batch, config.train.accumulate)
-    check_pair(config.diffusion.build(), *_looked_at_by(config))
-    if config.train.amp == "fp16" and ranks.device.type == "cpu":
-        raise ConfigError("train.amp: fp16 is for CUDA, the device is the CPU; use bf16 or off")
-    if config.train.amp == "bf16" and not has_bf16(ranks.device):
-        log.warning(
-            "train.amp=bf16: this device has no instructions for bfloat16 and emulates them, several times slower than train.amp=off"
-        )
-    bare = [str(store.place) for store in stores if store.n_masks == 0]
-    if bare and config.diffusion.modulation != "none":
-        raise ConfigError(
-            f"modulation {config.diffusion.modulation!r} needs masks, and {bare[0]} has none; prepare it with a segmenter, or use --modulation none"
-        )

@@ -45,7 +45,7 @@ FREE = {
 }
 """Settings of [train], and names of files, that may change between two parts of a run without a word."""
 TOLD = {"lr", "lr_schedule", "halve_every", "warmup", "clip", "amp"}
-"""Those that may change, and are reported: what one tries when a loss is not finite."""
+"""Those that may change, and are reported, as the section [loss]: what one tries when a loss is not finite."""
 
 _UNCOMPARED = ("versions", "threads")
 """What is recorded of the machine, and may change."""
@@ -153,7 +153,7 @@ def changes(before: dict[str, Any], asked: dict[str, Any]) -> tuple[list[str], l
     for line in map(printable, differences(before, asked)):
         line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
         name = line.split(":")[0].removeprefix("train.")
-        if name in TOLD or (name == "steps" and asked["train"]["lr_schedule"] == "cosine"):
+        if name in TOLD or name.startswith("loss.") or (name == "steps" and asked["train"]["lr_schedule"] == "cosine"):
             told.append(line)
         elif name not in FREE and (not name.startswith("validate.") or name == "validate.images"):
             refused.append(line)

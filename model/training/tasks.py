@@ -1,19 +1,34 @@
-"""What the two stages train: batches by position and the loss. The loop around them is in `loop.py`."""
+"""What the two stages train: batches by position and the loss, and whether data and settings fit. The loop around them is in `loop.py`."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...errors import ConfigError
+from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import ShardDataset, e_sam
 from ...pipeline.stream.order import draw, mix
+from ...runtime import has_bf16
 from ..config import RunConfig
+from ..diffusion.flow import SAMPLER as FLOW_SAMPLER
 from ..diffusion.modulation import Modulation
-from ..diffusion.residual import base_picture, to_picture_range, to_residual
+from ..diffusion.process import Process
+from ..diffusion.recommended import recommended_for
+from ..diffusion.residual import base_picture, to_picture_range
+from ..diffusion.sampler import DEFAULT
 from ..networks.rrdb import RRDB, condition
 from ..networks.unet import UNet
+from ..objectives.one_step import Distance, chosen, in_second_phase, load_distance, one_step_loss
+from ..objectives.residual_spread import with_rescale
+from .distributed import ProcessGroup
+
+log = logging.getLogger(__name__)
 
 _T, _NOISE = 21, 22  # streams of random numbers, beside those of the crops
 _DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -59,7 +74,7 @@ class RrdbTask(_Task):
 
 
 class DiffusionTask(_Task):
-    """Stage two: the U-Net learns the modulated noise of the residual."""
+    """Stage two: the U-Net learns the modulated noise of the residual, or the flow from the RRDB's image to HR."""
 
     name = "diffusion"
 
@@ -67,17 +82,33 @@ class DiffusionTask(_Task):
         super().__init__(data, network, config, device)
         self.rrdb = rrdb.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.modulation: Modulation = config.diffusion.build()
-        self.grid = np.array(sorted(self.modulation.grid))
+        self.process: Process = config.diffusion.build_process()
+        self.grid = np.array(self.process.times)
+        self.distance: Distance | None = None
+        if config.loss.perceptual != "none":
+            self.distance = load_distance(config.loss.perceptual, device)
+        self._chosen: dict[int, Tensor] = {}
         table, offset = data.codes(config.diffusion.e_mean)
         self.table, self.offset = torch.from_numpy(table).to(device), torch.from_numpy(offset).to(device)
 
     def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
-        """The samples with their time and noise: functions of (seed, position), like the crops."""
-        batch, seed = super().make_batch(position, size), self.config.train.seed
+        """The samples with their time and noise: functions of (seed, position), like the crops.
+
+        In the second phase there is an entry `one_step`, bool [B], true for the samples whose one-step image is looked at; their time is
+        that of one step. That the entry is there tells the phase without a look at a value on the device.
+        """
+        batch, train = super().make_batch(position, size), self.config.train
         positions = batch["position"].numpy()
-        batch["t"] = torch.from_numpy(self.grid[draw(0, len(self.grid), seed, _T, positions)])
+        times = self.grid[draw(0, len(self.grid), train.seed, _T, positions)]
+        if in_second_phase(position, batch=train.batch, steps=train.steps, loss=self.config.loss):
+            piece = max(1, size // train.accumulate)
+            looked_at = np.zeros(size, bool)
+            looked_at[[i for i in range(size) if i % piece in chosen(piece, self.config.loss.share)]] = True
+            times = np.where(looked_at, self.process.one_step_time, times)
+            batch["one_step"] = torch.from_numpy(looked_at)
+        batch["t"] = torch.from_numpy(times)
         patch = self.data.patch
-        batch["noise"] = torch.stack([_noise((3, patch, patch), seed, int(p)) for p in positions])
+        batch["noise"] = torch.stack([_noise((3, patch, patch), train.seed, int(p)) for p in positions])
         return batch
 
     def condition(self, lr: Tensor) -> Tensor:
@@ -87,18 +118,86 @@ class DiffusionTask(_Task):
         with torch.no_grad():
             return condition(maps)
 
+    def given(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+        """(condition, base image [B, 3, H, W] in [-1, 1]) from one pass of the RRDB; in float32 where the base is its image, as in inference."""
+        if self.config.diffusion.base == "bicubic":
+            with self.autocast():
+                return self.condition(lr), base_picture(lr, self.config.scale, self.config.diffusion.lr_levels)
+        with torch.autocast(self.device.type, enabled=False):
+            with torch.inference_mode():
+                maps = self.rrdb.features(lr)
+                base = self.rrdb.picture(maps[-1])
+            with torch.no_grad():
+                return condition(maps), base.clamp(-1, 1)
+
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """|| c - c_theta(x_t, LR, t) ||, L1 or L2 (SAM-DiffSR's loss; for `joint` both outputs with the same norm)."""
-        hr, lr = self.pictures(batch)
-        x_0 = to_residual(hr, base_picture(lr, self.config.scale, self.config.diffusion.lr_levels))
+        """|| c - c_theta(x_t, LR, t) ||, L1 or L2 (SAM-DiffSR's loss; for `joint` both outputs with the same norm; `Flow.compared` for a flow).
+
+        In the second phase `one_step_loss` is added.
+        """
+        (hr, lr), t, noise = self.pictures(batch), batch["t"], batch["noise"]
+        given, base = self.given(lr)
+        residual = self.process.residual(hr, base)
         e = e_sam(batch["labels"], batch["image"], self.table, self.offset) if self.modulation.needs_masks else None
-        x_t = self.modulation.q_sample(x_0, e, batch["t"], batch["noise"]).contiguous(memory_format=torch.channels_last)
-        target = self.modulation.target(e, batch["t"], batch["noise"])
+        x_t = self.process.q_sample(residual, e, t, noise).contiguous(memory_format=torch.channels_last)
         with self.autocast():
-            predicted = self.forward(x_t, batch["t"], self.condition(lr)).float()
-        return F.l1_loss(predicted, target) if self.config.diffusion.loss == "l1" else F.mse_loss(predicted, target)
+            predicted = self.forward(x_t, t, given)
+        predicted = predicted.float()
+        ours, target = self.process.compared(x_t, predicted, residual=residual, e=e, t=t, noise=noise)
+        main = F.l1_loss(ours, target) if self.config.diffusion.loss == "l1" else F.mse_loss(ours, target)
+        if "one_step" not in batch or self.distance is None or self.config.loss.share == 0:
+            return main
+        index = self._index(len(hr))
+        x_0 = self.process.clean(x_t[index], predicted[index], t[index])
+        return main + one_step_loss(self.process.image(x_0, base[index]), hr[index], self.distance, self.config.loss)
+
+    def _index(self, count: int) -> Tensor:
+        """`chosen` as a tensor on the device, made once: an index made from values on the device would wait for it."""
+        if count not in self._chosen:
+            self._chosen[count] = torch.tensor(chosen(count, self.config.loss.share), device=self.device)
+        return self._chosen[count]
 
 
 def _noise(shape: tuple[int, ...], seed: int, position: int) -> Tensor:
     generator = torch.Generator().manual_seed(int(mix(seed, _NOISE, position)) >> 1)
     return torch.randn(shape, generator=generator)
+
+
+def looked_at_by(config: RunConfig) -> tuple[str, int | None]:
+    """Sampler and steps of the validation; a flow is looked at in no more steps than it is recommended to be sampled with."""
+    v, d = config.validate, config.diffusion
+    if d.process == "flow":
+        most = recommended_for(config)["balanced"].steps or d.timesteps
+        return v.sampler or FLOW_SAMPLER, min(v.steps or most, most, d.timesteps)
+    return v.sampler or DEFAULT[d.modulation], None if d.modulation == "paper" else min(v.steps, d.timesteps) or None
+
+
+def check_inputs(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks: ProcessGroup) -> None:
+    """ConfigError if patch, batch, sampler, precision or masks do not fit data and machine; a warning if bf16 is emulated."""
+    multiple = 2 ** (len(config.model.multipliers) - 1)
+    if config.train.patch % multiple or config.train.patch < 2 * multiple:
+        raise ConfigError(
+            f"train.patch: expected a multiple of {multiple} (the U-Net's coarsest pixel) from {2 * multiple}, got {config.train.patch}"
+        )
+    if config.train.batch > len(data):
+        raise ConfigError(
+            f"train.batch: expected at most the {len(data)} tiles that there are to train on, got {config.train.batch}; "
+            "prepare more pictures, or take a smaller batch"
+        )
+    ranks.local_batch(config.train.batch, config.train.accumulate)
+    process = with_rescale(config, config.diffusion.rescale or 1.0).diffusion.build_process()
+    process.check(*looked_at_by(config))
+    if config.loss.perceptual != "none":
+        _ = process.one_step_time  # refused for `paper`
+        load_distance(config.loss.perceptual, ranks.device)  # weights that are missing are reported before stage one's hours
+    if config.train.amp == "fp16" and ranks.device.type == "cpu":
+        raise ConfigError("train.amp: fp16 is for CUDA, the device is the CPU; use bf16 or off")
+    if config.train.amp == "bf16" and not has_bf16(ranks.device):
+        log.warning(
+            "train.amp=bf16: this device has no instructions for bfloat16 and emulates them, several times slower than train.amp=off"
+        )
+    bare = [str(store.place) for store in stores if store.n_masks == 0]
+    if bare and config.diffusion.modulation != "none":
+        raise ConfigError(
+            f"modulation {config.diffusion.modulation!r} needs masks, and {bare[0]} has none; prepare it with a segmenter, or use --modulation none"
+        )

@@ -64,7 +64,7 @@ def test_padding_does_not_touch_the_bicubic_part(model, monkeypatch):
     padded = pad_lr(image, 8, 4)
     assert padded.shape[0] * 4 % 8 == padded.shape[1] * 4 % 8 == 0
     assert min(padded.shape[:2]) * 4 >= 16
-    monkeypatch.setattr("samdiff.model.inference.upscaler.from_residual", lambda _, lr_up: lr_up)
+    monkeypatch.setattr("samdiff.model.diffusion.process.from_residual", lambda _, lr_up, rescale: lr_up)
     expected = imresize(image.astype(np.float64), 4)
     assert np.abs(model.upscale(image, steps=1) - expected.clip(0, 255)).max() <= 0.51
     tall = random_image(90, 5, 3)  # several bands of rows
@@ -143,7 +143,9 @@ def test_wrong_arrays_and_samplers(model):
             model.upscale(image)
     for arguments, match in (
         ({"steps": 0}, "expected 1 to 100"),
-        ({"sampler": "euler"}, "expected one of ddpm"),
+        ({"sampler": "heun"}, "expected one of ddpm"),
+        ({"sampler": "euler"}, "for models with diffusion.process 'flow', this one is 'ddpm'"),
+        ({"quality": "good"}, "quality: expected one of fast, balanced, best"),
         ({"sampler": "paper"}, "'paper' with mod"),
         ({"tile": 3}, "tile: expected 0 .none. or at least 33 pixels"),
         ({"seed": -1}, "seed: expected at least 0"),

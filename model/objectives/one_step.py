@@ -1,0 +1,52 @@
+"""The second phase of stage two: a perceptual distance and L1 on the image that one step gives, beside the main loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from math import ceil
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..diffusion.settings import LossConfig
+from ..losses import load_perceptual
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""(a, b), both [B, 3, H, W] in [-1, 1] -> [B], differentiable."""
+
+
+def chosen(count: int, share: float) -> list[int]:
+    """Which of `count` samples in a row are looked at: evenly spread, the first among them (none for a share of 0). Pure.
+
+    Pieces of a batch choose the same samples as the whole batch where `share` of each piece is a whole number.
+    """
+    part = Fraction(share).limit_denominator(1000)
+    return [index for index in range(count) if ceil((index + 1) * part) > ceil(index * part)]
+
+
+def in_second_phase(position: int, batch: int, steps: int, loss: LossConfig) -> bool:
+    """Whether the sample at a global position belongs to the second phase. Pure.
+
+    Args:
+        position: of the sample, counted from the beginning of the stage.
+        batch: samples per step, over all processes.
+        steps: of the whole stage.
+        loss: `begin` is the share of the steps that come before.
+    """
+    return loss.perceptual != "none" and position // batch >= loss.begin * steps
+
+
+def one_step_loss(image: Tensor, hr: Tensor, distance: Distance, loss: LossConfig) -> Tensor:
+    """weight x mean distance + pixel_weight x mean |image - HR|; images [B, 3, H, W] in [-1, 1], the first not clipped."""
+    return loss.weight * distance(image, hr).mean() + loss.pixel_weight * F.l1_loss(image, hr)
+
+
+def load_distance(kind: str, device: torch.device) -> Distance:
+    """A perceptual distance by name (see `LossConfig.perceptual`), its weights frozen; they have to be in the cache.
+
+    Raises:
+        WeightsError: they are not; the message says how to get them.
+    """
+    return load_perceptual(kind, device)
