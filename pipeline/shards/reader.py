@@ -128,7 +128,7 @@ class Store:
     def _repr_html_(self) -> str:
         """For notebooks: counts, sizes, and a few tiles beside their masks."""
         facts = {
-            "place": self.place,
+            "place": str(self.place),
             "tiles": f"{len(self)} of {self.tile} x {self.tile} HR pixels, x{self.scale}",
             "images": f"{self.n_images}",
             "masks": f"{self.n_masks} by {self.attrs.get('segmenter', {}).get('name', '?')}",
