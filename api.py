@@ -100,7 +100,8 @@ def prepare(
     if out is None:
         out = _default_store(source)
     registry = load_registry()
-    images, small = (source_of(s, registry, FOLDER) if isinstance(s, str) else s for s in (source, lr))
+    images = source_of(source, registry, FOLDER) if isinstance(source, str) else source
+    small = source_of(lr, registry, FOLDER) if isinstance(lr, str) else lr
     make: Callable[[], MaskSource]
     if masks is None:
         name = sam or ("vit_h" if where.type == "cuda" else "mobile_sam")

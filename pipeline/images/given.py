@@ -108,9 +108,9 @@ def rgb_pixels(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
         if layout.batch:
             raise ImageError(f"expected one image, got a batch {list(image.shape)}; use generate_batch")
         return rgb_pixels(arrays[0])
-    right = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-    if not right or 0 in image.shape:
-        got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-        hint = layout_hint(image.shape) if isinstance(image, np.ndarray) else ""
-        raise ImageError(f"masks: expected an image uint8 [H, W, 3] RGB with at least one pixel, got {got}{hint}")
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"masks: expected an image uint8 [H, W, 3] RGB, a PIL image or a tensor, got {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        got = f"{image.dtype} {list(image.shape)}{layout_hint(image.shape)}"
+        raise ImageError(f"masks: expected an image uint8 [H, W, 3] RGB with at least one pixel, got {got}")
     return image
