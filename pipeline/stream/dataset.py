@@ -19,8 +19,9 @@ from ..encode.browse import html_table, index_in
 from ..shards.reader import Store, open_store
 from ..shards.schema import tiles_per_shard
 from ..storage.cache import CACHE_BYTES, CachingStore
+from ..storage.once import SharedArray
 from .order import Order, draw
-from .passes import SharedInteger, checked_epoch
+from .passes import checked_epoch
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,7 @@ class ShardDataset:
         if self._mean is not False and self._mean not in _COLUMNS:
             raise ConfigError(f"e_sam: expected True, False, 'mask' or 'image', got {e_sam!r}")
         self._lookup: tuple[np.ndarray, np.ndarray] | None = None
-        self._epoch = SharedInteger()
+        self._epoch = SharedArray("q", [0])
         several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
         self.stores = [
             store if isinstance(store, Store) else open_to_stream(store, cache, cache_bytes, check_shards) for store in several
@@ -130,7 +131,7 @@ class ShardDataset:
     @property
     def epoch(self) -> int:
         """The epoch of `data[i]` and of iteration."""
-        return self._epoch.value
+        return self._epoch.cells[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of `data[i]` and of iteration: each has an order, crops and flips of its own.
@@ -138,7 +139,7 @@ class ShardDataset:
         Call it between two passes of a `DataLoader` over this data set, as `DistributedSampler.set_epoch`; workers that run already (with
         `persistent_workers`) see it too. `batch`, `at`, `ShardLoader` and `ShardStream` take global positions, which it does not change.
         """
-        self._epoch.value = checked_epoch(epoch)
+        self._epoch.cells[0] = checked_epoch(epoch)
 
     def __repr__(self) -> str:
         places = ", ".join(repr(str(store.place)) for store in self.stores)

@@ -130,11 +130,11 @@ def test_workers_of_one_pass_agree_on_its_number():
     workers = [copy.copy(counter) for _ in range(3)]  # they share the word, as forked workers do
     assert [worker.begin(77) for worker in workers] == [0, 0, 0]
     assert [worker.begin(77) for worker in workers] == [1, 1, 1]
-    word = counter._word.value
+    word = counter._word.cells[0]
     late = [copy.copy(counter) for _ in range(2)]
     numbers = []
     for worker in late:
-        counter._word.value = word  # both read before either has written
+        counter._word.cells[0] = word  # both read before either has written
         numbers.append(worker.begin(78))
     assert numbers == [2, 2]
     assert counter.begin() == 3
