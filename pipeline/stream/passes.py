@@ -1,4 +1,4 @@
-"""Which epoch or pass is being read: numbers that a loader's worker processes share with the process that started them."""
+"""Which epoch or pass is being read: numbers that a loader's worker processes agree on."""
 
 from __future__ import annotations
 
