@@ -6,6 +6,7 @@ be resumed from the position alone, by any number of workers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, SupportsIndex
@@ -25,6 +26,8 @@ from .passes import checked_epoch
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 __all__ = ["ShardDataset", "Store", "open_store"]
 
@@ -73,7 +76,7 @@ class ShardDataset:
         if self._mean is not False and self._mean not in _COLUMNS:
             raise ConfigError(f"e_sam: expected True, False, 'mask' or 'image', got {e_sam!r}")
         self._lookup: tuple[np.ndarray, np.ndarray] | None = None
-        self._epoch = SharedArray("q", [0])
+        self._epoch = SharedArray("q", [0, 0])  # the epoch, and samples that were indexed in it
         several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
         self.stores = [
             store if isinstance(store, Store) else open_to_stream(store, cache, cache_bytes, check_shards) for store in several
@@ -118,6 +121,13 @@ class ShardDataset:
         total = len(self)
         numbers = [index_in(index, total, several=_SEVERAL, beyond=True) for index in indices]
         batch = self.at(np.array(numbers, np.int64) + self.epoch * total)
+        before, now = self._epoch.cells[1], self._epoch.cells[1] + len(numbers)
+        self._epoch.cells[1] = now
+        if before < 2 * total <= now:  # twice, so that looking around is no reason
+            log.warning(
+                "samples of epoch %d were requested for the second time: same crops and flips; call set_epoch before each epoch",
+                self.epoch,
+            )
         return [{name: values[i] for name, values in batch.items()} for i in range(len(numbers))]
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -139,7 +149,7 @@ class ShardDataset:
         Call it between two passes of a `DataLoader` over this data set, as `DistributedSampler.set_epoch`; workers that run already (with
         `persistent_workers`) see it too. `batch`, `at`, `ShardLoader` and `ShardStream` take global positions, which it does not change.
         """
-        self._epoch.cells[0] = checked_epoch(epoch)
+        self._epoch.cells[0], self._epoch.cells[1] = checked_epoch(epoch), 0
 
     def __repr__(self) -> str:
         places = ", ".join(repr(str(store.place)) for store in self.stores)
