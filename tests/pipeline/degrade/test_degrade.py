@@ -117,8 +117,9 @@ def test_suffixes_and_folders():
         assert pair_names(["HR/0801.png"], ["0802x4.png", name], 4)[0] == {"HR/0801.png": name}, name
     pairs, without = pair_names(["a/1.png", "b/1.png", "c/1.png"], ["a/1x2.png", "b/1.png", "1.png"], 2)
     assert pairs == {"a/1.png": "a/1x2.png", "b/1.png": "b/1.png"}
-    assert "3 pictures are called 1" in without["c/1.png"]
-    assert "several LR files" in pair_names(["1.png"], ["1.png", "1x2.png"], 2)[1]["1.png"]
+    assert "3 images are called 1" in without["c/1.png"]
+    assert pair_names(["1.png"], ["1.png", "1x2.png"], 2)[0] == {"1.png": "1.png"}  # the same name goes first
+    assert "several LR files" in pair_names(["1.png"], ["1_LR.png", "1x2.png"], 2)[1]["1.png"]
     assert pair_names(["1.png"], ["1x2.png"], 4)[1] == {"1.png": "no LR file for it: looked for 1 and 1x4 with any suffix"}
     assert pair_names(["1x4.png"], ["1x4.png"], 4)[0] == {"1x4.png": "1x4.png"}
 
