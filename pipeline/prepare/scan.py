@@ -85,11 +85,17 @@ def _lr_files(
     """Name of a picture -> its LR file, and for the others -> why there is none."""
     if lr is None:
         return {}, {}
-    of_name = {picture.name: picture for picture in list_source(lr, limits)}
-    pairs, without = pair_names([picture.name for picture in pictures], list(of_name), scale)
-    if not pairs:
+    found = list_source(lr, limits)
+    usable = [picture.name for picture in pictures if not picture.trouble]
+    pairs, without = pair_names(usable, [image.name for image in found if not image.trouble], scale)
+    lost, _ = pair_names(
+        list(without), [image.name for image in found if image.trouble], scale
+    )  # each has its reason when it is read
+    pairs, without = pairs | lost, {name: reason for name, reason in without.items() if name not in lost}
+    if not pairs and without:
         name, reason = next(iter(without.items()))
-        raise ImageError(f"{lr}: holds no LR file for any of {len(pictures)} pictures, such as {name} ({reason})")
+        raise ImageError(f"{lr}: holds no LR file for any of {len(pictures)} images, such as {name} ({reason})")
+    of_name = {image.name: image for image in found}
     return {name: of_name[other] for name, other in pairs.items()}, without
 
 

@@ -190,7 +190,7 @@ def test_a_store_with_given_lr(hr_folder, tmp_path):
         prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), settings, lr=lr)
     with pytest.raises(ImageError, match="3.png: no LR file for it"):
         prepare(hr_folder, tmp_path / "b.zarr", NoMasks(), settings, lr=lr, strict=True)
-    with pytest.raises(ImageError, match="holds no LR file for any of 4 pictures, such as 0.png"):
+    with pytest.raises(ImageError, match="holds no LR file for any of 4 images, such as 0.png"):
         prepare(hr_folder, tmp_path / "c.zarr", NoMasks(), PrepareConfig(scale=2, tile=64, degradation="given"), lr=lr)
     for kind, given_lr in (("bicubic", lr), ("given", None)):
         with pytest.raises(ConfigError, match="does not go with lr"):
