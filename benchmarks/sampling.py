@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from samdiff import load_model
-from samdiff.model.evaluation.evaluate import read_pairs
+from samdiff.model.evaluation.benchmark import read_pairs
 from samdiff.model.evaluation.metrics import psnr, psnr_y, ssim_y
 from samdiff.model.inference.upscaler import InferConfig
 from samdiff.pipeline.degrade.imresize import imresize

@@ -32,9 +32,10 @@ def evaluate(
     """PSNR, SSIM, consistency and artifacts of a model beside bicubic and its RRDB, by named protocols."""
     from functools import partial
 
-    from ...errors import ConfigError
+    from ...errors import ConfigError, printable
     from ...model.checkpoints.publish import checkpoint_files
-    from ...model.evaluation.evaluate import as_csv, as_json, as_markdown, benchmark_files, methods, read_pairs, summarise
+    from ...model.evaluation.benchmark import benchmark_files, read_benchmark_folder
+    from ...model.evaluation.evaluate import as_csv, as_json, as_markdown, lr_lines, methods, summarise, undefined_metrics
     from ...model.evaluation.evaluate import evaluate as run
     from ...model.evaluation.perceptual import load_measures
     from ...model.inference.batch import provenance
@@ -53,12 +54,17 @@ def evaluate(
     model.check(settings)
     extras = load_measures([name for name in metrics.split(",") if name], model.device) if metrics else None
     skipped = extras.skipped if extras else {}
-    for metric, reason in skipped.items():  # before hours of work; again at the end
-        print_status(f"without {metric}: {reason}")
     names = [folder.resolve().name for folder in benchmark]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their figures could not be told apart; rename one")
-    sets = {name: read_pairs(folder, model.scale) for name, folder in zip(names, benchmark, strict=True)}
+    read = {name: read_benchmark_folder(folder, model.scale) for name, folder in zip(names, benchmark, strict=True)}
+    sets, lr_from = {name: found.pairs for name, found in read.items()}, {name: found.lr_from for name, found in read.items()}
+    print_status(*lr_lines(lr_from))
+    unused = {f"{name}/{image}": reason for name, found in read.items() for image, reason in found.skipped.items()}
+    small = {f"{name}/{pair.name}": undefined_metrics(pair, model.scale) for name, pairs in sets.items() for pair in pairs}
+    skipped |= unused | {name: "; ".join(reason for _, reason in reasons) for name, reasons in small.items() if reasons}
+    for what, reason in skipped.items():  # before hours of work; again at the end
+        print_status(f"without {what}: {reason}")
     if save:
         made = [
             out / "pictures" / name / f"{pair.name}_{method}.png"
@@ -91,7 +97,10 @@ def evaluate(
         bar.close()
     table = as_markdown(summarise(rows))
     how = provenance(model, settings)
-    facts = {"checkpoint": str(path), **how, "seeds": list(range(seeds)), "scale": model.scale, "skipped": skipped}
+    facts = {"checkpoint": printable(path), **how, "seeds": list(range(seeds)), "scale": model.scale}
+    facts |= {"lr_from": {printable(name): printable(source) for name, source in lr_from.items()}}
+    facts |= {"skipped": {printable(name): printable(reason) for name, reason in skipped.items()}}
+    table = "\n".join([table, "", *lr_lines(lr_from)])
     print_result(*table.splitlines())  # first: it is not lost if the files cannot be written
     for file, text in zip(files, (as_csv(rows), as_json(rows, facts), table + "\n"), strict=True):
         write_output(file, text.encode(), overwrite)

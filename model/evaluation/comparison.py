@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -86,7 +87,9 @@ def _caption(label: str, picture: np.ndarray, reference: np.ndarray | None, crop
     if reference is None or label == "HR":
         return f"{label}\n{picture.shape[1]} x {picture.shape[0]}"
     truth = _rgb(reference)
-    return f"{label}\n{psnr_y(picture, truth, crop_border):.2f} dB, SSIM {ssim_y(picture, truth, crop_border):.4f}"
+    psnr, ssim = psnr_y(picture, truth, crop_border), ssim_y(picture, truth, crop_border)
+    told = [f"{psnr:.2f} dB"] * (not math.isnan(psnr)) + [f"SSIM {ssim:.4f}"] * (not math.isnan(ssim))
+    return f"{label}\n{', '.join(told) or 'too small for PSNR and SSIM'}"
 
 
 def _framed(picture: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+from .labels import draw_text
+
 _MARGIN, _CAPTION = 8, 44  # pixels
 
 
@@ -57,5 +58,5 @@ def _cell(caption: str, picture: np.ndarray, width: int) -> np.ndarray:
     cell = np.full((height + _CAPTION + _MARGIN, width + 2 * _MARGIN, 3), 255, np.uint8)
     cell[_CAPTION : _CAPTION + height, _MARGIN : _MARGIN + width] = picture
     for line, text in enumerate(caption.split("\n")):
-        cv2.putText(cell, text, (_MARGIN, 18 + 18 * line), _FONT, 0.45, (20, 20, 20), 1, cv2.LINE_AA)
+        cell = draw_text(cell, text, x=_MARGIN, y=5 + 18 * line, width=width)
     return cell

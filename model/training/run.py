@@ -227,6 +227,9 @@ def _stage(
             how = {"sampler": v.sampler or "default", "sampling_steps": v.steps} if task.name == "diffusion" else {}
             this.tracker.metrics({"stage": task.name, "step": state.step, **metrics, **how})
             this.tracker.picture(f"{task.name}/{benchmark.name}", sheet, state.step)
+            if "psnr_y" not in metrics:
+                this.report(f"{task.name} {state.step}: {benchmark.name} has no image large enough for PSNR")
+                continue
             this.report(
                 f"{task.name} {state.step}: {benchmark.name} {metrics['psnr_y']:.2f} dB (bicubic {metrics['bicubic_psnr_y']:.2f})"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 from ...pipeline.degrade.imresize import imresize
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import held_out_from
-from ..evaluation.evaluate import read_pairs
-from ..evaluation.metrics import psnr_y, ssim_y
+from ..evaluation.benchmark import read_pairs
+from ..evaluation.metrics import mean_of_defined, psnr_y, ssim_y
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 """(LR uint8 [h, w, 3] or [h, w], the picture's number, which seeds the noise) -> HR of the same kind."""
@@ -47,7 +48,7 @@ def held_out(stores: Sequence[Store], images: int, tiles: int) -> Benchmark | No
 
 
 def read_benchmark(folder: Path, scale: int) -> Benchmark:
-    """The benchmark of a folder, read as `samdiff evaluate` reads it, see `evaluate.read_pairs`."""
+    """The benchmark of a folder, read as `samdiff evaluate` reads it, see `benchmark.read_pairs`."""
     return benchmark_of(folder.resolve().name, [(pair.lr, pair.hr) for pair in read_pairs(folder, scale)], scale)
 
 
@@ -58,15 +59,14 @@ def score(benchmark: Benchmark, upscale: Upscale) -> tuple[dict[str, Any], np.nd
     lr, hr = benchmark.pairs[0]
     panels = [np.atleast_3d(picture) for picture in (imresize(lr, benchmark.scale), found[0], hr)]
     sheet = np.hstack([np.broadcast_to(panel, (*panel.shape[:2], 3)) for panel in panels])
-    metrics = {"validation": benchmark.name, "pictures": len(found), "psnr_y": round(psnr, 4), "ssim_y": round(ssim, 5)}
-    return {
-        **metrics,
-        "bicubic_psnr_y": round(benchmark.bicubic[0], 4),
-        "bicubic_ssim_y": round(benchmark.bicubic[1], 5),
-    }, sheet
+    means = {"psnr_y": (psnr, 4), "ssim_y": (ssim, 5), "bicubic_psnr_y": (benchmark.bicubic[0], 4)}
+    means |= {"bicubic_ssim_y": (benchmark.bicubic[1], 5)}
+    # JSON has no NaN: a metric that no image is large enough for is left out
+    defined = {name: round(value, digits) for name, (value, digits) in means.items() if not math.isnan(value)}
+    return {"validation": benchmark.name, "pictures": len(found), **defined}, sheet
 
 
 def _means(pairs: Sequence[tuple[np.ndarray, np.ndarray]], found: Sequence[np.ndarray], scale: int) -> tuple[float, float]:
     metrics = [(psnr_y(ours, hr, scale), ssim_y(ours, hr, scale)) for ours, (_, hr) in zip(found, pairs, strict=True)]
-    psnr, ssim = np.mean(metrics, axis=0)
-    return float(psnr), float(ssim)
+    psnr, ssim = zip(*metrics, strict=True)
+    return mean_of_defined(psnr), mean_of_defined(ssim)

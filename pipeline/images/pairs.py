@@ -74,8 +74,8 @@ def on_common_grid(shape_hr: tuple[int, ...], scale: int) -> tuple[tuple[slice, 
 
 
 def hr_stem(name: str) -> str:
-    """The NFC stem of an HR file without `_HR` or `_GT`."""
-    return re.sub(r"[-_. ](?:HR|GT)$", "", _stem(name), flags=re.IGNORECASE)
+    """The NFC stem of an HR file without `_HR`, `_GT` or `_HR_x4`."""
+    return re.sub(r"[-_. ](?:HR|GT)(?:[-_. ]?x\d+)?$", "", _stem(name), flags=re.IGNORECASE)
 
 
 def _in_passes(names_hr: Sequence[str], names_lr: Sequence[str], passes: Sequence[tuple[_Key, _Key]]) -> dict[str, str]:
