@@ -83,9 +83,7 @@ def benchmark_layout(names: Sequence[str], scale: int, where: str = "the folder"
     else:
         highs = _plain([place for place in places if not place.role], where)
     above = highs[0].above
-    if above and (others := sorted({p.name.partition("/")[0] for p in places if not p.name.startswith(f"{above}/")})):
-        names_of = ", ".join(map(printable, [above, *others][:4]))
-        raise ConfigError(f"--benchmark {where}: expected one benchmark, found several ({names_of}); give one of them")
+    _refuse_others(above, [place for place in places if place.role in ("", "hr") and place.scale in (None, scale)], where)
     fits = [low for low in lows if low.above == above and low.scale == scale]
     fits = fits or [low for low in lows if low.above == above and low.scale is None]
     plain = [low for low in fits if low.kind in _PLAIN]
@@ -96,6 +94,14 @@ def benchmark_layout(names: Sequence[str], scale: int, where: str = "the folder"
     note = f"not looked at: {left} images ({', '.join(map(printable, unread[:4]))})" if left else ""
     lr_from = (chosen[0].folder or "files named NAME_LR") if chosen else BICUBIC
     return Layout(tuple(p.name for p in highs), tuple(p.name for p in chosen), lr_from, note)
+
+
+def _refuse_others(above: str, places: Sequence[_Place], where: str) -> None:
+    """ConfigError if images that could be HR lie outside the folder that holds the folders of HR and LR."""
+    others = sorted({place.name.partition("/")[0] for place in places if not place.name.startswith(f"{above}/")})
+    if above and others:
+        names = ", ".join(map(printable, [above, *others][:4]))
+        raise ConfigError(f"--benchmark {where}: expected one benchmark, found several ({names}); give one of them")
 
 
 def _place(name: str, ends: frozenset[str]) -> _Place:
