@@ -11,7 +11,12 @@ from ..common import Device, Threads, choose_checkpoint, finish, print_result, p
 
 
 def evaluate(
-    benchmark: Annotated[list[Path], typer.Option(help="A folder with HR/ and LRx4/, or of HR pictures; may be repeated.")],
+    benchmark: Annotated[
+        list[Path],
+        typer.Option(
+            help="A folder with HR/ and LRx4/, or of HR images, or a name: set5, set14, bsd100, urban100; may be repeated."
+        ),
+    ],
     checkpoint: Annotated[Path | None, typer.Option(help="model.safetensors or a run's folder [as for infer].")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for figures.csv, figures.json and table.md.")] = Path(
         "evaluation"
@@ -41,9 +46,11 @@ def evaluate(
     from ...model.inference.batch import provenance
     from ...model.inference.image_io import save_picture
     from ...model.inference.upscaler import InferConfig, load_model
+    from ...pipeline.download.benchmarks import find_benchmark
     from ...pipeline.storage.outputs import claim_outputs, write_output
     from ...runtime import pick_device, progress, setup_process
 
+    benchmark = [find_benchmark(folder) for folder in benchmark]
     path = choose_checkpoint(checkpoint)
     inputs = [*checkpoint_files(path), *(file for folder in benchmark for file in benchmark_files(folder))]
     files = [out / name for name in ("figures.csv", "figures.json", "table.md")]
