@@ -22,9 +22,7 @@ def printable(text: object, lines: bool = False) -> str:
         lines: keep line feeds, for a text of our own that has several lines.
     """
     return "".join(
-        character
-        if (lines and character == "\n") or unicodedata.category(character) not in _INVISIBLE
-        else _escape(character)
+        character if (lines and character == "\n") or unicodedata.category(character) not in _INVISIBLE else _escape(character)
         for character in str(text)
     )
 

@@ -211,3 +211,32 @@ def test_given_lr_equal_to_ours_gives_the_same_tiles(hr_folder, tmp_path):
     assert len(a) == len(b) == 4 * 3 * 5
     assert b.attrs["stride"] == 16
     np.testing.assert_array_equal(a.read_tiles("lr", range(len(a))), b.read_tiles("lr", range(len(b))))
+
+
+def test_given_lr_of_a_size_rounded_up_is_cut_on_the_grid_of_hr(hr_folder, tmp_path):
+    """HR of 130 x 99, LR of 33 x 25: as MATLAB's imresize leaves it."""
+    lr = tmp_path / "LR"
+    lr.mkdir()
+    mine = {k: photo(25, 33, 100 + k) for k in range(4)}
+    for k, pixels in mine.items():
+        (lr / f"{k}x4.png").write_bytes(file_of(pixels, "PNG"))
+    report = prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), PrepareConfig(tile=64, degradation="given"), lr=lr)
+    assert report.skipped == {}
+    store = open_store(tmp_path / "a.zarr")
+    tiles, _ = stored(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(tiles["2.png"], mine[2][:16, :16])
+    last = store.read_tiles("lr", [len(store) - 1])[0]  # flush with the border of the cut image: 96 x 128 HR, 24 x 32 LR
+    np.testing.assert_array_equal(last, mine[3][8:24, 16:32])
+
+
+def test_unread_formats_beside_images_do_not_take_their_lr(hr_folder, tmp_path):
+    """`0.heic` beside `0.png`, in HR and in LR: the pair of PNG is used, each other file has its reason."""
+    lr = tmp_path / "LR"
+    lr.mkdir()
+    (hr_folder / "0.heic").write_bytes(b"x")
+    (lr / "0.heic").write_bytes(b"x")
+    for k in range(4):
+        (lr / f"{k}.png").write_bytes(file_of(photo(24, 32, k), "PNG"))
+    report = prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), PrepareConfig(tile=64, degradation="given"), lr=lr)
+    assert report.skipped.keys() == {"0.heic"}
+    assert "a format that samdiff does not read (.heic)" in report.skipped["0.heic"]
