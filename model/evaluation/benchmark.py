@@ -15,7 +15,7 @@ from ...pipeline.degrade.imresize import imresize
 from ...pipeline.images.listing import ImageFile, list_source
 from ...pipeline.images.pairs import hr_stem, on_common_grid, pair_names, why_not_lr
 from ..inference.image_io import open_picture
-from .benchmark_layout import Layout, benchmark_layout, inside
+from .benchmark_layout import Layout, benchmark_layout, inside, may_be_lr
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,9 @@ def read_benchmark_folder(folder: Path, scale: int) -> BenchmarkImages:
             f"--benchmark {folder}: expected a folder of images, or one with HR/ and LRx{scale}/ in it; found none ({error})"
         ) from error
     skipped = {name: image.trouble for name, image in files.items() if image.trouble}
+    for name, reason in skipped.items():
+        if may_be_lr(name):  # else LR would be made, and the metrics be those of another task
+            raise ConfigError(f"--benchmark {folder}: {printable(name)}: {reason}; make it readable, or move it away")
     layout = benchmark_layout([name for name in files if name not in skipped], scale, str(printable(folder)))
     if layout.unread:
         log.warning("%s: %s", printable(folder), layout.unread)

@@ -186,6 +186,11 @@ def _one_folder(places: Sequence[_Place], what: str, where: str) -> list[_Place]
     return list(places)
 
 
+def may_be_lr(name: str) -> bool:
+    """Whether a file or folder (`NAME (folder)`) is, or lies in, a folder of LR by its name."""
+    return any(_LR.fullmatch(part) for part in PurePosixPath(name.removesuffix(" (folder)")).parts)
+
+
 def inside(name: str) -> str:
     """A name without the folders that name a role or a scale, and those above."""
     parts = PurePosixPath(name).parts

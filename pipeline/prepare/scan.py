@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...errors import ImageError
+from ...errors import ImageError, printable
 from ...runtime import progress
 from ..images.decode import Decoded, Limits
 from ..images.pairs import pair_names, why_not_lr
 from ..images.sources import ImageFile, Source, SourceReader, check_archives, hash_pictures, list_source
 from ..images.unchanged import read_unchanged
 from ..shards.writer import canonical, digest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,9 @@ def _lr_files(
     lost, _ = pair_names(
         list(without), [image.name for image in found if image.trouble], scale
     )  # each has its reason when it is read
+    for image in found:
+        if image.trouble and image.name not in lost.values():
+            log.warning("%s: LR %s: %s", printable(lr), printable(image.name), image.trouble)
     pairs, without = pairs | lost, {name: reason for name, reason in without.items() if name not in lost}
     if not pairs and without:
         name, reason = next(iter(without.items()))

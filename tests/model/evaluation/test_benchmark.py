@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import unicodedata
 
 import numpy as np
@@ -195,3 +196,23 @@ def test_evaluate_lists_small_images_and_says_where_lr_came_from(tmp_path, monke
     assert next(row for row in facts["pictures"] if row["picture"] == "icon")["ssim_y"] is None
     assert "caf\\xe9" in (tmp_path / "ev" / "figures.csv").read_text()
     assert f"LR of b: {BICUBIC}" in (tmp_path / "ev" / "table.md").read_text()
+
+
+@pytest.mark.parametrize("closed_folder", ["LRx4", "more"])
+def test_a_folder_that_cannot_be_read(closed_folder, tmp_path, monkeypatch):
+    """One of LR is an error, or LR would be made; any other is listed."""
+    save_picture(photo(32, 32, 0), tmp_path / "b" / "HR" / "a.png")
+    (tmp_path / "b" / closed_folder).mkdir()
+    real = os.scandir
+
+    def closed(path):
+        if os.path.basename(path) == closed_folder:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    if closed_folder == "LRx4":
+        with pytest.raises(ConfigError, match="LRx4 .folder.: a folder that cannot be read: Permission denied"):
+            read_benchmark_folder(tmp_path / "b", 4)
+    else:
+        assert read_benchmark_folder(tmp_path / "b", 4).skipped.keys() == {"more (folder)"}
