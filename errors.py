@@ -13,7 +13,7 @@ _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def printable(text: object, lines: bool = False) -> str:
-    """Text that is safe to print: control characters, direction marks and surrogates become escapes such as `\\x1b` and `\\udc80`.
+    """Text that is safe to print: control characters, direction marks and bytes that are not UTF-8 become escapes such as `\\x1b` and `\\xe9`.
 
     Everything that comes from outside (file names, notes of a store, HTTP reasons) goes through here before it is printed.
 
@@ -22,11 +22,15 @@ def printable(text: object, lines: bool = False) -> str:
         lines: keep line feeds, for a text of our own that has several lines.
     """
     return "".join(
-        character
-        if (lines and character == "\n") or unicodedata.category(character) not in _INVISIBLE
-        else character.encode("unicode_escape").decode()
+        character if (lines and character == "\n") or unicodedata.category(character) not in _INVISIBLE else _escape(character)
         for character in str(text)
     )
+
+
+def _escape(character: str) -> str:
+    """A byte of a file name that is not UTF-8, which Python holds as a surrogate (PEP 383), shows as the byte."""
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
 
 
 class SamdiffError(ValueError):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from samdiff import load_model
-from samdiff.model.evaluation.evaluate import read_pairs
+from samdiff.model.evaluation.benchmark import read_pairs
 from samdiff.model.evaluation.metrics import psnr, psnr_y, ssim_y
 from samdiff.model.evaluation.perceptual import choose_metrics
 from samdiff.model.inference.upscaler import InferConfig

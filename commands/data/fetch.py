@@ -53,7 +53,10 @@ DOWNLOADS = Path("data") / "downloads"
 
 def download(
     name: Annotated[
-        str | None, typer.Argument(help="div2k, div2k-valid, div2k-lr-x4, flickr2k, df2k, …; none: list them.")
+        str | None,
+        typer.Argument(
+            help="div2k, div2k-valid, div2k-lr-x4, flickr2k, df2k, set5, set14, bsd100, urban100, …; none: list them."
+        ),
     ] = None,
     downloads: Downloads = DOWNLOADS,
     mirror: Mirror = None,
@@ -64,6 +67,7 @@ def download(
 ) -> None:
     """Fetch a data set: resumed, verified, its pictures counted. The same command goes on after an interruption."""
     from ...pipeline.download import datasets
+    from ...pipeline.download.benchmarks import unpack
 
     known = datasets.load_registry(registry)
     if name is None:
@@ -75,14 +79,18 @@ def download(
             f"{path}: {path.stat().st_size} bytes, {entry.images or 'some'} pictures; "
             f"licence: {printable(entry.licence)}; cite: {printable(entry.citation)}"
         )
-        if extract:
+        if entry.benchmark:
+            print_status(
+                f"{downloads / entry.name}: {unpack(entry, downloads)} images unpacked; --benchmark {printable(entry.name)} finds them"
+            )
+        elif extract:
             folder = path.with_suffix("")
             print_status(f"{folder}: {datasets.extract(path, folder, entry.images)} pictures unpacked")
 
 
 def _line(entry: DataSet) -> str:
     size = f"{entry.bytes / 1e9:6.2f} GB" if entry.bytes else "   ?   GB"
-    what = " + ".join(entry.sets) if entry.sets else size
+    what = " + ".join(entry.sets) if entry.sets else "on request" if entry.request else size
     return printable(f"{entry.name:20s}{what:20s} {entry.about}")
 
 

@@ -11,7 +11,12 @@ from ..common import Device, Threads, choose_checkpoint, finish, print_result, p
 
 
 def evaluate(
-    benchmark: Annotated[list[Path], typer.Option(help="A folder with HR/ and LRx4/, or of HR pictures; may be repeated.")],
+    benchmark: Annotated[
+        list[Path],
+        typer.Option(
+            help="A folder with HR/ and LRx4/, or of HR images, or a name: set5, set14, bsd100, urban100; may be repeated."
+        ),
+    ],
     checkpoint: Annotated[Path | None, typer.Option(help="model.safetensors or a run's folder [as for infer].")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for figures.csv, figures.json and table.md.")] = Path(
         "evaluation"
@@ -34,17 +39,20 @@ def evaluate(
     """PSNR, SSIM, consistency and artifacts of a model beside bicubic and its RRDB, by named protocols."""
     from functools import partial
 
-    from ...errors import ConfigError
+    from ...errors import ConfigError, printable
     from ...model.checkpoints.publish import checkpoint_files
-    from ...model.evaluation.evaluate import as_csv, as_json, as_markdown, benchmark_files, methods, read_pairs, summarise
+    from ...model.evaluation.benchmark import benchmark_files, read_benchmark_folder
+    from ...model.evaluation.evaluate import as_csv, as_json, as_markdown, lr_lines, methods, summarise, undefined_metrics
     from ...model.evaluation.evaluate import evaluate as run
     from ...model.evaluation.perceptual import load_measures
     from ...model.inference.batch import provenance
     from ...model.inference.image_io import save_picture
     from ...model.inference.upscaler import InferConfig, load_model
+    from ...pipeline.download.benchmarks import find_benchmark
     from ...pipeline.storage.outputs import claim_outputs, write_output
     from ...runtime import pick_device, progress, setup_process
 
+    benchmark = [find_benchmark(folder) for folder in benchmark]
     path = choose_checkpoint(checkpoint)
     inputs = [*checkpoint_files(path), *(file for folder in benchmark for file in benchmark_files(folder))]
     files = [out / name for name in ("figures.csv", "figures.json", "table.md")]
@@ -55,12 +63,17 @@ def evaluate(
     model.check(settings)
     extras = load_measures([name for name in metrics.split(",") if name], model.device) if metrics else None
     skipped, models = (extras.skipped, extras.models) if extras else ({}, {})
-    for metric, reason in skipped.items():  # before hours of work; again at the end
-        print_status(f"without {metric}: {reason}")
     names = [folder.resolve().name for folder in benchmark]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their figures could not be told apart; rename one")
-    sets = {name: read_pairs(folder, model.scale) for name, folder in zip(names, benchmark, strict=True)}
+    read = {name: read_benchmark_folder(folder, model.scale) for name, folder in zip(names, benchmark, strict=True)}
+    sets, lr_from = {name: found.pairs for name, found in read.items()}, {name: found.lr_from for name, found in read.items()}
+    print_status(*lr_lines(lr_from))
+    unused = {f"{name}/{image}": reason for name, found in read.items() for image, reason in found.skipped.items()}
+    small = {f"{name}/{pair.name}": undefined_metrics(pair, model.scale) for name, pairs in sets.items() for pair in pairs}
+    skipped |= unused | {name: "; ".join(reason for _, reason in reasons) for name, reasons in small.items() if reasons}
+    for what, reason in skipped.items():  # before hours of work; again at the end
+        print_status(f"without {what}: {reason}")
     if save:
         made = [
             out / "pictures" / name / f"{pair.name}_{method}.png"
@@ -93,14 +106,10 @@ def evaluate(
         bar.close()
     table = as_markdown(summarise(rows), models)
     how = provenance(model, settings)
-    facts = {
-        "checkpoint": str(path),
-        **how,
-        "seeds": list(range(seeds)),
-        "scale": model.scale,
-        "metric_models": models,
-        "skipped": skipped,
-    }
+    facts = {"checkpoint": printable(path), **how, "seeds": list(range(seeds)), "scale": model.scale, "metric_models": models}
+    facts |= {"lr_from": {printable(name): printable(source) for name, source in lr_from.items()}}
+    facts |= {"skipped": {printable(name): printable(reason) for name, reason in skipped.items()}}
+    table = "\n".join([table, "", *lr_lines(lr_from)])
     print_result(*table.splitlines())  # first: it is not lost if the files cannot be written
     for file, text in zip(files, (as_csv(rows), as_json(rows, facts), table + "\n"), strict=True):
         write_output(file, text.encode(), overwrite)

@@ -12,6 +12,7 @@ from ..common import Device, Threads, choose_checkpoint, finish, print_status
 
 def infer(
     inputs: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or patterns such as 'in/*.png'.")],
+    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Search folders with their subfolders.")] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="A file for one picture, or a folder [beside each input].")
     ] = None,
@@ -80,6 +81,9 @@ def infer(
     model = load_model(path, pick_device(device))
     model.expect_scale(scale)
     output = OutputConfig(out, f"_x{model.scale}" if suffix is None else suffix, format_, overwrite, bits, provenance)
-    read = [*checkpoint_files(path), *(others_results(inputs, output.suffix) if overwrite else ())]
-    jobs = plan_outputs(list_inputs(inputs, output.suffix), output, read)
+    read = [
+        *checkpoint_files(path),
+        *(others_results(inputs, output.suffix, recursive=recursive, out=out) if overwrite else ()),
+    ]
+    jobs = plan_outputs(list_inputs(inputs, output.suffix, recursive=recursive, out=out), output, read)
     finish(upscale_files(model, jobs, settings, output, print_status))

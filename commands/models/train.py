@@ -53,6 +53,7 @@ def train(
     from ...model.training.run import train as run
     from ...model.training.run_dir import threads_to_resume
     from ...model.training.validation import read_benchmark
+    from ...pipeline.download.benchmarks import find_benchmark
     from ...pipeline.stream.dataset import open_to_stream
     from ...runtime import pick_device, setup_process, usable_cores, user_path
 
@@ -75,7 +76,7 @@ def train(
     if scale is not None and scale != stores[0].scale:
         raise StoreError(f"{shards[0]}: holds x{stores[0].scale}, x{scale} was asked for; prepare a store with --scale {scale}")
     with join(pick_device(device)) as ranks:
-        benchmarks = [read_benchmark(folder, settings.scale) for folder in benchmark or []]
+        benchmarks = [read_benchmark(find_benchmark(folder), settings.scale) for folder in benchmark or []]
         model = run(stores, target, settings, ranks.device, rrdb, print_status, benchmarks, ranks, start)
     if ranks.is_main:
         print_status(f"done: {model}; use it with `samdiff infer PICTURE --checkpoint {target}`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import cv2
@@ -94,7 +95,9 @@ def _caption(
     if reference is None or label == "HR":
         return f"{label}\n{picture.shape[1]} x {picture.shape[0]}"
     truth = _rgb(reference)
-    first = f"{label}\n{psnr_y(picture, truth, crop_border):.2f} dB, SSIM {ssim_y(picture, truth, crop_border):.4f}"
+    psnr, ssim = psnr_y(picture, truth, crop_border), ssim_y(picture, truth, crop_border)
+    told = [f"{psnr:.2f} dB"] * (not math.isnan(psnr)) + [f"SSIM {ssim:.4f}"] * (not math.isnan(ssim))
+    first = f"{label}\n{', '.join(told) or 'too small for PSNR and SSIM'}"
     more = ", ".join(f"{name.upper()} {metric(picture, truth):.4f}" for name, metric in metrics.items())
     return f"{first}\n{more}" if more else first
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+from .labels import draw_text
+
 _MARGIN, _LINE, _SHORTEST = 8, 18, 2  # pixels, pixels, lines
 
 
@@ -58,5 +59,5 @@ def _cell(caption: str, picture: np.ndarray, *, width: int, top: int) -> np.ndar
     cell = np.full((height + top + _MARGIN, width + 2 * _MARGIN, 3), 255, np.uint8)
     cell[top : top + height, _MARGIN : _MARGIN + width] = picture
     for line, text in enumerate(caption.split("\n")):
-        cv2.putText(cell, text, (_MARGIN, _LINE + _LINE * line), _FONT, 0.45, (20, 20, 20), 1, cv2.LINE_AA)
+        cell = draw_text(cell, text, x=_MARGIN, y=5 + _LINE * line, width=width)
     return cell

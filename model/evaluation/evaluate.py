@@ -24,30 +24,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import ConfigError, printable
+from ...errors import printable
 from ...pipeline.degrade.imresize import imresize
-from ...pipeline.images.sources import SUFFIXES
-from ..inference.image_io import open_picture, save_picture
-from .ldl import artifact_map
-from .metrics import psnr, psnr_y, ssim_y
+from ..inference.image_io import save_picture
+from .benchmark import Pair
+from .ldl import LDL_SIDE, artifact_map
+from .metrics import SSIM_SIDE, mean_of_defined, psnr, psnr_y, ssim_y
 from .perceptual import FolderMeasure, Measures, PictureMeasure
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 
 DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5, "lpips": 4, "lpips-vgg": 4, "dists": 4, "maniqa": 4}
 """Decimals in tables; 3 for the others."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One picture of a benchmark."""
-
-    name: str
-    """The HR file's name without its suffix."""
-    lr: np.ndarray
-    """uint8 [h, w] or [h, w, 3]."""
-    hr: np.ndarray
-    """uint8, s times larger, cut at the bottom and the right to what LR covers."""
 
 
 @dataclass(frozen=True)
@@ -66,68 +54,30 @@ class Row:
     """Figure -> value."""
 
 
-def read_pairs(folder: Path, scale: int) -> list[Pair]:
-    """The pictures of a benchmark: HR/ with LRx4/ (files of the same name, or NAMEx4), or HR alone, which is reduced by MATLAB's bicubic.
-
-    Raises:
-        ConfigError: no folder, no pictures, or an HR picture without its LR where a folder of LR is there.
-        ImageError: a picture cannot be read.
-    """
-    if not folder.is_dir():
-        raise ConfigError(
-            f"--benchmark {folder}: there is no such folder; give one of HR pictures, or with HR/ and LRx{scale}/"
-        )
-    inside = folder / "HR" if (folder / "HR").is_dir() else folder
-    files = sorted(p for p in inside.glob("*") if p.suffix.lower() in SUFFIXES)
-    if not files:
-        raise ConfigError(
-            f"--benchmark {folder}: expected a folder of pictures, or one with HR/ and LRx{scale}/ in it; found none"
-        )
-    small = folder / f"LRx{scale}"
-    lows = {p.stem.removesuffix(f"x{scale}"): p for p in small.glob("*")} if small.is_dir() else {}
-    if lows and (lone := [p.name for p in files if p.stem not in lows]):
-        raise ConfigError(
-            f"--benchmark {folder}: {small} has no LR for {lone[0]} ({len(lone)} in all); add them, or take the folder away"
-        )
-    return [_pair(path, lows.get(path.stem), scale) for path in files]
-
-
-def benchmark_files(folder: Path) -> list[Path]:
-    """All files that `read_pairs` may read of a benchmark, at any scale: none of them is an output."""
-    lows = [path for path in folder.glob("LRx*") if path.is_dir()]
-    listed = [path for place in (folder, folder / "HR") for path in place.glob("*") if path.suffix.lower() in SUFFIXES]
-    return [*listed, *(path for low in lows for path in low.glob("*"))]
-
-
 def methods(seeds: Sequence[int]) -> list[str]:
     """The names by which `evaluate` calls `on_picture` with the results of one picture."""
     return ["bicubic", "rrdb", *(f"samdiff-seed{seed}" for seed in seeds)]
 
 
-def _pair(path: Path, low: Path | None, scale: int) -> Pair:
-    hr = _without_alpha(open_picture(path))
-    if low is None:
-        height, width = (side // scale * scale for side in hr.shape[:2])
-        return Pair(path.stem, imresize(np.ascontiguousarray(hr[:height, :width]), 1 / scale), hr[:height, :width])
-    lr = _without_alpha(open_picture(low))
-    if hr.ndim == 2 and lr.ndim == 3:
-        lr = np.ascontiguousarray(lr[..., 0])
-    if lr.ndim == 2 and hr.ndim == 3:
-        lr = np.repeat(lr[..., None], 3, axis=2)
-    if any(
-        not low_side * scale <= side < (low_side + 1) * scale + scale
-        for low_side, side in zip(lr.shape, hr.shape[:2], strict=False)
-    ):
-        raise ConfigError(
-            f"{low}: expected {path.name} reduced {scale} times, {hr.shape[:2]} -> got {lr.shape[:2]}; check the scale"
+def undefined_metrics(pair: Pair, scale: int) -> list[tuple[str, str]]:
+    """The metrics that an image is too small for, which are NaN then, each with the reason."""
+    side, shaved = min(pair.hr.shape[:2]), min(pair.hr.shape[:2]) - 2 * scale
+    needs = {
+        "psnr_y": (1, shaved),
+        "ssim_y": (SSIM_SIDE, shaved),
+        "ssim_y_full": (SSIM_SIDE, side),
+        "psnr_rgb": (1, shaved),
+        "ldl": (LDL_SIDE, side),
+    }
+    height, width = pair.hr.shape[:2]
+    return [
+        (
+            name,
+            f"{name} needs {least} pixels per side{' after the shave' if got == shaved else ''}, the image has {width} x {height}",
         )
-    return Pair(path.stem, lr, hr[: lr.shape[0] * scale, : lr.shape[1] * scale])
-
-
-def _without_alpha(image: np.ndarray) -> np.ndarray:
-    if image.ndim == 3 and image.shape[2] in (2, 4):
-        image = image[..., : image.shape[2] - 1]
-    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        for name, (least, got) in needs.items()
+        if got < least
+    ]
 
 
 def metrics_of(
@@ -143,6 +93,7 @@ def metrics_of(
         extras: more figures by name, of (result, HR), such as LPIPS.
     """
     hr, back = pair.hr, imresize(np.ascontiguousarray(found), 1 / scale)
+    tiny = {name for name, _ in undefined_metrics(pair, scale)}
     ours = {
         "psnr_y": psnr_y(found, hr, scale),
         "ssim_y": ssim_y(found, hr, scale),
@@ -150,7 +101,7 @@ def metrics_of(
         "ssim_y_full": ssim_y(found, hr, 0),
         "psnr_rgb": psnr(found, hr, scale),
         "psnr_lr": psnr(back, pair.lr),
-        "ldl": float(artifact_map(found, hr, reference).mean()),
+        "ldl": math.nan if "ldl" in tiny else float(artifact_map(found, hr, reference).mean()),
     }
     return ours | {name: measure(found, hr) for name, measure in extras.items()}
 
@@ -216,11 +167,16 @@ def summarise(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, tuple[floa
         found[key] = {}
         for name in _names(own):
             each = [[row.metrics[name] for row in own if row.seed == seed and name in row.metrics] for seed in seeds]
-            means = [float(np.mean(values)) for values in each]
+            means = [mean_of_defined(values) for values in each]
             with np.errstate(invalid="ignore"):  # of infinite figures
                 error = float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
             found[key][name] = (float(np.mean(means)), error)
     return found
+
+
+def lr_lines(lr_from: Mapping[str, str]) -> list[str]:
+    """Where the LR of each benchmark came from, one line each, for below the table."""
+    return [f"LR of {printable(benchmark)}: {printable(source)}" for benchmark, source in lr_from.items()]
 
 
 def as_markdown(
@@ -252,7 +208,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer.writerow(["benchmark", "picture", "method", "seed", *_names(rows)])
     for row in rows:
         cells = [f"{row.metrics[name]:.6f}" if name in row.metrics else "" for name in _names(rows)]
-        writer.writerow([row.benchmark, row.picture, row.method, row.seed, *cells])
+        writer.writerow([printable(row.benchmark), printable(row.picture), row.method, row.seed, *cells])
     return out.getvalue()
 
 
@@ -263,12 +219,12 @@ def as_json(rows: Sequence[Row], facts: Mapping[str, object]) -> str:
         return value if math.isfinite(value) else None
 
     summary = [
-        {"benchmark": benchmark, "method": method}
+        {"benchmark": printable(benchmark), "method": method}
         | {name: {"mean": number(mean), "standard_error": number(error)} for name, (mean, error) in metrics.items()}
         for (benchmark, method), metrics in summarise(rows).items()
     ]
     lines = [
-        {"benchmark": row.benchmark, "picture": row.picture, "method": row.method, "seed": row.seed}
+        {"benchmark": printable(row.benchmark), "picture": printable(row.picture), "method": row.method, "seed": row.seed}
         | {name: number(value) for name, value in row.metrics.items()}
         for row in rows
     ]

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 
 _WINDOW = 7
+LDL_SIDE = _WINDOW // 2 + 1
+"""Smallest side for the map, in pixels: the window is mirrored at the borders."""
 
 
 def artifact_map(found: np.ndarray, hr: np.ndarray, stable: np.ndarray) -> np.ndarray:

@@ -7,9 +7,14 @@ stored as RGB with equal bands (Set14's `man`) on Y: so the published averages c
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
+SSIM_SIDE = 11
+"""Smallest side for SSIM, in pixels: its window."""
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
@@ -21,19 +26,21 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray, crop_border: int = 0) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures of one shape, range 0 … 255; infinite if they are equal."""
+    """Peak signal-to-noise ratio in dB of two pictures of one shape, range 0 … 255; infinite if they are equal, NaN if the shave leaves nothing."""
     if a.shape != b.shape:
         raise ValueError(f"expected pictures of one shape, got {a.shape} and {b.shape}")
     difference = _cropped(a, crop_border).astype(np.float64) - _cropped(b, crop_border)
+    if not difference.size:
+        return float("nan")
     mse = float((difference**2).mean())
     return float("inf") if mse == 0 else 10 * np.log10(255**2 / mse)
 
 
 def ssim(a: np.ndarray, b: np.ndarray, crop_border: int = 0) -> float:
-    """Structural similarity of two planes [H, W], range 0 … 255; sides of at least 11 after the shave."""
+    """Structural similarity of two planes [H, W], range 0 … 255; NaN if a side has fewer than 11 pixels after the shave."""
     x, y = _cropped(a, crop_border).astype(np.float64), _cropped(b, crop_border).astype(np.float64)
-    if min(x.shape) < 11:
-        raise ValueError(f"ssim: expected sides of at least 11 pixels after the shave, got {x.shape}")
+    if min(x.shape) < SSIM_SIDE:
+        return float("nan")
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y, cov = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2, _blur(x * y) - mean_x * mean_y
     top = (2 * mean_x * mean_y + _C1) * (2 * cov + _C2)
@@ -50,8 +57,15 @@ def ssim_y(a: np.ndarray, b: np.ndarray, crop_border: int) -> float:
     return ssim(luma(a), luma(b), crop_border)
 
 
+def mean_of_defined(values: Sequence[float]) -> float:
+    """The mean without NaN, which an image that is too small has; NaN if nothing is left."""
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
+
+
 def _cropped(image: np.ndarray, crop_border: int) -> np.ndarray:
-    return image[crop_border : image.shape[0] - crop_border, crop_border : image.shape[1] - crop_border]
+    height, width = (max(side - crop_border, crop_border) for side in image.shape[:2])
+    return image[crop_border:height, crop_border:width]
 
 
 def _blur(plane: np.ndarray) -> np.ndarray:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +13,14 @@ import numpy as np
 
 from ... import __version__
 from ...errors import ConfigError, ImageError, SamdiffError, printable
-from ...pipeline.images.sources import SUFFIXES
-from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, place_of, sweep_outputs, try_place
+from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, sweep_outputs, try_place
 from ...pipeline.storage.regular import read_regular
 from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
-from .image_io import FORMATS, MAX_BYTES, file_says, is_result, read_picture_file, save_picture
+from .image_io import FORMATS, MAX_BYTES, file_says, read_picture_file, save_picture
+from .inputs import InputFile
+from .inputs import list_inputs as list_inputs
+from .inputs import others_results as others_results
 from .upscaler import InferConfig, SuperResolver
 
 OUTPUT_FORMATS = ("png", "jpg", "webp")
@@ -64,70 +64,25 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to be made."""
+    """One image to be made."""
 
     source: Path
     """The input."""
     target: Path
     """The output."""
     trouble: str = ""
-    """Why it is not made, if that is known beforehand."""
+    """Why it is not made, if that is known beforehand: words that follow the target's name."""
+    unreadable: str = ""
+    """Why its source cannot be read, if that is known from the listing."""
 
 
-def list_inputs(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
-    """Files, the pictures of folders (not of their folders), and the files that patterns such as `in/*.png` match; sorted within each.
-
-    A folder's pictures that are results of others beside them (NAME + suffix) are left out, so that the same command can run again.
-
-    Raises:
-        ImageError: a folder without pictures, or a pattern that matches nothing.
-        ConfigError: an empty name.
-    """
-    found: dict[object, Path] = {}
-    folders: dict[str, tuple[object, ...]] = {}
-    for given in inputs:
-        if not os.fspath(given):  # an empty variable in a shell; a Path would make it the current folder
-            raise ConfigError("infer: expected a file, folder or pattern, got an empty name; for the current folder write .")
-        path = Path(given)
-        if os.path.isdir(path):
-            chosen, _ = _of_folder(path, suffix)
-            if not chosen:
-                raise ImageError(f"{path}: holds no pictures ({', '.join(SUFFIXES)})")
-        elif not os.path.lexists(path) and glob.has_magic(str(given)):
-            chosen = [Path(name) for name in sorted(glob.glob(str(given), recursive=True)) if not os.path.isdir(name)]
-            if not chosen:
-                raise ImageError(f"{given}: matches no file")
-        else:
-            chosen = [path]
-        for p in chosen:
-            found.setdefault(place_of(p, folders), p)
-    return list(found.values())
-
-
-def others_results(inputs: Sequence[str | Path], suffix: str) -> list[Path]:
-    """What `list_inputs` leaves out of folders for its name alone, and what does not say that samdiff made it: nobody's to overwrite."""
-    folders = [Path(given) for given in inputs if os.path.isdir(given)]
-    return [path for folder in folders for path in _of_folder(folder, suffix)[1] if not is_result(path)]
-
-
-def _of_folder(folder: Path, suffix: str) -> tuple[list[Path], list[Path]]:
-    """A folder's images, sorted: the inputs, and those that by their names are results of others beside them.
-
-    A pipe or a dangling link named like an image is listed, too: it is reported when it is read.
-    """
-    inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
-    stems = {p.stem for p in inside}
-    results = {p for p in inside if suffix and p.stem.endswith(suffix) and p.stem.removesuffix(suffix) in stems}
-    return [p for p in inside if p not in results], [p for p in inside if p in results]
-
-
-def plan_outputs(inputs: Sequence[Path], settings: OutputConfig, read: Iterable[Path] = ()) -> list[Job]:
+def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, read: Iterable[Path] = ()) -> list[Job]:
     """What is made from which, decided before anything is computed.
 
     An output is never an input of the same run, neither its own nor another's: such a job has its reason in `trouble`.
 
     Args:
-        inputs: from `list_inputs`.
+        inputs: from `list_inputs`, or paths.
         settings: where the results go.
         read: more files that the run reads, such as the checkpoint's.
 
@@ -135,19 +90,28 @@ def plan_outputs(inputs: Sequence[Path], settings: OutputConfig, read: Iterable[
         ConfigError: several inputs for one file, two inputs for one name, an unknown format, or one input whose output may not be written.
     """
     out = settings.out
+    files = [file if isinstance(file, InputFile) else InputFile(file) for file in inputs]
     if settings.is_file() and len(inputs) > 1:
         raise ConfigError(f"--out: {len(inputs)} pictures cannot go to one file {out}; give a folder")
     if out is not None and not settings.is_file() and out.suffix and not out.is_dir():
         raise ConfigError(f"--out: expected a folder or a file ending in {', '.join(FORMATS)}, got {out}")
     name = f"{settings.suffix}.{settings.format}"
     targets = [
-        out if settings.is_file() and out is not None else (out or path.parent) / f"{path.stem}{name}" for path in inputs
+        out
+        if settings.is_file() and out is not None
+        else (out / file.inside if out is not None else file.path.parent) / f"{file.path.stem}{name}"
+        for file in files
     ]
-    guard = Outputs([*inputs, *read], settings.overwrite, resumes=True)
+    guard = Outputs([*(file.path for file in files), *read], settings.overwrite, resumes=True)
     double = guard.clash(targets)
     if double is not None:
         raise ConfigError(f"--out: two of the images would both become {printable(double)}; rename one, or run them apart")
-    jobs = [Job(path, target, guard.trouble(target, path)) for path, target in zip(inputs, targets, strict=True)]
+    jobs = [
+        Job(file.path, target, guard.trouble(target, file.path), file.trouble)
+        for file, target in zip(files, targets, strict=True)
+    ]
+    if len(jobs) == 1 and jobs[0].unreadable:
+        raise ImageError(f"{printable(jobs[0].source)}: {jobs[0].unreadable}")
     if len(jobs) == 1 and jobs[0].trouble:
         raise ConfigError(f"{printable(jobs[0].target)}: {jobs[0].trouble}")
     return jobs
@@ -174,6 +138,8 @@ def upscale_files(
         name = printable(job.source.name)
         bar.set_description(f"{name} {number}/{len(jobs)}" if len(jobs) > 1 else name)
         try:
+            if job.unreadable:
+                raise ImageError(job.unreadable)
             if job.trouble == EXISTS:
                 line = _kept(model, job, settings, output)
             elif job.trouble:

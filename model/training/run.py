@@ -260,6 +260,9 @@ def _stage(
             how = {"sampler": v.sampler or "default", "sampling_steps": v.steps} if task.name == "diffusion" else {}
             this.tracker.metrics({"stage": task.name, "step": state.step, **metrics, **how})
             this.tracker.picture(f"{task.name}/{benchmark.name}", sheet, state.step)
+            if "psnr_y" not in metrics:
+                this.report(f"{task.name} {state.step}: {benchmark.name} has no image large enough for PSNR")
+                continue
             this.report(f"{task.name} {state.step}: {describe(metrics)}")
             if number == 0 and (state.best is None or metrics["psnr_y"] > state.best):
                 state.best = metrics["psnr_y"]

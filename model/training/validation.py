@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from ...pipeline.degrade.imresize import imresize
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import held_out_from
 from ..config import PERCEPTUAL
-from ..evaluation.evaluate import read_pairs
-from ..evaluation.metrics import psnr_y, ssim_y
+from ..evaluation.benchmark import read_pairs
+from ..evaluation.metrics import mean_of_defined, psnr_y, ssim_y
 from ..evaluation.perceptual import choose_metrics, metrics_for
 from ..losses.perceptual import PerceptualMetric
 
@@ -94,7 +95,7 @@ def held_out(stores: Sequence[Store], images: int, tiles: int) -> Benchmark | No
 
 
 def read_benchmark(folder: Path, scale: int) -> Benchmark:
-    """The benchmark of a folder, read as `samdiff evaluate` reads it, see `evaluate.read_pairs`."""
+    """The benchmark of a folder, read as `samdiff evaluate` reads it, see `benchmark.read_pairs`."""
     return benchmark_of(folder.resolve().name, [(pair.lr, pair.hr) for pair in read_pairs(folder, scale)], scale)
 
 
@@ -105,17 +106,20 @@ def score(benchmark: Benchmark, upscale: Upscale) -> tuple[dict[str, Any], np.nd
     lr, hr = benchmark.pairs[0]
     panels = [np.atleast_3d(picture) for picture in (imresize(lr, benchmark.scale), found[0], hr)]
     sheet = np.hstack([np.broadcast_to(panel, (*panel.shape[:2], 3)) for panel in panels])
-    metrics = {"validation": benchmark.name, "pictures": len(found), "psnr_y": round(psnr, 4), "ssim_y": round(ssim, 5)}
+    means = {"psnr_y": (psnr, 4), "ssim_y": (ssim, 5), "bicubic_psnr_y": (benchmark.bicubic[0], 4)}
+    means |= {"bicubic_ssim_y": (benchmark.bicubic[1], 5)}
+    # JSON has no NaN: a metric that no image is large enough for is left out
+    defined = {name: round(value, digits) for name, (value, digits) in means.items() if not math.isnan(value)}
     return {
-        **metrics,
+        "validation": benchmark.name,
+        "pictures": len(found),
+        **defined,
         **_perceptual_means(benchmark, benchmark.perceptual, found),
-        "bicubic_psnr_y": round(benchmark.bicubic[0], 4),
-        "bicubic_ssim_y": round(benchmark.bicubic[1], 5),
         **{f"bicubic_{name}": value for name, value in benchmark.bicubic_perceptual.items()},
     }, sheet
 
 
 def _means(pairs: Sequence[tuple[np.ndarray, np.ndarray]], found: Sequence[np.ndarray], scale: int) -> tuple[float, float]:
     metrics = [(psnr_y(ours, hr, scale), ssim_y(ours, hr, scale)) for ours, (_, hr) in zip(found, pairs, strict=True)]
-    psnr, ssim = np.mean(metrics, axis=0)
-    return float(psnr), float(ssim)
+    psnr, ssim = zip(*metrics, strict=True)
+    return mean_of_defined(psnr), mean_of_defined(ssim)

@@ -22,6 +22,7 @@ from ...errors import ConfigError, ImageError, printable
 from ...runtime import progress
 from ..images.sources import MAX_ARCHIVE_GB, ImageFile, Limits, Source, SourceReader, list_source
 from .fetch import DownloadError, RetryPolicy, check_disk, checked_sha256, fetch
+from .recorded_hash import record_sha256, recorded_sha256
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,15 @@ class DataSet:
     """The publication."""
     sets: tuple[str, ...] = ()
     """Names of other entries, instead of a file."""
+    request: str = ""
+    """Where its authors hand it out on request, instead of a file."""
+    benchmark: bool = False
+    """Whether it is a benchmark: unpacked when it is downloaded, so that `--benchmark NAME` finds it."""
 
     def __post_init__(self) -> None:
         where = f"[data.{printable(self.name)}]"
-        if bool(self.sets) == bool(self.file and self.urls):
-            raise ConfigError(f"{where}: expected either file and urls, or sets")
+        if sum(map(bool, (self.sets, self.file and self.urls, self.request))) != 1:
+            raise ConfigError(f"{where}: expected either file and urls, or sets, or request")
         if self.file != Path(self.file).name or self.file in (".", "..") or not (self.file or "x").isprintable():
             raise ConfigError(f"{where}: file: expected a name without folders, got {self.file!r}")
         if self.file.endswith((".part", ".part.tag")):
@@ -113,13 +118,13 @@ def _data_set(name: str, table: Any) -> DataSet:
     where = f"[data.{printable(name)}]"
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: expected a table, got {_shown(table)}")
-    kinds = {"bytes": int, "images": int, "urls": list, "sets": list}
+    kinds = {"bytes": int, "images": int, "urls": list, "sets": list, "benchmark": bool}
     known = {f.name for f in fields(DataSet)} - {"name"}
     for key, value in table.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             raise ConfigError(f"{where}: unknown key {key!r}{f', did you mean {near[0]!r}?' if near else ''}")
-        if not isinstance(value, kinds.get(key, str)) or isinstance(value, bool):
+        if not isinstance(value, kinds.get(key, str)) or isinstance(value, bool) != (kinds.get(key) is bool):
             raise ConfigError(f"{where}: {key}: expected {kinds.get(key, str).__name__}, got {_shown(value)}")
         if isinstance(value, list) and not all(isinstance(item, str) for item in value):
             raise ConfigError(f"{where}: {key}: expected a list of strings, got {_shown(value)}")
@@ -191,6 +196,12 @@ def download_dataset(
         DownloadError: an archive could not be fetched, is not what it should be, or does not fit on the disk.
     """
     archives = archives_of(name, registry)
+    for archive in archives:
+        if archive.request:
+            raise DownloadError(
+                f"{printable(archive.name)}: its authors hand it out on request only, see {archive.request}; "
+                f"then unpack it to {folder / archive.name}, where --benchmark {printable(archive.name)} finds it"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     check_disk(folder, sum(_left(archive, folder) for archive in archives))
     paths = []
@@ -198,8 +209,11 @@ def download_dataset(
         if not (folder / archive.file).exists():
             log.warning("fetching %s; licence: %s", archive.about or archive.name, archive.licence)
         urls = [*(_below(mirror, archive.file) for mirror in mirrors), *archive.urls]
-        path = fetch(urls, folder / archive.file, sha256=archive.sha256, size=archive.bytes, patience=patience, sleep=sleep)
+        sha256 = archive.sha256 or recorded_sha256(folder / archive.file)
+        path = fetch(urls, folder / archive.file, sha256=sha256, size=archive.bytes, patience=patience, sleep=sleep)
         _check_count(path, archive)
+        if sha256 is None:
+            record_sha256(path)
         paths.append(path)
     return paths
 

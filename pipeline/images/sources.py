@@ -1,81 +1,28 @@
-"""Where images come from: a folder, one file, a zip or tar archive (read in place), or the `samples`.
+"""Reading listed images: bytes of a folder's files, or of the members of a zip or tar archive, which is read in place.
 
-Listing finds images by name and opens none; whatever is wrong with one shows when it is read. Reading gives bytes and never
-extracts anything, so an archive's names cannot lead out of a folder.
+Reading never extracts anything, so an archive's names cannot lead out of a folder. Listing is in `listing`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
 
-from ...errors import ConfigError, ImageError, printable
-from ...runtime import user_path
-from ..storage.regular import open_regular, too_large, why_not_regular
-from .archives import CHUNK, ArchiveReader, list_members, reason_of, unpacked_in_order, valid_utf8
-from .samples import sample_files
+from ...errors import ImageError
+from ..storage.regular import open_regular, too_large
+from .archives import CHUNK, ArchiveReader, reason_of, unpacked_in_order
+from .listing import MAX_ARCHIVE_GB as MAX_ARCHIVE_GB
+from .listing import SUFFIXES as SUFFIXES
+from .listing import ImageFile as ImageFile
+from .listing import Limits as Limits
+from .listing import Source as Source
+from .listing import list_source as list_source
 
-log = logging.getLogger(__name__)
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif")
-"""File names that count as pictures, in any case; what a file really is decides its content."""
-
-Source = str | Path | Sequence[str | Path]
-"""What `list_source` takes."""
-
-MAX_ARCHIVE_GB = 100.0
-"""Default of `Limits.max_archive_gb`; Flickr2K has 11.6 GB."""
 _MOST_PASSES = 20  # over a compressed tar; DIV2K in random order takes fewer
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds on what is read from untrusted files."""
-
-    max_megapixels: float = 200.0
-    """Largest picture, in millions of pixels, checked before it is decoded."""
-    max_archive_gb: float = MAX_ARCHIVE_GB
-    """Most bytes that the images of one archive may unpack to, in 10^9 bytes, checked before any is read."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.max_megapixels <= 10_000:
-            raise ConfigError(f"max_megapixels: expected more than 0 and at most 10000, got {self.max_megapixels}")
-        if not 0 < self.max_archive_gb <= 1_000_000:
-            raise ConfigError(f"max_archive_gb: expected more than 0 and at most 1000000, got {self.max_archive_gb}")
-
-    @property
-    def max_bytes(self) -> int:
-        """Largest file: 16 bits, four channels, uncompressed."""
-        return int(self.max_megapixels * 8e6) + (1 << 24)
-
-    @property
-    def max_archive_bytes(self) -> int:
-        """`max_archive_gb` in bytes."""
-        return int(self.max_archive_gb * 1e9)
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """One picture of a source: its name and where its bytes are. Small and picklable."""
-
-    name: str
-    """As users see it, unique in the source: relative to the folder or inside the archive, with `/`; valid UTF-8, no `..`."""
-    path: str
-    """The file, or the archive that holds it."""
-    size: int = 0
-    """Bytes, as the folder or the archive states them."""
-    member: int | None = None
-    """In a zip: its index. In a tar: where its bytes start in the uncompressed archive. None: a file of its own."""
-    trouble: str = ""
-    """Why it cannot be read, if that is known from the listing."""
 
 
 class SourceReader(AbstractContextManager["SourceReader"]):
@@ -174,103 +121,3 @@ def _check_order(pictures: Sequence[ImageFile], archives: Iterable[str], limits:
                 f"{path}: a compressed tar whose images lie in another order than that of their names: {cost / 1e9:.0f} GB would have to be "
                 "unpacked to read them one by one; unpack it and give the folder, or raise --max-archive-gb"
             )
-
-
-def list_source(source: Source, limits: Limits | None = None) -> list[ImageFile]:
-    """All pictures of a source, sorted by name (by code points, so everywhere the same).
-
-    Args:
-        source: a folder (searched with its subfolders), a picture, a zip or tar archive, the word `samples`, or several of these.
-        limits: bounds; a compressed tar has to be unpacked to be listed. None takes the defaults.
-
-    Raises:
-        ImageError: the source does not exist, is none of these, or holds no picture.
-    """
-    limits = limits or Limits()
-    if not isinstance(source, str | Path):
-        together = [picture for one in source for picture in list_source(one, limits)]
-        return _unique(sorted(together, key=lambda picture: picture.name))
-    if source == "samples":
-        return [ImageFile(path.name, str(path), path.stat().st_size) for path in sample_files()]
-    path = user_path(source)
-    if os.path.isdir(path):
-        found = list(_walk(path))
-    elif not os.path.isfile(path):
-        if os.path.exists(path):
-            raise ImageError(f"{source}: {why_not_regular(os.stat(path).st_mode)}; expected a folder, an image, a zip or a tar")
-        raise ImageError(
-            f"{source}: no such file or folder; expected a folder, a picture, a zip, a tar, the word samples, or a data set that `samdiff download` lists"
-        )
-    elif path.suffix.lower() in SUFFIXES:
-        found = [ImageFile(valid_utf8(path.name), str(path), path.stat().st_size)]
-    else:
-        found = _archive_members(path, limits)
-    kept = [picture for picture in found if _is_wanted(picture.name) or picture.trouble]
-    ignored = Counter(PurePosixPath(picture.name).suffix.lower() or "none" for picture in found) - Counter(
-        PurePosixPath(picture.name).suffix.lower() or "none" for picture in kept
-    )
-    if not kept:
-        common = ", ".join(f"{n} {printable(suffix)[:20]}" for suffix, n in ignored.most_common(4))
-        others = f" (found: {common})" if ignored else ""
-        raise ImageError(f"{source}: no pictures; looked for {', '.join(SUFFIXES)} in it and its subfolders{others}")
-    if ignored:
-        log.info("%s: ignored files that are no pictures by name: %s", source, dict(ignored))
-    return _unique(sorted(kept, key=lambda picture: picture.name))
-
-
-def _archive_members(path: Path, limits: Limits) -> list[ImageFile]:
-    try:
-        members = list_members(str(path), limits.max_archive_bytes)
-    except ImageError as error:
-        raise ImageError(f"{path}: expected a picture ({', '.join(SUFFIXES)}), a zip or a tar archive: {error}") from error
-    return [
-        ImageFile(m.name, str(path), m.size, m.place, m.trouble if _is_wanted(m.name) or m.place < 0 else "") for m in members
-    ]
-
-
-def _walk(root: Path) -> Iterator[ImageFile]:
-    """Files below a folder, and whatever else is named like a picture or cannot be looked into. Links to folders are followed once."""
-    seen: set[tuple[int, int]] = set()
-    closed: list[OSError] = []
-    for here, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
-        folders.sort()
-        place = os.stat(here)
-        if (place.st_dev, place.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        for name in [*files, *(folder for folder in folders if Path(folder).suffix.lower() in SUFFIXES)]:
-            path = Path(here, name)
-            size, trouble = 0, ""
-            try:
-                found = path.stat()
-                size, trouble = found.st_size, why_not_regular(found.st_mode)
-            except OSError as error:
-                trouble = f"cannot be read: {'a link to nowhere' if path.is_symlink() else reason_of(error)}"
-            yield ImageFile(
-                valid_utf8(path.relative_to(root).as_posix()), str(path), size, trouble=trouble if _is_wanted(name) else ""
-            )
-    for problem in closed:
-        path = Path(os.fsdecode(problem.filename))
-        if path == root:
-            raise ImageError(f"{root}: cannot be read: {reason_of(problem)}")
-        name = valid_utf8(path.relative_to(root).as_posix())
-        yield ImageFile(f"{name} (folder)", str(path), trouble=f"a folder that cannot be read: {reason_of(problem)}")
-
-
-def _is_wanted(name: str) -> bool:
-    """Named like a picture, and not hidden, not macOS' resource forks."""
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES
-
-
-def _unique(pictures: list[ImageFile]) -> list[ImageFile]:
-    """Archives may hold a name twice: the second becomes `name (2)`."""
-    seen: Counter[str] = Counter()
-    out = []
-    for picture in pictures:
-        seen[picture.name] += 1
-        n = seen[picture.name]
-        out.append(replace(picture, name=f"{picture.name} ({n})") if n > 1 else picture)
-    return out

@@ -7,12 +7,15 @@ import json
 import math
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...errors import ConfigError, SamdiffError
+from ...errors import ConfigError, SamdiffError, printable
 from ..encode.rle import MAX_MASKS
+from ..images.archives import reason_of
+from ..images.listing import walk
 from ..images.unchanged import changed
 
 _MOST_BYTES = 128 * 2**20  # of one file; it takes some ten times as much while it is parsed
@@ -36,6 +39,7 @@ class MaskFiles:
         self._paths = {path.relative_to(folder).as_posix(): path for path in files}
         if not self._paths:
             raise ConfigError(f"--import-masks {folder}: expected a folder with NAME.json for each image, found none")
+        self._composed = {unicodedata.normalize("NFC", inside): inside for inside in self._paths}
         self._digests: dict[str, bytes] = {}
 
     def digest(self) -> str:
@@ -49,12 +53,17 @@ class MaskFiles:
         return total.hexdigest()
 
     def find(self, name: str) -> tuple[str | None, str]:
-        """The file of an image, by its path or else by its stem, relative to the folder; None, and the name that was expected."""
+        """The file of an image, by its path or else by its stem, relative to the folder; None, and the name that was expected.
+
+        Names are equal if their NFC forms are: macOS writes decomposed letters, other systems composed ones.
+        """
         plain = PurePosixPath(name.replace("\\", "/"))
         if not plain.name:
             return None, f"{name}.json"
         names = (plain.with_suffix(".json").as_posix(), f"{plain.stem}.json")
-        return next((inside for inside in names if inside in self._paths), None), PurePosixPath(names[0]).name
+        composed = [self._composed.get(unicodedata.normalize("NFC", inside)) for inside in names]
+        own = [inside if inside in self._paths else other for inside, other in zip(names, composed, strict=True)]
+        return next(filter(None, own), None), PurePosixPath(names[0]).name
 
     def records(self, inside: str) -> list[dict[str, Any]]:
         """Records of a file, checked as far as their number and `segmentation`.
@@ -174,12 +183,16 @@ def _unreadable(error: OSError) -> bytes:
 
 
 def _json_files(folder: Path) -> Iterator[Path]:
-    """`*.json` in a folder and below, in linked folders too, each of them once."""
-    seen = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        place = os.stat(here)
-        if (place.st_dev, place.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        yield from (path for path in (Path(here, name) for name in files) if path.suffix == ".json" and path.is_file())
+    """`*.json` in a folder and below, in linked folders too, each of them once.
+
+    Raises:
+        ConfigError: a folder cannot be read.
+    """
+    for entry in walk(folder):
+        if entry.error is not None and not isinstance(entry.error, FileNotFoundError | NotADirectoryError):
+            raise ConfigError(
+                f"--import-masks {printable(entry.path)}: a folder that cannot be read ({reason_of(entry.error)}), so masks may be missing; "
+                "make it readable, or move it away"
+            )
+        if not entry.is_folder and entry.path.suffix == ".json" and entry.path.is_file():
+            yield entry.path

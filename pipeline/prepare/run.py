@@ -238,7 +238,8 @@ def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
     if plan.changed:
         raise StoreError(
             f"{out}: made with something else ({'; '.join(plan.changed[:6])}); "
-            f"give the same settings and source, another --out, or delete {out} and {Staging(out)} beside it"
+            "give the same settings and source, or another --out. To add images and keep these masks, prepare the new images alone with "
+            f"another --out, and train on both stores (--shards {out} --shards NEW.zarr); deleting {out} loses its masks"
         )
     assert plan.committed is not None
     try:

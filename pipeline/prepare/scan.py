@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...errors import ImageError
+from ...errors import ImageError, printable
 from ...runtime import progress
 from ..images.decode import Decoded, Limits
 from ..images.pairs import pair_names, why_not_lr
 from ..images.sources import ImageFile, Source, SourceReader, check_archives, hash_pictures, list_source
 from ..images.unchanged import read_unchanged
 from ..shards.writer import canonical, digest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,20 @@ def _lr_files(
     """Name of a picture -> its LR file, and for the others -> why there is none."""
     if lr is None:
         return {}, {}
-    of_name = {picture.name: picture for picture in list_source(lr, limits)}
-    pairs, without = pair_names([picture.name for picture in pictures], list(of_name), scale)
-    if not pairs:
+    found = list_source(lr, limits)
+    usable = [picture.name for picture in pictures if not picture.trouble]
+    pairs, without = pair_names(usable, [image.name for image in found if not image.trouble], scale)
+    lost, _ = pair_names(
+        list(without), [image.name for image in found if image.trouble], scale
+    )  # each has its reason when it is read
+    for image in found:
+        if image.trouble and image.name not in lost.values():
+            log.warning("%s: LR %s: %s", printable(lr), printable(image.name), image.trouble)
+    pairs, without = pairs | lost, {name: reason for name, reason in without.items() if name not in lost}
+    if not pairs and without:
         name, reason = next(iter(without.items()))
-        raise ImageError(f"{lr}: holds no LR file for any of {len(pictures)} pictures, such as {name} ({reason})")
+        raise ImageError(f"{lr}: holds no LR file for any of {len(pictures)} images, such as {name} ({reason})")
+    of_name = {image.name: image for image in found}
     return {name: of_name[other] for name, other in pairs.items()}, without
 
 

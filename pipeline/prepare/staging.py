@@ -99,7 +99,9 @@ class Staging:
         try:
             found = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise StoreError(f"{self.place}/{_SETTINGS}: {error}; delete {self.place} to begin again") from error
+            raise StoreError(
+                f"{self.place}/{_SETTINGS}: {error}; restore it from a copy, or give another --out; deleting {self.place} loses the masks in it"
+            ) from error
         if not isinstance(found, dict) or not found.keys() >= _OF_ALL:
             raise StoreError(f"{self.place}/{_SETTINGS}: not written by samdiff prepare; move it away, or give another --out")
         return found
@@ -138,7 +140,7 @@ class Staging:
         if before is not None and before != settings:
             raise StoreError(
                 f"{self.out}: begun with other settings ({'; '.join(differences(before, settings))}); "
-                f"use the same ones to go on, another --out, or delete {self.place} to begin again"
+                f"use the same ones to resume and keep its masks, or another --out; deleting {self.place} loses the masks made so far"
             )
         if isinstance(self.place, LocalStore):
             sweep_partial(self.place.root, ours=_is_ours)

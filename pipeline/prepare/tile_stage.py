@@ -20,7 +20,7 @@ from ..encode.mask_table import MaskTable
 from ..encode.rle import paint
 from ..encode.structure import encode_structure
 from ..images.decode import Limits, map_ahead
-from ..images.pairs import why_not_lr
+from ..images.pairs import on_common_grid, why_not_lr
 from ..images.sources import ImageFile, SourceReader
 from ..images.unchanged import read_unchanged
 from ..shards.writer import StoreWriter, store_keys
@@ -178,15 +178,17 @@ def _hr_and_lr(
     found: SourceImage, shelf: SourceReader, scale: int, degradation: Mapping[str, Any], limits: Limits
 ) -> tuple[np.ndarray, np.ndarray]:
     """The whole HR image, cropped to the scale, and its LR image: made, or read where it is given. uint8 [H, W, 3], [H/s, W/s, 3]."""
-    hr = crop_to_scale(_read_again(found.picture, found.sha256, shelf, limits), scale)
+    whole = _read_again(found.picture, found.sha256, shelf, limits)
+    hr = crop_to_scale(whole, scale)
     if degradation["kind"] != "given":
         return hr, degrade(hr, degradation["kind"], scale, seed=degradation.get("seed", 0), content=found.sha256)
     assert found.lr is not None
     lr = _read_again(found.lr, found.lr_sha256, shelf, limits)
-    problem = why_not_lr(lr.shape[:2], hr.shape[:2], scale)
+    problem = why_not_lr(lr.shape[:2], whole.shape[:2], scale)
     if problem is not None:
         raise ImageError(f"{found.picture.name}: {problem}")
-    return hr, lr
+    _, of_lr = on_common_grid(whole.shape[:2], scale)
+    return hr, np.ascontiguousarray(lr[of_lr])
 
 
 def _read_again(picture: ImageFile, sha256: str, shelf: SourceReader, limits: Limits) -> np.ndarray:

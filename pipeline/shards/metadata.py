@@ -14,7 +14,7 @@ from typing import Any
 
 from .codec import encoded_bound, index_bytes
 from .schema import ARRAYS, LONG_ROWS, MAX_TILE, RECORD_KEY, ArraySpec, chunk_of, shape_of, shard_of, sizes_from, violations
-from .writer import ROOT_KEY, array_document, canonical, chunk_key, group_document, record_document
+from .writer import ROOT_KEY, array_document, as_written, canonical, chunk_key, group_document, record_document
 
 ROOT_LIMIT = 2**26
 """Bytes of the root document: it names the record's files, and each of those lists some 50,000 others."""
@@ -69,7 +69,9 @@ def sizes_of(data: Mapping[str, bytes], scale: int) -> tuple[dict[str, int], lis
             return {}, [bad]
         problems = violations(documents, scale)
         for spec in ARRAYS:
-            if not problems and data[spec.path] != canonical(_with_level_of(documents[spec.path], array_document(spec, sizes))):
+            if not problems and as_written(data[spec.path]) != canonical(
+                _with_level_of(documents[spec.path], array_document(spec, sizes))
+            ):
                 problems.append(f"{spec.path}/{ROOT_KEY}: differs from what format version 1 says of this array")
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return {}, [f"array metadata without {error}"]

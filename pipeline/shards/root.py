@@ -7,9 +7,9 @@ from typing import Any
 from ...errors import StoreError, printable
 from ..storage.local import KeyStore, LocalStore, get_at_most
 from .codec import DamageError, decode_chunk
-from .metadata import parse_json, parse_record, record_files, record_length
+from .metadata import DOCUMENT_LIMIT, parse_json, parse_record, record_files, record_length
 from .schema import FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY
-from .writer import ROOT_KEY, SPECS, digest, unseal
+from .writer import ROOT_KEY, SPECS, as_written, digest, unseal
 
 _FACTS = ("segmenter", "degradation", "structure", "software", "uncompared", "counts")  # where there, they are objects
 
@@ -56,7 +56,10 @@ def read_record(place: KeyStore, own: dict[str, tuple[int, str]]) -> dict[str, t
     """
     length, text = 0, b""
     for key, fact in own.items():
-        data = get_at_most(place, key, fact[0])
+        is_document = key.endswith(ROOT_KEY)
+        data = get_at_most(place, key, DOCUMENT_LIMIT if is_document else fact[0])
+        if data is not None and is_document and digest(data) != fact[1]:
+            data = as_written(data)
         if data is None or (len(data), digest(data)) != fact:
             raise StoreError(f"{place}/{key}: {'missing' if data is None else 'damaged'}; restore it or prepare again")
         try:

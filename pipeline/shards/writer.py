@@ -22,6 +22,26 @@ from .codec import encode_chunk, encode_shard
 from .schema import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY, ZSTD_LEVEL, ArraySpec, chunk_of, shape_of, shard_of
 
 ROOT_KEY = "zarr.json"
+OWN_ATTRIBUTES = frozenset(
+    [
+        "format",
+        "format_version",
+        "scale",
+        "tile",
+        "stride",
+        "degradation",
+        "limits",
+        "structure",
+        "segmenter",
+        "software",
+        "uncompared",
+        "fingerprint",
+        "counts",
+        "digests",
+    ]
+)
+"""Attributes of the root document that a store may have; others are a user's."""
+_CONSOLIDATED = "consolidated_metadata"  # a copy of the arrays' documents, which other programs put into a group's
 SPECS = {spec.path: spec for spec in ARRAYS}
 
 
@@ -213,10 +233,29 @@ def sign_root(attributes: Mapping[str, Any], record: Mapping[str, list]) -> byte
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """The root document's attributes; ValueError if a byte differs from what `sign_root` wrote."""
+    """The root document's own attributes; ValueError if one differs from what `sign_root` wrote.
+
+    Other programs may have laid the document out anew, consolidated the metadata of the arrays in it, and added attributes: these are left
+    out of the result, because no digest covers them.
+    """
     document = json.loads(data.decode())
     attributes = document["attributes"]
+    if {**document, "attributes": {}, _CONSOLIDATED: None} != {**group_document({}), _CONSOLIDATED: None}:
+        raise ValueError("the root document was edited or damaged: it is no plain group")
     digests = attributes["digests"]
-    if sign_root({key: value for key, value in attributes.items() if key != "digests"}, digests["record"]) != data:
-        raise ValueError("the root document was edited or damaged: its own digest does not match")
-    return attributes
+    for own in (attributes, {key: value for key, value in attributes.items() if key in OWN_ATTRIBUTES}):
+        rest = {key: value for key, value in own.items() if key != "digests"}
+        if json.loads(sign_root(rest, digests["record"]))["attributes"]["digests"] == digests:
+            return own
+    raise ValueError("the root document was edited or damaged: its own digest does not match")
+
+
+def as_written(document: bytes) -> bytes:
+    """An array's or group's document as `StoreWriter` wrote it, if all that other programs did is lay it out anew and add attributes."""
+    try:
+        found = json.loads(document.decode())
+        if not isinstance(found, dict):
+            return document
+        return canonical({key: {} if key == "attributes" else value for key, value in found.items() if key != _CONSOLIDATED})
+    except (ValueError, RecursionError):  # NaN, lone surrogates, too deep
+        return document

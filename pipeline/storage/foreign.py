@@ -18,11 +18,14 @@ from .local import KeyStore, LocalStore
 
 SYSTEM_FILES = frozenset({".DS_Store", ".localized", ".directory", "Thumbs.db", "desktop.ini"})
 """Files that file managers put into any folder that is looked at."""
+_SYSTEM_FOLDERS = frozenset({"@eaDir", "@tmp", "__MACOSX", ".AppleDouble", ".@__thumb"})
+"""Folders that file servers put into any folder that they keep an index of."""
 
 
 def is_system_file(key: str) -> bool:
-    """Whether the last part of a key is the name of a file that a file manager makes."""
-    return PurePosixPath(key).name in SYSTEM_FILES
+    """Whether a key is the name of a file that a file manager makes, lies in a server's own folder, or is one of macOS' resource forks."""
+    path = PurePosixPath(key)
+    return path.name in SYSTEM_FILES or path.name.startswith("._") or any(part in _SYSTEM_FOLDERS for part in path.parts)
 
 
 def foreign_names(place: KeyStore, ours: Collection[str] = ()) -> Iterator[str]:
@@ -84,7 +87,7 @@ def _foreign_below(root: Path, prefix: str, ours: frozenset[str], folders: Colle
         elif entry.is_dir(follow_symlinks=False):
             if key in folders:
                 yield from _foreign_below(root, f"{key}/", ours, folders)
-            else:
+            elif not is_system_file(key):
                 yield f"{key}/"
         elif not entry.is_file(follow_symlinks=False) or not _is_known(key, ours):
             yield key

@@ -9,7 +9,7 @@ from samdiff.errors import printable
 def test_escapes_directions_and_surrogates_are_visible() -> None:
     assert printable("a\x1b[31mred\x9b\x07") == r"a\x1b[31mred\x9b\x07"
     assert printable("x\u202egnp.exe") == r"x\u202egnp.exe"
-    assert printable("caf\udce9.png") == r"caf\udce9.png"
+    assert printable("caf\udce9.png") == r"caf\xe9.png"
     assert printable("two\nlines\r\tand\u2028three") == r"two\nlines\r\tand\u2028three"
 
 

@@ -235,7 +235,7 @@ def test_folders_patterns_and_names(model, tmp_path):
     with pytest.raises(ImageError, match="matches no file"):
         list_inputs([str(tmp_path / "*.bmp")], "")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match="holds no pictures"):
+    with pytest.raises(ImageError, match="no images"):
         list_inputs([tmp_path / "empty"], "")
 
 

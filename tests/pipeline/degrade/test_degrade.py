@@ -117,8 +117,9 @@ def test_suffixes_and_folders():
         assert pair_names(["HR/0801.png"], ["0802x4.png", name], 4)[0] == {"HR/0801.png": name}, name
     pairs, without = pair_names(["a/1.png", "b/1.png", "c/1.png"], ["a/1x2.png", "b/1.png", "1.png"], 2)
     assert pairs == {"a/1.png": "a/1x2.png", "b/1.png": "b/1.png"}
-    assert "3 pictures are called 1" in without["c/1.png"]
-    assert "several LR files" in pair_names(["1.png"], ["1.png", "1x2.png"], 2)[1]["1.png"]
+    assert "3 images are called 1" in without["c/1.png"]
+    assert pair_names(["1.png"], ["1.png", "1x2.png"], 2)[0] == {"1.png": "1.png"}  # the same name goes first
+    assert "several LR files" in pair_names(["1.png"], ["1_LR.png", "1x2.png"], 2)[1]["1.png"]
     assert pair_names(["1.png"], ["1x2.png"], 4)[1] == {"1.png": "no LR file for it: looked for 1 and 1x4 with any suffix"}
     assert pair_names(["1x4.png"], ["1x4.png"], 4)[0] == {"1x4.png": "1x4.png"}
 
@@ -189,7 +190,7 @@ def test_a_store_with_given_lr(hr_folder, tmp_path):
         prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), settings, lr=lr)
     with pytest.raises(ImageError, match="3.png: no LR file for it"):
         prepare(hr_folder, tmp_path / "b.zarr", NoMasks(), settings, lr=lr, strict=True)
-    with pytest.raises(ImageError, match="holds no LR file for any of 4 pictures, such as 0.png"):
+    with pytest.raises(ImageError, match="holds no LR file for any of 4 images, such as 0.png"):
         prepare(hr_folder, tmp_path / "c.zarr", NoMasks(), PrepareConfig(scale=2, tile=64, degradation="given"), lr=lr)
     for kind, given_lr in (("bicubic", lr), ("given", None)):
         with pytest.raises(ConfigError, match="does not go with lr"):
@@ -210,3 +211,32 @@ def test_given_lr_equal_to_ours_gives_the_same_tiles(hr_folder, tmp_path):
     assert len(a) == len(b) == 4 * 3 * 5
     assert b.attrs["stride"] == 16
     np.testing.assert_array_equal(a.read_tiles("lr", range(len(a))), b.read_tiles("lr", range(len(b))))
+
+
+def test_given_lr_of_a_size_rounded_up_is_cut_on_the_grid_of_hr(hr_folder, tmp_path):
+    """HR of 130 x 99, LR of 33 x 25: as MATLAB's imresize leaves it."""
+    lr = tmp_path / "LR"
+    lr.mkdir()
+    mine = {k: photo(25, 33, 100 + k) for k in range(4)}
+    for k, pixels in mine.items():
+        (lr / f"{k}x4.png").write_bytes(file_of(pixels, "PNG"))
+    report = prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), PrepareConfig(tile=64, degradation="given"), lr=lr)
+    assert report.skipped == {}
+    store = open_store(tmp_path / "a.zarr")
+    tiles, _ = stored(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(tiles["2.png"], mine[2][:16, :16])
+    last = store.read_tiles("lr", [len(store) - 1])[0]  # flush with the border of the cut image: 96 x 128 HR, 24 x 32 LR
+    np.testing.assert_array_equal(last, mine[3][8:24, 16:32])
+
+
+def test_unread_formats_beside_images_do_not_take_their_lr(hr_folder, tmp_path):
+    """`0.heic` beside `0.png`, in HR and in LR: the pair of PNG is used, each other file has its reason."""
+    lr = tmp_path / "LR"
+    lr.mkdir()
+    (hr_folder / "0.heic").write_bytes(b"x")
+    (lr / "0.heic").write_bytes(b"x")
+    for k in range(4):
+        (lr / f"{k}.png").write_bytes(file_of(photo(24, 32, k), "PNG"))
+    report = prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), PrepareConfig(tile=64, degradation="given"), lr=lr)
+    assert report.skipped.keys() == {"0.heic"}
+    assert "a format that samdiff does not read (.heic)" in report.skipped["0.heic"]

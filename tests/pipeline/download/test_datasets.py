@@ -24,7 +24,15 @@ def test_the_registry_is_complete():
     registry = load_registry()
     expected = {"div2k", "div2k-valid", "flickr2k", "df2k"}
     expected |= {f"div2k{part}-lr-x{scale}" for part in ("", "-valid") for scale in (2, 3, 4, 8)}
-    assert set(registry) == expected
+    benchmarks = {name for name, entry in registry.items() if entry.benchmark or entry.request}
+    assert benchmarks == {"set5", "set14", "bsd100", "urban100", "manga109"}
+    assert set(registry) == expected | benchmarks
+    for name in benchmarks:
+        entry = registry.pop(name)
+        assert entry.images == int("".join(filter(str.isdigit, name)))
+        assert entry.licence != "not stated"
+        assert entry.citation
+        assert all("/resolve/" in url and "/main/" not in url for url in entry.urls)  # a fixed revision
     for name, entry in registry.items():
         if name.startswith("div2k"):
             assert entry.images == (100 if "valid" in name else 800)

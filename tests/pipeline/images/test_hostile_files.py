@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from samdiff.errors import ConfigError, ImageError
-from samdiff.model.evaluation.evaluate import read_pairs
+from samdiff.model.evaluation.benchmark import read_pairs
 from samdiff.model.inference.batch import list_inputs
 from samdiff.model.inference.image_io import open_picture, read_picture_file
 from samdiff.pipeline.images.sources import list_source
@@ -64,7 +64,14 @@ def test_the_other_commands_do_not_wait_for_a_pipe(odd_files):
             open_picture(odd_files / name)
         assert says in str(caught.value) or "no such file" in str(caught.value)
     inputs = [path.name for path in list_inputs([odd_files], "_x4")]
-    assert inputs == ["endless.png", "good.png", "nowhere.png", "pipe.png", "socket.png"]  # each will be told with its reason
+    assert inputs == [
+        "endless.png",
+        "folder.png",
+        "good.png",
+        "nowhere.png",
+        "pipe.png",
+        "socket.png",
+    ]  # each will be told with its reason
     assert "pipe.png" in [path.name for path in list_inputs([str(odd_files / "p*.png")], "_x4")]
     with quickly(), pytest.raises(ImageError, match="a named pipe|a device|a folder"):
         read_pairs(odd_files, 4)

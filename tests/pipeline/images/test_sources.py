@@ -113,7 +113,7 @@ def test_damaged_archives(tmp_path):
             problems.append(str(error))
     assert problems
     (tmp_path / "text.zip").write_text("no archive")
-    with pytest.raises(ImageError, match="expected a picture"):
+    with pytest.raises(ImageError, match="expected an image"):
         list_source(tmp_path / "text.zip")
     with pytest.raises(ImageError, match="no such file or folder"):
         list_source(tmp_path / "nothing")

@@ -1,7 +1,9 @@
 """Masks from the LR image and from files: in the right frame, listed where they are missing."""
 
 import json
+import os
 import random
+import unicodedata
 import warnings
 
 import numpy as np
@@ -252,3 +254,35 @@ def test_many_fuzzed_files_of_masks(tmp_path):
     """Other seeds each time; the one of a failure is in its message."""
     first = random.SystemRandom().randrange(10**9)
     fuzz_masks(tmp_path, range(first, first + 5000))
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_masks_are_found_in_any_normal_form(forms, tmp_path):
+    """Images from a Mac, masks from Linux, and the other way round; two files of both forms keep their own."""
+    for k, stem in enumerate(("Übung", "パ", "a/é")):
+        image, mask = (unicodedata.normalize(form, stem) for form in forms)
+        (tmp_path / "m" / mask).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "m" / f"{mask}.json").write_text(json.dumps([]))
+        assert ImportedMasks(tmp_path / "m", 4).expect(f"{image}.png", 8, 8 + 4 * k) is None
+    both = [unicodedata.normalize(form, "ö") for form in forms]
+    for name in both:
+        (tmp_path / "m" / f"{name}.json").write_text("[]")
+    files = mask_files.MaskFiles(tmp_path / "m")
+    assert [files.find(f"{name}.png")[0] for name in both] == [f"{name}.json" for name in both]
+
+
+def test_a_closed_folder_of_masks_is_an_error(tmp_path, monkeypatch):
+    """Its images would be listed as images without masks."""
+    for name in ("mine/a.json", "theirs/b.json"):
+        (tmp_path / "m" / name).parent.mkdir(parents=True)
+        (tmp_path / "m" / name).write_text("[]")
+    real = os.scandir
+
+    def closed(path):
+        if os.path.basename(path) == "theirs":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ConfigError, match="theirs: a folder that cannot be read .Permission denied."):
+        ImportedMasks(tmp_path / "m", 4)

@@ -1,0 +1,159 @@
+"""Benchmark folders read as pairs of LR and HR. Which files are which: see `benchmark_layout`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ...errors import ConfigError, ImageError, printable
+from ...pipeline.degrade.imresize import imresize
+from ...pipeline.images.listing import ImageFile, list_source
+from ...pipeline.images.pairs import hr_stem, on_common_grid, pair_names, why_not_lr
+from ..inference.image_io import open_picture
+from .benchmark_layout import Layout, benchmark_layout, inside, may_be_lr
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image of a benchmark."""
+
+    name: str
+    """The HR file's name without its suffix, unique in the benchmark."""
+    lr: np.ndarray
+    """uint8 [h, w] or [h, w, 3]."""
+    hr: np.ndarray
+    """uint8, s times larger, cut at the bottom and the right to what LR covers."""
+
+
+@dataclass(frozen=True)
+class BenchmarkImages:
+    """What is read of a benchmark folder."""
+
+    pairs: list[Pair]
+    """In the order of their names."""
+    lr_from: str
+    """Where LR comes from: the folder, or `BICUBIC`."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Image -> why it is not scored."""
+
+
+def read_benchmark_folder(folder: Path, scale: int) -> BenchmarkImages:
+    """The images of a benchmark with their LR.
+
+    Args:
+        folder: in one of the layouts above.
+        scale: s.
+
+    Raises:
+        ConfigError: no folder, no images, several benchmarks in it, an HR image without its LR where LR is there, or LR of another size.
+    """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"--benchmark {folder}: there is no such folder; give one of HR images, or with HR/ and LRx{scale}/, or fetch one: samdiff download set5"
+        )
+    try:
+        files = {image.name: image for image in list_source(folder)}
+    except ImageError as error:
+        raise ConfigError(
+            f"--benchmark {folder}: expected a folder of images, or one with HR/ and LRx{scale}/ in it; found none ({error})"
+        ) from error
+    skipped = {name: image.trouble for name, image in files.items() if image.trouble}
+    for name, reason in skipped.items():
+        if may_be_lr(name):  # else LR would be made, and the metrics be those of another task
+            raise ConfigError(f"--benchmark {folder}: {printable(name)}: {reason}; make it readable, or move it away")
+    layout = benchmark_layout([name for name in files if name not in skipped], scale, str(printable(folder)))
+    if layout.unread:
+        log.warning("%s: %s", printable(folder), layout.unread)
+    lows = _lows(layout, scale, folder)
+    names = _short_names(layout.hr)
+    pairs = []
+    for name in layout.hr:
+        try:
+            pairs.append(_pair(names[name], files[name], files[lows[name]] if lows else None, scale))
+        except ImageError as error:
+            skipped[name] = str(error)
+    if not pairs:
+        reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in list(skipped.items())[:3])
+        raise ImageError(f"--benchmark {folder}: none of its images can be used ({reasons})")
+    return BenchmarkImages(pairs, layout.lr_from, skipped)
+
+
+def read_pairs(folder: Path, scale: int) -> list[Pair]:
+    """The pairs of `read_benchmark_folder`; an image that cannot be used is an error.
+
+    Raises:
+        ConfigError: as there.
+        ImageError: an image cannot be used.
+    """
+    found = read_benchmark_folder(folder, scale)
+    for name, reason in found.skipped.items():
+        raise ImageError(f"--benchmark {folder}: {printable(name)}: {reason}")
+    return found.pairs
+
+
+def benchmark_files(folder: Path) -> list[Path]:
+    """All images of a benchmark, of any scale: none of them is an output."""
+    try:
+        return [Path(image.path) for image in list_source(folder)] if folder.is_dir() else []
+    except ImageError:  # told by whoever reads it
+        return []
+
+
+def _lows(layout: Layout, scale: int, folder: Path) -> dict[str, str]:
+    """HR name -> LR name; empty if LR is made."""
+    if not layout.lr:
+        return {}
+    short = {inside(name): name for name in layout.hr}, {inside(name): name for name in layout.lr}
+    inner = len(short[0]) == len(layout.hr) and len(short[1]) == len(layout.lr)
+    highs, lows = short if inner else ({name: name for name in layout.hr}, {name: name for name in layout.lr})
+    pairs, without = pair_names(list(highs), list(lows), scale)
+    if without:
+        first, reason = next(iter(without.items()))
+        raise ConfigError(
+            f"--benchmark {folder}: {layout.lr_from} has no LR for {printable(first)} ({reason}; {len(without)} in all); "
+            "add them, or move the folder of LR away"
+        )
+    return {highs[high]: lows[low] for high, low in pairs.items()}
+
+
+def _short_names(names: Sequence[str]) -> dict[str, str]:
+    """HR name -> its name in tables: the stem without `_HR`, or what else is unique."""
+    for short in (hr_stem, lambda name: PurePosixPath(name).name, lambda name: name.replace("/", "_")):
+        if len(set(map(short, names))) == len(names):
+            return {name: short(name) for name in names}
+    return {name: f"{number}_{PurePosixPath(name).stem}" for number, name in enumerate(names)}
+
+
+def _pair(name: str, high: ImageFile, low: ImageFile | None, scale: int) -> Pair:
+    whole = _without_alpha(open_picture(Path(high.path)))
+    shape = whole.shape[:2]
+    if min(shape) < scale:
+        raise ImageError(f"smaller than the scale: {shape[1]} x {shape[0]} pixels, expected at least {scale} x {scale}")
+    of_hr, of_lr = on_common_grid(shape, scale)
+    hr = np.ascontiguousarray(whole[of_hr])
+    if low is None:
+        return Pair(name, imresize(hr, 1 / scale), hr)
+    lr = _without_alpha(open_picture(Path(low.path)))
+    if hr.ndim == 2 and lr.ndim == 3:
+        lr = lr[..., 0]
+    if lr.ndim == 2 and hr.ndim == 3:
+        lr = np.repeat(lr[..., None], 3, axis=2)
+    if problem := why_not_lr(lr.shape[:2], shape, scale):
+        raise ConfigError(
+            f"{printable(low.path)}: expected {printable(os.path.basename(high.path))} reduced {scale} times: {problem}; "
+            "with an LR of another size the result would be shifted against HR"
+        )
+    return Pair(name, np.ascontiguousarray(lr[of_lr]), hr)
+
+
+def _without_alpha(image: np.ndarray) -> np.ndarray:
+    if image.ndim == 3 and image.shape[2] in (2, 4):
+        image = image[..., : image.shape[2] - 1]
+    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
