@@ -19,14 +19,12 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import ConfigError, ImageError, printable
 from ...runtime import user_path
+from ..decoding.formats import SUFFIXES as SUFFIXES
 from ..storage.regular import open_regular, too_large, why_not_regular
 from .archives import CHUNK, ArchiveReader, list_members, reason_of, unpacked_in_order, valid_utf8
 from .samples import sample_files
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif")
-"""File names that count as pictures, in any case; what a file really is decides its content."""
 
 Source = str | Path | Sequence[str | Path]
 """What `list_source` takes."""
@@ -38,12 +36,14 @@ _MOST_PASSES = 20  # over a compressed tar; DIV2K in random order takes fewer
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what is read from untrusted files."""
+    """How untrusted image files are read: bounds, and what happens to their colours."""
 
     max_megapixels: float = 200.0
     """Largest picture, in millions of pixels, checked before it is decoded."""
     max_archive_gb: float = MAX_ARCHIVE_GB
     """Most bytes that the images of one archive may unpack to, in 10^9 bytes, checked before any is read."""
+    to_srgb: bool = False
+    """Whether colours are converted to sRGB by each file's profile; otherwise another profile is noted and not applied."""
 
     def __post_init__(self) -> None:
         if not 0 < self.max_megapixels <= 10_000:
