@@ -27,7 +27,7 @@ import numpy as np
 from ...errors import ConfigError, printable
 from ...pipeline.degrade.imresize import imresize
 from ...pipeline.images.sources import SUFFIXES
-from ..inference.image_io import open_picture, save_picture
+from ..inference.image_io import open_opaque, save_picture
 from .ldl import artifact_map
 from .metrics import psnr, psnr_y, ssim_y
 from .perceptual import FolderMeasure, Measures, PictureMeasure
@@ -105,11 +105,11 @@ def methods(seeds: Sequence[int]) -> list[str]:
 
 
 def _pair(path: Path, low: Path | None, scale: int) -> Pair:
-    hr = _without_alpha(open_picture(path))
+    hr = open_opaque(path)
     if low is None:
         height, width = (side // scale * scale for side in hr.shape[:2])
         return Pair(path.stem, imresize(np.ascontiguousarray(hr[:height, :width]), 1 / scale), hr[:height, :width])
-    lr = _without_alpha(open_picture(low))
+    lr = open_opaque(low)
     if hr.ndim == 2 and lr.ndim == 3:
         lr = np.ascontiguousarray(lr[..., 0])
     if lr.ndim == 2 and hr.ndim == 3:
@@ -122,12 +122,6 @@ def _pair(path: Path, low: Path | None, scale: int) -> Pair:
             f"{low}: expected {path.name} reduced {scale} times, {hr.shape[:2]} -> got {lr.shape[:2]}; check the scale"
         )
     return Pair(path.stem, lr, hr[: lr.shape[0] * scale, : lr.shape[1] * scale])
-
-
-def _without_alpha(image: np.ndarray) -> np.ndarray:
-    if image.ndim == 3 and image.shape[2] in (2, 4):
-        image = image[..., : image.shape[2] - 1]
-    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
 
 
 def metrics_of(

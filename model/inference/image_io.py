@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from ...errors import ImageError, SamdiffError, printable
 from ...pipeline.decoding.exif import upright as upright
 from ...pipeline.decoding.image_data import ImageData, ReadConfig, decode_image
-from ...pipeline.decoding.pillow_modes import eight_bit
+from ...pipeline.decoding.pillow_modes import eight_bit, over_white
 from ...pipeline.images.archives import reason_of
 from ...pipeline.storage.outputs import write_output
 from ...pipeline.storage.regular import read_regular
@@ -42,6 +42,17 @@ def open_picture(path: Path) -> np.ndarray:
     for note in image.notes:
         log.warning("%s: %s", printable(path), note)
     return eight_bit(image.pixels)
+
+
+def open_opaque(path: Path) -> np.ndarray:
+    """`open_picture` over white, as `prepare` takes transparent images: uint8 [H, W] of a grey image, else [H, W, 3]."""
+    pixels = open_picture(path)
+    if pixels.ndim == 2 or pixels.shape[2] == 3:
+        return pixels
+    over, transparent = over_white(pixels)
+    if transparent:
+        log.warning("%s: transparent parts composited over white", printable(path))
+    return np.ascontiguousarray(over[..., 0] if pixels.shape[2] == 2 else over)
 
 
 def read_picture_file(path: Path, to_srgb: bool = False) -> ImageData:

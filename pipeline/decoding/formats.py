@@ -40,14 +40,18 @@ class ImageFormat:
 _NEWER = "install a Pillow with this decoder (pip install -U pillow), or save it as PNG"
 
 PNG = ImageFormat("PNG", (".png",), "PIL.PngImagePlugin:PngImageFile", (b"\x89PNG\r\n\x1a\n",))
-JPEG = ImageFormat("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), "PIL.JpegImagePlugin:jpeg_factory", (b"\xff\xd8\xff",), "jpg", _NEWER)
+JPEG = ImageFormat(
+    "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), "PIL.JpegImagePlugin:jpeg_factory", (b"\xff\xd8\xff",), "jpg", _NEWER
+)
 WEBP = ImageFormat("WebP", (".webp",), "PIL.WebPImagePlugin:WebPImageFile", (), "webp", _NEWER)
 TIFF = ImageFormat(
     "TIFF", (".tif", ".tiff"), "PIL.TiffImagePlugin:TiffImageFile", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "libtiff", _NEWER
 )
 BMP = ImageFormat("BMP", (".bmp", ".dib"), "PIL.BmpImagePlugin:BmpImageFile", (b"BM",))
 GIF = ImageFormat("GIF", (".gif",), "PIL.GifImagePlugin:GifImageFile", (b"GIF8",))
-AVIF = ImageFormat("AVIF", (".avif",), "PIL.AvifImagePlugin:AvifImageFile", (), "avif", "install Pillow 11.3 or later, or save it as PNG")
+AVIF = ImageFormat(
+    "AVIF", (".avif",), "PIL.AvifImagePlugin:AvifImageFile", (), "avif", "install Pillow 11.3 or later, or save it as PNG"
+)
 HEIC = ImageFormat(
     "HEIC", (".heic", ".heif", ".hif"), "pillow_heif:HeifImageFile", (), "", "pip install 'samdiff[heif]', or save it as PNG"
 )

@@ -13,7 +13,22 @@ MAX_SIDE = 1 << 20
 _MAX_SCANS = 500  # of a progressive JPEG, which has about ten: each costs a pass over all pixels
 
 _PNG_ACCESSORIES = frozenset(
-    (b"eXIf", b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"hIST", b"bKGD")
+    (
+        b"eXIf",
+        b"iCCP",
+        b"tEXt",
+        b"zTXt",
+        b"iTXt",
+        b"tIME",
+        b"pHYs",
+        b"gAMA",
+        b"cHRM",
+        b"sRGB",
+        b"cICP",
+        b"sBIT",
+        b"hIST",
+        b"bKGD",
+    )
     + (b"sPLT", b"mDCV", b"cLLI", b"caBX")
 )
 """Chunks without which the pixels are the same (PNG specification, third edition, chapter 11.3)."""

@@ -31,7 +31,11 @@ def is_srgb(icc: bytes) -> bool:
     if mode not in ("L", "RGB"):
         return False
     steps = np.linspace(0, 255, 6).round().astype(np.uint8)
-    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(36, 6, 3) if mode == "RGB" else np.arange(256, dtype=np.uint8)[None]
+    grid = (
+        np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(36, 6, 3)
+        if mode == "RGB"
+        else np.arange(256, dtype=np.uint8)[None]
+    )
     expected = grid if mode == "RGB" else np.repeat(grid[..., None], 3, axis=2)
     return int(np.abs(converted(grid, icc).astype(int) - expected).max()) <= _SAME
 

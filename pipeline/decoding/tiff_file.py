@@ -55,7 +55,9 @@ def raw_tiff(data: bytes, max_pixels: float, advice: str) -> RawImage:
         if not layout.decodable:
             raise
         found = _from_samples(data, layout)
-        return RawImage(found.pixels, found.cmyk, found.orientation, (*found.notes, "its EXIF or other tags are damaged and were left out"))
+        return RawImage(
+            found.pixels, found.cmyk, found.orientation, (*found.notes, "its EXIF or other tags are damaged and were left out")
+        )
     notes = [*several, *notes, *layout.notes]
     if layout.orientation in range(2, 9):
         notes.append(TURNED)
@@ -69,7 +71,10 @@ def _from_samples(data: bytes, layout: TiffLayout) -> RawImage:
         check_floats(pixels)
     cmyk = layout.photometric == CMYK
     if cmyk and pixels.dtype != np.uint8:  # Pillow and LittleCMS have CMYK in 8 bits
-        pixels, notes = eight_bit(check_floats(pixels) if layout.floats else pixels), (f"{layout.bits} bits scaled to 8", *notes)
+        pixels, notes = (
+            eight_bit(check_floats(pixels) if layout.floats else pixels),
+            (f"{layout.bits} bits scaled to 8", *notes),
+        )
     return RawImage(pixels, cmyk, layout.orientation, notes)
 
 

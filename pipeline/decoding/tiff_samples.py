@@ -156,4 +156,3 @@ def _unassociated(samples: np.ndarray) -> np.ndarray:
 def is_cmyk(layout: TiffLayout) -> bool:
     """Whether the colours are inks."""
     return layout.photometric == CMYK
-

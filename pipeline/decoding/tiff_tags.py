@@ -158,12 +158,16 @@ def plan_tiff(order: str, tags: Tags) -> TiffLayout:
     bits, sample_format = _bits(tags, samples), _sample_format(tags)
     _check_samples(bits, sample_format)
     if compression not in _BY_PILLOW:
-        raise ImageError(f"TIFF compressed as {_COMPRESSIONS.get(compression, compression)}, which is not read; save it with LZW")
+        raise ImageError(
+            f"TIFF compressed as {_COMPRESSIONS.get(compression, compression)}, which is not read; save it with LZW"
+        )
     colours, alpha, associated, notes = _meaning(tags, photometric, samples)
     planar = one.get(PLANAR, 1) == 2 and samples > 1
     ordinary = bits <= 8 and sample_format != FLOAT
     extras = samples - (3 if photometric == YCBCR else _COLOURS.get(photometric, 1))
-    by_pillow = ordinary and (photometric not in _COLOURS or bits < 8 or compression not in _LOSSLESS or (extras <= 0 and not planar))
+    by_pillow = ordinary and (
+        photometric not in _COLOURS or bits < 8 or compression not in _LOSSLESS or (extras <= 0 and not planar)
+    )
     if ordinary and bits < 8 and samples > 1:
         raise ImageError(f"TIFF with {samples} samples of {bits} bits, which is not read; save it with 8 or 16 bits")
     if not by_pillow:
@@ -261,9 +265,13 @@ def _meaning(tags: Tags, photometric: int, samples: int) -> tuple[tuple[int, ...
 def _check_decodable(bits: int, photometric: int, compression: int, fill_order: int) -> None:
     what = f"TIFF with {bits} bits per sample"
     if photometric not in _COLOURS:
-        raise ImageError(f"{what} and a {'palette' if photometric == PALETTE else 'YCbCr'} of colours, which is not read; save it as RGB")
+        raise ImageError(
+            f"{what} and a {'palette' if photometric == PALETTE else 'YCbCr'} of colours, which is not read; save it as RGB"
+        )
     if compression not in _LOSSLESS:
-        raise ImageError(f"{what} compressed as {_COMPRESSIONS.get(compression, compression)}, which is not read; save it with LZW")
+        raise ImageError(
+            f"{what} compressed as {_COMPRESSIONS.get(compression, compression)}, which is not read; save it with LZW"
+        )
     if fill_order != 1:
         raise ImageError(f"{what} and its bits in reverse order (FillOrder 2), which is not read; save it anew")
 
@@ -282,4 +290,6 @@ def check_tile(layout: TiffLayout, max_pixels: float) -> None:
     if area > max(4 * layout.width * layout.height, 1 << 20) and area > max_pixels / 8:
         raise ImageError(f"damaged TIFF file: tiles of {area} pixels in an image of {layout.width} x {layout.height}")
     if layout.width * layout.height * layout.samples * layout.bits > 64 * max_pixels:
-        raise ImageError(f"TIFF of {layout.samples} bands of {layout.bits} bits, more than memory is taken for; save the three to use as RGB")
+        raise ImageError(
+            f"TIFF of {layout.samples} bands of {layout.bits} bits, more than memory is taken for; save the three to use as RGB"
+        )

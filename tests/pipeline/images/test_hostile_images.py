@@ -37,7 +37,9 @@ PNG = file_of(RGB, "PNG")
 GB = 10**9
 
 
-@pytest.mark.parametrize(("kind", "named"), [("DDS", "DDS"), ("PCX", "PCX"), ("ICO", "ICO"), ("IM", "no image of a known format")])
+@pytest.mark.parametrize(
+    ("kind", "named"), [("DDS", "DDS"), ("PCX", "PCX"), ("ICO", "ICO"), ("IM", "no image of a known format")]
+)
 def test_only_listed_formats_are_decoded(kind, named, tmp_path):
     """By `infer` too, which once tried all of Pillow's, some with exceptions of their own. Known formats are named."""
     (tmp_path / "a.png").write_bytes(file_of(photo(8, 8), kind))
