@@ -42,6 +42,8 @@ _REFUSED_COLOURS = {
 }
 _LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
 """None, LZW, deflate, PackBits, deflate, LZMA, Zstandard: bytes in, bytes out, whatever the samples are."""
+_PREDICTED = (5, 8, 32946, 34925, 50000)
+"""Compressions to which the tag Predictor applies, as libtiff has it."""
 _BY_PILLOW = (*_LOSSLESS, 2, 3, 4, 6, 7, 32771, 32809, 50001)
 _COMPRESSIONS = {
     6: "old-style JPEG",
@@ -186,7 +188,7 @@ def plan_tiff(order: str, tags: Tags) -> TiffLayout:
         planar=planar,
         order=order,
         compression=compression,
-        predictor=one.get(PREDICTOR, 1),
+        predictor=one.get(PREDICTOR, 1) if compression in _PREDICTED else 1,
         tile=tile,
         rows_per_strip=min(one.get(ROWS_PER_STRIP, one[HEIGHT]), one[HEIGHT]),
         offsets=tags.get(TILE_OFFSETS if tile else STRIP_OFFSETS, ()),
