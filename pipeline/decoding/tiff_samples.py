@@ -68,7 +68,14 @@ def _described_as_bytes(data: bytes, layout: TiffLayout, plane: int, *, shape: t
         size = there * row_bytes if layout.compression == 1 else sizes[number]
         if offset + size > len(data):
             raise ImageError("damaged or cut off TIFF file: its samples go beyond its end")
-    entries = {256: (shape[1],), 257: (shape[0],), 258: (8,), 259: (layout.compression,), 262: (1,), 277: (1,)}
+    entries: dict[int, tuple[int, ...]] = {
+        256: (shape[1],),
+        257: (shape[0],),
+        258: (8,),
+        259: (layout.compression,),
+        262: (1,),
+        277: (1,),
+    }
     if layout.tile:
         entries |= {322: (row_bytes,), 323: (layout.tile[1],), 324: offsets, 325: sizes}
     else:
