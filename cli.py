@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -92,6 +93,7 @@ def _common(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged tags and profiles, of which our notes tell
     set_talk(verbose, quiet)
 
 

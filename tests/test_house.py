@@ -66,6 +66,7 @@ ROOMS = {
         "shards",
         "download",
         "images",
+        "decoding",
         "degrade",
         "encode",
         "storage",

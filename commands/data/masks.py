@@ -77,7 +77,10 @@ def masks(
     claim_outputs(outputs, [image, picture.path, *([sam_weights] if sam_weights is not None else [])], overwrite)
     setup_process(threads)
     where = pick_device(device)
-    pixels = read_picture(picture).pixels
+    decoded = read_picture(picture)
+    pixels = decoded.pixels
+    for note in decoded.notes:
+        print_status(f"{picture.name}: {note}")
     generator = MaskGenerator(
         sam or ("vit_h" if where.type == "cuda" else "mobile_sam"),
         mode=mode,

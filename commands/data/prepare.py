@@ -84,6 +84,9 @@ def prepare(
     max_archive_gb: Annotated[
         float, typer.Option(help="Refuse an archive whose images unpack to more, before any is read.")
     ] = 100.0,
+    to_srgb: Annotated[
+        bool, typer.Option("--to-srgb", help="Convert colours to sRGB by each image's profile [noted, not applied].")
+    ] = False,
     downloads: Downloads = DOWNLOADS,
     mirror: Mirror = None,
     registry: Registry = None,
@@ -137,7 +140,7 @@ def prepare(
         stride=stride,
         degradation="given" if lr is not None else degrade or "bicubic",
         seed=seed,
-        limits=Limits(max_megapixels, max_archive_gb),
+        limits=Limits(max_megapixels, max_archive_gb, to_srgb),
     )
     target = default_store(source) if out is None else out
     known = load_registry(registry)

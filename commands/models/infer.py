@@ -19,6 +19,9 @@ def infer(
     suffix: Annotated[str | None, typer.Option(help="Added to the names [_x4 for a model of scale 4].")] = None,
     format_: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
     bits: Annotated[int, typer.Option(help="8, or 16 (PNG).")] = 8,
+    to_srgb: Annotated[
+        bool, typer.Option("--to-srgb", help="Convert colours to sRGB by the input's profile [the profile is kept].")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
     provenance: Annotated[
         bool,
@@ -80,7 +83,7 @@ def infer(
     path = choose_checkpoint(checkpoint)
     model = load_model(path, pick_device(device))
     model.expect_scale(scale)
-    output = OutputConfig(out, f"_x{model.scale}" if suffix is None else suffix, format_, overwrite, bits, provenance)
+    output = OutputConfig(out, f"_x{model.scale}" if suffix is None else suffix, format_, overwrite, bits, provenance, to_srgb)
     read = [
         *checkpoint_files(path),
         *(others_results(inputs, output.suffix, recursive=recursive, out=out) if overwrite else ()),

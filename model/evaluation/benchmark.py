@@ -14,7 +14,7 @@ from ...errors import ConfigError, ImageError, printable
 from ...pipeline.degrade.imresize import imresize
 from ...pipeline.images.listing import ImageFile, list_source
 from ...pipeline.images.pairs import hr_stem, on_common_grid, pair_names, why_not_lr
-from ..inference.image_io import open_picture
+from ..inference.image_io import open_opaque
 from .benchmark_layout import Layout, benchmark_layout, inside, may_be_lr
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _pair(name: str, high: ImageFile, low: ImageFile | None, scale: int) -> Pair:
-    whole = _without_alpha(open_picture(Path(high.path)))
+    whole = open_opaque(Path(high.path))
     shape = whole.shape[:2]
     if min(shape) < scale:
         raise ImageError(f"smaller than the scale: {shape[1]} x {shape[0]} pixels, expected at least {scale} x {scale}")
@@ -140,7 +140,7 @@ def _pair(name: str, high: ImageFile, low: ImageFile | None, scale: int) -> Pair
     hr = np.ascontiguousarray(whole[of_hr])
     if low is None:
         return Pair(name, imresize(hr, 1 / scale), hr)
-    lr = _without_alpha(open_picture(Path(low.path)))
+    lr = open_opaque(Path(low.path))
     if hr.ndim == 2 and lr.ndim == 3:
         lr = lr[..., 0]
     if lr.ndim == 2 and hr.ndim == 3:
@@ -151,9 +151,3 @@ def _pair(name: str, high: ImageFile, low: ImageFile | None, scale: int) -> Pair
             "with an LR of another size the result would be shifted against HR"
         )
     return Pair(name, np.ascontiguousarray(lr[of_lr]), hr)
-
-
-def _without_alpha(image: np.ndarray) -> np.ndarray:
-    if image.ndim == 3 and image.shape[2] in (2, 4):
-        image = image[..., : image.shape[2] - 1]
-    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,15 +14,18 @@ import numpy as np
 
 from ... import __version__
 from ...errors import ConfigError, ImageError, SamdiffError, printable
+from ...pipeline.decoding.pillow_modes import eight_bit, sixteen_bit
 from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, sweep_outputs, try_place
 from ...pipeline.storage.regular import read_regular
 from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
-from .image_io import FORMATS, MAX_BYTES, file_says, read_picture_file, save_picture
+from .image_io import FORMATS, MAX_BYTES, file_says, plan_picture, read_picture_file, write_planned
 from .inputs import InputFile
 from .inputs import list_inputs as list_inputs
 from .inputs import others_results as others_results
 from .upscaler import InferConfig, SuperResolver
+
+log = logging.getLogger(__name__)
 
 OUTPUT_FORMATS = ("png", "jpg", "webp")
 
@@ -42,6 +46,8 @@ class OutputConfig:
     """8, or 16 for PNG."""
     say_so: bool = True
     """Whether the file says which model made it, and that it is synthesised."""
+    to_srgb: bool = False
+    """Whether colours are converted to sRGB by the input's profile; otherwise the profile is kept, not applied, and noted."""
 
     def __post_init__(self) -> None:
         if self.format not in OUTPUT_FORMATS:
@@ -146,17 +152,28 @@ def upscale_files(
                 raise ImageError(job.trouble if job.trouble == ITSELF else f"{printable(job.target)} {job.trouble}")
             else:
                 line = _upscale_file(model, job, settings, output, guard, partial(_advance, bar))
-        except SamdiffError as error:
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw in one file is that file's reason, and the others are made
+            known = isinstance(error, SamdiffError)
             if len(jobs) == 1:
                 bar.close()
-                raise
-            failed[str(job.source)] = str(error).removeprefix(f"{job.source}: ")
+                if known:
+                    raise
+                raise _unforeseen(job.source, error) from error
+            reason = str(error if known else _unforeseen(job.source, error))
+            failed[str(job.source)] = reason.removeprefix(f"{job.source}: ")
         else:
             bar.clear()
             report(line)
         bar.update(number * total - bar.n)
     bar.close()
     return failed
+
+
+def _unforeseen(source: Path, error: Exception) -> ImageError:
+    """The reason of an exception that is none of ours; its traceback is logged for `-vv`."""
+    log.debug("%s", printable(source), exc_info=error)
+    what = printable(" ".join(str(error).split()))[:300]
+    return ImageError(f"{source}: failed for a reason that was not foreseen ({type(error).__name__}: {what})")
 
 
 def _upscale_file(
@@ -168,18 +185,20 @@ def _upscale_file(
     on_step: Callable[[int], Any],
 ) -> str:
     _check_place(job, guard)
-    source = read_picture_file(job.source)
-    pixels = source.pixels
-    if output.bits == 16 and pixels.dtype == np.uint8:
-        pixels = pixels.astype(np.uint16) * 257
-    result = model.upscale(pixels, settings, on_step=on_step)
-    if output.bits == 8 and result.dtype == np.uint16:
-        result = np.round(result / 257).astype(np.uint8)
+    source = read_picture_file(job.source, output.to_srgb)
+    pixels = source.pixels if output.bits == 8 and source.pixels.dtype.kind == "u" else sixteen_bit(source.pixels)
+    height, width, *bands = pixels.shape
     said = _said(model, job.source, settings, output) if output.say_so else {}
+    dtype = np.uint16 if output.bits == 16 else np.uint8
+    large = (height * model.scale, width * model.scale, *bands)
+    plan = plan_picture(job.target, large, dtype, source=source, said=said)  # before hours of work
+    result = model.upscale(pixels, settings, on_step=on_step)
     _check_target(job, guard)  # again: hours may have passed
-    save_picture(result, job.target, source, said, overwrite=output.overwrite)
+    lost = write_planned(result if output.bits == 16 else eight_bit(result), plan, output.overwrite)
     guard.wrote(job.target)
-    return f"{job.source} {pixels.shape[1]} x {pixels.shape[0]} -> {job.target} {result.shape[1]} x {result.shape[0]}"
+    notes = "; ".join([*source.notes, *plan.notes, *lost])
+    line = f"{job.source} {width} x {height} -> {job.target} {large[1]} x {large[0]}"
+    return f"{line} ({printable(notes)})" if notes else line
 
 
 def _kept(model: SuperResolver, job: Job, settings: InferConfig, output: OutputConfig) -> str:
@@ -201,6 +220,7 @@ def _said(model: SuperResolver, source: Path, settings: InferConfig, output: Out
     """`provenance` of a result, with its input: all that decides the file's pixels."""
     said = provenance(model, settings)
     said["samdiff-settings"] += ", 16 bits" if output.bits == 16 else ""
+    said["samdiff-settings"] += ", colours converted to sRGB" if output.to_srgb else ""
     return {**said, "samdiff-input": f"sha256 {hashlib.sha256(read_regular(source, MAX_BYTES)).hexdigest()[:16]}"}
 
 
@@ -220,7 +240,7 @@ def provenance(model: SuperResolver, settings: InferConfig) -> dict[str, str]:
     return {
         "Software": f"samdiff {__version__}",
         "Description": f"Enlarged {model.scale} times; the detail is synthesised by a model and was not photographed.",
-        "samdiff-model": f"{Path(model.name).name} sha256 {model.sha256[:16]}",
+        "samdiff-model": f"{printable(Path(model.name).name)} sha256 {model.sha256[:16]}",
         "samdiff-settings": how,
     }
 

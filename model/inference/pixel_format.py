@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from ...errors import ImageError
+from ...pipeline.decoding.pillow_modes import native_pixels
 from ...pipeline.degrade.imresize import imresize
 from ...pipeline.images.given import layout_hint
 
@@ -70,6 +72,8 @@ def split_pixel_format(image: np.ndarray) -> tuple[np.ndarray, PixelFormat]:
     layers = image.reshape(*image.shape[:2], bands)
     alpha = layers[..., -1] if bands in (2, 4) else None
     colour = layers[..., :3] if bands >= 3 else np.repeat(layers[..., :1], 3, axis=2)
+    if alpha is not None:
+        colour = bled(colour, alpha)
     unit = colour.astype(np.float32) / _top(image.dtype)
     return unit * 2 - 1, PixelFormat(image.dtype, bands < 3, image.ndim == 2, alpha)
 
@@ -85,17 +89,36 @@ def pad_lr(lr: np.ndarray, multiple: int, scale: int) -> np.ndarray:
     return np.pad(lr, ((0, height - lr.shape[0]), (0, width - lr.shape[1]), (0, 0)), mode="symmetric")
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
-    """The picture as L, LA, RGB or RGBA; 16-bit grey keeps its high byte, rounded. ImageError for floating-point pictures."""
-    if image.mode in ("L", "LA", "RGB", "RGBA"):
-        return image
-    if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey: the high byte, rounded
-        return Image.fromarray(np.clip(np.round(np.asarray(image, np.float64) / 257), 0, 255).astype(np.uint8))
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode == "F":
-        raise ImageError("a floating-point picture; save it with 8 or 16 bits")
-    return image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+def array_of(image: Image.Image) -> np.ndarray:
+    """The pixels of a PIL image as `split_pixel_format` takes them: a transparent colour becomes an alpha band, CMYK becomes RGB.
+
+    Raises:
+        ImageError: whole numbers of unknown range, or colours such as LAB.
+    """
+    return native_pixels(image.convert("RGB") if image.mode == "CMYK" else image)
+
+
+def bled(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Give fully transparent pixels the colour of the nearest visible pixel, so that their own (usually black) does not leak into edges.
+
+    Args:
+        colour: [H, W, C].
+        alpha: [H, W]; 0 is fully transparent.
+
+    Returns:
+        [H, W, C]; the same array if everything or nothing is visible.
+    """
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return colour
+    _, nearest = cv2.distanceTransformWithLabels(
+        hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )  # labels number the visible pixels; each hidden pixel has that of the nearest
+    place = np.zeros(int(nearest.max()) + 1, np.intp)
+    visible = np.flatnonzero(~hidden)
+    place[nearest.ravel()[visible]] = visible
+    flat = colour.reshape(-1, colour.shape[2])
+    return flat[place[nearest.ravel()]].reshape(colour.shape)
 
 
 def _top(dtype: np.dtype) -> int:

@@ -31,7 +31,7 @@ from ..networks.unet import UNet
 from .back_projection import make_consistent
 from .image_io import read_picture_file, to_pil
 from .memory import check_memory, free_bytes, memory_errors, needed_bytes
-from .pixel_format import eight_bits, pad_lr, split_pixel_format
+from .pixel_format import array_of, pad_lr, split_pixel_format
 from .tile_weights import plan_tiles
 from .tiled import TiledPredictor
 
@@ -166,7 +166,7 @@ class SuperResolver:
             file = read_picture_file(Path(image))
             return to_pil(self._in_memory(file.pixels, settings, on_step), file)
         if isinstance(image, Image.Image):
-            large = Image.fromarray(self._in_memory(np.asarray(eight_bits(image)), settings, on_step))
+            large = Image.fromarray(self._in_memory(array_of(image), settings, on_step))
             large.info.update({key: value for key, value in image.info.items() if key in ("icc_profile", "exif", "dpi")})
             return large
         if is_tensor(image):

@@ -17,23 +17,14 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import ConfigError, ImageError, printable
 from ...runtime import user_path
+from ..decoding.formats import SUFFIXES as SUFFIXES
+from ..decoding.formats import UNREAD_SUFFIXES
 from ..storage.regular import open_regular, why_not_regular
 from .archives import list_members, reason_of, valid_utf8
 from .samples import sample_files
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif")
-"""Names of images that are read, in any case; a file's content decides what it is."""
-# fmt: off
-UNREAD_SUFFIXES = (
-    ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pam",
-    ".pfm", ".tga", ".icb", ".pcx", ".sgi", ".rgb", ".xbm", ".xpm", ".qoi", ".dds", ".exr", ".psd", ".psb", ".xcf", ".kra", ".svg", ".ico",
-    ".icns", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f",
-    ".3fr", ".iiq", ".dcm",
-)
-# fmt: on
-"""Names of images of other formats: never used, always listed. A suffix that is in `SUFFIXES` too is read."""
 _ODD_SUFFIX = re.compile(r"\.(?:png|jpe?g|webp|tiff?|bmp|gif|heic)[^a-z0-9~].*", re.DOTALL)
 """A known suffix and more, as browsers save images: `.jpg_large`, `.jpg?w=800`, `.jpg (1)`. `.jpg~` is an editor's backup."""
 _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|GIF8|....ftyp(?:heic|heix|mif1|avif)", re.DOTALL)
@@ -55,12 +46,14 @@ _MOST_COUNTED = 10_000  # entries of subfolders that are not looked at
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what is read from untrusted files."""
+    """How untrusted image files are read: bounds, and what happens to their colours."""
 
     max_megapixels: float = 200.0
     """Largest image, in millions of pixels, checked before it is decoded."""
     max_archive_gb: float = MAX_ARCHIVE_GB
     """Most bytes that the images of one archive may unpack to, in 10^9 bytes, checked before any is read."""
+    to_srgb: bool = False
+    """Whether colours are converted to sRGB by each file's profile; otherwise another profile is noted and not applied."""
 
     def __post_init__(self) -> None:
         if not 0 < self.max_megapixels <= 10_000:
@@ -264,7 +257,7 @@ def _why_unread(name: str) -> str:
     if suffix in SUFFIXES:
         return ""
     if suffix in UNREAD_SUFFIXES:
-        return f"a format that samdiff does not read ({suffix}); convert it to PNG"
+        return f"{UNREAD_SUFFIXES[suffix]}, a format that samdiff does not read ({suffix}); save it as PNG"
     return f"a suffix that no image has ({printable(suffix)[:20]}); rename it" if _ODD_SUFFIX.fullmatch(suffix) else ""
 
 

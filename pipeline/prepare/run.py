@@ -97,7 +97,10 @@ class PrepareConfig:
             "tile": self.tile_hr,
             "stride": self.stride or self.tile_hr,
             "degradation": degradation_facts(self.degradation, self.seed),
-            "limits": {"max_megapixels": self.limits.max_megapixels},  # the others do not decide the content
+            "limits": {  # the others do not decide the content
+                "max_megapixels": self.limits.max_megapixels,
+                **({"to_srgb": True} if self.limits.to_srgb else {}),
+            },
             "structure": {"kind": "rope", "theta": THETA},
             "segmenter": {key: value for key, value in segmenter.items() if key not in UNCOMPARED},
         }

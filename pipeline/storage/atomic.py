@@ -22,7 +22,7 @@ _PARTIAL_NAME = re.compile(
 )  # what `write_atomic` makes, and nothing else
 
 
-_LONGEST = 200  # bytes of a name that leave room for what `partial_name` adds; most disks take 255
+_LONGEST = 98  # bytes of a name to which `partial_name` adds 42: helpers have at most 140, and encrypted home folders take 143
 
 
 _ADVICE = {

@@ -181,7 +181,7 @@ def claim_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[str | Pa
     """
     guard = Outputs(inputs, overwrite)
     for option, path in outputs:
-        if reason := guard.trouble(path) or folder_trouble(path.parent):
+        if reason := guard.trouble(path) or folder_trouble(path.parent) or place_trouble(path):
             raise ConfigError(f"{printable(path)}: {reason.replace('--out', option)}")
     double = guard.clash([path for _, path in outputs])
     if double is not None:
@@ -196,6 +196,21 @@ def folder_trouble(folder: Path) -> str:
             folder = folder.parent
         if os.path.lexists(folder) and not folder.is_dir():
             return f"cannot be written ({printable(folder)} is no folder); give another --out"
+    return ""
+
+
+def place_trouble(target: Path) -> str:
+    """Why no file could be made in a target's folder, or in the one that its missing folders would be made in; empty if one could.
+
+    An empty file is made and removed there, so that permissions and disks that are read-only or full are found before the work.
+    """
+    folder = target.parent
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    try:
+        try_place(folder / target.name)
+    except OSError as error:
+        return f"cannot be written ({error.strerror or error}); {advice(error)}, or give another --out"
     return ""
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+import tifffile
+from PIL import Image, features
 
 from samdiff.errors import ImageError
 from samdiff.model.inference.image_io import file_says, read_picture_file, save_picture
@@ -87,13 +88,38 @@ def image_zoo() -> dict[str, bytes]:
         "palette.bmp": file_of(palette, "BMP"),
         "rgb.gif": file_of(rgb, "GIF"),
         "frames.gif": file_of(rgb, "GIF", **frames),
+        "rgb.tga": file_of(rgb, "TGA"),
+        "packed.tga": file_of(rgba, "TGA", compression="tga_rle"),
+        "rgb.ppm": file_of(rgb, "PPM"),
+        "wide.pgm": file_of(Image.fromarray(wide[..., 0]), "PPM"),
+        "rgb.jp2": file_of(rgb, "JPEG2000"),
+        "wide.jp2": file_of(Image.fromarray(wide[..., 0]), "JPEG2000"),
+        **({"rgb.avif": file_of(rgb, "AVIF", exif=exif)} if features.check("avif") else {}),
+        **{f"{name}.tif": tiff for name, tiff in unusual_tiffs().items()},
     }  # fmt: skip
+
+
+def unusual_tiffs() -> dict[str, bytes]:
+    """TIFF files whose samples Pillow has no mode for."""
+    wide = np.random.default_rng(1).integers(0, 65536, (12, 10, 4), dtype=np.uint16)
+    planes = np.moveaxis(wide[..., :3], 2, 0)
+    kinds = {
+        "bands": (wide, {"photometric": "rgb", "extrasamples": ["unspecified"]}),
+        "planes": (planes, {"photometric": "rgb", "planarconfig": "separate", "compression": "zlib", "predictor": True}),
+        "tiles": (wide, {"photometric": "rgb", "extrasamples": ["assocalpha"], "tile": (16, 16), "bigtiff": True}),
+        "wide cmyk": (wide, {"photometric": "separated", "byteorder": ">"}),
+    }
+    made = {}
+    for name, (pixels, options) in kinds.items():
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, pixels, **options)
+        made[name] = buffer.getvalue()
+    return made
 
 
 def foreign_zoo() -> dict[str, bytes]:
     """Whole files of formats that are not read, named as if they were."""
-    kinds = ["DDS", "PCX", "TGA", "ICO", "PPM", "JPEG2000", "SGI", "ICNS", "IM", "MSP", "XBM"]
-    kinds += ["AVIF"] if ".avif" in Image.registered_extensions() else []
+    kinds = ["DDS", "PCX", "ICO", "SGI", "ICNS", "IM", "MSP", "XBM"]
     one_bit = Image.fromarray(photo(20, 28)[..., 0]).convert("1")
     return {f"{kind}.png": file_of(one_bit if kind in ("MSP", "XBM") else photo(20, 28), kind) for kind in kinds}
 
@@ -231,7 +257,7 @@ def read_everywhere(name: str, data: bytes, folder: Path) -> int:
         assert not file_says(path, {"Software": "samdiff"})
         try:
             found = read_picture_file(path)
-            assert found.pixels.dtype in (np.uint8, np.uint16)
+            assert found.pixels.dtype in (np.uint8, np.uint16, np.float32)
             assert found.pixels.ndim == 2 or found.pixels.shape[2] in (2, 3, 4)
             grey = found.pixels.ndim == 2
             for suffix in (".png", ".jpg"):  # what was read beside the pixels can be written

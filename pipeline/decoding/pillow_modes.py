@@ -1,0 +1,106 @@
+"""Pillow's images of any mode as grey, grey with alpha, RGB or RGBA arrays: no band lost, none invented. Pure."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from ...errors import ImageError
+
+_DIRECT = ("L", "LA", "RGB", "RGBA")
+
+
+def native_pixels(image: Image.Image, depth: int = 8) -> np.ndarray:
+    """The pixels of a loaded image as they are, with a transparent colour (PNG's tRNS, GIF's index) as an alpha band.
+
+    Args:
+        image: of any mode.
+        depth: bits per sample in the file, to which a transparent colour is relative.
+
+    Returns:
+        uint8 [H, W], [H, W, 2], [H, W, 3] or [H, W, 4]; uint16 [H, W] of 16-bit grey; float32 [H, W]. CMYK is [H, W, 4] and the caller's.
+
+    Raises:
+        ImageError: the mode is none of these.
+    """
+    mode, key = image.mode, image.info.get("transparency")
+    if mode == "P":
+        return np.asarray(image.convert("RGBA" if key is not None else "RGB"))
+    if mode == "1":
+        image, depth = image.convert("L"), 1
+    if mode in ("1", "L", "RGB") and isinstance(key, int | tuple):
+        return with_key(np.asarray(image), key, depth)
+    if mode in ("1", "CMYK", *_DIRECT):
+        return np.asarray(image)
+    if mode in ("PA", "RGBa"):
+        return np.asarray(image.convert("RGBA"))
+    if mode == "La":
+        return np.asarray(image.convert("LA"))
+    if mode in ("RGBX", "YCbCr"):
+        return np.asarray(image.convert("RGB"))
+    if mode == "F":
+        return np.asarray(image)
+    if mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16, copy=False)
+    if mode == "I":
+        raise ImageError("whole numbers of more than 16 bits, whose range is not known; save it with 8 or 16 bits")
+    raise ImageError(f"colours of the kind {mode}, which are not supported; save it as RGB")
+
+
+def with_key(pixels: np.ndarray, key: int | tuple[int, ...], depth: int) -> np.ndarray:
+    """Add an alpha band: 0 where a pixel has the transparent colour, opaque elsewhere (PNG specification, 11.3.1.1).
+
+    Args:
+        pixels: uint8 or uint16, [H, W] or [H, W, 3].
+        key: the colour, in samples of `depth` bits.
+        depth: bits per sample in the file; 1, 2 and 4 were stretched to 8.
+    """
+    top = int(np.iinfo(pixels.dtype).max)
+    levels = (1 << depth) - 1
+    colour = np.array(key) & levels  # only the lowest bits count
+    scaled = (colour * (top // levels)).astype(pixels.dtype)
+    layers = pixels if pixels.ndim == 3 else pixels[..., None]
+    alpha = np.where((layers == scaled).all(axis=2), 0, top).astype(pixels.dtype)
+    return np.dstack([layers, alpha])
+
+
+def eight_bit(pixels: np.ndarray) -> np.ndarray:
+    """uint8 of uint8, uint16 (round(v / 257)) or floats of 0 to 1, in bands of rows, because what is widened takes twice the memory."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    out = np.empty(pixels.shape, np.uint8)
+    for top in range(0, len(pixels), 256):
+        rows = pixels[top : top + 256]
+        out[top : top + 256] = (rows.astype(np.uint32) + 128) // 257 if rows.dtype == np.uint16 else np.floor(rows * 255 + 0.5)
+    return out
+
+
+def sixteen_bit(pixels: np.ndarray) -> np.ndarray:
+    """uint16 of uint8 (v * 257), uint16, or floats of 0 to 1."""
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.uint16) * 257
+    return pixels if pixels.dtype == np.uint16 else np.floor(pixels * np.float32(65535) + 0.5).astype(np.uint16)
+
+
+def over_white(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
+    """uint8 pixels of any number of bands -> RGB [H, W, 3] over white, and whether anything was transparent."""
+    layers = pixels if pixels.ndim == 3 else pixels[..., None]
+    bands = layers.shape[2]
+    colour = layers[..., :3] if bands > 2 else np.repeat(layers[..., :1], 3, axis=2)
+    if bands in (1, 3) or layers[..., -1].min(initial=255) == 255:
+        return colour, False
+    alpha = layers[..., -1:].astype(np.uint32)
+    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8), True
+
+
+def check_floats(values: np.ndarray) -> np.ndarray:
+    """The same floats, if they are 0 to 1.
+
+    Raises:
+        ImageError: they are not; says their range.
+    """
+    if not np.isfinite(values).all():
+        raise ImageError("holds NaN or infinite values; save it with 8 or 16 bits")
+    if values.size and (values.min() < 0 or values.max() > 1):
+        raise ImageError(f"floats from {values.min():g} to {values.max():g}; expected 0 to 1, or save it with 8 or 16 bits")
+    return values
