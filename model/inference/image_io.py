@@ -22,12 +22,12 @@ from ...pipeline.images.formats import is_wide, opened, wide_pixels
 from ...pipeline.storage.outputs import write_output
 from ...pipeline.storage.regular import read_regular
 from .pixel_format import eight_bits
+from .settings import FORMATS as FORMATS
 
 log = logging.getLogger(__name__)
 
 MAX_PIXELS = 50_000_000  # of an input; a bound against decompression bombs
 MAX_BYTES = 8 * MAX_PIXELS + (1 << 24)  # 16 bits, four channels, uncompressed
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 _ORIENTATION, _SOFTWARE, _DESCRIPTION, _EXIF_IFD = 0x0112, 0x0131, 0x010E, 0x8769
 _WIDTH, _HEIGHT = 0xA002, 0xA003  # of the picture, inside the Exif directory
 _DESCRIBING = {_DESCRIPTION, _SOFTWARE, _EXIF_IFD, 0x010F, 0x0110, 0x0132, 0x013B, 0x8298, 0x8825}

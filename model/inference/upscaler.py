@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
 from ...runtime import pick_device
+from ...settings import changed
 from ..checkpoints.format import Checkpoint, load_checkpoint, load_into, weights_digest
 from ..config import RunConfig, config_of
 from ..diffusion.modulation import Modulation
@@ -28,55 +28,11 @@ from ..networks.unet import UNet
 from .back_projection import make_consistent
 from .memory import check_memory, free_bytes, memory_errors, needed_bytes
 from .pixel_format import eight_bits, pad_lr, split_pixel_format
+from .settings import InferConfig as InferConfig
 from .tile_weights import plan_tiles
 from .tiled import TiledPredictor
 
-PRECISIONS = ("fp32", "bf16")
-STARTS = ("noise", "rrdb")
-
 Picture = TypeVar("Picture", np.ndarray, Image.Image)
-
-
-@dataclass(frozen=True)
-class InferConfig:
-    """How to make a picture larger."""
-
-    steps: int | None = None
-    """Of the sampler; None: all T (from the start on)."""
-    seed: int = 0
-    """Of the noise; the same seed gives the same picture on one device."""
-    sampler: str | None = None
-    """See `sampler.SAMPLERS`; None: the one that fits the model."""
-    average: int = 1
-    """Mean of so many samples: smoother, and closer in the mean square."""
-    start: str = "noise"
-    """noise, or rrdb: the RRDB's picture brought to time `start_time`."""
-    start_time: int | None = None
-    """For `rrdb`: 0 … T - 1; the higher, the more is made anew. None: T / 2."""
-    consistent: bool = False
-    """Whether the result is made consistent with LR (see `consistency`)."""
-    regress: bool = False
-    """The RRDB's picture alone (stage one), no diffusion: smoother, and closer in the mean square."""
-    tile: int = 192
-    """Largest side of a tile in pixels of the input; 0: the whole picture at once."""
-    overlap: int = 16
-    """Of neighbouring tiles, in pixels of the input."""
-    batch: int = 1
-    """Tiles per call of the network."""
-    cache_mb: int = 1024
-    """Memory for the RRDB's features, which every step needs; what does not fit is computed again."""
-    precision: str = "fp32"
-    """fp32 or bf16, of the U-Net."""
-
-    def __post_init__(self) -> None:
-        for name, known in (("start", STARTS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for name, least in (("average", 1), ("batch", 1), ("cache_mb", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        if self.start_time is not None and self.start != "rrdb":
-            raise ConfigError("start_time: only together with start 'rrdb'")
 
 
 def load_model(path: Path | str, device: str | torch.device = "auto") -> SuperResolver:
@@ -101,7 +57,7 @@ class SuperResolver:
     def __init__(self, checkpoint: Checkpoint, name: str, device: torch.device) -> None:
         self.name, self.device = name, device
         self.sha256 = weights_digest(checkpoint.tensors)
-        self.config: RunConfig = _config_of(checkpoint, name)
+        self.config: RunConfig = config_in(checkpoint, name)
         self.scale = self.config.scale
         self.modulation: Modulation = self.config.diffusion.build()
         self.rrdb: RRDB = self._ready(build_rrdb(self.config), checkpoint.part("rrdb"))
@@ -132,7 +88,7 @@ class SuperResolver:
             ImageError: an array of another dtype or shape, floats out of range, or more than the memory holds.
             ConfigError: a sampler, a number of steps or a tile that does not fit the model.
         """
-        settings = _changed(settings or InferConfig(), changes)
+        settings = changed(settings or InferConfig(), changes, "upscale")
         self.check(settings)
         if isinstance(image, Image.Image):
             large = Image.fromarray(self._in_memory(np.asarray(eight_bits(image)), settings, on_step))
@@ -141,8 +97,8 @@ class SuperResolver:
         return self._in_memory(image, settings, on_step)
 
     def regress(self, image: Picture) -> Picture:
-        """The RRDB's picture alone (stage one): `upscale(image, regress=True)`."""
-        return self.upscale(image, regress=True)
+        """The RRDB's picture alone (stage one): `upscale(image, rrdb_only=True)`."""
+        return self.upscale(image, rrdb_only=True)
 
     def check(self, settings: InferConfig) -> tuple[int, ...]:
         """The times that will be sampled; ConfigError for settings that do not fit this model."""
@@ -176,8 +132,8 @@ class SuperResolver:
                 max(height, least),
                 max(width, least),
                 self.scale,
-                channels=self.config.model.rrdb_features if settings.regress else self.config.model.width,
-                planes=1 if settings.regress else 3 + (settings.average > 1),
+                channels=self.config.model.rrdb_features if settings.rrdb_only else self.config.model.width,
+                planes=1 if settings.rrdb_only else 3 + (settings.num_samples > 1),
                 pixel_bytes=image.itemsize * (image.shape[2] if image.ndim == 3 else 1),
                 tile_lr=settings.tile,
                 batch=settings.batch,
@@ -196,9 +152,9 @@ class SuperResolver:
         if len(canvas.tiling.tiles) == 1:  # otherwise it may be too large for a GPU
             lr = lr.to(self.device)
         height, width = (side * self.scale for side in lr.shape[2:])
-        whole = self._regress(canvas, lr) if settings.regress else self._sample(canvas, lr, settings, on_step)
+        whole = self._regress(canvas, lr) if settings.rrdb_only else self._sample(canvas, lr, settings, on_step)
         picture = whole[:, :, :height, :width]
-        if settings.consistent:
+        if settings.back_project:
             make_consistent(picture, lr, self.scale)
         out = nature.empty(height, width)
         for top in range(0, height, BLOCK):
@@ -210,7 +166,7 @@ class SuperResolver:
         lr = padded.to(self.device).contiguous(memory_format=torch.channels_last)
         height, width = lr.shape[2:]
         tiling = plan_tiles(height, width, self.scale, self.unet.multiple, settings.tile, settings.overlap)
-        unet = self.unet if settings.precision == "fp32" else self._in_bf16()
+        unet = self.unet if settings.amp == "off" else self._in_bf16()
         return TiledPredictor(self.rrdb, unet, lr, tiling, settings.cache_mb << 20, settings.batch)
 
     def _in_bf16(self) -> UNet:
@@ -228,7 +184,7 @@ class SuperResolver:
         first = self._start_time(settings)
         height, width = (side * self.scale for side in canvas.lr.shape[2:])
         mean: Tensor | None = None
-        for number in range(settings.average):
+        for number in range(settings.num_samples):
             field = NoiseField(settings.seed, width, number)
 
             def noise(step: int, top: int, bottom: int, field: NoiseField = field) -> Tensor:
@@ -249,7 +205,7 @@ class SuperResolver:
                     on_step(t)
             mean = x if mean is None else mean.add_(x)
         assert mean is not None
-        for rows, lr_up in self._bands(mean.div_(settings.average), lr):
+        for rows, lr_up in self._bands(mean.div_(settings.num_samples), lr):
             rows.copy_(from_residual(rows, lr_up))
         return mean
 
@@ -269,15 +225,8 @@ class SuperResolver:
         return abar**0.5 * x_0 + (1 - abar) ** 0.5 * eps
 
 
-def _changed(settings: InferConfig, changes: dict[str, Any]) -> InferConfig:
-    known = {field.name for field in fields(InferConfig)}
-    unknown = sorted(changes.keys() - known)
-    if unknown:
-        raise ConfigError(f"upscale: unknown setting {unknown[0]}; known: {', '.join(sorted(known))}")
-    return replace(settings, **changes)
-
-
-def _config_of(checkpoint: Checkpoint, name: str) -> RunConfig:
+def config_in(checkpoint: Checkpoint, name: str) -> RunConfig:
+    """The settings that a checkpoint was trained with; a CheckpointError, which names the file, if they are not understood."""
     try:
         return config_of(checkpoint.config)
     except ConfigError as error:

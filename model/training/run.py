@@ -239,11 +239,11 @@ def _stage(
                         Checkpoint(found.kind, found.tensors, found.config, {**found.facts, "validation": metrics}),
                     )
 
-    share = ranks.local_batch(settings.batch, settings.accumulate)
+    share = ranks.local_batch(settings.batch, settings.grad_accum)
     left = steps - steps_done(this.out, task.name)
     if ranks.is_main and left > 0:
         estimate = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
-        this.report(estimate.line(task.name, left, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
+        this.report(estimate.line(task.name, left, settings.batch, share // settings.grad_accum, ranks.world, ranks.device))
     every = v.every if this.benchmarks else 0
     stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, every, beneath)
     state, done = run(task, stage, ranks)
@@ -286,7 +286,7 @@ def _check(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks
             f"train.batch: expected at most the {len(data)} tiles that there are to train on, got {config.train.batch}; "
             "prepare more pictures, or take a smaller batch"
         )
-    ranks.local_batch(config.train.batch, config.train.accumulate)
+    ranks.local_batch(config.train.batch, config.train.grad_accum)
     check_pair(config.diffusion.build(), *_looked_at_by(config))
     if config.train.amp == "fp16" and ranks.device.type == "cpu":
         raise ConfigError("train.amp: fp16 is for CUDA, the device is the CPU; use bf16 or off")
