@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="DataclassInstance")
 Command = Callable[..., None]
 
+SETTINGS = "settings_options"
+"""Attribute of a command: its options that are settings, by parameter. `panels.py` takes their help from here when it is shown."""
 OLD_OPTIONS = "old_options"
 """Attribute of a command: its former options, which work and are not shown."""
 
@@ -122,7 +124,6 @@ class Option:
         shown: bool | str = facts.none or False if default in (None, "") else True
         option = typer.Option(
             *self.declarations(),
-            help=self.setting.help,
             show_default="the preset's" if varies else shown,
             rich_help_panel=self.panel,
             min=facts.min if is_number else None,
@@ -132,9 +133,8 @@ class Option:
         )
         type_ = str if is_list else kind
         value = None if varies or default == "" else str(list(default)) if is_list else default
-        return inspect.Parameter(
-            self.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=Annotated[type_ | None, option]
-        )
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.name, kind, default=value, annotation=Annotated[type_ | None, option])
 
     def value(self, given: Any) -> Any:
         """What was typed, as a TOML file would have it."""
@@ -142,19 +142,25 @@ class Option:
 
 
 def options_of(root: type, dotted: bool = False) -> list[Option]:
-    """All options of a command's dataclass of sections."""
-    return list(_options(root, (), "", dotted, ()))
+    """All options of a command's dataclass of sections; what stands in no section has an option by hand."""
+    return [
+        option
+        for each in settings_of(root)
+        if each.is_section
+        for option in _options(Option((each.name,), each, panel=each.facts.panel, dotted=dotted))
+    ]
 
 
-def _options(kind: type, path: tuple[str, ...], panel: str, dotted: bool, without: Sequence[str]) -> Iterator[Option]:
-    for each in settings_of(kind):
-        here = (*path, each.name)
-        if each.facts.python_only or each.name in without:
+def _options(above: Option) -> Iterator[Option]:
+    """The options below a section."""
+    for each in settings_of(above.setting.kind):
+        option = Option((*above.path, each.name), each, panel=each.facts.panel or above.panel, dotted=above.dotted)
+        if each.facts.python_only or each.name in above.setting.facts.without:
             continue
         if each.is_section:
-            yield from _options(each.kind, here, each.facts.panel or panel, dotted, each.facts.without)
-        elif path:  # what stands in no section has an option by hand
-            yield Option(here, each, each.facts.panel or panel, dotted)
+            yield from _options(option)
+        else:
+            yield option
 
 
 def configured(root: type[C], *, dotted: bool = False, varying: Sequence[tuple[str, ...]] = ()) -> Callable[[Command], Command]:
@@ -180,7 +186,8 @@ def configured(root: type[C], *, dotted: bool = False, varying: Sequence[tuple[s
                     for each in sections:
                         inside = inside.setdefault(each, {})
                     inside[key] = option.value(value)
-            command(chosen=Chosen(root, config, tuple(sets or ()), named, print_config), **given)
+            chosen = Chosen(root, config, tuple(sets or ()), named=named, only_print=print_config)
+            command(chosen=chosen, **given)
 
         kind = inspect.Parameter.KEYWORD_ONLY
         own = inspect.signature(command, eval_str=True).parameters.values()
@@ -193,6 +200,7 @@ def configured(root: type[C], *, dotted: bool = False, varying: Sequence[tuple[s
             inspect.Parameter("ctx", kind, annotation=typer.Context),
         ]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        setattr(run, SETTINGS, {option.name: option for option in options})
         return renamed(*(old for option in options for old in option.former))(run)
 
     return decorate

@@ -9,7 +9,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 from .common import COMMON, RUN
-from .options import OLD_OPTIONS
+from .options import OLD_OPTIONS, SETTINGS
 
 _NO_PANEL = "Options"
 _OFF = re.compile(r"\[default: (?:no-[^];]*|False)\]$")
@@ -25,6 +25,7 @@ class PanelCommand(TyperCommand):
         """Arguments, then options by panel: Common first, Run last."""
         panels: dict[str, list[tuple[str, str]]] = {}
         old = self._old()
+        self._read_sentences()
         for param in self.get_params(ctx):
             record = _shown(param, old).get_help_record(ctx)
             if record is not None:
@@ -40,7 +41,15 @@ class PanelCommand(TyperCommand):
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Completions of what is typed; former options are not offered."""
         old = self._old()
+        self._read_sentences()
         return [item for item in super().shell_complete(ctx, incomplete) if item.value not in old]
+
+    def _read_sentences(self) -> None:
+        """The help of settings. Not before it is shown: reading the sources takes longer than all else on the way to another command."""
+        options = getattr(self.callback, SETTINGS, {})
+        for param in self.params:
+            if param.name in options:
+                param.help = options[param.name].setting.help  # type: ignore[attr-defined]
 
     def _old(self) -> frozenset[str]:
         return getattr(self.callback, OLD_OPTIONS, frozenset())

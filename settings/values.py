@@ -157,7 +157,7 @@ def convert(each: Setting, value: Any, name: str) -> Any:
         if not isinstance(value, Mapping):
             keys = ", ".join(names_of(each.kind, each.facts.without))
             raise ConfigError(f"{name}: expected a section [{name}] with keys {keys}, got {brief(value)}")
-        return build(each.kind, value, f"{name}.", each.facts.without)
+        return build(each.kind, value, f"{name}.", without=each.facts.without)
     if get_origin(each.kind) is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{name}: expected a list such as [1, 2, 3], got {brief(value)}")

@@ -72,7 +72,7 @@ def masks(
     picture = list_source(image)[0]
     segmenter, mode = settings.segmenter, settings.masks.mode
     outputs = [("--out", target), *([("--json", records)] if records is not None else [])]
-    inputs = [image, picture.path, *([segmenter.sam_weights] if segmenter.sam_weights is not None else [])]
+    inputs: list[str | Path] = [image, picture.path, *([segmenter.sam_weights] if segmenter.sam_weights is not None else [])]
     claim_outputs(outputs, inputs, overwrite)
     setup_process(threads)
     where = pick_device(device)

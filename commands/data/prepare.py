@@ -123,21 +123,21 @@ def prepare(
     if dry_run and (absent := missing_archives((source, lr), known, downloads)):
         print_result(target, f"download missing: {', '.join(map(str, absent))}; the other stages are not known before it")
         return
-    pictures = source_of(source, known, downloads, mirror or ())
-    lr_pictures = None if lr is None else source_of(lr, known, downloads, mirror or ())
+    pictures = source_of(source, known, downloads, mirrors=mirror or ())
+    lr_pictures = None if lr is None else source_of(lr, known, downloads, mirrors=mirror or ())
     lr_scale = settings.scale if segmenter.masks_from == "lr" else None
     more: dict[str, Any] = {"weights": segmenter.sam_weights, "source": segmenter.weights_source, "settings": config.masks}
     make: Callable[[], MaskSource]
     if import_masks is not None:
         make = partial(ImportedMasks, import_masks.resolve(), settings.scale)
     else:
-        make = partial(make_generator, name, device, lr_scale, **more)
+        make = partial(make_generator, name, device, lr_scale=lr_scale, **more)
     if dry_run:
         by_name, reads = import_masks is not None, f"imported masks (here: {import_masks})"
         if import_masks is not None:
             facts = make().describe()
         else:
-            facts, where = plan_generator(name, device, lr_scale, **more)
+            facts, where = plan_generator(name, device, lr_scale=lr_scale, **more)
             reads = f"weights of {name} ({where})"
         check_target(target, pictures, lr_pictures, masks=import_masks)
         found = scan(pictures, limit, lr=lr_pictures, scale=settings.scale, by_name=by_name, limits=settings.limits)

@@ -20,7 +20,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".ti
 class InferConfig:
     """How to super-resolve an image."""
 
-    steps: int | None = setting(None, min=1, none="all", panel="Common")
+    steps: int | None = setting(None, none="all", panel="Common")  # the model knows how many there are
     """Sampling steps, such as 100, 50, 25, 10 or 5."""
     seed: int = setting(0, min=0, panel="Common")
     """Seed of the noise; the same seed gives the same image on one device."""

@@ -126,7 +126,7 @@ def train(
 
 def _diffusion_stage(this: _Run, unet: torch.nn.Module, rrdb: RRDB) -> None:
     if this.start is not None:
-        load_into(unet, this.start.part("unet"), "--start")
+        load_into(unet, this.start.part("unet"), "--init-from")
     task = DiffusionTask(this.data, unet, rrdb, this.config, this.ranks.device)  # type: ignore[arg-type]
     frozen = {f"rrdb.{name}": value for name, value in rrdb.state_dict().items()}
 
@@ -169,7 +169,7 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
         this.report(f"rrdb: finished before, {done} steps{late}; {finished}")
     else:
         if this.start is not None:
-            load_into(network, this.start.part("rrdb"), "--start")
+            load_into(network, this.start.part("rrdb"), "--init-from")
         task = RrdbTask(this.data, network, this.config, this.ranks.device)
         _stage(this, task, steps, model, upscaler, RRDB_FILE, None)
     return load_rrdb(network, finished, this.config).to(this.ranks.device)
@@ -257,7 +257,7 @@ def _stage(
     elif state.step:
         this.report(f"{task.name}: finished before, {state.step} steps; nothing to do (more with {option} N)")
     else:
-        whose = "random" if this.start is None else "--start's"
+        whose = "random" if this.start is None else "--init-from's"
         this.report(f"{task.name}: no step asked for ({option} 0), {whose} weights as they are; {this.out / file}")
 
 
