@@ -19,7 +19,16 @@ SKIPPED = 3  # exit status
 COMMON, RUN = "Common", "Run"
 """Headings of options in the help: the ones that most people need, and how the command runs."""
 
-Device = Annotated[str, typer.Option(rich_help_panel=RUN, help="auto (CUDA if there is one), cpu, cuda or cuda:N.")]
+_DEVICES = ("auto", "cpu", "cuda")
+Device = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=RUN,
+        metavar="[auto|cpu|cuda|cuda:N]",
+        autocompletion=lambda incomplete: [name for name in _DEVICES if name.startswith(incomplete)],
+        help="auto: CUDA if there is a GPU, else the CPU.",
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, rich_help_panel=RUN, show_default="as many as cores are free", help="CPU threads.")
 ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, get_origin
 
 import typer
 
-from ..settings import Facts, Setting, build, layers_of, merge, settings_of, to_toml
+from ..settings import Facts, Setting, build, layers_of, merge, read_toml_file, settings_of, to_toml
 from ..settings.values import parse_value
 from .common import RUN, print_result
 
@@ -48,8 +48,8 @@ class Chosen(Generic[C]):
 
     root: type[C]
     """The dataclass of all its settings; each field is a section."""
-    file: Path | None = None
-    """`--config`."""
+    file: Mapping[str, Any] = field(default_factory=dict)
+    """What `--config` holds; read once, for it may be a pipe."""
     sets: tuple[str, ...] = ()
     """`--set`."""
     named: Mapping[str, Any] = field(default_factory=dict)
@@ -186,7 +186,8 @@ def configured(root: type[C], *, dotted: bool = False, varying: Sequence[tuple[s
                     for each in sections:
                         inside = inside.setdefault(each, {})
                     inside[key] = option.value(value)
-            chosen = Chosen(root, config, tuple(sets or ()), named=named, only_print=print_config)
+            file = {} if config is None else read_toml_file(config)
+            chosen = Chosen(root, file, tuple(sets or ()), named=named, only_print=print_config)
             command(chosen=chosen, **given)
 
         kind = inspect.Parameter.KEYWORD_ONLY

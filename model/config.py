@@ -187,7 +187,7 @@ def preset_layer(preset: str) -> dict[str, Any]:
 
 def load_config(
     preset: str | None = None,
-    file: Path | None = None,
+    file: Path | Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
     scale: int = 4,
     *,
@@ -198,7 +198,7 @@ def load_config(
 
     Args:
         preset: its name; None: the file's, else the model's, else `paper`.
-        file: TOML file, such as `--print-config` prints.
+        file: TOML file, such as `--print-config` prints, or what was read from it.
         sets: `section.key=value` texts.
         scale: of the store.
         named: settings by section that are given by options of their own.

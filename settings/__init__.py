@@ -13,5 +13,6 @@ from .values import layers_of as layers_of
 from .values import merge as merge
 from .values import parse_sets as parse_sets
 from .values import read_toml as read_toml
+from .values import read_toml_file as read_toml_file
 from .write import to_schema as to_schema
 from .write import to_toml as to_toml

@@ -70,9 +70,9 @@ def parse_value(text: str) -> Any:
         return text.strip()
 
 
-def layers_of(file: Path | None, sets: Sequence[str] = (), named: Layer | None = None) -> list[Layer]:
-    """Layers from the weakest to the strongest: file < `--set` < named options."""
-    return [{} if file is None else read_toml_file(file), parse_sets(sets), named or {}]
+def layers_of(file: Path | Layer | None, sets: Sequence[str] = (), named: Layer | None = None) -> list[Layer]:
+    """Layers from the weakest to the strongest: file (or what was read from it) < `--set` < named options."""
+    return [read_toml_file(file) if isinstance(file, Path) else file or {}, parse_sets(sets), named or {}]
 
 
 def merge(kind: type, layers: Sequence[Layer]) -> dict[str, Any]:

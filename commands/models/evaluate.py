@@ -33,7 +33,9 @@ def evaluate(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            rich_help_panel=COMMON, show_default="the newest run in runs/", help="model.safetensors or a run's folder."
+            rich_help_panel=COMMON,
+            show_default="the newest run in runs/, else shipped",
+            help="model.safetensors or a run's folder.",
         ),
     ] = None,
     device: Device = "auto",

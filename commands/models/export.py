@@ -12,7 +12,8 @@ from ..common import choose_checkpoint, print_status
 
 def export_model(
     checkpoint: Annotated[
-        Path | None, typer.Option(show_default="the newest run in runs/", help="model.safetensors or a run's folder.")
+        Path | None,
+        typer.Option(show_default="the newest run in runs/, else shipped", help="model.safetensors or a run's folder."),
     ] = None,
     to: Annotated[str, typer.Option(metavar="[onnx]", help="The format.")] = "onnx",
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for rrdb.onnx, denoiser.onnx and schedule.json.")] = Path(

@@ -32,7 +32,9 @@ def infer(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            rich_help_panel=COMMON, show_default="the newest run in runs/", help="model.safetensors or a run's folder."
+            rich_help_panel=COMMON,
+            show_default="the newest run in runs/, else shipped",
+            help="model.safetensors or a run's folder.",
         ),
     ] = None,
     scale: Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Refuse a checkpoint of another scale.")] = None,

@@ -1,6 +1,8 @@
 """Options made from settings: every face shows every setting, former names work, and the help says what there is."""
 
 import ast
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -35,9 +37,11 @@ ROOT = Path(samdiff.__file__).parent
 
 
 def run(*words: str) -> str:
-    done = CliRunner().invoke(app, list(words), env={"TERMINAL_WIDTH": "200", "COLUMNS": "200"})
-    assert done.exit_code == 0, done.output
-    return done.output
+    """What a command prints; the commands are made once for all tests."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert not GROUP.main(list(words), prog_name="samdiff", standalone_mode=False)
+    return out.getvalue()
 
 
 def options(command: str):
@@ -268,10 +272,17 @@ def test_completion_can_be_installed(tmp_path):
 
 def test_print_config_is_light():
     """Neither PyTorch nor NumPy is loaded for it, nor for the help."""
-    for words in (["infer", "--print-config"], ["train", "--print-config"], ["prepare", "--print-config"], ["train", "--help"]):
-        code = f"import sys; from samdiff.cli import main\ntry: main({words!r})\nexcept SystemExit: print([m for m in ('torch', 'numpy') if m in sys.modules])"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    commands = [[name, "--print-config"] for name in ROOTS] + [["train", "--help"]]
+    code = (
+        "import sys; from samdiff.cli import main\n"
+        f"for words in {commands!r}:\n"
+        "    try: main(words)\n"
+        "    except SystemExit as end: assert not end.code, words\n"
+        "print([name for name in ('torch', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_few_positional_arguments():
@@ -285,3 +296,19 @@ def test_few_positional_arguments():
         and len([each for each in node.args if not isinstance(each, ast.Starred)]) > 3
     ]
     assert not many
+
+
+def test_a_configuration_from_a_pipe():
+    """Is read once: `--config <(samdiff … --print-config)`."""
+    code = f"{sys.executable} -m samdiff.cli train --print-config --config <(printf '[train]\\nbatch = 3\\n')"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert tomllib.loads(done.stdout)["train"]["batch"] == 3
+
+
+def test_the_preset_of_the_model(tmp_path):
+    """`--init-from` without `--preset`: the model's networks; what is printed is TOML and nothing else."""
+    found = build(RunConfig, read_toml(run("train", "--init-from", "shipped", "--print-config"), "printed"))
+    assert found == build(RunConfig, read_toml(run("train", "--start", "shipped", "--print-config"), "printed"))
+    assert found.preset == "tiny"
+    assert found.train == load_config("tiny").train
+    assert run("train", "--init-from", "shipped", "--preset", "small", "--print-config") == to_toml(load_config("small"))
