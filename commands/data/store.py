@@ -43,9 +43,8 @@ def verify(
     damaged = 0
     for place in places:
         problems = verify_store(place, deep)
-        print_result(*problems) if problems else None
         end = f"{len(problems)} problems" if problems else f"sound{', masks and codes recomputed' if deep else ''}"
-        print_result(f"{place}: {end}")
+        print_result(*problems, f"{place}: {end}")
         damaged += bool(problems)
     if damaged:
         raise typer.Exit(1)

@@ -272,3 +272,30 @@ def test_infer_settings_of_before():
         rrdb_only=True, num_samples=3, back_project=True, amp="bf16"
     )
     assert InferConfig(precision="fp32").amp == "off"
+
+
+def test_the_generator_takes_settings_and_changes():
+    """Unknown ones are named before a model is loaded."""
+    from samdiff.pipeline.masks.generator import MaskGenerator
+
+    with pytest.raises(
+        ConfigError, match=r"MaskGenerator: unknown setting point_per_side \(did you mean 'points_per_side'\?\)"
+    ):
+        MaskGenerator("mobile_sam", point_per_side=3)
+    with pytest.raises(ConfigError, match="points_per_side: expected at least 1, got 0"):
+        MaskGenerator("mobile_sam", points_per_side=0)
+
+
+def test_a_new_setting_is_one_field():
+    """Without `setting(…)`, too: it has a sentence, and stands in TOML and schema."""
+
+    @dataclass(frozen=True)
+    class More(Inner):
+        """Inherits the others."""
+
+        new: int = 7
+        """A new one."""
+
+    assert "new = 7  # A new one.\n" in to_toml(More())
+    assert "rate = 0.5  # How fast.\n" in to_toml(More())
+    assert to_schema(More, "x")["properties"]["new"] == {"description": "A new one.", "type": "integer", "default": 7}
