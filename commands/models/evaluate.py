@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ...model.evaluation.settings import EvaluateConfig
-from ...model.inference.settings import InferConfig
+from ...model.infer_config import InferConfig
 from ...settings import section
 from ..common import COMMON, Device, Threads, choose_checkpoint, finish, print_result, print_status, required
 from ..options import Chosen, configured, renamed

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...model.inference.settings import InferConfig, OutputConfig
+from ...model.infer_config import InferConfig, OutputConfig
 from ...settings import section
 from ..common import COMMON, RUN, Device, Threads, choose_checkpoint, finish, print_status, required
 from ..options import Chosen, configured

@@ -21,9 +21,9 @@ from ...pipeline.storage.regular import read_regular
 from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
 from ..diffusion.sampler import DEFAULT
+from ..infer_config import FORMATS, InferConfig
+from ..infer_config import OutputConfig as OutputConfig
 from .image_io import MAX_BYTES, file_says, is_result, read_picture_file, save_picture
-from .settings import FORMATS, InferConfig
-from .settings import OutputConfig as OutputConfig
 from .upscaler import SuperResolver
 
 

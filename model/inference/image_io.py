@@ -21,8 +21,8 @@ from ...pipeline.images.archives import reason_of
 from ...pipeline.images.formats import is_wide, opened, wide_pixels
 from ...pipeline.storage.outputs import write_output
 from ...pipeline.storage.regular import read_regular
+from ..infer_config import FORMATS as FORMATS
 from .pixel_format import eight_bits
-from .settings import FORMATS as FORMATS
 
 log = logging.getLogger(__name__)
 

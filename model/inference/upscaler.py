@@ -22,13 +22,13 @@ from ..diffusion.noise import BLOCK, NoiseField
 from ..diffusion.residual import base_rows, from_residual, to_residual
 from ..diffusion.sampler import DEFAULT as DEFAULT_SAMPLER
 from ..diffusion.sampler import check_pair, sample_steps
+from ..infer_config import InferConfig as InferConfig
 from ..networks.build import build_rrdb, build_unet
 from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
 from .back_projection import make_consistent
 from .memory import check_memory, free_bytes, memory_errors, needed_bytes
 from .pixel_format import eight_bits, pad_lr, split_pixel_format
-from .settings import InferConfig as InferConfig
 from .tile_weights import plan_tiles
 from .tiled import TiledPredictor
 

@@ -16,7 +16,7 @@ from samdiff.commands.models.evaluate import EvaluateSettings
 from samdiff.commands.models.infer import InferSettings
 from samdiff.errors import ConfigError
 from samdiff.model.config import PRESETS, RunConfig, config_from, config_of, load_config
-from samdiff.model.inference.settings import InferConfig
+from samdiff.model.infer_config import InferConfig
 from samdiff.settings import (
     build,
     changed,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import ConfigError
-from ...settings import check, old_names, setting
-from ..names import SAMPLERS
+from ..errors import ConfigError
+from ..settings import check, old_names, setting
+from .names import SAMPLERS
 
 STARTS = ("noise", "rrdb")
 OUTPUT_FORMATS = ("png", "jpg", "webp")
