@@ -32,7 +32,7 @@ check: $(STAMP) types
 
 types: $(STAMP)
 	mkdir -p $(TYPES) && ln -sfn ../.. $(TYPES)/samdiff
-	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../setup.cfg samdiff/*.py samdiff/commands samdiff/pipeline samdiff/model
+	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../setup.cfg samdiff/*.py samdiff/commands samdiff/settings samdiff/pipeline samdiff/model
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which must not take every na
     from .errors import StoreError as StoreError
     from .errors import WeightsError as WeightsError
     from .model.diffusion.schedule import Schedule as Schedule
-    from .model.inference.upscaler import InferConfig as InferConfig
+    from .model.infer_config import InferConfig as InferConfig
     from .model.inference.upscaler import SuperResolver as SuperResolver
     from .model.inference.upscaler import load_model as load_model
     from .pipeline.degrade.imresize import imresize as imresize
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which must not take every na
     from .pipeline.export.export import export_hdf5 as export_hdf5
     from .pipeline.masks.generator import MaskGenerator as MaskGenerator
     from .pipeline.masks.settings import MaskConfig as MaskConfig
-    from .pipeline.prepare.run import PrepareConfig as PrepareConfig
+    from .pipeline.prepare.settings import PrepareConfig as PrepareConfig
     from .pipeline.shards.reader import Store as Store
     from .pipeline.stream.dataset import ShardDataset as ShardDataset
     from .pipeline.stream.dataset import e_sam as e_sam
@@ -49,11 +49,11 @@ _PUBLIC = {
     "DownloadError": ".pipeline.download.fetch",
     "ImageError": ".errors",
     "IndexKindError": ".errors",
-    "InferConfig": ".model.inference.upscaler",
+    "InferConfig": ".model.infer_config",
     "MaskConfig": ".pipeline.masks.settings",
     "MaskGenerator": ".pipeline.masks.generator",
     "PositionError": ".errors",
-    "PrepareConfig": ".pipeline.prepare.run",
+    "PrepareConfig": ".pipeline.prepare.settings",
     "SamdiffError": ".errors",
     "Schedule": ".model.diffusion.schedule",
     "ShardDataset": ".pipeline.stream.dataset",

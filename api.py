@@ -214,7 +214,7 @@ def train(
 
 def _with_changes(config: PrepareConfig, masks: MaskConfig, changes: Mapping[str, Any]) -> tuple[PrepareConfig, MaskConfig]:
     """Both configurations with single fields changed; ConfigError for a name that neither has."""
-    from .model.bounds import nearest
+    from .errors import nearest
 
     ours, theirs = ([field.name for field in fields(each)] for each in (config, masks))
     for name in changes:

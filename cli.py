@@ -17,7 +17,9 @@ from . import __version__
 from .commands import demo
 from .commands.common import Quiet, Verbose, complain, print_result, set_talk, with_talk
 from .commands.data import fetch, masks, prepare, store
+from .commands.examples import epilog_of
 from .commands.models import checkpoints, evaluate, export, infer, train
+from .commands.panels import PanelCommand
 from .commands.terminal import VisibleFormatter, visible_output, visible_usage_errors
 from .errors import ConfigError, SamdiffError
 from .runtime import wait_without_spinning
@@ -50,7 +52,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Structure-encoded shards and diffusion super-resolution: Segment Anything runs once, offline, never at inference.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -73,7 +74,8 @@ for command in (
     checkpoints.publish,
     demo.demo,
 ):
-    app.command()(with_talk(command))
+    name = command.__name__.replace("_", "-")
+    app.command(name, cls=PanelCommand, epilog=epilog_of(name))(with_talk(command))
 
 
 def _version(asked: bool) -> None:

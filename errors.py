@@ -6,7 +6,9 @@ script can catch one class. Broken invariants of our own are `assert`.
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
+from collections.abc import Sequence
 
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 """Unicode categories that a terminal obeys instead of showing (controls, direction marks, line separators) or cannot encode."""
@@ -31,6 +33,25 @@ def _escape(character: str) -> str:
     """A byte of a file name that is not UTF-8, which Python holds as a surrogate (PEP 383), shows as the byte."""
     code = ord(character)
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
+
+
+_SHOWN = 120  # characters of a value
+
+
+def brief(value: object) -> str:
+    """A value as it may be printed: control characters escaped, cut after 120 characters."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    shown = printable(text[:_SHOWN])
+    return shown if len(text) <= _SHOWN else f"{shown} … ({len(text)} characters)"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """` (did you mean 'known'?)` for the known name that an unknown one resembles, or nothing."""
+    close = difflib.get_close_matches(name[:100], known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 class SamdiffError(ValueError):

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import http.client
 import logging
 import math
 import os
-import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,6 +265,11 @@ def brief_downloads(seconds: float = 10) -> Iterator[None]:
     Sockets get a timeout. Hugging Face's library, which would try each file for most of a minute, is told that it is offline if its hub
     cannot be reached; it reads that on its first import only.
     """
+    import http.client
+    import socket
+    import urllib.error
+    import urllib.request  # here, for they take a tenth of the time of `samdiff --help`
+
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

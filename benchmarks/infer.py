@@ -56,7 +56,7 @@ def speed(config: RunConfig, side: int, steps: int, runs: int = 3) -> None:
     ways = {
         "plain": lambda: plain(slow, image, steps),
         "fp32": lambda: fast.upscale(image, steps=steps, tile=0),
-        "bf16": lambda: fast.upscale(image, steps=steps, tile=0, precision="bf16"),
+        "bf16": lambda: fast.upscale(image, steps=steps, tile=0, amp="bf16"),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(runs + 1):

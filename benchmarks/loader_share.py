@@ -36,7 +36,7 @@ def main() -> None:
         start = time.perf_counter()
         task.make_batch(index * batch_size, batch_size)
         made.append(time.perf_counter() - start)
-    batches = iter(ShardLoader(task.make_batch, batch_size, workers=config.train.workers))
+    batches = iter(ShardLoader(task.make_batch, batch_size, workers=config.train.num_workers))
     loss = task.loss(next(batches))  # the first step warms up
     begin = time.perf_counter()
     for _ in range(arguments.steps):

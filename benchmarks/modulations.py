@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from samdiff import open_store
-from samdiff.model.config import PERCEPTUAL, load_config
+from samdiff.model.config import load_config
 from samdiff.model.evaluation.metrics import psnr_y
 from samdiff.model.evaluation.perceptual import choose_metrics, metrics_for
 from samdiff.model.inference.upscaler import SuperResolver, load_model
 from samdiff.model.losses.perceptual import PerceptualMetric
+from samdiff.model.names import PERCEPTUAL
 from samdiff.model.training.run import train
 from samdiff.pipeline.degrade.imresize import imresize
 from samdiff.pipeline.shards.reader import Store

@@ -22,11 +22,11 @@ from samdiff.pipeline.degrade.imresize import imresize
 
 WAYS = [
     *(InferConfig(steps, sampler=sampler) for steps in (100, 50, 25, 10, 5) for sampler in ("ddpm", "ddim", "dpm2m")),
-    InferConfig(5, average=4),
+    InferConfig(5, num_samples=4),
     InferConfig(5, start="rrdb"),
-    InferConfig(5, consistent=True),
-    InferConfig(5, precision="bf16"),
-    InferConfig(regress=True),
+    InferConfig(5, back_project=True),
+    InferConfig(5, amp="bf16"),
+    InferConfig(rrdb_only=True),
 ]
 
 

@@ -119,7 +119,7 @@ def plain(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> A
                 adam.zero_grad()
                 loss.backward()
             with parts.part("optimiser"):
-                torch.nn.utils.clip_grad_norm_(unet.parameters(), config.train.clip, foreach=False)
+                torch.nn.utils.clip_grad_norm_(unet.parameters(), config.train.grad_clip, foreach=False)
                 adam.step()
         return loss.detach()
 

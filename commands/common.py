@@ -13,19 +13,54 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import printable
+from ..errors import ConfigError, printable
 
 SKIPPED = 3  # exit status
+COMMON, RUN = "Common", "Run"
+"""Headings of options in the help: the ones that most people need, and how the command runs."""
 
-Device = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads [as many as cores are free].")]
+_DEVICES = ("auto", "cpu", "cuda")
+Device = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=RUN,
+        metavar="[auto|cpu|cuda|cuda:N]",
+        autocompletion=lambda incomplete: [name for name in _DEVICES if name.startswith(incomplete)],
+        help="auto: CUDA if there is a GPU, else the CPU.",
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, rich_help_panel=RUN, show_default="as many as cores are free", help="CPU threads.")
+]
 Quiet = Annotated[
-    bool, typer.Option("-q", "--quiet", help="No progress bars and no lines on what happens; results, warnings, errors stay.")
+    bool,
+    typer.Option(
+        "-q",
+        "--quiet",
+        rich_help_panel=RUN,
+        help="No progress bars and no status lines; results, warnings and errors stay.",
+    ),
 ]
 Verbose = Annotated[
-    int, typer.Option("-v", "--verbose", count=True, help="Say more; twice for everything.", show_default=False)
+    int,
+    typer.Option(
+        "-v", "--verbose", count=True, rich_help_panel=RUN, help="Report more; twice for everything.", show_default=False
+    ),
 ]
-CACHE = "the cache (SAMDIFF_CACHE, default the user's cache folder)"
+
+
+Stores = Annotated[list[str] | None, typer.Argument(metavar="STORE", help="Stores: folders or URLs (s3://…).")]
+MoreStores = Annotated[
+    list[str] | None,
+    typer.Option("--store", "--shards", help="Another form of STORE; may be repeated.", rich_help_panel=COMMON),
+]
+
+
+def required(command: str, **given: object) -> None:
+    """ConfigError if one of a command's inputs was not given: all may be missing together with --print-config."""
+    for name, value in given.items():
+        if not value:
+            raise ConfigError(f"{command}: expected {name}, got none; see samdiff {command} --help")
 
 
 def default_store(source: str) -> str:

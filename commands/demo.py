@@ -17,7 +17,10 @@ def demo(
     overwrite: Annotated[bool, typer.Option(help="Replace files of the demo's names that the demo did not write.")] = False,
     device: Device = "auto",
 ) -> None:
-    """The whole way on sample photographs, in minutes: each command is printed as you would type it."""
+    """Run all steps on sample images, in minutes.
+
+    Each command is printed as you would type it.
+    """
     from ..runtime import user_path
     from .demo_steps import DemoConfig, run_demo
 

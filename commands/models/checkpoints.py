@@ -14,14 +14,17 @@ from ..common import print_status
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="A published SAM-DiffSR, SRDiff or RRDB checkpoint.")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Our file; default NAME.imported.safetensors beside it.")
+        Path | None, typer.Option("-o", "--out", show_default="NAME.imported.safetensors beside it", help="Our file.")
     ] = None,
     modulation: Annotated[
         str, typer.Option(help="What it was trained with: official (SAM-DiffSR) or none (SRDiff).")
     ] = "official",
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
-    """Published weights -> a checkpoint of ours, every name and shape verified."""
+    """Convert a published checkpoint.
+
+    Published weights -> a checkpoint of ours, every name and shape verified.
+    """
     from ...model.checkpoints.convert import describe, import_official
     from ...model.checkpoints.format import save_checkpoint
 
@@ -36,8 +39,8 @@ def import_checkpoint(
 
 def publish(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a model's file.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The file to give away.")],
-    licence: Annotated[str, typer.Option(help="Of the weights, such as that of the photographs.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    licence: Annotated[str, typer.Option(help="Licence of the weights, such as that of the training images.")],
     attribution: Annotated[str, typer.Option(help="Whom the licence asks to name.")] = "",
     half: Annotated[bool, typer.Option(help="Store float16: half the bytes.")] = True,
     recommend: Annotated[
@@ -45,7 +48,10 @@ def publish(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
-    """A run's best model as one small file, without anything of this machine."""
+    """Write a run's best model as one small file.
+
+    Without anything of this machine.
+    """
     from ...model.checkpoints.publish import checkpoint_files
     from ...model.checkpoints.publish import publish as write
     from ...model.diffusion.recommended import parse_sampling

@@ -1,42 +1,56 @@
-"""`samdiff evaluate` and `samdiff compare`: figures and sheets that others can check."""
+"""`samdiff evaluate` and `samdiff compare`: metrics and sheets that others can check."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..common import Device, Threads, choose_checkpoint, finish, print_result, print_status
+from ...model.evaluation.settings import EvaluateConfig
+from ...model.infer_config import InferConfig
+from ...settings import section
+from ..common import COMMON, Device, Threads, choose_checkpoint, finish, print_result, print_status, required
+from ..options import Chosen, configured, renamed
 
 
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """All settings of `samdiff evaluate`."""
+
+    evaluate: EvaluateConfig = section(EvaluateConfig)
+    infer: InferConfig = section(InferConfig, panel="Sampling", without=("seed", "rrdb_only"))
+
+
+@configured(EvaluateSettings)
 def evaluate(
+    chosen: Chosen[EvaluateSettings],
     benchmark: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
-            help="A folder with HR/ and LRx4/, or of HR images, or a name: set5, set14, bsd100, urban100; may be repeated."
+            rich_help_panel=COMMON,
+            help="A folder with HR/ and LRx4/, or of HR images, or a name: set5, set14, bsd100, urban100; may be repeated.",
         ),
-    ],
-    checkpoint: Annotated[Path | None, typer.Option(help="model.safetensors or a run's folder [as for infer].")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for figures.csv, figures.json and table.md.")] = Path(
-        "evaluation"
-    ),
-    steps: Annotated[int | None, typer.Option(help="Sampling steps [as recommended].")] = None,
-    sampler: Annotated[str | None, typer.Option(help="As for infer.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of samples per picture: seeds 0, 1, …")] = 1,
-    average: Annotated[int | None, typer.Option(help="Each result is the mean of so many samples [as recommended].")] = None,
-    start: Annotated[str, typer.Option(help="noise or rrdb.")] = "noise",
-    consistent: Annotated[bool, typer.Option(help="Make results consistent with LR first.")] = False,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    metrics: Annotated[
-        str, typer.Option(help="More metrics: lpips,lpips-vgg,dists; through pyiqa maniqa,fid,… (samdiff[iqa]).")
-    ] = "",
-    save: Annotated[bool, typer.Option(help="Keep the pictures in OUT/pictures.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace the figures of an earlier evaluation.")] = False,
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=COMMON,
+            show_default="the newest finished run in runs/ that beats bicubic, else shipped",
+            help="model.safetensors or a run's folder.",
+        ),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """PSNR, SSIM, consistency and artifacts of a model beside bicubic and its RRDB, by named protocols."""
+    """Measure a model on benchmarks.
+
+    PSNR, SSIM, consistency and artifacts of a model beside bicubic and its RRDB, by named protocols.
+    """
+    config = chosen.config()
+    required("evaluate", **{"--benchmark": benchmark})
+    assert benchmark is not None
     from functools import partial
 
     from ...errors import ConfigError, printable
@@ -47,11 +61,13 @@ def evaluate(
     from ...model.evaluation.perceptual import load_measures
     from ...model.inference.batch import provenance
     from ...model.inference.image_io import save_picture
-    from ...model.inference.upscaler import InferConfig, load_model
+    from ...model.inference.upscaler import load_model
     from ...pipeline.download.benchmarks import find_benchmark
     from ...pipeline.storage.outputs import claim_outputs, write_output
     from ...runtime import pick_device, progress, setup_process
 
+    settings, chosen_metrics = config.infer, config.evaluate.metrics
+    out, seeds, save, overwrite = config.evaluate.out, config.evaluate.seeds, config.evaluate.save, config.evaluate.overwrite
     benchmark = [find_benchmark(folder) for folder in benchmark]
     path = choose_checkpoint(checkpoint)
     inputs = [*checkpoint_files(path), *(file for folder in benchmark for file in benchmark_files(folder))]
@@ -59,9 +75,8 @@ def evaluate(
     claim_outputs([("--out", file) for file in files], inputs, overwrite)  # reported before hours of work
     setup_process(threads)
     model = load_model(path, pick_device(device))
-    settings = InferConfig(steps, 0, sampler, average, start, consistent=consistent, precision=precision)
     model.check(settings)
-    extras = load_measures([name for name in metrics.split(",") if name], model.device) if metrics else None
+    extras = load_measures([name for name in chosen_metrics.split(",") if name], model.device) if chosen_metrics else None
     skipped, models = (extras.skipped, extras.models) if extras else ({}, {})
     names = [folder.resolve().name for folder in benchmark]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -92,16 +107,16 @@ def evaluate(
                 save_picture(found, out / "pictures" / name / f"{picture}_{method}.png", overwrite=overwrite)  # type: ignore[arg-type]
             bar.update()  # type: ignore[attr-defined]
 
-        regress = partial(model.upscale, settings=settings, regress=True)
+        regress = partial(model.upscale, settings=settings, rrdb_only=True)
         rows += run(
             pairs,
             name,
             model.scale,
-            regress,
-            lambda lr, seed: model.upscale(lr, settings, seed=seed),
-            range(seeds),
-            extras,
-            done,
+            regress=regress,
+            upscale=lambda lr, seed: model.upscale(lr, settings, seed=seed),
+            seeds=range(seeds),
+            extras=extras,
+            on_picture=done,
         )
         bar.close()
     table = as_markdown(summarise(rows), models)
@@ -117,25 +132,29 @@ def evaluate(
     finish(skipped)
 
 
+@renamed("--shave")
 def compare(
     pictures: Annotated[list[Path], typer.Argument(help="Results of one input; the file's name is its label.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The sheet.")] = Path("comparison.png"),
-    reference: Annotated[Path | None, typer.Option(help="HR: adds figures and difference maps.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="HR image: adds metrics and difference maps.")] = None,
     crop: Annotated[
-        list[str] | None, typer.Option(help="x,y,width,height; may be repeated [the most detailed square].")
+        list[str] | None, typer.Option(show_default="the most detailed square", help="x,y,width,height; may be repeated.")
     ] = None,
-    label: Annotated[list[str] | None, typer.Option(help="One per picture, in their order.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="One per image, in their order.")] = None,
     crop_border: Annotated[
         int,
         typer.Option("--crop-border", "--shave", min=0, help="Border left out of the metrics, in pixels; usually the scale."),
     ] = 4,
-    width: Annotated[int, typer.Option(min=32, help="Of a panel in pixels.")] = 240,
+    width: Annotated[int, typer.Option(min=32, help="Width of a panel in pixels.")] = 240,
     metrics: Annotated[
         str, typer.Option(help="For the captions: auto (lpips,dists if their weights are in the cache), off, or names.")
     ] = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace the sheet if it exists.")] = False,
 ) -> None:
-    """Pictures side by side: zoomed crops, labels, figures, difference maps."""
+    """Draw results side by side.
+
+    Zoomed crops, labels, metrics, difference maps.
+    """
     from ...errors import ConfigError
     from ...model.evaluation.comparison import comparison
     from ...model.evaluation.perceptual import choose_metrics, metrics_for

@@ -11,14 +11,20 @@ from ..common import choose_checkpoint, print_status
 
 
 def export_model(
-    checkpoint: Annotated[Path | None, typer.Option(help="model.safetensors or a run's folder [as for infer].")] = None,
-    to: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(show_default="the newest run in runs/, else shipped", help="model.safetensors or a run's folder."),
+    ] = None,
+    to: Annotated[str, typer.Option(metavar="[onnx]", help="The format.")] = "onnx",
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for rrdb.onnx, denoiser.onnx and schedule.json.")] = Path(
         "onnx"
     ),
     overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
 ) -> None:
-    """RRDB and denoiser as ONNX files of dynamic sizes."""
+    """Export a model as ONNX.
+
+    RRDB and denoiser as ONNX files of dynamic sizes.
+    """
     from ...errors import ConfigError
     from ...model.checkpoints.publish import checkpoint_files
     from ...model.inference.onnx_export import export_onnx
@@ -28,5 +34,5 @@ def export_model(
         raise ConfigError(f"--to: expected onnx, got {to!r}")
     path = choose_checkpoint(checkpoint)
     model = load_model(path, "cpu")
-    for file in export_onnx(model, out, overwrite, checkpoint_files(path)):
+    for file in export_onnx(model, out, overwrite, inputs=checkpoint_files(path)):
         print_status(f"{file}  {file.stat().st_size} bytes")

@@ -7,48 +7,83 @@ from typing import Annotated
 
 import typer
 
-from ..common import Device, Threads, print_result, print_status
+from ...model.config import PRESETS, RunConfig, load_config, preset_layer
+from ..common import COMMON, RUN, Device, MoreStores, Stores, Threads, print_result, print_status, required
+from ..options import Chosen, configured, renamed
+
+_OF_PRESETS = tuple((section, key) for name in PRESETS for section, keys in preset_layer(name).items() for key in keys)
 
 
+@renamed("--start")
+@configured(RunConfig, dotted=True, varying=_OF_PRESETS)
 def train(
-    shards: Annotated[list[str], typer.Option(help="A store, a folder or a URL; may be given several times.")],
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/STORE-PRESET.")] = None,
-    preset: Annotated[str, typer.Option(help="tiny, small or paper: sizes and steps.")] = "paper",
-    modulation: Annotated[
-        str | None, typer.Option(help="How E enters the process: official, none, paper or joint [official].")
-    ] = None,
-    e_mean: Annotated[str | None, typer.Option(help="Mean that codes a mask: mask or image [mask].")] = None,
-    loss: Annotated[str | None, typer.Option(help="l1 or l2 [l1].")] = None,
-    rrdb: Annotated[Path | None, typer.Option(help="Take the RRDB of this checkpoint in place of stage one.")] = None,
-    start: Annotated[
+    chosen: Chosen[RunConfig],
+    stores: Stores = None,
+    more_stores: MoreStores = None,
+    out: Annotated[
         Path | None,
+        typer.Option("-o", "--out", rich_help_panel=COMMON, show_default="runs/STORE-PRESET", help="The run's folder."),
+    ] = None,
+    preset: Annotated[
+        str | None,
         typer.Option(
-            help="Begin both stages from a model's weights (fine-tuning): a file, a run, or `shipped` [random weights]."
+            rich_help_panel=COMMON,
+            metavar=f"[{'|'.join(PRESETS)}]",
+            show_default="the preset of --init-from, else paper",
+            autocompletion=lambda incomplete: [name for name in PRESETS if name.startswith(incomplete)],
+            help="Sizes and steps.",
         ),
     ] = None,
-    rrdb_steps: Annotated[int | None, typer.Option(min=0, help="Steps of stage one [the preset's].")] = None,
-    steps: Annotated[int | None, typer.Option(min=0, help="Steps of stage two [the preset's].")] = None,
+    rrdb: Annotated[
+        Path | None, typer.Option(rich_help_panel=COMMON, help="Take the RRDB of this checkpoint in place of stage one.")
+    ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--init-from",
+            "--start",
+            rich_help_panel=COMMON,
+            show_default="random weights",
+            help="Begin both stages from a model's weights (fine-tuning): a file, a run, or `shipped`.",
+        ),
+    ] = None,
     benchmark: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of pictures (or with HR/ and LRxS/) to score at each validation; may be repeated."),
+        typer.Option(
+            rich_help_panel=COMMON,
+            help="Folder of images (or with HR/ and LRxS/) to score at each validation; may be repeated.",
+        ),
     ] = None,
-    scale: Annotated[int | None, typer.Option(min=1, help="Refuse a store of another scale.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings, over the preset.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, over everything; may be repeated.")
-    ] = None,
+    scale: Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Refuse a store of another scale.")] = None,
     check_shards: Annotated[
-        bool, typer.Option(help="Compare each shard with its recorded SHA-256 when it is first read.")
+        bool,
+        typer.Option(rich_help_panel=RUN, help="Compare each shard with its recorded SHA-256 when it is first read."),
     ] = True,
-    print_config: Annotated[bool, typer.Option(help="Only print the resolved settings.")] = False,
+    print_schema: Annotated[
+        bool,
+        typer.Option("--print-schema", rich_help_panel=RUN, help="Print the JSON schema of --config files, and stop."),
+    ] = False,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Stores -> a trained model. The same command resumes an interrupted run; several processes: `torchrun … -m samdiff.cli train …`."""
+    """Train a model on stores.
+
+    The same command resumes an interrupted run. Several processes: `torchrun … -m samdiff.cli train …`.
+    """
     import json
 
     from ...errors import ConfigError, StoreError
-    from ...model.config import load_config
+
+    if print_schema:
+        from ...settings import to_schema
+
+        print_result(*json.dumps(to_schema(RunConfig, "samdiff train --config"), indent=2).splitlines())
+        return
+    shards = [*(stores or []), *(more_stores or [])]
+    if chosen.only_print and not shards:
+        chosen.show(_settings(chosen, preset, init_from, scale=scale or 4))
+    required("train", STORE=shards)
+
     from ...model.training.distributed import join
     from ...model.training.run import train as run
     from ...model.training.run_dir import threads_to_resume
@@ -57,26 +92,50 @@ def train(
     from ...pipeline.stream.dataset import open_to_stream
     from ...runtime import pick_device, setup_process, usable_cores, user_path
 
-    target = None if out is None else user_path(out, "--out")
-    if target is None:
-        target = Path("runs") / f"{shards[0].rstrip('/').split('/')[-1].removesuffix('.zarr')}-{preset}"
+    if rrdb is not None and "rrdb_steps" in chosen.named.get("train", {}):
+        raise ConfigError(f"--rrdb {rrdb} takes the place of stage one, so --rrdb-steps would do nothing; leave one out")
+    opened = [open_to_stream(path, check_shards=check_shards) for path in shards]
+    settings = _settings(chosen, preset, init_from, scale=opened[0].scale)
+    chosen.show(settings)
+    name = shards[0].rstrip("/").split("/")[-1].removesuffix(".zarr")
+    target = Path("runs") / f"{name}-{settings.preset}" if out is None else user_path(out, "--out")
     setup_process(threads or threads_to_resume(target, usable_cores()))  # as many as before, to the bit
-    if rrdb is not None and rrdb_steps is not None:
-        raise ConfigError(
-            f"--rrdb {rrdb} takes the place of stage one, so --rrdb-steps {rrdb_steps} would do nothing; leave one out"
+    if scale is not None and scale != opened[0].scale:
+        raise StoreError(f"{shards[0]}: holds x{opened[0].scale}, x{scale} was requested; prepare a store with --scale {scale}")
+    if settings.scale != opened[0].scale:
+        raise StoreError(
+            f"{shards[0]}: holds x{opened[0].scale}, and --config says scale = {settings.scale}; leave it out there"
         )
-    named: dict[str, object] = {"diffusion.modulation": modulation, "diffusion.e_mean": e_mean, "diffusion.loss": loss}
-    named |= {"train.rrdb_steps": rrdb_steps, "train.steps": steps}
-    sets = [*(set_ or []), *(f"{name}={value}" for name, value in named.items() if value is not None)]
-    stores = [open_to_stream(path, check_shards=check_shards) for path in shards]
-    settings = load_config(preset, config, sets, scale=stores[0].scale)
-    if print_config:
-        print_result(*json.dumps(settings.as_dict(), indent=2).splitlines())
-        return
-    if scale is not None and scale != stores[0].scale:
-        raise StoreError(f"{shards[0]}: holds x{stores[0].scale}, x{scale} was asked for; prepare a store with --scale {scale}")
     with join(pick_device(device)) as ranks:
+        if ranks.is_main and init_from is not None and not _preset(chosen, preset):
+            print_status(f"--preset {settings.preset}, and [model] and [diffusion], as in {init_from}")
         benchmarks = [read_benchmark(find_benchmark(folder), settings.scale) for folder in benchmark or []]
-        model = run(stores, target, settings, ranks.device, rrdb, print_status, benchmarks, ranks, start)
+        model = run(
+            opened,
+            target,
+            settings,
+            device=ranks.device,
+            rrdb=rrdb,
+            report=print_status,
+            benchmarks=benchmarks,
+            ranks=ranks,
+            start=init_from,
+        )
     if ranks.is_main:
-        print_status(f"done: {model}; use it with `samdiff infer PICTURE --checkpoint {target}`")
+        print_status(f"done: {model}; use it with `samdiff infer IMAGE --checkpoint {target}`")
+
+
+def _settings(chosen: Chosen[RunConfig], preset: str | None, init_from: Path | None, *, scale: int) -> RunConfig:
+    """See `load_config`; without a preset, the model that training begins from gives it, with its networks and its process."""
+    model = None
+    if init_from is not None and not _preset(chosen, preset):
+        from ...model.checkpoints.format import load_checkpoint
+        from ...model.inference.upscaler import config_in
+
+        model = config_in(load_checkpoint(init_from), str(init_from))
+    return load_config(preset, chosen.file, chosen.sets, scale=scale, named=chosen.named, model=model)
+
+
+def _preset(chosen: Chosen[RunConfig], named: str | None) -> str:
+    """The preset that the user gave, by its option or in a file; empty: none."""
+    return named or chosen.layer().get("preset") or ""

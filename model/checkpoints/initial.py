@@ -34,7 +34,7 @@ def check_given(config: RunConfig, rrdb: Path | None, start: Checkpoint | None) 
     if rrdb is not None:
         load_rrdb(build_rrdb(config), rrdb, config)
     if start is not None:
-        where = f"--start (a model of preset {start.config.get('preset')!r})"
+        where = f"--init-from (a model of preset {start.config.get('preset')!r})"
         if rrdb is None:
             load_into(build_rrdb(config), start.part("rrdb"), where)
         load_into(build_unet(config), start.part("unet"), where)

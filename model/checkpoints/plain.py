@@ -6,22 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from ...errors import printable
+from ...errors import brief as brief
 
 MOST_BYTES = 4 << 20
 """Of a configuration or of facts; those that we write have a few kilobytes."""
 _DEEPEST = 16  # ours have 3 levels
-_SHOWN = 120
-
-
-def brief(value: object) -> str:
-    """A value as it may be printed: control characters escaped, cut after 120 characters."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = f"a deeply nested {type(value).__name__}"
-    shown = printable(text[:_SHOWN])
-    return shown if len(text) <= _SHOWN else f"{shown} … ({len(text)} characters)"
 
 
 def read_object(text: str | bytes) -> dict[str, Any]:

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
+from ..names import FLOW_SAMPLER as SAMPLER
+from ..names import PREDICTIONS as PREDICTIONS
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 
-PREDICTIONS = ("clean", "velocity")
-SAMPLER = "euler"
 LEAST_LEFT = 0.25
 """Bound of 1 - s where the loss divides by it: the last times would outweigh all others. Four steps of Euler go no nearer to s = 1."""
 

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
+from ..names import MODULATIONS as MODULATIONS
 from .schedule import Schedule, gather
-
-MODULATIONS = ("none", "official", "paper", "joint")
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,6 @@ from .modulation import Modulation
 from .residual import RESCALE, from_residual, to_residual
 from .sampler import DEFAULT, Noise, Predict, check_pair, sample_steps
 
-PROCESSES = ("ddpm", "flow")
-BASES = ("bicubic", "rrdb")
 SPREAD = {"ddpm": 0.25, "flow": 0.5}
 """process -> standard deviation that a residual to the RRDB's image is scaled to. ddpm's is clipped to [-1, 1], four deviations."""
 NO_ONE_STEP = (
@@ -167,15 +165,6 @@ class FlowProcess:
 
 
 Process = DdpmProcess | FlowProcess
-
-
-def check_parts(process: str, base: str, modulation: str) -> None:
-    """ConfigError unless a process can have that base and that modulation."""
-    if process == "flow" and (modulation, base) != ("none", "rrdb"):
-        raise ConfigError(
-            "diffusion.process: 'flow' begins at the RRDB's image and has no modulation by E, got base "
-            f"{base!r} and modulation {modulation!r}; give --modulation none --set diffusion.base=rrdb"
-        )
 
 
 def build_process(name: str, modulation: Modulation, rescale: float, *, sigma: float, prediction: str) -> Process:

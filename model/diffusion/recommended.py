@@ -13,8 +13,8 @@ from typing import Any
 
 from ...errors import CheckpointError, ConfigError, printable
 from ..config import RunConfig
+from ..names import QUALITIES as QUALITIES
 
-QUALITIES = ("fast", "balanced", "best")
 FACT = "recommended"
 _MOST_STEPS, _MOST_AVERAGE, _LONGEST_NAME = 10_000, 64, 40
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ...pipeline.degrade.imresize import resize_weights
-
-RESCALE = 2.0  # residuals are small: stretched so that they fill [-1, 1]
+from ..names import RESCALE as RESCALE
 
 
 def to_picture_range(pixels: Tensor) -> Tensor:

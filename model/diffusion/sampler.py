@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
+from ..names import SAMPLERS as SAMPLERS
 from .modulation import Modulation, posterior_coefs, time_grid
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 Noise = Callable[[int, int, int], Tensor]
 
-SAMPLERS = ("ddpm", "ddim", "dpm2m", "paper", "paper-clipped")
 RANDOM = ("ddpm", "paper", "paper-clipped")
 """Samplers that draw noise at each step."""
 

@@ -19,53 +19,15 @@ from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, sweep_outputs, 
 from ...pipeline.storage.regular import read_regular
 from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
-from .image_io import FORMATS, MAX_BYTES, file_says, plan_picture, read_picture_file, write_planned
+from ..infer_config import FORMATS, InferConfig
+from ..infer_config import OutputConfig as OutputConfig
+from .image_io import MAX_BYTES, file_says, plan_picture, read_picture_file, write_planned
 from .inputs import InputFile
 from .inputs import list_inputs as list_inputs
 from .inputs import others_results as others_results
-from .upscaler import InferConfig, SuperResolver
+from .upscaler import SuperResolver
 
 log = logging.getLogger(__name__)
-
-OUTPUT_FORMATS = ("png", "jpg", "webp")
-
-
-@dataclass(frozen=True)
-class OutputConfig:
-    """Where the results go, and in which shape."""
-
-    out: Path | None = None
-    """A file for one input, a folder for any number; None: beside each input."""
-    suffix: str = "_x4"
-    """Added to the input's name."""
-    format: str = "png"
-    """png, jpg or webp; a file named by `out` has its own."""
-    overwrite: bool = False
-    """Whether files that exist are replaced."""
-    bits: int = 8
-    """8, or 16 for PNG."""
-    say_so: bool = True
-    """Whether the file says which model made it, and that it is synthesised."""
-    to_srgb: bool = False
-    """Whether colours are converted to sRGB by the input's profile; otherwise the profile is kept, not applied, and noted."""
-
-    def __post_init__(self) -> None:
-        if self.format not in OUTPUT_FORMATS:
-            raise ConfigError(f"--format: expected one of {', '.join(OUTPUT_FORMATS)}, got {self.format!r}")
-        if self.bits not in (8, 16):
-            raise ConfigError(f"--bits: expected 8 or 16, got {self.bits}")
-        if self.bits == 16 and (self._suffix_out() or f".{self.format}") != ".png":
-            raise ConfigError("--bits 16: only PNG holds 16 bits; give --format png")
-        if "/" in self.suffix or "\\" in self.suffix:
-            raise ConfigError(f"--suffix: expected an ending for names, such as _x4, got {self.suffix!r}")
-
-    def is_file(self) -> bool:
-        """Whether `out` names one file."""
-        return bool(self._suffix_out()) and not (self.out is not None and self.out.is_dir())
-
-    def _suffix_out(self) -> str:
-        known = self.out is not None and self.out.suffix.lower() in FORMATS
-        return self.out.suffix.lower() if known and self.out is not None else ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +63,7 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
         raise ConfigError(f"--out: {len(inputs)} pictures cannot go to one file {out}; give a folder")
     if out is not None and not settings.is_file() and out.suffix and not out.is_dir():
         raise ConfigError(f"--out: expected a folder or a file ending in {', '.join(FORMATS)}, got {out}")
-    name = f"{settings.suffix}.{settings.format}"
+    name = f"{settings.ending}.{settings.format}"
     targets = [
         out
         if settings.is_file() and out is not None
@@ -137,7 +99,7 @@ def upscale_files(
     times, settings = model.check(settings), model.resolve(settings)
     guard = Outputs([*(job.source for job in jobs), *checkpoint_files(Path(model.name))], output.overwrite)
     sweep_outputs(job.target for job in jobs)
-    total = 1 if settings.regress else (settings.average or 1) * (len(times) + 1)
+    total = 1 if settings.rrdb_only else (settings.num_samples or 1) * (len(times) + 1)
     bar = progress(desc="pictures", total=len(jobs) * total, unit="step")
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
@@ -188,7 +150,7 @@ def _upscale_file(
     source = read_picture_file(job.source, output.to_srgb)
     pixels = source.pixels if output.bits == 8 and source.pixels.dtype.kind == "u" else sixteen_bit(source.pixels)
     height, width, *bands = pixels.shape
-    said = _said(model, job.source, settings, output) if output.say_so else {}
+    said = _said(model, job.source, settings, output) if output.provenance else {}
     dtype = np.uint16 if output.bits == 16 else np.uint8
     large = (height * model.scale, width * model.scale, *bands)
     plan = plan_picture(job.target, large, dtype, source=source, said=said)  # before hours of work
@@ -203,7 +165,7 @@ def _upscale_file(
 
 def _kept(model: SuperResolver, job: Job, settings: InferConfig, output: OutputConfig) -> str:
     """The line about an output that is there already; an ImageError if it may be something else than what would be made."""
-    if not output.say_so:
+    if not output.provenance:
         raise ImageError(f"{job.target} {EXISTS} (with --no-provenance it cannot be told whether this command made it)")
     try:
         if not job.source.is_file():  # a FIFO would never end
@@ -227,16 +189,16 @@ def _said(model: SuperResolver, source: Path, settings: InferConfig, output: Out
 def provenance(model: SuperResolver, settings: InferConfig) -> dict[str, str]:
     """What a result's file says about itself: PNG keywords and their text."""
     settings = model.resolve(settings)
-    if settings.regress:
+    if settings.rrdb_only:
         how = "regression (RRDB)"
     else:
         steps = len(model.check(settings))
         how = f"{settings.sampler}, {steps} steps, seed {settings.seed}"
-        how += f", mean of {settings.average} samples" if (settings.average or 1) > 1 else ""
+        how += f", mean of {settings.num_samples} samples" if (settings.num_samples or 1) > 1 else ""
         how += f", started from the RRDB at t = {model.check(settings)[0]}" if settings.start == "rrdb" else ""
-    how += ", made consistent with the input" if settings.consistent else ""
+    how += ", made consistent with the input" if settings.back_project else ""
     how += f", tiles of {settings.tile} overlapping by {settings.overlap}" if settings.tile else ", no tiles"
-    how += f", {settings.precision}"
+    how += f", {'fp32' if settings.amp == 'off' else settings.amp}"
     return {
         "Software": f"samdiff {__version__}",
         "Description": f"Enlarged {model.scale} times; the detail is synthesised by a model and was not photographed.",

@@ -21,6 +21,7 @@ from ...pipeline.decoding.pillow_modes import eight_bit, over_white
 from ...pipeline.images.archives import reason_of
 from ...pipeline.storage.outputs import write_output
 from ...pipeline.storage.regular import read_regular
+from ..infer_config import FORMATS as FORMATS
 from .result_file import Accessories, plan_accessories
 from .result_file import file_says as file_says
 from .result_file import is_result as is_result
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 
 MAX_PIXELS = 50_000_000  # of an input; a bound against decompression bombs
 MAX_BYTES = 8 * MAX_PIXELS + (1 << 24)  # 16 bits, four channels, uncompressed
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 _SIDES = {"WEBP": ("WebP", 16_383), "JPEG": ("JPEG", 65_500), "PNG": ("PNG", (1 << 31) - 1), "TIFF": ("TIFF", (1 << 31) - 1)}
 """Longest side; libjpeg's JPEG_MAX_DIMENSION, libwebp's WEBP_MAX_DIMENSION."""
 _TIFF_BYTES = (1 << 32) - (1 << 20)  # offsets have 32 bits

@@ -6,7 +6,7 @@ import copy
 import logging
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,13 +18,15 @@ from torch import Tensor
 from ...errors import CheckpointError, ConfigError, ImageError
 from ...pipeline.images.given import ImageKind, is_tensor, split_tensor
 from ...runtime import pick_device
+from ...settings import changed
 from ..checkpoints.format import SHIPPED, SHIPPED_NAME, Checkpoint, load_checkpoint, load_into, weights_digest
 from ..config import RunConfig, config_of
 from ..diffusion.modulation import Modulation
 from ..diffusion.noise import BLOCK, NoiseField
 from ..diffusion.process import Process
-from ..diffusion.recommended import QUALITIES, Recommended, Sampling, read_recommended, recommended_for
+from ..diffusion.recommended import Recommended, Sampling, read_recommended, recommended_for
 from ..diffusion.residual import base_rows
+from ..infer_config import InferConfig as InferConfig
 from ..networks.build import build_rrdb, build_unet
 from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
@@ -37,53 +39,7 @@ from .tiled import TiledPredictor
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32", "bf16")
-STARTS = ("noise", "rrdb")
 OnStep = Callable[[int], Any] | None
-
-
-@dataclass(frozen=True)
-class InferConfig:
-    """How to make a picture larger."""
-
-    steps: int | None = None
-    """Of the sampler; None: as the model recommends, else all T (from the start on)."""
-    seed: int = 0
-    """Of the noise; the same seed gives the same picture on one device."""
-    sampler: str | None = None
-    """See `sampler.SAMPLERS`; None: the one that fits the model."""
-    average: int | None = None
-    """Mean of so many samples: smoother, and closer in the mean square. None: as the model recommends, else 1."""
-    start: str = "noise"
-    """noise, or rrdb: the RRDB's picture brought to time `start_time`."""
-    start_time: int | None = None
-    """For `rrdb`: 0 … T - 1; the higher, the more is made anew. None: T / 2."""
-    consistent: bool = False
-    """Whether the result is made consistent with LR (see `consistency`)."""
-    regress: bool = False
-    """The RRDB's picture alone (stage one), no diffusion: smoother, and closer in the mean square."""
-    tile: int = 192
-    """Largest side of a tile in pixels of the input; 0: the whole picture at once."""
-    overlap: int = 16
-    """Of neighbouring tiles, in pixels of the input."""
-    batch: int = 1
-    """Tiles per call of the network."""
-    cache_mb: int = 1024
-    """Memory for the RRDB's features, which every step needs; what does not fit is computed again."""
-    precision: str = "fp32"
-    """fp32 or bf16, of the U-Net."""
-    quality: str | None = None
-    """fast, balanced or best: which of the model's recommended settings fill what is not given here; None: balanced."""
-
-    def __post_init__(self) -> None:
-        for name, known in (("start", STARTS), ("precision", PRECISIONS), ("quality", (None, *QUALITIES))):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name}: expected one of {', '.join(filter(None, known))}, got {getattr(self, name)!r}")
-        for name, least in (("average", 1), ("batch", 1), ("cache_mb", 0), ("seed", 0)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise ConfigError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        if self.start_time is not None and self.start != "rrdb":
-            raise ConfigError("start_time: only together with start 'rrdb'")
 
 
 def load_model(path: Path | str, device: str | torch.device = "auto") -> SuperResolver:
@@ -107,7 +63,7 @@ class SuperResolver:
     def __init__(self, checkpoint: Checkpoint, name: str, device: torch.device) -> None:
         self.name, self.device = name, device
         self.sha256 = weights_digest(checkpoint.tensors)
-        self.config: RunConfig = _config_of(checkpoint, name)
+        self.config: RunConfig = config_in(checkpoint, name)
         self.scale = self.config.scale
         self.modulation: Modulation = self.config.diffusion.build()
         self.process: Process = self.config.diffusion.build_process()
@@ -160,7 +116,7 @@ class SuperResolver:
         if changes.get("seed", 0) is None:
             changes["seed"] = secrets.randbelow(1 << 32)
             log.info("seed %d", changes["seed"])
-        settings = self.resolve(_changed(settings or InferConfig(), changes))
+        settings = self.resolve(changed(settings or InferConfig(), changes, "upscale"))
         self.check(settings)
         if isinstance(image, str | Path):
             file = read_picture_file(Path(image))
@@ -179,8 +135,8 @@ class SuperResolver:
     __call__ = upscale
 
     def regress(self, image: ImageKind) -> ImageKind:
-        """The RRDB's image alone (stage one): `upscale(image, regress=True)`."""
-        return self.upscale(image, regress=True)
+        """The RRDB's image alone (stage one): `upscale(image, rrdb_only=True)`."""
+        return self.upscale(image, rrdb_only=True)
 
     def resolve(self, settings: InferConfig) -> InferConfig:
         """The settings with sampler, steps and average decided: what was given, then what the model recommends, then all steps and 1.
@@ -190,16 +146,16 @@ class SuperResolver:
         found = self.recommended.get(settings.quality or "balanced")
         if found is None and settings.quality is not None:
             raise ConfigError(f"quality: {self.name} recommends {', '.join(self.recommended)} only, got {settings.quality}")
-        given = replace(settings, sampler=settings.sampler or self.process.sampler, average=settings.average or 1)
-        if found is None or settings.regress or settings.start != "noise":
+        given = replace(settings, sampler=settings.sampler or self.process.sampler, num_samples=settings.num_samples or 1)
+        if found is None or settings.rrdb_only or settings.start != "noise":
             return given
-        free = settings.sampler is None and settings.steps is None and settings.average is None
+        free = settings.sampler is None and settings.steps is None and settings.num_samples is None
         if found.regress:
-            return replace(given, regress=True) if free else given
+            return replace(given, rrdb_only=True) if free else given
         if settings.steps is not None or settings.sampler not in (None, found.sampler or self.process.sampler):
             return given
         sampler = found.sampler or self.process.sampler
-        return replace(given, sampler=sampler, steps=found.steps, average=settings.average or found.average)
+        return replace(given, sampler=sampler, steps=found.steps, num_samples=settings.num_samples or found.average)
 
     def check(self, settings: InferConfig) -> tuple[int, ...]:
         """The times that will be sampled; ConfigError for settings that do not fit this model."""
@@ -233,8 +189,10 @@ class SuperResolver:
                 max(height, least),
                 max(width, least),
                 self.scale,
-                channels=self.config.model.rrdb_features if settings.regress else self.config.model.width,
-                planes=1 if settings.regress else 3 + ((settings.average or 1) > 1) + (self.config.diffusion.base == "rrdb"),
+                channels=self.config.model.rrdb_features if settings.rrdb_only else self.config.model.width,
+                planes=1
+                if settings.rrdb_only
+                else 3 + ((settings.num_samples or 1) > 1) + (self.config.diffusion.base == "rrdb"),
                 pixel_bytes=image.itemsize * (image.shape[2] if image.ndim == 3 else 1),
                 tile_lr=settings.tile,
                 batch=settings.batch,
@@ -253,9 +211,9 @@ class SuperResolver:
         if len(canvas.tiling.tiles) == 1:  # otherwise it may be too large for a GPU
             lr = lr.to(self.device)
         height, width = (side * self.scale for side in lr.shape[2:])
-        whole = self._regress(canvas, lr) if settings.regress else self._sample(canvas, lr, settings, on_step)
+        whole = self._regress(canvas, lr) if settings.rrdb_only else self._sample(canvas, lr, settings, on_step)
         picture = whole[:, :, :height, :width]
-        if settings.consistent:
+        if settings.back_project:
             make_consistent(picture, lr, self.scale)
         out = nature.empty(height, width)
         for top in range(0, height, BLOCK):
@@ -267,7 +225,7 @@ class SuperResolver:
         lr = padded.to(self.device).contiguous(memory_format=torch.channels_last)
         height, width = lr.shape[2:]
         tiling = plan_tiles(height, width, self.scale, self.unet.multiple, settings.tile, settings.overlap)
-        unet = self.unet if settings.precision == "fp32" else self._in_bf16()
+        unet = self.unet if settings.amp == "off" else self._in_bf16()
         return TiledPredictor(self.rrdb, unet, lr, tiling, settings.cache_mb << 20, settings.batch)
 
     def _in_bf16(self) -> UNet:
@@ -286,7 +244,7 @@ class SuperResolver:
         height, width = (side * self.scale for side in canvas.lr.shape[2:])
         base = self._regress(canvas, lr, keep=True) if self.config.diffusion.base == "rrdb" else None
         begin = self._regress(canvas, lr, keep=True) if first is not None and base is None else base
-        number_of = settings.average or 1
+        number_of = settings.num_samples or 1
         mean: Tensor | None = None
         for number in range(number_of):
             field = NoiseField(settings.seed, width, number)
@@ -336,15 +294,8 @@ def _recommended(checkpoint: Checkpoint, config: RunConfig, name: str) -> Recomm
     return ways
 
 
-def _changed(settings: InferConfig, changes: dict[str, Any]) -> InferConfig:
-    known = {field.name for field in fields(InferConfig)}
-    unknown = sorted(changes.keys() - known)
-    if unknown:
-        raise ConfigError(f"upscale: unknown setting {unknown[0]}; known: {', '.join(sorted(known))}")
-    return replace(settings, **changes)
-
-
-def _config_of(checkpoint: Checkpoint, name: str) -> RunConfig:
+def config_in(checkpoint: Checkpoint, name: str) -> RunConfig:
+    """The settings that a checkpoint was trained with; a CheckpointError, which names the file, if they are not understood."""
     try:
         return config_of(checkpoint.config)
     except ConfigError as error:

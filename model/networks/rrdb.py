@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...errors import ConfigError
+from ..names import SCALES
 
-SCALES = (1, 2, 3, 4, 8)
 _RESIDUAL = 0.2  # residual scaling, ESRGAN section 3.1
 
 

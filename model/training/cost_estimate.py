@@ -31,7 +31,7 @@ class Estimate:
         )
         text += f"{' per process' if ranks > 1 else ''}), at most {_time(steps * batch * self.seconds / ranks)} for {steps} steps of {batch}"
         if device.type == "cuda" and memory > torch.cuda.mem_get_info(device)[0]:
-            text += f"; only {_bytes(torch.cuda.mem_get_info(device)[0])} are free: try --set train.accumulate=2 or train.gradient_checkpointing=true"
+            text += f"; only {_bytes(torch.cuda.mem_get_info(device)[0])} are free: try --set train.grad_accum=2 or train.gradient_checkpointing=true"
         return text
 
 

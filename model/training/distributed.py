@@ -45,7 +45,7 @@ class ProcessGroup:
         """
         if batch % (self.world * pieces):
             raise ConfigError(
-                f"train.batch: expected a multiple of {self.world} processes x {pieces} (train.accumulate), got {batch}"
+                f"train.batch: expected a multiple of {self.world} processes x {pieces} (train.grad_accum), got {batch}"
             )
         return batch // self.world
 

@@ -88,7 +88,7 @@ def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
     """
     settings, steps = stage.settings, stage.steps
-    share = ranks.local_batch(settings.batch, settings.accumulate)
+    share = ranks.local_batch(settings.batch, settings.grad_accum)
     optimiser, guard = make_optimiser(task.network, settings), Guard.new(settings.amp, ranks.device)
     state = resume(task.name, task.network, optimiser, guard, stage.folder, stage.config, stage.beneath) or fresh(
         task.network, guard
@@ -105,18 +105,18 @@ def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
         steps=max(0, steps - state.step),
         rank=ranks.rank,
         ranks=ranks.world,
-        workers=settings.workers,
+        workers=settings.num_workers,
         device=ranks.device,
     )
     with _stop_asked() as asked, contextlib.closing(iter(loader)) as batches:  # type: ignore[type-var]
         task.network.train()
         for batch in batches:
             set_lr(optimiser, learning_rate(state.step, settings, steps))
-            loss, stop = ranks.all_reduce(_backward(task, batch, settings.accumulate, guard, ranks), asked.is_set())
+            loss, stop = ranks.all_reduce(_backward(task, batch, settings.grad_accum, guard, ranks), asked.is_set())
             bad = update(optimiser, guard, loss, settings)
             optimiser.zero_grad(set_to_none=True)
             state.step += 1
-            average(state.ema, task.network, ema_decay(state.step, settings.ema))
+            average(state.ema, task.network, ema_decay(state.step, settings.ema_decay))
             clock.add(loss, bad)
             stop = stop or (ranks.world == 1 and asked.is_set())
             if bar is not None:

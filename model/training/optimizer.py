@@ -59,7 +59,7 @@ def update(optimiser: torch.optim.Adam, guard: Guard, loss: Tensor, settings: Tr
     scaled = settings.amp == "fp16"
     if scaled:
         torch._foreach_mul_([p.grad for p in parameters], 1 / guard.scale)
-    norm = nn.utils.clip_grad_norm_(parameters, settings.clip or float("inf"), foreach=True)
+    norm = nn.utils.clip_grad_norm_(parameters, settings.grad_clip or float("inf"), foreach=True)
     bad = (~torch.isfinite(loss + norm)).float()
     optimiser.found_inf = bad  # type: ignore[attr-defined]  # what GradScaler hands to a fused optimiser
     optimiser.step()

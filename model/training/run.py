@@ -131,10 +131,12 @@ def train(
 def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
     this = _with_rescale(this, rrdb)
     if this.start is not None:
-        load_into(unet, this.start.part("unet"), "--start")
+        load_into(unet, this.start.part("unet"), "--init-from")
         if this.config.diffusion.process == "flow" != config_of(this.start.config).diffusion.process:
             zero_output(unet)
-            this.report("--start: a model of another process; its U-Net is taken but for the last layer, which begins at zero")
+            this.report(
+                "--init-from: a model of another process; its U-Net is taken but for the last layer, which begins at zero"
+            )
     task = DiffusionTask(this.data, unet, rrdb, this.config, this.ranks.device)
     frozen = {f"rrdb.{name}": value for name, value in rrdb.state_dict().items()}
     facts = {**this.facts, "recommended": as_facts(recommended_for(this.config))}
@@ -146,7 +148,7 @@ def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
     def upscaler(state: State) -> Upscale:
         resolver = SuperResolver(model(state), "the averaged weights", this.ranks.device)
         sampler, steps = looked_at_by(this.config)
-        return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler, average=1)
+        return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler, num_samples=1)
 
     beneath = weights_digest({name: value.cpu() for name, value in rrdb.state_dict().items()})
     _stage(this, task, this.config.train.steps, model, upscaler, MODEL_FILE, BEST_FILE, beneath)
@@ -199,7 +201,7 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
         this.report(f"rrdb: finished before, {done} steps{late}; {finished}")
     else:
         if this.start is not None:
-            load_into(network, this.start.part("rrdb"), "--start")
+            load_into(network, this.start.part("rrdb"), "--init-from")
         task = RrdbTask(this.data, network, this.config, this.ranks.device)
         _stage(this, task, steps, model, upscaler, RRDB_FILE, None)
     return load_rrdb(network, finished, this.config).to(this.ranks.device)
@@ -273,11 +275,11 @@ def _stage(
                         Checkpoint(found.kind, found.tensors, found.config, {**found.facts, "validation": metrics}),
                     )
 
-    share = ranks.local_batch(settings.batch, settings.accumulate)
+    share = ranks.local_batch(settings.batch, settings.grad_accum)
     left = steps - steps_done(this.out, task.name)
     if ranks.is_main and left > 0:
         estimate = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
-        this.report(estimate.line(task.name, left, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
+        this.report(estimate.line(task.name, left, settings.batch, share // settings.grad_accum, ranks.world, ranks.device))
     every = v.every if this.benchmarks else 0
     stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, every, beneath)
     state, done = run(task, stage, ranks)
@@ -291,7 +293,7 @@ def _stage(
     elif state.step:
         this.report(f"{task.name}: finished before, {state.step} steps; nothing to do (more with {option} N)")
     else:
-        whose = "random" if this.start is None else "--start's"
+        whose = "random" if this.start is None else "--init-from's"
         this.report(f"{task.name}: no step asked for ({option} 0), {whose} weights as they are; {this.out / file}")
 
 

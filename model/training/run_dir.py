@@ -35,16 +35,16 @@ FREE = {
     "log_every",
     "checkpoint_every",
     "keep",
-    "accumulate",
+    "grad_accum",
     "gradient_checkpointing",
     "compile",
     "tensorboard",
-    "workers",
+    "num_workers",
     "rrdb_from.file",
     "start_from.file",
 }
 """Settings of [train], and names of files, that may change between two parts of a run without a word."""
-TOLD = {"lr", "lr_schedule", "halve_every", "warmup", "clip", "amp"}
+TOLD = {"lr", "lr_schedule", "halve_every", "warmup", "grad_clip", "amp"}
 """Those that may change, and are reported, as the section [loss]: what one tries when a loss is not finite."""
 
 _UNCOMPARED = ("versions", "threads")

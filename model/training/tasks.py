@@ -101,7 +101,7 @@ class DiffusionTask(_Task):
         positions = batch["position"].numpy()
         times = self.grid[draw(0, len(self.grid), train.seed, _T, positions)]
         if in_second_phase(position, batch=train.batch, steps=train.steps, loss=self.config.loss):
-            piece = max(1, size // train.accumulate)
+            piece = max(1, size // train.grad_accum)
             looked_at = np.zeros(size, bool)
             looked_at[[i for i in range(size) if i % piece in chosen(piece, self.config.loss.share)]] = True
             times = np.where(looked_at, self.process.one_step_time, times)
@@ -184,7 +184,7 @@ def check_inputs(config: RunConfig, stores: Sequence[Store], data: ShardDataset,
             f"train.batch: expected at most the {len(data)} tiles that there are to train on, got {config.train.batch}; "
             "prepare more pictures, or take a smaller batch"
         )
-    ranks.local_batch(config.train.batch, config.train.accumulate)
+    ranks.local_batch(config.train.batch, config.train.grad_accum)
     process = with_rescale(config, config.diffusion.rescale or 1.0).diffusion.build_process()
     process.check(*looked_at_by(config))
     if config.loss.perceptual != "none":

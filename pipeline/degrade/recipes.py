@@ -9,9 +9,7 @@ import numpy as np
 from ...errors import ConfigError
 from .blind import RECIPE, blind
 from .imresize import imresize
-
-KINDS = ("bicubic", "blind", "given")
-"""Where LR comes from: MATLAB's bicubic, a random blind degradation, or files that exist already (which `degrade` cannot make)."""
+from .kinds import KINDS
 
 
 def degrade(hr: np.ndarray, kind: str, scale: int, *, seed: int = 0, content: str = "") -> np.ndarray:

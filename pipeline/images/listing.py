@@ -15,12 +15,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from ...errors import ConfigError, ImageError, printable
+from ...errors import ImageError, printable
 from ...runtime import user_path
 from ..decoding.formats import SUFFIXES as SUFFIXES
 from ..decoding.formats import UNREAD_SUFFIXES
 from ..storage.regular import open_regular, why_not_regular
 from .archives import list_members, reason_of, valid_utf8
+from .limits import MAX_ARCHIVE_GB as MAX_ARCHIVE_GB
+from .limits import Limits as Limits
 from .samples import sample_files
 
 log = logging.getLogger(__name__)
@@ -39,37 +41,7 @@ SET_ASIDE = frozenset((
 Source = str | Path | Sequence[str | Path]
 """What `list_source` takes."""
 
-MAX_ARCHIVE_GB = 100.0
-"""Default of `Limits.max_archive_gb`; Flickr2K has 11.6 GB."""
 _MOST_COUNTED = 10_000  # entries of subfolders that are not looked at
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How untrusted image files are read: bounds, and what happens to their colours."""
-
-    max_megapixels: float = 200.0
-    """Largest image, in millions of pixels, checked before it is decoded."""
-    max_archive_gb: float = MAX_ARCHIVE_GB
-    """Most bytes that the images of one archive may unpack to, in 10^9 bytes, checked before any is read."""
-    to_srgb: bool = False
-    """Whether colours are converted to sRGB by each file's profile; otherwise another profile is noted and not applied."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.max_megapixels <= 10_000:
-            raise ConfigError(f"max_megapixels: expected more than 0 and at most 10000, got {self.max_megapixels}")
-        if not 0 < self.max_archive_gb <= 1_000_000:
-            raise ConfigError(f"max_archive_gb: expected more than 0 and at most 1000000, got {self.max_archive_gb}")
-
-    @property
-    def max_bytes(self) -> int:
-        """Largest file: 16 bits, four channels, uncompressed."""
-        return int(self.max_megapixels * 8e6) + (1 << 24)
-
-    @property
-    def max_archive_bytes(self) -> int:
-        """`max_archive_gb` in bytes."""
-        return int(self.max_archive_gb * 1e9)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError, ImageError, printable
+from ...settings import changed
 from ..encode.mask_table import MaskTable
 from ..images.decode import read_picture
 from ..images.given import ImageLike, rgb_pixels
@@ -44,40 +45,28 @@ class MaskGenerator:
         self,
         sam: str | Segmenter | Sam = "mobile_sam",
         *,
-        mode: str = "exact",
-        compile: bool = False,
         device: torch.device | None = None,
         weights: Path | str | None = None,
         source: str = "auto",
-        points_per_side: int | None = 32,
-        points_per_batch: int = 64,
-        pred_iou_thresh: float = 0.88,
-        stability_score_thresh: float = 0.95,
-        stability_score_offset: float = 1.0,
-        box_nms_thresh: float = 0.7,
-        crop_n_layers: int = 0,
-        crop_nms_thresh: float = 0.7,
-        crop_overlap_ratio: float = 512 / 1500,
-        crop_n_points_downscale_factor: int = 1,
-        point_grids: Sequence[np.ndarray] | None = None,
-        min_mask_region_area: int = 0,
+        settings: MaskConfig | None = None,
+        **parameters: Any,
     ) -> None:
-        self.settings = MaskConfig(
-            mode=mode,
-            compile=compile,
-            points_per_side=points_per_side,
-            points_per_batch=points_per_batch,
-            pred_iou_thresh=pred_iou_thresh,
-            stability_score_thresh=stability_score_thresh,
-            stability_score_offset=stability_score_offset,
-            box_nms_thresh=box_nms_thresh,
-            crop_n_layers=crop_n_layers,
-            crop_nms_thresh=crop_nms_thresh,
-            crop_overlap_ratio=crop_overlap_ratio,
-            crop_n_points_downscale_factor=crop_n_points_downscale_factor,
-            point_grids=None if point_grids is None else tuple(point_grids),
-            min_mask_region_area=min_mask_region_area,
-        )
+        """A generator with its model on a device.
+
+        Args:
+            sam: a segmenter's name, or a loaded one.
+            device: where it computes; None: the CPU.
+            weights: file of the weights; None: see `source`.
+            source: where weights may come from, see `find_weights`.
+            settings: see `MaskConfig`; None: the defaults.
+            parameters: fields of the settings that are changed, such as `points_per_side=16`.
+
+        Raises:
+            ConfigError: a parameter is unknown or out of range.
+        """
+        if parameters.get("point_grids") is not None:
+            parameters["point_grids"] = tuple(parameters["point_grids"])
+        self.settings = changed(settings or MaskConfig(), parameters, "MaskGenerator")
         self.device = device or torch.device("cpu")
         self._name, self._weights, model = _resolve(sam, self.device, weights, source)
         self.engine = MaskEngine(model, self.settings)

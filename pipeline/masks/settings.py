@@ -1,87 +1,105 @@
-"""Settings of automatic mask generation: segment-anything's own names and defaults, checked."""
+"""Settings of automatic mask generation: segment-anything's own names and defaults, checked. Loads neither NumPy nor PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...runtime import has_bf16
+from ...settings import check, setting
+from ..sam.names import SEGMENTERS, SOURCES
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+    Grid = np.ndarray
+else:
+    Grid = object
+
+MODES = ("exact", "fast")
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """Which segmenter, and where its weights come from."""
+
+    sam: str | None = setting(None, choices=SEGMENTERS, none="vit_h on CUDA, mobile_sam on the CPU", panel="Common")
+    """The segmenter."""
+    sam_weights: Path | None = setting(None, none="the cache, then the download")
+    """File of the segmenter's weights."""
+    weights_source: str = setting("auto", choices=SOURCES)
+    """Where weights may come from."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class MaskSourceConfig(SegmenterConfig):
+    """Where the masks of a store come from."""
+
+    masks_from: str = setting("hr", choices=("hr", "lr"))
+    """hr, or lr: masks of the bicubic LR image, scaled to HR."""
+    import_masks: Path | None = setting(None, none="none")
+    """Masks made elsewhere: a folder with NAME.json (amg.py's COCO RLE) for each image."""
 
 
 @dataclass(frozen=True)
 class MaskConfig:
     """Parameters of segment-anything's SamAutomaticMaskGenerator, with its defaults, and the mode."""
 
-    mode: Literal["exact", "fast"] | str = "exact"
-    """`exact`: the stock generator's masks, float32; `fast`: the decoder in bfloat16, which changes masks a little."""
+    mode: str = setting("exact", choices=MODES)
+    """exact: segment-anything's masks, in float32; fast: the decoder in bfloat16, which changes masks a little."""
     compile: bool = False
-    """`torch.compile` encoder and decoder; only with `fast`, for it changes masks a little more."""
-    points_per_side: int | None = 32
-    """Points along one side of the image; None with `point_grids`."""
-    points_per_batch: int = 64
-    """At most so many points go through the decoder together; the device may take fewer. It changes memory, not masks."""
-    pred_iou_thresh: float = 0.88
-    """Masks whose predicted IoU is not above it are dropped; 0 keeps all."""
-    stability_score_thresh: float = 0.95
-    """Masks whose stability is below it are dropped; 0 keeps all."""
-    stability_score_offset: float = 1.0
-    """Stability is |logit > offset| / |logit > -offset|."""
-    box_nms_thresh: float = 0.7
-    """Of two masks of a crop whose boxes have an IoU above it, the one of lower predicted IoU goes."""
-    crop_n_layers: int = 0
+    """torch.compile the segmenter, for many images; only with mode fast, because it changes masks a little."""
+    points_per_side: int | None = setting(32, min=1)
+    """Point prompts along each side of the image."""
+    points_per_batch: int = setting(64, min=1)
+    """Most prompts that are decoded together; the device may take fewer. It changes memory, not masks."""
+    pred_iou_thresh: float = setting(0.88, min=0, max=1)
+    """Drop masks whose predicted IoU is not above it; 0 keeps all."""
+    stability_score_thresh: float = setting(0.95, min=0, max=1)
+    """Drop masks whose stability score is below it; 0 keeps all."""
+    stability_score_offset: float = setting(1.0, min=0)
+    """The stability score is |logit > offset| / |logit > -offset|."""
+    box_nms_thresh: float = setting(0.7, min=0, max=1)
+    """Of two masks of a crop whose boxes have an IoU above it, keep the one of higher predicted IoU."""
+    crop_n_layers: int = setting(0, min=0)
     """Layers of crops beside the whole image; layer i has (2^i)^2 crops."""
-    crop_nms_thresh: float = 0.7
-    """As `box_nms_thresh`, between crops; the mask of the smaller crop stays."""
-    crop_overlap_ratio: float = 512 / 1500
+    crop_nms_thresh: float = setting(0.7, min=0, max=1)
+    """As box_nms_thresh, between crops; the mask of the smaller crop is kept."""
+    crop_overlap_ratio: float = setting(512 / 1500, min=0, max=1)
     """Overlap of the crops of layer 1, as a fraction of the image's shorter side; halved with each layer."""
-    crop_n_points_downscale_factor: int = 1
-    """Points per side in layer i are divided by its i-th power."""
-    point_grids: tuple[np.ndarray, ...] | None = None
+    crop_n_points_downscale_factor: int = setting(1, min=1)
+    """In crops of layer i, points_per_side is divided by this number to the power i."""
+    point_grids: tuple[Grid, ...] | None = setting(None, python_only=True)
     """One grid per layer instead of `points_per_side`: float [n, 2], (x, y) in 0..1 of the crop."""
-    min_mask_region_area: int = 0
-    """Holes and islands smaller than this many pixels are removed; 0: none."""
+    min_mask_region_area: int = setting(0, min=0)
+    """Remove holes and islands of fewer pixels; 0: none."""
 
     def __post_init__(self) -> None:
-        if self.mode not in ("exact", "fast"):
-            raise ConfigError(f"mode: expected exact or fast, got {self.mode!r}")
+        check(self)
         if self.compile and self.mode != "fast":
             raise ConfigError(
                 "compile: only with mode fast; compiled sums are rounded differently, and `exact` promises equal masks"
             )
         if (self.points_per_side is None) == (self.point_grids is None):
             raise ConfigError("points_per_side, point_grids: expected exactly one of them; the other must be None")
-        self._at_least("points_per_side", 1)
-        self._at_least("points_per_batch", 1)
-        self._at_least("crop_n_layers", 0)
-        self._at_least("crop_n_points_downscale_factor", 1)
-        self._at_least("min_mask_region_area", 0)
-        for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh", "crop_overlap_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}: expected a number from 0 to 1, got {getattr(self, name)}")
-        if not (np.isfinite(self.stability_score_offset) and self.stability_score_offset >= 0):
-            raise ConfigError(f"stability_score_offset: expected a number >= 0, got {self.stability_score_offset}")
         if self.point_grids is not None:
             self._check_grids()
-        elif self.points_per_side // self.crop_n_points_downscale_factor**self.crop_n_layers < 1:
+        elif (self.points_per_side or 0) // self.crop_n_points_downscale_factor**self.crop_n_layers < 1:
             raise ConfigError(
                 f"crop_n_points_downscale_factor: no point is left in layer {self.crop_n_layers} "
                 f"of {self.points_per_side} per side; lower it or crop_n_layers"
             )
 
-    def _at_least(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ConfigError(f"{name}: expected an integer >= {least}, got {value!r}")
-
     def _check_grids(self) -> None:
+        import numpy as np
+
         assert self.point_grids is not None
         if len(self.point_grids) != self.crop_n_layers + 1:
             raise ConfigError(
@@ -120,6 +138,8 @@ def number_type(mode: str, device: torch.device) -> str:
 
 def segmenter_facts(name: str, weights: Mapping[str, Any] | None, settings: MaskConfig, dtype: str) -> dict[str, Any]:
     """What a generator says of itself, see `prepare.MaskSource.describe`; known before its weights are there (None) or loaded."""
+    from importlib.metadata import version
+
     return {
         "name": name,
         "weights": weights,

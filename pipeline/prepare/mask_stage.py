@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import ImageError
 from ...runtime import pick_device
+from ...settings import changed
 from ..encode.mask_table import MaskTable
 from ..images.decode import Decoded, map_ahead
 from ..images.sources import SourceReader
@@ -55,6 +56,7 @@ def plan_generator(
     *,
     weights: Path | None = None,
     source: str = "auto",
+    settings: MaskConfig | None = None,
     **parameters: Any,
 ) -> tuple[dict[str, Any], str]:
     """What `make_generator`'s segmenter would say of itself, and where its weights are; nothing is loaded or downloaded.
@@ -65,10 +67,11 @@ def plan_generator(
         lr_scale: likewise.
         weights: as of `find_weights`; weights that are not here are None in the facts.
         source: likewise.
-        parameters: of `MaskConfig`.
+        settings: see `MaskConfig`; None: the defaults.
+        parameters: fields of the settings that are changed.
     """
     record, where = plan_weights(sam, file=weights, source=source)
-    settings = MaskConfig(**parameters)
+    settings = changed(settings or MaskConfig(), parameters, "plan_generator")
     dtype = number_type(settings.mode, pick_device(device))
     facts = segmenter_facts(sam, None if record is None else record.as_attributes(), settings, dtype)
     return facts | ({} if lr_scale is None else {"masks_from": "lr"}), where

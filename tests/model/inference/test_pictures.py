@@ -113,7 +113,7 @@ def test_profile_exif_and_provenance(model, tmp_path, kind):
     assert float(found.get_ifd(0x8769)[0x829A]) == pytest.approx(0.004)
     for part in (f"samdiff {__version__}", "ddpm, 2 steps, seed 5", "synthesised", f"sha256 {model.sha256[:16]}"):
         assert part in said
-    make(model, [tmp_path / "in.jpg"], out=tmp_path / f"silent.{kind}", say_so=False)
+    make(model, [tmp_path / "in.jpg"], out=tmp_path / f"silent.{kind}", provenance=False)
     data = (tmp_path / f"silent.{kind}").read_bytes()
     assert b"samdiff" not in data
     assert b"Camera" in data
@@ -191,7 +191,7 @@ def test_the_same_command_goes_on(model, tmp_path, kind):
     for settings, output in (
         (InferConfig(steps=1, seed=1), {}),
         (InferConfig(steps=1, tile=0), {}),
-        (chosen, {"say_so": False}),
+        (chosen, {"provenance": False}),
         *([(chosen, {"bits": 16})] if kind == "png" else []),
     ):
         failed = make(model, names, settings, format=kind, **output)
@@ -199,7 +199,7 @@ def test_the_same_command_goes_on(model, tmp_path, kind):
         assert all("exists already; give --overwrite" in reason for reason in failed.values())
     save_picture(random_image(5, 5, 3), names[0])
     assert list(make(model, names, chosen, format=kind)) == [str(names[0])]
-    make(model, names, chosen, format=kind, overwrite=True, say_so=False)
+    make(model, names, chosen, format=kind, overwrite=True, provenance=False)
     assert list(make(model, names, chosen, format=kind)) == [str(name) for name in names]
 
 

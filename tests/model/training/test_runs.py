@@ -83,7 +83,7 @@ def test_what_was_not_trained_is_said(tmp_path):
         f"diffusion: no step asked for (--steps 0), random weights as they are; {model}",
     ]
     assert said("b", *zero, start=model)[0].startswith(
-        "rrdb: no step asked for (--rrdb-steps 0), --start's weights as they are; "
+        "rrdb: no step asked for (--rrdb-steps 0), --init-from's weights as they are; "
     )
     assert said("c", "train.steps=1", rrdb=rrdb) == [
         f"rrdb: taken from {rrdb}, in place of stage one",

@@ -11,11 +11,12 @@ import torch
 from samdiff import open_store
 from samdiff.errors import ConfigError, WeightsError
 from samdiff.model.checkpoints.format import load_checkpoint
-from samdiff.model.config import PERCEPTUAL, ValidateConfig, load_config
+from samdiff.model.config import ValidateConfig, load_config
 from samdiff.model.evaluation import perceptual
 from samdiff.model.evaluation.perceptual import choose_metrics
 from samdiff.model.losses import LPIPS, METRICS
 from samdiff.model.losses.perceptual import PerceptualMetric
+from samdiff.model.names import PERCEPTUAL
 from samdiff.model.training.run import train
 from samdiff.model.training.validation import benchmark_of, describe, score, with_perceptual
 from samdiff.pipeline.degrade.imresize import imresize

@@ -169,7 +169,7 @@ def test_bad_input_is_refused(mobile_sam):
     """Not a picture, NaN weights in a model of one's own, settings that contradict."""
     with pytest.raises(ImageError, match=r"expected an image uint8 \[H, W, 3\].*got float32"):
         MaskGenerator(mobile_sam).generate(np.zeros((4, 4, 3), np.float32))
-    with pytest.raises(ConfigError, match="mode: expected exact or fast"):
+    with pytest.raises(ConfigError, match="mode: expected one of exact, fast"):
         MaskGenerator(mobile_sam, mode="quick")
     with pytest.raises(ConfigError, match="points_per_side, point_grids"):
         MaskGenerator(mobile_sam, points_per_side=None)

@@ -1,0 +1,27 @@
+"""Settings of `samdiff evaluate`, beside those of inference. Loads neither NumPy nor PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...settings import check, setting
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is evaluated, and what is kept of it."""
+
+    out: Path = setting(Path("evaluation"), short="-o", panel="Common")
+    """Folder for figures.csv, figures.json and table.md."""
+    seeds: int = setting(1, min=1, panel="Common")
+    """Samples per image: seeds 0, 1, …"""
+    metrics: str = setting("", none="none", panel="Common")
+    """More metrics through pyiqa, separated by commas: lpips,dists,maniqa,fid,… (samdiff[iqa])."""
+    save: bool = setting(False, panel="Common")
+    """Keep the images in OUT/pictures."""
+    overwrite: bool = setting(False, panel="Common")
+    """Replace the metrics of an earlier evaluation."""
+
+    def __post_init__(self) -> None:
+        check(self)

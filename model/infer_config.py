@@ -1,0 +1,98 @@
+"""Settings of super-resolving images: `InferConfig` and where results go, `OutputConfig`. Loads neither NumPy nor PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..settings import check, old_names, setting
+from .names import FLOW_SAMPLER, QUALITIES, SAMPLERS
+
+STARTS = ("noise", "rrdb")
+OUTPUT_FORMATS = ("png", "jpg", "webp")
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+"""Ending of a file that a result can be written to -> Pillow's name of the format."""
+
+
+@old_names
+@dataclass(frozen=True)
+class InferConfig:
+    """How to super-resolve an image."""
+
+    steps: int | None = setting(
+        None, none="as the model recommends, else all", panel="Common"
+    )  # the model knows how many there are
+    """Sampling steps, such as 100, 50, 25, 10 or 5."""
+    seed: int = setting(0, min=0, panel="Common")
+    """Seed of the noise; the same seed gives the same image on one device."""
+    sampler: str | None = setting(None, choices=(*SAMPLERS, FLOW_SAMPLER), none="the one that fits the model", panel="Common")
+    """The sampler."""
+    quality: str | None = setting(None, choices=QUALITIES, none="balanced", panel="Common")
+    """Which of the model's recommended settings fill in what is not given."""
+    num_samples: int | None = setting(None, min=1, was=("average",), none="as the model recommends, else 1")
+    """Average so many samples: smoother, and closer in the mean square."""
+    start: str = setting("noise", choices=STARTS)
+    """Start from noise, or from the RRDB's image with the noise of --start-time."""
+    start_time: int | None = setting(None, min=0, none="half of T")
+    """With start rrdb: the time from 0 to T - 1; the higher, the more is generated anew."""
+    back_project: bool = setting(False, was=("consistent",))
+    """Make the result consistent with the input by back-projection: no colour shift."""
+    rrdb_only: bool = setting(False, was=("regress",))
+    """Only the RRDB's image (stage one), no diffusion: smoother, and closer in the mean square."""
+    tile: int = setting(192, min=0, panel="Tiles")
+    """Largest side of a tile in pixels of the input; 0: no tiles."""
+    overlap: int = setting(16, min=0, panel="Tiles")
+    """Overlap of tiles in pixels of the input."""
+    batch: int = setting(1, min=1, panel="Tiles")
+    """Tiles per call of the network."""
+    cache_mb: int = setting(1024, min=0, panel="Tiles")
+    """Memory in MB for the RRDB's features, which each step needs; what does not fit is computed again."""
+    amp: str = setting("off", choices=("off", "bf16"), was=("precision",), was_values={"fp32": "off"}, panel="Run")
+    """Mixed precision of the U-Net: off (fp32), or bf16, which is faster where the processor has it."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.start_time is not None and self.start != "rrdb":
+            raise ConfigError("start_time: only together with start 'rrdb'")
+
+
+@old_names
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where the results go, and in which format."""
+
+    out: Path | None = setting(None, short="-o", none="beside each input", panel="Common")
+    """A file for one image, or a folder."""
+    suffix: str | None = setting(None, none="_x4 for a model of scale 4")
+    """Added to the input's name."""
+    format: str = setting("png", choices=OUTPUT_FORMATS)
+    """Format of the files; a file named by --out has its own."""
+    overwrite: bool = setting(False, panel="Common")
+    """Replace files that exist."""
+    bits: int = setting(8, choices=(8, 16))
+    """Bits per channel; 16 with PNG only."""
+    to_srgb: bool = False
+    """Convert colours to sRGB by the input's profile; otherwise the profile is kept and noted, not applied."""
+    provenance: bool = setting(True, was=("say_so",))
+    """Write into the file how it was made, and that it is synthesised."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.bits == 16 and (self._suffix_out() or f".{self.format}") != ".png":
+            raise ConfigError("bits: 16 only with PNG; give --format png")
+        if self.suffix is not None and ("/" in self.suffix or "\\" in self.suffix):
+            raise ConfigError(f"suffix: expected an ending for names, such as _x4, got {self.suffix!r}")
+
+    @property
+    def ending(self) -> str:
+        """The suffix in use."""
+        return "_x4" if self.suffix is None else self.suffix
+
+    def is_file(self) -> bool:
+        """Whether `out` names one file."""
+        return bool(self._suffix_out()) and not (self.out is not None and self.out.is_dir())
+
+    def _suffix_out(self) -> str:
+        known = self.out is not None and self.out.suffix.lower() in FORMATS
+        return self.out.suffix.lower() if known and self.out is not None else ""

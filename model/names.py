@@ -1,0 +1,24 @@
+"""Names that a setting may have as its value. They stand here, without PyTorch, for the command line's help and completion."""
+
+from __future__ import annotations
+
+SCALES = (1, 2, 3, 4, 8)
+"""HR pixels per LR pixel that an RRDB can have."""
+MODULATIONS = ("none", "official", "paper", "joint")
+"""How E enters the process, see `diffusion/modulation.py`."""
+SAMPLERS = ("ddpm", "ddim", "dpm2m", "paper", "paper-clipped")
+"""See `diffusion/sampler.py`."""
+FLOW_SAMPLER = "euler"
+"""The sampler of a flow, see `diffusion/flow.py`."""
+PROCESSES = ("ddpm", "flow")
+"""See `diffusion/process.py`."""
+BASES = ("bicubic", "rrdb")
+"""What residuals refer to."""
+PREDICTIONS = ("clean", "velocity")
+"""What the network of a flow predicts."""
+PERCEPTUAL = ("lpips", "lpips-vgg", "dists")
+"""The perceptual metrics of `losses/perceptual.py`."""
+QUALITIES = ("fast", "balanced", "best")
+"""Recommended settings that travel with a model, see `diffusion/recommended.py`."""
+RESCALE = 2.0
+"""SRDiff's factor of the residual to the bicubic enlargement: residuals are small, and are stretched to fill [-1, 1]."""

@@ -1,0 +1,36 @@
+"""Bounds on what is read from untrusted image files and archives. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...settings import check, setting
+
+MAX_ARCHIVE_GB = 100.0
+"""Default of `Limits.max_archive_gb`; Flickr2K has 11.6 GB."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How untrusted image files are read: bounds, and what happens to their colours."""
+
+    max_megapixels: float = setting(200.0, above=0, max=10_000)
+    """Larger images, in millions of pixels, are skipped and listed; checked before decoding."""
+    max_archive_gb: float = setting(MAX_ARCHIVE_GB, above=0, max=1_000_000)
+    """Archives whose images unpack to more, in 10^9 bytes, are refused before any is read."""
+
+    to_srgb: bool = False
+    """Convert colours to sRGB by each image's profile; otherwise another profile is noted and not applied."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def max_bytes(self) -> int:
+        """Largest file: 16 bits, four channels, uncompressed."""
+        return int(self.max_megapixels * 8e6) + (1 << 24)
+
+    @property
+    def max_archive_bytes(self) -> int:
+        """`max_archive_gb` in bytes."""
+        return int(self.max_archive_gb * 1e9)

@@ -1,0 +1,67 @@
+"""Settings of `samdiff prepare`: what decides the content of a store. Loads neither NumPy nor PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import ConfigError
+from ...settings import check, section, setting
+from ..degrade.kinds import KINDS
+from ..images.limits import Limits
+
+UNCOMPARED = ("versions", "uncompared")
+"""What a segmenter says of itself that does not decide its masks."""
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What decides the content of a store, besides the images and the segmenter."""
+
+    scale: int = setting(4, min=1, max=16)
+    """HR pixels per LR pixel along each axis."""
+    tile: int | None = setting(None, min=2, max=4096, none="the largest multiple of the scale up to 320")
+    """Tile size in HR pixels, a multiple of the scale."""
+    stride: int | None = setting(None, min=1, max=4096, none="the tile size")
+    """HR pixels from one tile to the next, a multiple of the scale; the last tile ends at the border."""
+    degradation: str = setting("bicubic", choices=KINDS, was_options=("--degrade",), panel="Degradation")
+    """How LR is made: MATLAB's bicubic, blind (Real-ESRGAN's random blur, noise and JPEG), or given (--lr-dir)."""
+    seed: int = setting(0, min=0, panel="Degradation")
+    """Seed of the blind degradation."""
+    limits: Limits = section(Limits)
+    """Bounds on the sizes of images and archives."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.tile is not None and (self.tile % self.scale or not 2 * self.scale <= self.tile <= 4096):
+            raise ConfigError(
+                f"tile: expected a multiple of the scale {self.scale} from {2 * self.scale} to 4096, got {self.tile}"
+            )
+        if self.stride is not None and (self.stride % self.scale or not self.scale <= self.stride <= self.tile_hr):
+            raise ConfigError(
+                f"stride: expected a multiple of the scale {self.scale} up to the tile's {self.tile_hr} (more leaves gaps), got {self.stride}"
+            )
+
+    @property
+    def tile_hr(self) -> int:
+        """The tile size in use."""
+        return self.tile or 320 // self.scale * self.scale
+
+    def as_attributes(self, segmenter: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that decides the content, as the store records it and a rerun compares it."""
+        from ..degrade.recipes import degradation_facts
+        from ..encode.structure import THETA
+
+        return {
+            "scale": self.scale,
+            "tile": self.tile_hr,
+            "stride": self.stride or self.tile_hr,
+            "degradation": degradation_facts(self.degradation, self.seed),
+            "limits": {  # the others do not decide the content
+                "max_megapixels": self.limits.max_megapixels,
+                **({"to_srgb": True} if self.limits.to_srgb else {}),
+            },
+            "structure": {"kind": "rope", "theta": THETA},
+            "segmenter": {key: value for key, value in segmenter.items() if key not in UNCOMPARED},
+        }
