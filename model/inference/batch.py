@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,16 +16,15 @@ import numpy as np
 from ... import __version__
 from ...errors import ConfigError, ImageError, SamdiffError, printable
 from ...pipeline.decoding.pillow_modes import eight_bit, sixteen_bit
+from ...pipeline.images.inputs import InputFile, inputs_of_folder
+from ...pipeline.images.inputs import list_inputs as list_inputs
 from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, sweep_outputs, try_place
 from ...pipeline.storage.regular import read_regular
 from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
 from ..infer_config import FORMATS, InferConfig
 from ..infer_config import OutputConfig as OutputConfig
-from .image_io import MAX_BYTES, file_says, plan_picture, read_picture_file, write_planned
-from .inputs import InputFile
-from .inputs import list_inputs as list_inputs
-from .inputs import others_results as others_results
+from .image_io import MAX_BYTES, file_says, is_result, plan_picture, read_picture_file, write_planned
 from .upscaler import SuperResolver
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,13 @@ class Job:
     """Why it is not made, if that is known beforehand: words that follow the target's name."""
     unreadable: str = ""
     """Why its source cannot be read, if that is known from the listing."""
+
+
+def others_results(inputs: Sequence[str | Path], suffix: str, recursive: bool = False, out: Path | None = None) -> list[Path]:
+    """What `list_inputs` leaves out of folders for its name alone, and what does not say that samdiff made it: nobody's to overwrite."""
+    folders = [Path(given) for given in inputs if os.path.isdir(given)]
+    results = [file for folder in folders for file in inputs_of_folder(folder, suffix, recursive=recursive, out=out)[1]]
+    return [file.path for file in results if not is_result(file.path)]
 
 
 def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, read: Iterable[Path] = ()) -> list[Job]:

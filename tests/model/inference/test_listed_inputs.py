@@ -6,9 +6,9 @@ import pytest
 
 from samdiff.cli import main
 from samdiff.errors import ImageError
-from samdiff.model.inference.batch import OutputConfig, plan_outputs
+from samdiff.model.inference.batch import OutputConfig, others_results, plan_outputs
 from samdiff.model.inference.image_io import save_picture
-from samdiff.model.inference.inputs import InputFile, list_inputs, others_results
+from samdiff.pipeline.images.inputs import InputFile, list_inputs
 
 from ...helpers.models import write_model
 from ...helpers.zoo import photo

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...errors import ConfigError, ImageError
-from ...pipeline.images.listing import is_set_aside, list_source
-from ...pipeline.storage.outputs import place_of
-from .image_io import is_result
+from ..storage.outputs import place_of
+from .listing import is_set_aside, list_source
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str, recursive: bool = Fal
             raise ConfigError("infer: expected a file, folder or pattern, got an empty name; for the current folder write .")
         path = Path(given)
         if os.path.isdir(path):
-            chosen, _ = _of_folder(path, suffix, recursive=recursive, out=out)
+            chosen, _ = inputs_of_folder(path, suffix, recursive=recursive, out=out)
         elif not os.path.lexists(path) and glob.has_magic(str(given)):
             chosen = [InputFile(Path(name)) for name in _matches(str(given))]
             if not chosen:
@@ -66,13 +65,6 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str, recursive: bool = Fal
     return list(found.values())
 
 
-def others_results(inputs: Sequence[str | Path], suffix: str, recursive: bool = False, out: Path | None = None) -> list[Path]:
-    """What `list_inputs` leaves out of folders for its name alone, and what does not say that samdiff made it: nobody's to overwrite."""
-    folders = [Path(given) for given in inputs if os.path.isdir(given)]
-    results = [file for folder in folders for file in _of_folder(folder, suffix, recursive=recursive, out=out)[1]]
-    return [file.path for file in results if not is_result(file.path)]
-
-
 def _matches(pattern: str) -> list[str]:
     """The files that a pattern matches, sorted; without those in folders that no lister looks into, unless the pattern names them."""
     plain = set(Path(pattern).parts)
@@ -82,7 +74,9 @@ def _matches(pattern: str) -> list[str]:
     ]
 
 
-def _of_folder(folder: Path, suffix: str, recursive: bool, out: Path | None = None) -> tuple[list[InputFile], list[InputFile]]:
+def inputs_of_folder(
+    folder: Path, suffix: str, recursive: bool, out: Path | None = None
+) -> tuple[list[InputFile], list[InputFile]]:
     """A folder's images, sorted: the inputs, and those that by their names are results of others beside them.
 
     A pipe or a dangling link named like an image is listed, too.
