@@ -39,7 +39,7 @@ from ..diffusion.sampler import DEFAULT, check_pair
 from ..inference.upscaler import SuperResolver
 from ..networks.build import build_rrdb, build_unet
 from ..networks.rrdb import RRDB
-from .cost_estimate import measure
+from .cost_estimate import Pace, expected_pace, measure
 from .distributed import ProcessGroup
 from .logger import Tracker
 from .loop import Stage, run
@@ -67,6 +67,7 @@ class _Run:
     benchmarks: tuple[Benchmark, ...]
     report: Callable[[str], None]
     start: Checkpoint | None
+    pace: Pace
 
 
 def train(
@@ -117,7 +118,16 @@ def train(
             most = f"validate.images={config.validate.images}, at most a tenth of them"
             speak(f"no validation: no photograph is held out ({most}), and there is no --benchmark")
         tracker = Tracker(out, config.train.tensorboard and ranks.is_main)
-        this = _Run(data, out, config, ranks, asked, facts, tracker, every if config.validate.every else (), speak, beginning)
+        scored = every if config.validate.every else ()
+        pace = Pace()  # rank 0 alone reports
+        if ranks.is_main:
+            images = [hr for benchmark in scored for _, hr in benchmark.pairs]
+            steps = _looked_at_by(config)[1] or config.diffusion.timesteps
+            has_rrdb = rrdb is not None or (out / RRDB_FILE).exists() and not steps_done(out, "rrdb")
+            pace = expected_pace(
+                data, out, config, ranks=ranks, images=images, sampling_steps=steps, has_rrdb=has_rrdb, report=speak
+            )
+        this = _Run(data, out, config, ranks, asked, facts, tracker, scored, speak, beginning, pace)
         first = _rrdb_stage(this, rrdb)
         torch.manual_seed(int(mix(config.train.seed, _WEIGHTS, 2)) >> 1)
         _diffusion_stage(this, build_unet(config), first)
@@ -240,12 +250,12 @@ def _stage(
                     )
 
     share = ranks.local_batch(settings.batch, settings.accumulate)
-    left = steps - steps_done(this.out, task.name)
-    if ranks.is_main and left > 0:
-        estimate = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
-        this.report(estimate.line(task.name, left, settings.batch, share // settings.accumulate, ranks.world, ranks.device))
+    if ranks.is_main and task.name in this.pace.parts:
+        memory = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
+        line = memory.line(task.name, at_once=share // settings.accumulate, ranks=ranks.world, device=ranks.device)
+        this.report(f"{line}, {this.pace.line(task.name, settings.batch)}")
     every = v.every if this.benchmarks else 0
-    stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, every, beneath)
+    stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, every, beneath, this.pace)
     state, done = run(task, stage, ranks)
     if not done and ranks.is_main and (steps == 0 or not (this.out / file).exists()):
         publish(state)

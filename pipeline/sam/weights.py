@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, WeightsError, printable
+from ...progress import activity
 from ...runtime import cache_dir
 from ..download.fetch import DownloadError, fetch
 from ..download.transport import brief
@@ -243,7 +244,7 @@ def _origin(way: str, entry: dict[str, Any]) -> str:
 
 def _record(path: Path, source: str, origin: str) -> WeightsRecord:
     """A file, hashed now."""
-    with open(path, "rb") as file:
+    with activity(f"checking {path}"), open(path, "rb") as file:
         before = os.fstat(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         if _stamp(os.fstat(file.fileno())) != _stamp(before):
