@@ -68,7 +68,9 @@ def test_which_one_a_user_gets(monkeypatch):
     bar.close()
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (600, "10 min"), (9000, "2.5 h"), (200_000, "2.3 days")]
+)
 def test_duration(seconds: float, text: str):
     assert duration(seconds) == text
 

@@ -187,8 +187,6 @@ def prepare(
 
             crew = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
             maker = stack.enter_context(crew).records
-            if crew.dashboard:
-                print_status(f"dashboard: {crew.dashboard}")
         report = run(pictures, target, generator, settings, lr=lr_pictures, limit=limit, strict=strict, maker=maker)
     done = "is complete already: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
     print_status(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")

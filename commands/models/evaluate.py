@@ -37,6 +37,7 @@ def evaluate(
     from ...model.evaluation.evaluate import as_csv, as_json, as_markdown, benchmark_files, methods, read_pairs, summarise
     from ...model.evaluation.evaluate import evaluate as run
     from ...model.evaluation.perceptual import load_measures
+    from ...model.evaluation.unfinished import FILE, Unfinished
     from ...model.inference.batch import provenance
     from ...model.inference.image_io import save_picture
     from ...model.inference.upscaler import InferConfig, load_model
@@ -59,6 +60,13 @@ def evaluate(
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their figures could not be told apart; rename one")
     sets = {name: read_pairs(folder, model.scale) for name, folder in zip(names, benchmark, strict=True)}
+    how = provenance(model, settings)
+    measured = sorted([*extras.pictures, *extras.folders]) if extras else []
+    decides = {"model": model.sha256, **how, "device": model.device.type, "seeds": seeds, "metrics": measured, "save": save}
+    claim_outputs([("--out", out / FILE)], inputs, overwrite=True)
+    unfinished = Unfinished(out, decides)
+    if unfinished.replaced:
+        print_status(f"{out}: an evaluation with another model, settings or metrics was unfinished there; this one begins anew")
     if save:
         made = [
             out / "pictures" / name / f"{pair.name}_{method}.png"
@@ -66,15 +74,20 @@ def evaluate(
             for pair in pairs
             for method in methods(range(seeds))
         ]
-        claim_outputs([("--out", file) for file in made], inputs, overwrite)
-    out.mkdir(parents=True, exist_ok=True)  # fails now, if it fails
+        claim_outputs([("--out", file) for file in made if not unfinished.is_ours(file)], inputs, overwrite)
     rows = []
     for name, pairs in sets.items():
-        bar = progress(desc=name, total=len(pairs) * (seeds + 2), unit="picture")
+        before = sum(unfinished.rows(name, pair) is not None for pair in pairs)
+        if before:
+            print_status(f"{name}: {before} of {len(pairs)} images were finished before")
+        each = seeds + 2
+        bar = progress(desc=name, total=len(pairs) * each, initial=before * each, unit="picture")
 
         def done(picture: str, method: str, found: object, name: str = name, bar: object = bar) -> None:
             if save:
-                save_picture(found, out / "pictures" / name / f"{picture}_{method}.png", overwrite=overwrite)  # type: ignore[arg-type]
+                file = out / "pictures" / name / f"{picture}_{method}.png"
+                save_picture(found, file, overwrite=overwrite or unfinished.is_ours(file))  # type: ignore[arg-type]
+                unfinished.saved(file)
             bar.update()  # type: ignore[attr-defined]
 
         regress = partial(model.upscale, settings=settings, regress=True)
@@ -87,14 +100,15 @@ def evaluate(
             range(seeds),
             extras,
             done,
+            unfinished,
         )
         bar.close()
     table = as_markdown(summarise(rows))
-    how = provenance(model, settings)
     facts = {"checkpoint": str(path), **how, "seeds": list(range(seeds)), "scale": model.scale, "skipped": skipped}
     print_result(*table.splitlines())  # first: it is not lost if the files cannot be written
     for file, text in zip(files, (as_csv(rows), as_json(rows, facts), table + "\n"), strict=True):
         write_output(file, text.encode(), overwrite)
+    unfinished.remove()
     print_status("", f"{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
     finish(skipped)
 

@@ -71,6 +71,8 @@ class DaskWorkers:
             self._stack.enter_context(_quiet())
             self.client = self._start(workers, threads) if address is None else self._connect(address)
             self._resources = {} if self.local else _resources(self.client)
+            if self.dashboard:
+                log.debug("dashboard: %s", self.dashboard)
         except BaseException:
             self._stack.close()
             raise
@@ -254,7 +256,7 @@ def _resources(client: Client) -> dict[str, int]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask's own lines, tracebacks of workers that die among them, only where details were requested (-v)."""
+    """Dask's own lines, tracebacks of workers that die among them, only where the user wants other libraries' INFO (-vv)."""
     if logging.getLogger().isEnabledFor(logging.INFO):
         yield
         return
