@@ -247,7 +247,7 @@ def test_quiet_before_and_after_the_command(words, tmp_path, monkeypatch, capsys
     assert "a.png: no image of a known format" in said.err
     assert ("-> " in said.out) == ("-q" not in words)
     assert logging.getLogger("samdiff.model").isEnabledFor(logging.INFO)
-    assert not logging.getLogger("distributed").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("PIL").isEnabledFor(logging.INFO)
 
 
 def test_quiet_keeps_results(monkeypatch, capsys):

@@ -129,6 +129,8 @@ def prepare(
         print_status(f"--sam {name} (the default on {kind})")
     if workers is not None and dask is not None:
         raise ConfigError("--workers starts processes here, --dask uses a cluster elsewhere; leave one of them out")
+    if workers is not None or dask is not None:
+        from ...pipeline.workers.dask_cluster import DaskWorkers  # before weights are fetched: its packages may be missing
     if lr is not None and degrade is not None:
         raise ConfigError(f"--lr gives LR files, so nothing is left for --degrade {degrade}; leave one of them out")
     settings = PrepareConfig(
@@ -183,8 +185,6 @@ def prepare(
     with ExitStack() as stack:
         maker = None
         if workers is not None or dask is not None:
-            from ...pipeline.workers.dask_cluster import DaskWorkers
-
             crew = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
             maker = stack.enter_context(crew).records
         report = run(pictures, target, generator, settings, lr=lr_pictures, limit=limit, strict=strict, maker=maker)

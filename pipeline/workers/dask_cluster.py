@@ -20,17 +20,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import dask.config
-from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Security
-
-from ...errors import ConfigError, ImageError, StoreError, printable
+from ...errors import ConfigError, ImageError, StoreError, missing_package, printable
 from ..images.sources import ImageFile
 from ..prepare.mask_stage import Read, Result
 from ..prepare.run import MaskSource
 from ..prepare.scan import SourceImage
 from ..prepare.staging import ImageRecord
-from .local_workers import LOOPBACK, LocalWorkers
 from .tasks import Segmenter, comparable, make_record
+
+try:
+    import dask.config
+    from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Security
+
+    from .local_workers import LOOPBACK, LocalWorkers
+except ImportError as error:
+    raise missing_package(error, extra="cluster", what="--workers and --dask") from error
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +196,10 @@ class DaskWorkers:
         return _AHEAD * max(1, self._threads)
 
     def _start(self, workers: int, threads: int) -> Client:
-        security = Security.temporary()
+        try:
+            security = Security.temporary()
+        except ImportError as error:  # cryptography makes the keys
+            raise missing_package(error, extra="cluster", what="--workers") from error
         drawn = importlib.util.find_spec("bokeh") is not None
         routes = ["distributed.http.scheduler.info", "distributed.http.statics"] if drawn else []
         try:
