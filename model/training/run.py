@@ -20,6 +20,7 @@ from ...errors import CheckpointError, ConfigError
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import ShardDataset
 from ...pipeline.stream.order import mix
+from ...pipeline.stream.random_streams import Stream
 from ...runtime import has_bf16
 from ..checkpoints.format import (
     BEST_FILE,
@@ -49,8 +50,6 @@ from .tasks import DiffusionTask, RrdbTask
 from .validation import Benchmark, Upscale, held_out, score
 
 log = logging.getLogger(__name__)
-
-_WEIGHTS = 23  # stream of random numbers
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def train(
             )
         this = _Run(data, out, config, ranks, asked, facts, tracker, scored, speak, beginning, pace)
         first = _rrdb_stage(this, rrdb)
-        torch.manual_seed(int(mix(config.train.seed, _WEIGHTS, 2)) >> 1)
+        torch.manual_seed(int(mix(config.train.seed, Stream.WEIGHTS, 2)) >> 1)
         _diffusion_stage(this, build_unet(config), first)
     return out / MODEL_FILE
 
@@ -155,7 +154,7 @@ def _diffusion_stage(this: _Run, unet: torch.nn.Module, rrdb: RRDB) -> None:
 
 def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
     """The trained RRDB: from a file, from this run's finished stage one, or by training it now."""
-    torch.manual_seed(int(mix(this.config.train.seed, _WEIGHTS, 1)) >> 1)
+    torch.manual_seed(int(mix(this.config.train.seed, Stream.WEIGHTS, 1)) >> 1)
     network, looker = build_rrdb(this.config), build_rrdb(this.config)
     finished, steps = given or this.out / RRDB_FILE, this.config.train.rrdb_steps
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from ...pipeline.stream.dataset import ShardDataset, e_sam
 from ...pipeline.stream.order import draw, mix
+from ...pipeline.stream.random_streams import Stream
 from ..config import RunConfig
 from ..diffusion.modulation import Modulation
 from ..diffusion.residual import base_picture, to_picture_range, to_residual
 from ..networks.rrdb import RRDB, condition
 from ..networks.unet import UNet
 
-_T, _NOISE = 21, 22  # streams of random numbers, beside those of the crops
 _DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -75,7 +75,7 @@ class DiffusionTask(_Task):
         """The samples with their time and noise: functions of (seed, position), like the crops."""
         batch, seed = super().make_batch(position, size), self.config.train.seed
         positions = batch["position"].numpy()
-        batch["t"] = torch.from_numpy(self.grid[draw(0, len(self.grid), seed, _T, positions)])
+        batch["t"] = torch.from_numpy(self.grid[draw(0, len(self.grid), seed, Stream.TIME, positions)])
         patch = self.data.patch
         batch["noise"] = torch.stack([_noise((3, patch, patch), seed, int(p)) for p in positions])
         return batch
@@ -100,5 +100,5 @@ class DiffusionTask(_Task):
 
 
 def _noise(shape: tuple[int, ...], seed: int, position: int) -> Tensor:
-    generator = torch.Generator().manual_seed(int(mix(seed, _NOISE, position)) >> 1)
+    generator = torch.Generator().manual_seed(int(mix(seed, Stream.NOISE, position)) >> 1)
     return torch.randn(shape, generator=generator)
