@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,7 +32,9 @@ from ..inference.image_io import open_picture, save_picture
 from .ldl import artifact_map
 from .metrics import psnr, psnr_y, ssim_y
 from .perceptual import FolderMeasure, Measures, PictureMeasure
-from .unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from .unfinished import Unfinished
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 

@@ -11,14 +11,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...errors import ConfigError, printable
 from ...pipeline.storage.atomic import unreadable, unwritable, write_atomic
-from ...pipeline.storage.regular import open_regular, read_regular
-
-if TYPE_CHECKING:
-    from .evaluate import Pair, Row
+from ...pipeline.storage.regular import read_regular
+from .evaluate import Pair, Row
 
 FILE = "unfinished.jsonl"
 _BEGINNING = b'{"evaluation": '  # of the first line
@@ -61,8 +58,6 @@ class Unfinished:
 
     def rows(self, benchmark: str, pair: Pair) -> list[Row] | None:
         """The rows of an image that was finished before; None if it was not."""
-        from .evaluate import Row
-
         found = self._rows.get(_key_of(benchmark, pair))
         if found is None:
             return None
@@ -158,7 +153,6 @@ def _digest(data: bytes) -> str:
 
 def _file_digest(path: Path) -> str:
     try:
-        with open_regular(path, _LARGEST_IMAGE) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _digest(read_regular(path, _LARGEST_IMAGE))
     except OSError as error:
         raise unreadable(path, error) from error

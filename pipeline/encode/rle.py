@@ -93,17 +93,6 @@ def spans(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (start, stop) if kept.all() else (start[kept], stop[kept])
 
 
-def paint(labels: np.ndarray, counts: np.ndarray, value: int) -> None:
-    """Write `value` into `labels` [H, W] where the mask is, in place. For all masks of an image, `paint_labels` is faster."""
-    height = labels.shape[0]
-    x0, y0, x1, y1 = box(counts, height)
-    if x1 == 0:
-        return
-    edges = np.stack(spans(counts), axis=1).ravel() - x0 * height
-    band = np.diff(edges, prepend=0, append=(x1 - x0) * height)  # runs of the columns x0 .. x1 alone
-    np.copyto(labels[y0:y1, x0:x1], value, where=decode(band, height, x1 - x0)[y0:y1])
-
-
 def paint_labels(masks: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     """Paint masks (runs) in order, later over earlier: uint16 [H, W], 0 = no mask, k = the k-th mask (1-based).
 

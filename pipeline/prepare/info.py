@@ -45,7 +45,7 @@ def store_lines(store: Store) -> list[str]:
 def size_lines(store: Store) -> list[str]:
     """Bytes on disk beside raw bytes, for each tile array and for all tables of a group."""
     on_disk: Counter[str] = Counter()
-    for key, (size, _) in store.record.items():
+    for key, (size, _) in store.manifest.items():
         on_disk[_bucket(key)] += size
     raw: Counter[str] = Counter()
     for path, spec in SPECS.items():
@@ -61,7 +61,7 @@ def structure_line(store: Store) -> str:
     """Labels and masks beside the raw HR pixels, and beside a map of one float32 per HR pixel."""
     size = sum(
         size
-        for key, (size, _) in store.record.items()
+        for key, (size, _) in store.manifest.items()
         if key.startswith(("tiles/labels/", "masks/")) and not key.endswith(".json")
     )
     pixels = len(store) * store.tile**2

@@ -26,7 +26,7 @@ from ..shards.reader import Store, open_store
 from ..shards.schema import FORMAT_VERSION
 from ..shards.writer import ROOT_KEY, canonical, digest
 from ..storage.local import KeyStore, Location, key_store_at
-from .mask_stage import MaskStage, local_records, one_each
+from .mask_stage import MaskStage, local_masks, one_each
 from .scan import SourceImage, read_usable, scan
 from .staging import Staging, differences
 from .targets import check_target
@@ -208,7 +208,7 @@ def prepare(
         if plan.changed or plan.committed is not None:
             return _finished(plan, out, staging)
         staging.begin(attributes)
-        skipped = _make_masks(plan, staging, maker or partial(local_records, masks), settings, strict)
+        skipped = _make_masks(plan, staging, maker or partial(local_masks, masks), settings, strict)
         if len(skipped) == len(plan.found):
             staging.remove()
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])

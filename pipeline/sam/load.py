@@ -18,7 +18,7 @@ from torch import Tensor
 from ...errors import ConfigError, WeightsError, printable
 from ...progress import activity
 from .tinyvit import TinyViT
-from .weights import WeightsRecord, find_weights
+from .weights import WeightsFile, find_weights
 
 SEGMENTERS = ("vit_h", "vit_l", "vit_b", "mobile_sam")
 
@@ -29,7 +29,7 @@ class Segmenter:
 
     name: str
     model: Sam
-    weights: WeightsRecord
+    weights: WeightsFile
 
 
 def load_segmenter(name: str, device: torch.device, weights: Path | None = None, source: str = "auto") -> Segmenter:

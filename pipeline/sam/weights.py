@@ -37,7 +37,7 @@ _NPM_SECONDS = 600
 
 
 @dataclass(frozen=True)
-class WeightsRecord:
+class WeightsFile:
     """A file of weights and where it came from."""
 
     path: Path
@@ -61,7 +61,7 @@ class WeightsRecord:
         return {"source": self.source, "origin": self.origin, "sha256": self.sha256}
 
 
-def find_weights(name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None) -> WeightsRecord:
+def find_weights(name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None) -> WeightsFile:
     """The weights of a segmenter, fetched into the cache if need be.
 
     Args:
@@ -89,7 +89,7 @@ def find_weights(name: str, *, file: Path | None = None, source: str = "auto", c
 
 def plan_weights(
     name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None
-) -> tuple[WeightsRecord | None, str]:
+) -> tuple[WeightsFile | None, str]:
     """What `find_weights` would do, without a download: the weights if they are here, and in words where they are or would come from."""
     registry, folder = _registry(), (cache or cache_dir()) / "weights"
     found = _here(name, file, source, registry, folder, [])
@@ -116,7 +116,7 @@ def _told(entry: dict[str, Any], way: str) -> str:
 
 def _here(
     name: str, file: Path | None, source: str, registry: dict[str, Any], folder: Path, tried: list[str]
-) -> WeightsRecord | None:
+) -> WeightsFile | None:
     """The given file, or the cache's of the first source that it holds; see `find_weights` for the errors."""
     if name not in registry["weights"]:
         raise ConfigError(f"segmenter: expected one of {', '.join(registry['weights'])}, got {name!r}")
@@ -125,7 +125,7 @@ def _here(
     if file is not None:
         if not file.is_file():
             raise WeightsError(f"--sam-weights: there is no file {file}")
-        return _record(file, "file", printable(file.name))
+        return _weights_file(file, "file", printable(file.name))
     ways = ("official", "npm") if source in ("auto", "cache") else (source,)
     return next((found for way in ways if (found := _cached(name, way, registry, folder, tried))), None)
 
@@ -134,7 +134,7 @@ def _registry() -> dict[str, Any]:
     return tomllib.loads(files(__package__.rpartition(".")[0]).joinpath("registry.toml").read_text("utf-8"))
 
 
-def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsRecord | None:
+def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsFile | None:
     """The cache's file of one source, if it is there and whole."""
     entry = _entry(name, way, registry)
     if entry is None:
@@ -143,7 +143,7 @@ def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: 
     if not path.is_file():
         tried.append(f"cache: {path} is {'no file' if os.path.lexists(path) else 'not there'}")
         return None
-    found = _record(path, way, _origin(way, entry))
+    found = _weights_file(path, way, _origin(way, entry))
     if found.sha256 != entry["sha256"]:
         tried.append(
             f"cache: {path} is damaged or another file (SHA-256 {found.sha256[:16]}…, expected {entry['sha256'][:16]}…)"
@@ -153,7 +153,7 @@ def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: 
     return found
 
 
-def _obtain(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsRecord | None:
+def _obtain(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsFile | None:
     """Fetch from one source into the cache; None, and the reason in `tried`, if that fails."""
     entry = _entry(name, way, registry)
     if entry is None:
@@ -169,7 +169,7 @@ def _obtain(name: str, way: str, registry: dict[str, Any], folder: Path, tried: 
     except (DownloadError, WeightsError, OSError) as error:
         tried.append(f"{way}: {error}")
         return None
-    found = _record(path, way, _origin(way, entry))
+    found = _weights_file(path, way, _origin(way, entry))
     if found.sha256 != entry["sha256"]:
         tried.append(f"{way}: {path} was replaced by another file as soon as it was there")
         return None
@@ -242,14 +242,14 @@ def _origin(way: str, entry: dict[str, Any]) -> str:
     return entry["urls"][0] if way == "official" else f"npm {entry['package']}"
 
 
-def _record(path: Path, source: str, origin: str) -> WeightsRecord:
+def _weights_file(path: Path, source: str, origin: str) -> WeightsFile:
     """A file, hashed now."""
     with activity(f"checking {path}"), open(path, "rb") as file:
         before = os.fstat(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         if _stamp(os.fstat(file.fileno())) != _stamp(before):
             raise WeightsError(f"{path}: the file changed while it was being read; run the same command again")
-    return WeightsRecord(path, source, origin, digest, before.st_size, _stamp(before))
+    return WeightsFile(path, source, origin, digest, before.st_size, _stamp(before))
 
 
 def _stamp(found: os.stat_result) -> tuple[int, ...]:

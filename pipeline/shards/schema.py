@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 
 TABLE_ROWS = 65_536  # rows per chunk of a table
 LONG_ROWS = 4_194_304  # entries per chunk of a ragged table's values
-RECORD_KEY = "record"  # the array that lists every file with size and SHA-256
+MANIFEST_KEY = "record"  # the array that lists every file with size and SHA-256
 ZSTD_LEVEL = 3  # photographs: level 9 saves 2 to 3 points more and takes three times as long (docs/store.md)
 LABEL_LEVEL = 12  # label maps: a third smaller than level 3, decoded as fast
 MAX_TILE = 4096  # HR pixels per side: the largest tile that `prepare` makes
@@ -149,7 +149,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("masks", "prepare", ("SOURCE", "segmenter weights"), _written("masks"), "decode, crop, segment, encode structure"),
     Stage("tiles", "prepare", ("SOURCE", "masks/rle"), _written("tiles"), "degrade the whole image, cut aligned tiles"),
     Stage(
-        "commit", "prepare", ("every file",), (RECORD_KEY, "zarr.json"), "record size and SHA-256 of all, write the root last"
+        "commit", "prepare", ("every file",), (MANIFEST_KEY, "zarr.json"), "record size and SHA-256 of all, write the root last"
     ),
     Stage(
         "rrdb",

@@ -25,8 +25,8 @@ from ..images.sources import ImageFile
 from ..prepare.mask_stage import Read, Result
 from ..prepare.run import MaskSource
 from ..prepare.scan import SourceImage
-from ..prepare.staging import ImageRecord
-from .tasks import Segmenter, comparable, make_record
+from ..prepare.staging import ImageMasks
+from .tasks import Segmenter, comparable, make_image_masks
 
 try:
     import dask.config
@@ -124,7 +124,7 @@ class DaskWorkers:
 
     def _outcomes(
         self, items: Sequence[SourceImage], read: Read
-    ) -> Iterator[tuple[SourceImage, ImageRecord | ImageError | KilledWorker]]:
+    ) -> Iterator[tuple[SourceImage, ImageMasks | ImageError | KilledWorker]]:
         left, done = deque(items), queue.SimpleQueue[Future]()
         on_the_way: dict[Any, tuple[SourceImage, Future]] = {}
         lost: Counter[str] = Counter()
@@ -134,7 +134,7 @@ class DaskWorkers:
                 while left and len(on_the_way) < self._window():
                     item = left.popleft()
                     future = self.client.submit(
-                        make_record, self._segmenter, _absolute(item), read, pure=False, resources=self._resources
+                        make_image_masks, self._segmenter, _absolute(item), read, pure=False, resources=self._resources
                     )
                     on_the_way[future.key] = item, future
                     future.add_done_callback(done.put)
@@ -157,12 +157,12 @@ class DaskWorkers:
             for _, future in on_the_way.values():
                 future.release()
 
-    def _outcome(self, future: Future, item: SourceImage) -> ImageRecord | ImageError | KilledWorker | None:
+    def _outcome(self, future: Future, item: SourceImage) -> ImageMasks | ImageError | KilledWorker | None:
         """The result of a finished task, None if it is lost. It still lies with its worker; if that dies now, the task runs again, and this waits."""
         try:
             while True:
                 try:
-                    result: ImageRecord | ImageError = future.result(timeout=_TICK)
+                    result: ImageMasks | ImageError = future.result(timeout=_TICK)
                     return result
                 except (TimeoutError, UnboundLocalError) as error:
                     # the latter: `distributed.utils.sync` has no result to return when its wait is cancelled, as may be while a worker goes

@@ -9,10 +9,10 @@ from typing import Any
 
 from ...errors import ImageError, SamdiffError
 from ...runtime import setup_process
-from ..prepare.mask_stage import Read, local_records
+from ..prepare.mask_stage import Read, local_masks
 from ..prepare.run import UNCOMPARED, MaskSource
 from ..prepare.scan import SourceImage
-from ..prepare.staging import ImageRecord, differences
+from ..prepare.staging import ImageMasks, differences
 from ..shards.writer import canonical, digest
 from ..storage.lru import LRUCache
 
@@ -47,13 +47,13 @@ _LOADED, _LOCK = LRUCache(2), threading.Lock()
 """A worker's segmenters: loaded with their first image, used for one image at a time; two, for two runs on one cluster."""
 
 
-def make_record(segmenter: Segmenter, item: SourceImage, read: Read) -> ImageRecord | ImageError:
+def make_image_masks(segmenter: Segmenter, item: SourceImage, read: Read) -> ImageMasks | ImageError:
     """A task: the record of one image."""
     with _LOCK:
         masks = _LOADED.get(segmenter.key)
         if masks is None:
             masks = _LOADED[segmenter.key] = segmenter.load()
-        ((_, result),) = local_records(masks, [item], read)
+        ((_, result),) = local_masks(masks, [item], read)
         return result
 
 
