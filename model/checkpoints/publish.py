@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,7 +30,9 @@ def publish(
     found = load_checkpoint(best if source.is_dir() and best.exists() else source, kind="diffusion")
     dtype = torch.float16 if half else torch.float32
     config = {key: value for key, value in found.config.items() if key not in ("rrdb_from", "start_from")}  # paths
-    facts: dict[str, Any] = {key: found.facts[key] for key in ("step", "version", "stores", "validation") if key in found.facts}
+    facts: dict[str, object] = {
+        key: found.facts[key] for key in ("step", "version", "stores", "validation") if key in found.facts
+    }
     facts |= {"licence": licence, "attribution": attribution}
     made = Checkpoint("diffusion", {name: value.to(dtype) for name, value in found.tensors.items()}, config, facts)
     save_checkpoint(target, made, overwrite)

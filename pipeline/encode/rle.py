@@ -18,8 +18,11 @@ from .coco import from_string, to_string
 MAX_MASKS = 65535
 """Labels are uint16, and 0 means no mask."""
 
+CocoMask = Mapping[str, Any]
+"""COCO's run-length encoding of a mask (`size`, `counts`), or a record of segment-anything's that holds one: JSON values by name."""
 
-def counts_of(mask: Mapping[str, Any] | np.ndarray, height: int | None = None, width: int | None = None) -> np.ndarray:
+
+def counts_of(mask: CocoMask | np.ndarray, height: int | None = None, width: int | None = None) -> np.ndarray:
     """Runs of one mask, checked: uint32 [R].
 
     Args:
@@ -110,12 +113,12 @@ def paint_labels(masks: Sequence[np.ndarray], height: int, width: int) -> np.nda
     return cv2.transpose(flat.reshape(width, height)) if flat.size else flat.reshape(height, width)
 
 
-def to_coco(counts: np.ndarray, height: int, width: int) -> dict[str, Any]:
+def to_coco(counts: np.ndarray, height: int, width: int) -> CocoMask:
     """Runs as a COCO dict with the compressed string."""
     return {"size": [height, width], "counts": to_string(counts)}
 
 
-def _size_of(mask: Mapping[str, Any]) -> tuple[int, int]:
+def _size_of(mask: CocoMask) -> tuple[int, int]:
     if "size" not in mask or "counts" not in mask:
         raise SamdiffError(f"mask: expected a COCO RLE with the keys size and counts, got {sorted(map(str, mask))}")
     size = mask["size"]

@@ -13,6 +13,7 @@ import torch
 
 from ...errors import ConfigError, ImageError
 from ..encode.mask_table import MaskTable
+from ..encode.rle import CocoMask
 from .engine import MaskEngine
 from .nms import clean_regions, drop_duplicates
 from .settings import MaskConfig, segmenter_facts
@@ -83,7 +84,7 @@ class MaskGenerator:
         """Masks of one image, uint8 [H, W, 3] RGB, by descending predicted IoU, as runs."""
         return next(self.generate_batch([image]))
 
-    def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
+    def generate(self, image: np.ndarray) -> list[CocoMask]:
         """Masks of one image, uint8 [H, W, 3] RGB, as segment-anything's records (`segmentation` is a COCO RLE)."""
         return self.masks(image).records()
 

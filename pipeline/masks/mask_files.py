@@ -7,12 +7,12 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import ConfigError, SamdiffError
-from ..encode.rle import MAX_MASKS
+from ..encode.rle import MAX_MASKS, CocoMask
 from ..images.unchanged import changed
 
 _MOST_BYTES = 128 * 2**20  # of one file; it takes some ten times as much while it is parsed
@@ -93,7 +93,7 @@ def _parsed(data: bytes) -> list[dict[str, Any]]:
     return found
 
 
-def checked_record(record: Mapping[str, Any]) -> dict[str, Any]:
+def checked_record(record: CocoMask) -> dict[str, Any]:
     """The keys that a record may have, beside `segmentation`: finite numbers, as many as segment-anything writes; null and NaN are left out.
 
     Raises:
@@ -122,11 +122,11 @@ def checked_record(record: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
 
 
-def _is_nan(value: Any) -> bool:
+def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
@@ -134,7 +134,7 @@ def _is_side(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= _LARGEST_SIDE and value == int(value)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A value as it stands in JSON, short."""
     try:
         text = json.dumps(value)

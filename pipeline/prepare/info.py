@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def _bucket(key: str) -> str:
     return f"tiles/{rest.split('/')[0]}" if head == "tiles" and rest != "zarr.json" else head
 
 
-def _inline(facts: Mapping[str, Any]) -> str:
+def _inline(facts: Mapping[str, object]) -> str:
     return ", ".join(f"{printable(key)} {_inline(v) if isinstance(v, Mapping) else printable(v)}" for key, v in facts.items())
 
 

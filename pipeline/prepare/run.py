@@ -19,6 +19,7 @@ from ...errors import BusyError, ConfigError, ImageError, StoreError
 from ...runtime import progress
 from ..degrade.recipes import degradation_facts
 from ..encode.mask_table import MaskTable
+from ..encode.rle import CocoMask
 from ..encode.structure import THETA
 from ..images.decode import Limits
 from ..images.sources import Source
@@ -47,7 +48,7 @@ class MaskSource(Protocol):
         What does not decide them, and is kept all the same: versions under `versions`, parameters under `uncompared`.
         """
 
-    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable | list[dict[str, Any]]]:
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable | list[CocoMask]]:
         """Masks of uint8 [H, W, 3] images, in order: a `MaskTable`, or segment-anything's records (`segmentation` = COCO RLE), for each.
 
         A class that knows pictures by name has `expect(name, height, width)` too: told of each image before it comes, it returns

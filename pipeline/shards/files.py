@@ -42,7 +42,7 @@ class Files:
         self.check_shards = check_shards and strict
         self._passed = Once()
         self._far = not isinstance(place, (LocalStore, CachingStore))
-        self._whole = LRUCache(_KEEP_FAR)
+        self._whole: LRUCache[bytes] = LRUCache(_KEEP_FAR)
 
     def documents(self, keys: Sequence[str]) -> list[bytes]:
         """Several small files; at once where each is a request."""

@@ -13,7 +13,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .codec import encoded_bound, index_bytes
-from .schema import ARRAYS, LONG_ROWS, MANIFEST_KEY, MAX_TILE, ArraySpec, chunk_of, shape_of, shard_of, sizes_from, violations
+from .schema import (
+    ARRAYS,
+    LONG_ROWS,
+    MANIFEST_KEY,
+    MAX_TILE,
+    ArraySpec,
+    Document,
+    chunk_of,
+    shape_of,
+    shard_of,
+    sizes_from,
+    violations,
+)
 from .writer import ROOT_KEY, array_document, canonical, chunk_key, group_document, manifest_document
 
 ROOT_LIMIT = 2**26
@@ -81,7 +93,7 @@ def group_problem(path: str, data: bytes) -> str | None:
     return None if data == canonical(group_document({})) else f"{path}/{ROOT_KEY}: differs from a plain group's"
 
 
-def manifest_files(own: Any) -> dict[str, tuple[int, str]]:
+def manifest_files(own: object) -> dict[str, tuple[int, str]]:
     """The manifest's own files as the root names them; ValueError if they are not `record/zarr.json` and `record/c/0`, 1, 2, …"""
     if not isinstance(own, dict):
         raise ValueError("the root does not name the record's files")
@@ -181,7 +193,7 @@ def _impossible(sizes: Mapping[str, int], scale: int) -> str | None:
     return None
 
 
-def _with_level_of(found: Mapping[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+def _with_level_of(found: Document, document: Document) -> Document:
     """The contract's document with the zstd level of another: readers need not know it, so stores may differ there."""
     inner, ours = found["codecs"], document["codecs"]
     if ours[0]["name"] == "sharding_indexed":

@@ -91,8 +91,8 @@ class Store:
             raise StoreError(f"{place}: the store breaks its contract: {printable('; '.join(problems[:5]))}; prepare it again")
         self.tile = self.sizes["T"]
         self._slots = tiles_per_shard(self.tile)
-        self._recent = LRUCache(_KEEP)
-        self._runs = LRUCache(_KEEP_RUNS)
+        self._recent: LRUCache[np.ndarray] = LRUCache(_KEEP)
+        self._runs: LRUCache[np.ndarray] = LRUCache(_KEEP_RUNS)
         self._tables: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -243,7 +243,7 @@ class Store:
         joined.flags.writeable = False
         return joined
 
-    def _kept_chunk(self, kept: LRUCache, path: str, index: int) -> np.ndarray:
+    def _kept_chunk(self, kept: LRUCache[np.ndarray], path: str, index: int) -> np.ndarray:
         key = chunk_key(path, index, len(SPECS[path].shape))
         chunk = kept.get(key)
         if chunk is None:

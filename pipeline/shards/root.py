@@ -8,7 +8,7 @@ from ...errors import StoreError, printable
 from ..storage.local import KeyStore, LocalStore, get_at_most
 from .codec import DamageError, decode_chunk
 from .metadata import manifest_files, manifest_length, parse_json, parse_manifest
-from .schema import FORMAT, FORMAT_VERSION, LONG_ROWS, MANIFEST_KEY
+from .schema import FORMAT, FORMAT_VERSION, LONG_ROWS, MANIFEST_KEY, Document
 from .writer import ROOT_KEY, SPECS, digest, unseal
 
 _FACTS = ("segmenter", "degradation", "structure", "software", "uncompared", "counts")  # where there, they are objects
@@ -72,7 +72,7 @@ def read_manifest(place: KeyStore, own: dict[str, tuple[int, str]]) -> dict[str,
         raise StoreError(f"{place}/{MANIFEST_KEY}: {printable(error)}; restore it or prepare again") from error
 
 
-def _check_attributes(attributes: dict[str, Any]) -> None:
+def _check_attributes(attributes: Document) -> None:
     """What the rest of the package relies on; ValueError."""
     scale, fingerprint = attributes.get("scale"), attributes.get("fingerprint")
     if type(scale) is not int or scale < 1:

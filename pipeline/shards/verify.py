@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from ...errors import StoreError, printable
@@ -26,7 +26,7 @@ from .metadata import (
 )
 from .reader import Store
 from .root import nothing_there, read_root
-from .schema import LONG_ROWS, MANIFEST_KEY, tiles_per_shard
+from .schema import LONG_ROWS, MANIFEST_KEY, Document, tiles_per_shard
 from .writer import ROOT_KEY, SPECS, chunk_key
 
 _PIECE = 2**24  # bytes of a file that are hashed at a time
@@ -74,7 +74,7 @@ def _root(place: KeyStore) -> tuple[dict[str, Any], list[str]]:
         return {}, problem
 
 
-def _manifest(place: KeyStore, attributes: Mapping[str, Any], keys: set[str]) -> tuple[Facts, list[str]]:
+def _manifest(place: KeyStore, attributes: Document, keys: set[str]) -> tuple[Facts, list[str]]:
     """The manifest of all files with that of its own files; empty, with the reason, if it cannot be trusted."""
     try:
         own = manifest_files(attributes["digests"]["record"])
@@ -163,9 +163,7 @@ def _damaged_tiles(place: KeyStore, key: str, size: int) -> str:
     return f"; tile {', '.join(map(str, lost[:5]))}{' and more' if len(lost) > 5 else ''} lost" if lost else ""
 
 
-def _contents(
-    place: KeyStore, attributes: Mapping[str, Any], manifest: Facts, deep: bool, named: set[str], there: int
-) -> Iterator[str]:
+def _contents(place: KeyStore, attributes: Document, manifest: Facts, deep: bool, named: set[str], there: int) -> Iterator[str]:
     """What the contents say, with files left out that are known to be damaged; `there` is the number of files."""
     for group in dict.fromkeys(spec.group for spec in SPECS.values()):
         try:

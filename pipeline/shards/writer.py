@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,25 @@ from ...errors import StoreError
 from ..storage.foreign import foreign_names, some
 from ..storage.local import KeyStore
 from .codec import encode_chunk, encode_shard
-from .schema import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, MANIFEST_KEY, ZSTD_LEVEL, ArraySpec, chunk_of, shape_of, shard_of
+from .schema import (
+    ARRAYS,
+    FORMAT,
+    FORMAT_VERSION,
+    LONG_ROWS,
+    MANIFEST_KEY,
+    ZSTD_LEVEL,
+    ArraySpec,
+    Document,
+    chunk_of,
+    shape_of,
+    shard_of,
+)
 
 ROOT_KEY = "zarr.json"
 SPECS = {spec.path: spec for spec in ARRAYS}
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: object) -> bytes:
     """JSON with sorted keys and no choice of layout, so that equal values are equal bytes."""
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode()
 
@@ -35,7 +47,7 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def array_document(spec: ArraySpec, sizes: Mapping[str, int]) -> dict[str, Any]:
+def array_document(spec: ArraySpec, sizes: Mapping[str, int]) -> Document:
     """The `zarr.json` of one array (Zarr v3 specification, array metadata)."""
     shape = shape_of(spec, sizes)
     shard = shard_of(spec, shape, sizes["T"])
@@ -80,12 +92,12 @@ def _document(
     }
 
 
-def manifest_document(length: int) -> dict[str, Any]:
+def manifest_document(length: int) -> Document:
     """The `zarr.json` of the manifest: the text of `length` bytes that lists every file."""
     return _document("uint8", (length,), (LONG_ROWS,), None, ("byte",))
 
 
-def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def group_document(attributes: Document) -> Document:
     """The `zarr.json` of a group; those below the root have no attributes."""
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
@@ -177,7 +189,7 @@ class StoreWriter:
             for key, data in column.take(final=False):
                 self._set(key, data)
 
-    def commit(self, attributes: Mapping[str, Any]) -> None:
+    def commit(self, attributes: Document) -> None:
         """Write the rest, then the manifest of all digests, then the root document that names the manifest."""
         for column in self._columns.values():
             for key, data in column.take(final=True):
@@ -206,7 +218,7 @@ class StoreWriter:
         self.written[key] = (len(data), digest(data))
 
 
-def sign_root(attributes: Mapping[str, Any], manifest: Mapping[str, list]) -> bytes:
+def sign_root(attributes: Document, manifest: Mapping[str, Sequence[object]]) -> bytes:
     """The root document: the attributes, the digests of the manifest's own files, and the digest of the document itself."""
     unsealed = group_document({**attributes, "digests": {"record": dict(manifest), "root": ""}})
     return canonical(group_document({**attributes, "digests": {"record": dict(manifest), "root": digest(canonical(unsealed))}}))

@@ -6,7 +6,6 @@ import os
 import threading
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 _STRIPES = 64
 
@@ -18,7 +17,7 @@ class Once:
         self._passed: set[str] = set()
         self._locks: tuple[int, list[threading.Lock]] = (-1, [])
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Once, ()
 
     def run(self, name: str, check: Callable[[str], None]) -> None:

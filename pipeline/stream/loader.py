@@ -145,7 +145,7 @@ class _Mover:
         return batch
 
 
-class ShardStream(IterableDataset):
+class ShardStream(IterableDataset[Mapping[str, Any]]):
     """The same batches for `torch.utils.data.DataLoader(stream, batch_size=None, num_workers=N)`, in the same order for any N."""
 
     def __init__(

@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
 from ...errors import ConfigError, ImageError, StoreError, missing_package, printable
 from ..images.sources import ImageFile
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 _WAIT = 60  # seconds for a scheduler or a first worker to appear
 _TICK = 0.5  # seconds between two looks at the workers
 _AHEAD = 3  # images on their way for each thread of the cluster
+_Made: TypeAlias = "Future[ImageMasks | ImageError]"
 _LOST = 3  # times that an image is sent again when its result went with a worker
 
 
@@ -50,7 +51,7 @@ class DaskWorkers:
     def __init__(
         self,
         make: Callable[[], MaskSource],
-        describe: Mapping[str, Any],
+        describe: Mapping[str, object],
         *,
         address: str | None = None,
         workers: int = 1,
@@ -125,8 +126,9 @@ class DaskWorkers:
     def _outcomes(
         self, items: Sequence[SourceImage], read: Read
     ) -> Iterator[tuple[SourceImage, ImageMasks | ImageError | KilledWorker]]:
-        left, done = deque(items), queue.SimpleQueue[Future]()
-        on_the_way: dict[Any, tuple[SourceImage, Future]] = {}
+        left = deque(items)
+        done: queue.SimpleQueue[_Made] = queue.SimpleQueue()
+        on_the_way: dict[object, tuple[SourceImage, _Made]] = {}
         lost: Counter[str] = Counter()
         try:
             while left or on_the_way:
@@ -157,7 +159,7 @@ class DaskWorkers:
             for _, future in on_the_way.values():
                 future.release()
 
-    def _outcome(self, future: Future, item: SourceImage) -> ImageMasks | ImageError | KilledWorker | None:
+    def _outcome(self, future: _Made, item: SourceImage) -> ImageMasks | ImageError | KilledWorker | None:
         """The result of a finished task, None if it is lost. It still lies with its worker; if that dies now, the task runs again, and this waits."""
         try:
             while True:
