@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which must not take every na
     from .errors import ConfigError as ConfigError
     from .errors import ImageError as ImageError
     from .errors import IndexKindError as IndexKindError
+    from .errors import MissingPackageError as MissingPackageError
     from .errors import PositionError as PositionError
     from .errors import SamdiffError as SamdiffError
     from .errors import StoreError as StoreError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which must not take every na
     from .model.infer_config import InferConfig as InferConfig
     from .model.inference.upscaler import SuperResolver as SuperResolver
     from .model.inference.upscaler import load_model as load_model
+    from .model.losses import load_perceptual as load_perceptual
+    from .model.losses import perceptual_distance as perceptual_distance
     from .pipeline.degrade.imresize import imresize as imresize
     from .pipeline.download.fetch import DownloadError as DownloadError
     from .pipeline.encode.rle import decode as decode_mask
@@ -52,6 +55,7 @@ _PUBLIC = {
     "InferConfig": ".model.infer_config",
     "MaskConfig": ".pipeline.masks.settings",
     "MaskGenerator": ".pipeline.masks.generator",
+    "MissingPackageError": ".errors",
     "PositionError": ".errors",
     "PrepareConfig": ".pipeline.prepare.settings",
     "SamdiffError": ".errors",
@@ -70,7 +74,9 @@ _PUBLIC = {
     "export_hdf5": ".pipeline.export.export",
     "imresize": ".pipeline.degrade.imresize",
     "load_model": ".model.inference.upscaler",
+    "load_perceptual": ".model.losses",
     "open_store": ".pipeline.stream.dataset",
+    "perceptual_distance": ".model.losses",
     "prepare": ".api",
     "rope_table": ".pipeline.encode.structure",
     "train": ".api",
@@ -88,6 +94,7 @@ __all__ = [
     "InferConfig",
     "MaskConfig",
     "MaskGenerator",
+    "MissingPackageError",
     "PositionError",
     "PrepareConfig",
     "SamdiffError",
@@ -106,7 +113,9 @@ __all__ = [
     "export_hdf5",
     "imresize",
     "load_model",
+    "load_perceptual",
     "open_store",
+    "perceptual_distance",
     "prepare",
     "rope_table",
     "train",

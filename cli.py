@@ -18,6 +18,7 @@ from .commands import demo
 from .commands.common import Quiet, Verbose, complain, print_result, set_talk, with_talk
 from .commands.data import fetch, masks, prepare, store
 from .commands.examples import epilog_of
+from .commands.interruption import after_interrupt
 from .commands.models import checkpoints, evaluate, export, infer, train
 from .commands.panels import PanelCommand
 from .commands.terminal import VisibleFormatter, visible_output, visible_usage_errors
@@ -25,14 +26,6 @@ from .errors import ConfigError, SamdiffError
 from .runtime import wait_without_spinning
 
 WRONG_USAGE, INTERRUPTED = 2, 130  # exit statuses
-_RESUMED = (
-    "prepare",
-    "train",
-    "infer",
-    "download",
-    "weights",
-    "demo",
-)  # commands that keep what they have when they are interrupted
 
 
 class _Commands(TyperGroup):
@@ -115,9 +108,8 @@ def _run(arguments: list[str] | None) -> Any:
         return app(arguments)
     except SystemExit as leaving:  # the command-line library's own way of ending, also for Ctrl-C
         if leaving.code == INTERRUPTED:
-            words = [word for word in arguments or sys.argv[1:] if not word.startswith("-")]
-            resumed = bool(words) and words[0] in _RESUMED
-            complain(f"samdiff: interrupted; the same command {'resumes from here' if resumed else 'begins anew'}")
+            words = sys.argv[1:] if arguments is None else arguments
+            complain(f"samdiff: interrupted; the same command {after_interrupt(words)}")
         raise
     except SamdiffError as error:
         complain(f"samdiff: {error}")

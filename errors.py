@@ -92,3 +92,21 @@ class PositionError(SamdiffError, IndexError):
 
 class IndexKindError(SamdiffError, TypeError):
     """A length or an index of a kind that a sequence does not have; a `TypeError` too, as Python's own protocols expect."""
+
+
+class MissingPackageError(ConfigError, ImportError):
+    """A package of an extra is not installed; an `ImportError` too, as Python's own protocols expect of a module that needs it."""
+
+
+def missing_package(error: ImportError, *, extra: str, what: str) -> MissingPackageError:
+    """The error for people of an optional package that cannot be imported.
+
+    Args:
+        error: what the import raised.
+        extra: samdiff's extra that brings the package.
+        what: option or function that needs it.
+    """
+    name = (error.name or "").partition(".")[0] or printable(error)
+    return MissingPackageError(
+        f"{what}: needs the package {printable(name)}, which is not installed; pip install 'samdiff[{extra}]'"
+    )

@@ -1,4 +1,4 @@
-"""What belongs to the process, not to a library call: device, threads, allocator, progress bars, the cache folder.
+"""What belongs to the process, not to a library call: device, threads, allocator, the cache folder.
 
 This is the only place that looks for a GPU or changes process-wide settings (DESIGN law 10). The command line and the workers
 call `setup_process` once; library functions take a device and never guess one.
@@ -13,15 +13,16 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import ConfigError, printable
+from .progress import activity as activity
+from .progress import progress as progress
 
 if TYPE_CHECKING:
     import torch
-    from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
@@ -285,11 +286,3 @@ def brief_downloads(seconds: float = 10) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def progress(items: Iterable[Any] | None = None, *, desc: str, total: int | None = None, unit: str = "it", **more: Any) -> tqdm:
-    """A progress bar on stderr, silent when stderr is not a terminal (or when `SAMDIFF_QUIET` is set by `-q`); `desc` may be any text."""
-    from tqdm import tqdm
-
-    hidden = True if os.environ.get("SAMDIFF_QUIET") else None
-    return tqdm(items, desc=printable(desc), total=total, unit=unit, disable=hidden, dynamic_ncols=True, **more)

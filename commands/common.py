@@ -97,9 +97,13 @@ def choose_checkpoint(given: Path | None) -> Path:
 
 
 def set_talk(verbose: int, quiet: bool) -> None:
-    """`-v` and `-q` of the whole process; `-q` of the processes that it starts, too."""
+    """`-v` and `-q` of the whole process; `-q` of the processes that it starts, too.
+
+    `-v` shows samdiff's own INFO; `-vv` its DEBUG, and INFO of other libraries (Dask among them); `-vvv` everything.
+    """
     if verbose:
-        logging.getLogger().setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+        logging.getLogger("samdiff").setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+        logging.getLogger().setLevel({1: logging.WARNING, 2: logging.INFO}.get(verbose, logging.DEBUG))
     if quiet:
         os.environ["SAMDIFF_QUIET"] = "1"
 

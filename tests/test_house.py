@@ -247,7 +247,8 @@ def test_quiet_before_and_after_the_command(words, tmp_path, monkeypatch, capsys
     assert stopped.value.code == 3
     assert "a.png: no image of a known format" in said.err
     assert ("-> " in said.out) == ("-q" not in words)
-    assert logging.getLogger().level == logging.INFO
+    assert logging.getLogger("samdiff.model").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("PIL").isEnabledFor(logging.INFO)
 
 
 def test_quiet_keeps_results(monkeypatch, capsys):

@@ -116,6 +116,8 @@ def prepare(
     _check_combinations(config, lr)
     if workers is not None and dask is not None:
         raise ConfigError("--workers starts processes here, --dask uses a cluster elsewhere; leave one of them out")
+    if workers is not None or dask is not None:
+        from ...pipeline.workers.dask_cluster import DaskWorkers  # before weights are fetched: its packages may be missing
     if segmenter.sam is None and import_masks is None:
         print_status(f"--sam {name} (the default on {kind})")
     target = default_store(source) if out is None else out
@@ -147,12 +149,8 @@ def prepare(
     with ExitStack() as stack:
         maker = None
         if workers is not None or dask is not None:
-            from ...pipeline.workers.dask_cluster import DaskWorkers
-
             crew = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
             maker = stack.enter_context(crew).records
-            if crew.dashboard:
-                print_status(f"dashboard: {crew.dashboard}")
         report = run(pictures, target, generator, settings=settings, lr=lr_pictures, limit=limit, strict=strict, maker=maker)
     done = "is complete already: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
     print_status(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")

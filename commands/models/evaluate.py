@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...model.evaluation.settings import EvaluateConfig
+from ...model.evaluate_config import EvaluateConfig
 from ...model.infer_config import InferConfig
 from ...settings import section
 from ..common import COMMON, Device, Threads, choose_checkpoint, finish, print_result, print_status, required
@@ -59,6 +59,7 @@ def evaluate(
     from ...model.evaluation.evaluate import as_csv, as_json, as_markdown, lr_lines, methods, summarise, undefined_metrics
     from ...model.evaluation.evaluate import evaluate as run
     from ...model.evaluation.perceptual import load_measures
+    from ...model.evaluation.unfinished import FILE, Unfinished
     from ...model.inference.batch import provenance
     from ...model.inference.image_io import save_picture
     from ...model.inference.upscaler import load_model
@@ -89,6 +90,14 @@ def evaluate(
     skipped |= unused | {name: "; ".join(reason for _, reason in reasons) for name, reasons in small.items() if reasons}
     for what, reason in skipped.items():  # before hours of work; again at the end
         print_status(f"without {what}: {reason}")
+    how = provenance(model, settings)
+    measured = sorted([*extras.pictures, *extras.folders]) if extras else []
+    decides = {"model": model.sha256, **how, "device": model.device.type, "seeds": seeds, "metrics": measured, "save": save}
+    decides |= {"metric_models": models}
+    claim_outputs([("--out", out / FILE)], inputs, overwrite=True)
+    unfinished = Unfinished(out, decides)
+    if unfinished.replaced:
+        print_status(f"{out}: an evaluation with another model, settings or metrics was unfinished there; this one begins anew")
     if save:
         made = [
             out / "pictures" / name / f"{pair.name}_{method}.png"
@@ -96,15 +105,20 @@ def evaluate(
             for pair in pairs
             for method in methods(range(seeds))
         ]
-        claim_outputs([("--out", file) for file in made], inputs, overwrite)
-    out.mkdir(parents=True, exist_ok=True)  # fails now, if it fails
+        claim_outputs([("--out", file) for file in made if not unfinished.is_ours(file)], inputs, overwrite)
     rows = []
     for name, pairs in sets.items():
-        bar = progress(desc=name, total=len(pairs) * (seeds + 2), unit="picture")
+        before = sum(unfinished.rows(name, pair) is not None for pair in pairs)
+        if before:
+            print_status(f"{name}: {before} of {len(pairs)} images were finished before")
+        each = seeds + 2
+        bar = progress(desc=name, total=len(pairs) * each, initial=before * each, unit="picture")
 
         def done(picture: str, method: str, found: object, name: str = name, bar: object = bar) -> None:
             if save:
-                save_picture(found, out / "pictures" / name / f"{picture}_{method}.png", overwrite=overwrite)  # type: ignore[arg-type]
+                file = out / "pictures" / name / f"{picture}_{method}.png"
+                save_picture(found, file, overwrite=overwrite or unfinished.is_ours(file))  # type: ignore[arg-type]
+                unfinished.saved(file)
             bar.update()  # type: ignore[attr-defined]
 
         regress = partial(model.upscale, settings=settings, rrdb_only=True)
@@ -117,10 +131,10 @@ def evaluate(
             seeds=range(seeds),
             extras=extras,
             on_picture=done,
+            unfinished=unfinished,
         )
         bar.close()
     table = as_markdown(summarise(rows), models)
-    how = provenance(model, settings)
     facts = {"checkpoint": printable(path), **how, "seeds": list(range(seeds)), "scale": model.scale, "metric_models": models}
     facts |= {"lr_from": {printable(name): printable(source) for name, source in lr_from.items()}}
     facts |= {"skipped": {printable(name): printable(reason) for name, reason in skipped.items()}}
@@ -128,6 +142,7 @@ def evaluate(
     print_result(*table.splitlines())  # first: it is not lost if the files cannot be written
     for file, text in zip(files, (as_csv(rows), as_json(rows, facts), table + "\n"), strict=True):
         write_output(file, text.encode(), overwrite)
+    unfinished.remove()
     print_status("", f"{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
     finish(skipped)
 

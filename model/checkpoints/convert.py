@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,15 +85,15 @@ def describe(checkpoint: Checkpoint) -> str:
 
 def _settings(
     unet: Mapping[str, Tensor], rrdb: Mapping[str, Tensor], betas: Tensor | None, modulation: str, path: Path
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The configuration that the shapes tell. KeyError for a tensor that is missing."""
-    model: dict[str, Any] = {
+    model: dict[str, object] = {
         "rrdb_features": _length(rrdb, "conv_first.bias"),
         "rrdb_growth": _length(rrdb, "RRDB_trunk.0.RDB1.conv1.bias"),
         "rrdb_blocks": _count(rrdb, "RRDB_trunk"),
     }
     scale = 2 ** sum(f"upconv{number}.weight" in rrdb for number in (1, 2, 3))
-    diffusion: dict[str, Any] = {"modulation": modulation, "e_mean": "image"}
+    diffusion: dict[str, object] = {"modulation": modulation, "e_mean": "image"}
     if unet:
         model["width"] = width = _length(unet, "cond_proj.bias")
         levels = range(_count(unet, "downs"))
@@ -117,7 +116,7 @@ def _count(tensors: Mapping[str, Tensor], part: str) -> int:
     return len(numbers)
 
 
-def _schedule(betas: Tensor | None, path: Path) -> dict[str, Any]:
+def _schedule(betas: Tensor | None, path: Path) -> dict[str, object]:
     """`timesteps` and `schedule` of the tables in the file; the official ones if it holds none."""
     if betas is None:
         return {}

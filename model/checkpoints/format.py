@@ -21,6 +21,7 @@ import torch
 
 from ...errors import CheckpointError, ConfigError, printable
 from ...pipeline.storage.atomic import advice, write_atomic
+from ...progress import activity
 from ..config import config_of
 from .expected import Shapes, check_shapes, model_shapes, state_shapes
 from .plain import brief, read_object, whole_number
@@ -118,7 +119,8 @@ def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
         check_shapes(_implied(claimed, file), shapes, str(file), way_out(file))
 
     try:
-        texts, tensors = read(file, accept)
+        with activity(f"loading {file}"):
+            texts, tensors = read(file, accept)
     except CheckpointError:
         raise
     except (OSError, ValueError) as error:

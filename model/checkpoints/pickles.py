@@ -120,7 +120,7 @@ class _Claims(pickle._Unpickler):  # not the one in C: that takes memory for the
             return _ITEM_BYTES[kind]
         raise pickle.UnpicklingError(f"needs {module}.{name}")
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: object) -> _Storage:
         """A storage."""
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or any(pid[5:]):
             raise pickle.UnpicklingError("an entry that is no storage")
@@ -173,11 +173,11 @@ class _Claims(pickle._Unpickler):  # not the one in C: that takes memory for the
     }
 
 
-def _empty() -> OrderedDict[str, Any]:
+def _empty() -> OrderedDict[str, object]:
     return OrderedDict()
 
 
-def _check_key(key: Any) -> None:
+def _check_key(key: object) -> None:
     """Nested tuples as keys would be hashed for ever."""
     if not isinstance(key, str | int | float):
         raise pickle.UnpicklingError(f"a dict with a key that is {type(key).__name__}")

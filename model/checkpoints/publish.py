@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -42,7 +41,9 @@ def publish(
     found = load_checkpoint(best if source.is_dir() and best.exists() else source, kind="diffusion")
     dtype = torch.float16 if half else torch.float32
     config = {key: value for key, value in found.config.items() if key not in ("rrdb_from", "start_from")}  # paths
-    facts: dict[str, Any] = {key: found.facts[key] for key in ("step", "version", "stores", "validation") if key in found.facts}
+    facts: dict[str, object] = {
+        key: found.facts[key] for key in ("step", "version", "stores", "validation") if key in found.facts
+    }
     own = read_recommended(found.facts, str(source)) or recommended_for(config_of(found.config))
     facts |= {"licence": licence, "attribution": attribution, FACT: as_facts({**own, **(recommended or {})})}
     made = Checkpoint("diffusion", {name: value.to(dtype) for name, value in found.tensors.items()}, config, facts)

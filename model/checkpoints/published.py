@@ -94,7 +94,7 @@ def _content(path: Path, data: bytes) -> Any:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def _named(path: Path, content: Mapping[Any, Tensor]) -> dict[str, Tensor]:
+def _named(path: Path, content: Mapping[object, Tensor]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for key, value in content.items():
         name = re.sub(r"^(module\.|model\.)+", "", str(key))

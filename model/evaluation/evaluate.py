@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from .benchmark import Pair
 from .ldl import LDL_SIDE, artifact_map
 from .metrics import SSIM_SIDE, mean_of_defined, psnr, psnr_y, ssim_y
 from .perceptual import FolderMeasure, Measures, PictureMeasure
+
+if TYPE_CHECKING:
+    from .unfinished import Unfinished
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 
@@ -115,6 +119,7 @@ def evaluate(
     seeds: Sequence[int],
     extras: Measures | None = None,
     on_picture: Callable[[str, str, np.ndarray], None] = lambda *_: None,
+    unfinished: Unfinished | None = None,
 ) -> list[Row]:
     """Figures of bicubic, the RRDB and the samples of all seeds, picture by picture.
 
@@ -127,11 +132,19 @@ def evaluate(
         seeds: of the samples.
         extras: more figures, see `load_measures`.
         on_picture: called with picture, method and result, to save it or to show progress.
+        unfinished: has the images that an interrupted evaluation finished, and gets those that are finished now. Not used where
+            `extras` compares whole folders, which needs all results.
     """
-    rows, more = [], extras or Measures()
+    rows: list[Row] = []
+    more = extras or Measures()
+    kept = None if more.folders else unfinished
     with tempfile.TemporaryDirectory() as scratch:
         for number, pair in enumerate(pairs):
-            rrdb = regress(pair.lr)
+            before = kept.rows(benchmark, pair) if kept else None
+            if before is not None:
+                rows += before
+                continue
+            first, rrdb = len(rows), regress(pair.lr)
             made = [("bicubic", 0, imresize(pair.lr, scale)), ("rrdb", 0, rrdb)]
             made += [("samdiff", seed, upscale(pair.lr, seed)) for seed in seeds]
             for method, seed, found in made:
@@ -139,6 +152,11 @@ def evaluate(
                 if more.folders:
                     save_picture(found, Path(scratch, f"{method}-{seed}", f"{number}.png"))
                 on_picture(pair.name, method if method != "samdiff" else f"{method}-seed{seed}", found)
+            made_now = rows[first:]
+            if kept and not any(
+                math.isnan(value) for row in made_now for value in row.metrics.values()
+            ):  # its reason is reported again
+                kept.finished(benchmark, pair, made_now)
             if more.folders:
                 save_picture(pair.hr, Path(scratch, "HR", f"{number}.png"))
         return rows + (_of_folders(rows, Path(scratch), more.folders) if more.folders else [])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..diffusion.settings import LossConfig
+from ..config import LossConfig
 from ..losses import load_perceptual
 
 Distance = Callable[[Tensor, Tensor], Tensor]

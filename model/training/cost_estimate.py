@@ -1,35 +1,63 @@
-"""How much memory and time a stage will take, measured on one sample before the first step."""
+"""What a run will cost: memory from one sample, time from three steps of each stage before the first, corrected while it runs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...pipeline.stream.dataset import ShardDataset
+from ...progress import activity, duration
+from ..config import RunConfig
+from ..networks.build import build_rrdb, build_unet
+from .distributed import ProcessGroup
+from .state import steps_done
+from .tasks import DiffusionTask, RrdbTask
+
+TIMED, CORRECTED = 3, 20
+"""Steps that the first estimate is made from, and after which it is corrected."""
+_STAGES = ("rrdb", "diffusion")
+_LONGEST_TRIAL = 30.0  # seconds; then fewer than three steps have to do
+_FORWARD = 1 / 3  # of a training step's time, per pixel: the backward pass takes twice as long as the forward pass
+
+
+class Steps(Protocol):
+    """What is timed; see `loop.Task`."""
+
+    network: nn.Module
+
+    def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
+        """Samples on the CPU."""
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Scalar loss of a batch on the device."""
+
 
 @dataclass(frozen=True)
-class Estimate:
+class Memory:
     """What one sample showed."""
 
     parameters: int
     per_sample: int
     """Bytes that the backward pass needs of one sample's forward pass."""
-    seconds: float
-    """Forward and backward pass of one sample."""
     fixed: int
     """Bytes of weights, gradients, Adam's moments and average: 20 per parameter."""
 
-    def line(self, name: str, steps: int, batch: int, at_once: int, ranks: int, device: torch.device) -> str:
-        """One line for the user."""
+    def line(self, name: str, *, at_once: int, ranks: int, device: torch.device) -> str:
+        """`rrdb: 0.91 M parameters on cpu; about 240 MB (…)`."""
         memory = self.fixed + at_once * self.per_sample
         text = f"{name}: {self.parameters / 1e6:.2f} M parameters on {device}; about {_bytes(memory)} "
         text += (
             f"({_bytes(self.fixed)} weights and optimiser, {_bytes(at_once * self.per_sample)} activations of {at_once} samples"
         )
-        text += f"{' per process' if ranks > 1 else ''}), at most {_time(steps * batch * self.seconds / ranks)} for {steps} steps of {batch}"
+        text += f"{' per process' if ranks > 1 else ''})"
         if device.type == "cuda" and memory > torch.cuda.mem_get_info(device)[0]:
             text += f"; only {_bytes(torch.cuda.mem_get_info(device)[0])} are free: try --set train.grad_accum=2 or train.gradient_checkpointing=true"
         return text
@@ -37,8 +65,8 @@ class Estimate:
 
 def measure(
     network: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor], sample: dict[str, Tensor], device: torch.device
-) -> Estimate:
-    """Run one sample forward and backward twice (the first time warms up); weights are untouched, gradients dropped again."""
+) -> Memory:
+    """Run one sample forward and backward; weights are untouched, gradients dropped again."""
     sizes: dict[int, int] = {}
     own = {value.untyped_storage().data_ptr() for value in network.state_dict().values()}
 
@@ -51,27 +79,185 @@ def measure(
     on_device = {name: value.to(device) for name, value in sample.items()}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
         loss(on_device).backward()
-    _wait(device)
-    started = time.perf_counter()
-    loss(on_device).backward()
-    _wait(device)
-    seconds = time.perf_counter() - started
     network.zero_grad(set_to_none=True)
     count = sum(value.numel() for value in network.parameters())
-    return Estimate(count, sum(sizes.values()), seconds, 20 * count)
+    return Memory(count, sum(sizes.values()), 20 * count)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
+def time_step(task: Steps, *, share: int, pieces: int, device: torch.device) -> float:
+    """Seconds of a training step: the median of three that change no weight, or of fewer where they take longer than 30 seconds.
+
+    Args:
+        task: of the stage.
+        share: samples of this process per step.
+        pieces: into which they are cut (gradient accumulation).
+        device: to train on.
+    """
+    taken: list[float] = []
+    while len(taken) < TIMED and sum(taken) < _LONGEST_TRIAL:
+        started = time.perf_counter()
+        batch = {name: value.to(device) for name, value in task.make_batch(0, share).items()}
+        for number in range(pieces):
+            part = slice(number * share // pieces, (number + 1) * share // pieces)
+            (task.loss({name: value[part] for name, value in batch.items()}) / pieces).backward()
+        task.network.zero_grad(set_to_none=True)
+        _wait(device)
+        taken.append(time.perf_counter() - started)
+    return median(taken)
+
+
+def validation_seconds(step_s: float, *, step_pixels: int, pixels: int, evaluations: int) -> float:
+    """Seconds of one validation, from the time of a training step.
+
+    Args:
+        step_s: seconds of a training step.
+        step_pixels: HR pixels of one.
+        pixels: HR pixels of all images that are scored.
+        evaluations: of the network for each image.
+    """
+    return _FORWARD * step_s * evaluations * pixels / step_pixels
+
+
+def validations_left(done: int, steps: int, every: int) -> int:
+    """Validations that a stage will make after `done` of `steps` steps: every so many, and after the last; 0 for `every` = 0."""
+    if not every or done >= steps:
+        return 0
+    return steps // every - done // every + (steps % every > 0)
+
+
+@dataclass
+class Part:
+    """One stage's remaining work."""
+
+    name: str
+    steps: int
+    """Steps left."""
+    step_s: float
+    """Seconds of one."""
+    validations: int = 0
+    """Validations left."""
+    validation_s: float = 0.0
+    """Seconds of one."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds left."""
+        return self.steps * self.step_s + self.validations * self.validation_s
+
+
+class Pace:
+    """How long a run has left: both stages with their validation, estimated before the first step and corrected from then on."""
+
+    def __init__(
+        self,
+        parts: Iterable[Part] = (),
+        report: Callable[[str], None] = lambda _: None,
+        device: torch.device | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """
+        Args:
+            parts: the stages that have something left, in their order.
+            report: gets one line when the estimate is corrected.
+            device: to wait for at the first and the twentieth step of a stage; None: for none.
+            clock: seconds.
+        """
+        self.parts = {part.name: part for part in parts}
+        self._report, self._device, self._clock = report, device, clock
+        self._count, self._since, self._held = 0, 0.0, 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds, of all stages."""
+        return sum(part.seconds for part in self.parts.values())
+
+    def line(self, name: str, batch: int) -> str:
+        """`about 40 min for 6000 steps of 16, about 3.5 h in all with validation and stage two`."""
+        part = self.parts[name]
+        others = [f"{other.name} stage" for other in self.parts.values() if other is not part and other.steps]
+        others += ["validation"] if any(other.validations for other in self.parts.values()) else []
+        text = f"about {duration(part.steps * part.step_s)} for {part.steps} steps of {batch}"
+        return text + (f", about {duration(self.left)} in all with {' and '.join(others)}" if others else "")
+
+    def begin(self) -> None:
+        """A stage begins."""
+        self._count = 0
+
+    def step(self, name: str) -> None:
+        """A step of a stage is done. The first one is not timed: it may compile, and choose kernels."""
+        part = self.parts.get(name)
+        if part is None:
+            return
+        part.steps, self._count = max(0, part.steps - 1), self._count + 1
+        if self._count not in (1, CORRECTED):
+            return
+        _wait(self._device)
+        if self._count == 1:
+            self._since, self._held = self._clock(), 0.0
+            return
+        part.step_s = (self._clock() - self._since - self._held) / (CORRECTED - 1)
+        if part.steps:
+            self._report(f"{name}: after {CORRECTED} steps, about {duration(self.left)} left in all")
+
+    def rate(self, name: str, seconds: float) -> None:
+        """Seconds per step, as the log has them; taken once the first steps are over."""
+        if name in self.parts and self._count > CORRECTED:
+            self.parts[name].step_s = seconds
+
+    def paused(self, name: str, seconds: float, validated: bool) -> None:
+        """So many seconds went into validation or saving."""
+        self._held += seconds
+        part = self.parts.get(name)
+        if part is not None and validated:
+            part.validations, part.validation_s = max(0, part.validations - 1), seconds
+
+
+def expected_pace(
+    data: ShardDataset,
+    out: Path,
+    config: RunConfig,
+    *,
+    ranks: ProcessGroup,
+    images: Sequence[np.ndarray],
+    sampling_steps: int,
+    has_rrdb: bool,
+    report: Callable[[str], None],
+) -> Pace:
+    """How long both stages and their validation will take, from three steps of each with random weights.
+
+    Args:
+        data: to train on.
+        out: the run's folder, for the steps that were done before.
+        config: of the run; everything that decides the networks and the process.
+        ranks: the processes.
+        images: HR images [H, W] or [H, W, 3] that a validation scores; none: there is no validation.
+        sampling_steps: of a validation.
+        has_rrdb: there is no stage one, the RRDB comes from a file.
+        report: see `Pace`.
+    """
+    device, settings = ranks.device, config.train
+    share, done = ranks.local_batch(settings.batch, settings.grad_accum), {name: steps_done(out, name) for name in _STAGES}
+    ends = {"rrdb": 0 if has_rrdb or done["diffusion"] else settings.rrdb_steps, "diffusion": settings.steps}
+    evaluations = {"rrdb": 1, "diffusion": sampling_steps + 1}  # and one of the RRDB
+    make: dict[str, Callable[[], Steps]] = {
+        "rrdb": lambda: RrdbTask(data, build_rrdb(config), config, device),
+        "diffusion": lambda: DiffusionTask(data, build_unet(config), build_rrdb(config), config, device),
+    }
+    pixels, step_pixels = sum(hr.shape[0] * hr.shape[1] for hr in images), share * settings.patch**2
+    parts = []
+    for name in [name for name in _STAGES if done[name] < ends[name]]:
+        with activity(f"timing {TIMED} steps of the {name} stage"):
+            step_s = time_step(make[name](), share=share, pieces=settings.grad_accum, device=device)
+        looks = validations_left(done[name], ends[name], config.validate.every if images else 0)
+        each = validation_seconds(step_s, step_pixels=step_pixels, pixels=pixels, evaluations=evaluations[name])
+        parts.append(Part(name, ends[name] - done[name], step_s, looks, each))
+    return Pace(parts, report, device)
+
+
+def _wait(device: torch.device | None) -> None:
+    if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _bytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-def _time(seconds: float) -> str:
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.1f} days"

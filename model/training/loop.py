@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from ...errors import SamdiffError
 from ...pipeline.stream.loader import ShardLoader
-from ...runtime import progress
+from ...progress import EVERY, PlainProgress, Progress, duration, progress
 from ..config import TrainConfig
+from .cost_estimate import Pace
 from .distributed import ProcessGroup
 from .logger import Tracker
 from .optimizer import Guard, average, ema_decay, learning_rate, make_optimiser, set_lr, update
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 BAD_ROW = 10
 """Steps in a row without a finite loss after which a run stops. Looked at every so many steps."""
+_GAP = 1.0  # seconds at least between two plain lines of fast steps
 
 
 class TrainingError(SamdiffError):
@@ -78,6 +80,8 @@ class Stage:
     """0: never."""
     beneath: str | None = None
     """SHA-256 of the frozen weights that it is trained on, saved with each state."""
+    pace: Pace = field(default_factory=Pace)
+    """How long the whole run has left."""
 
 
 def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
@@ -96,6 +100,7 @@ def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
     called: Any = torch.compile(task.network) if settings.compile else task.network
     task.forward = ranks.wrap(called)
     clock, begun = _Clock(state.step), state.step
+    stage.pace.begin()
     bar = progress(desc=task.name, total=steps, initial=state.step, unit="step") if ranks.is_main else None
 
     loader = ShardLoader(
@@ -118,9 +123,8 @@ def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
             state.step += 1
             average(state.ema, task.network, ema_decay(state.step, settings.ema_decay))
             clock.add(loss, bad)
+            stage.pace.step(task.name)
             stop = stop or (ranks.world == 1 and asked.is_set())
-            if bar is not None:
-                bar.update()
             _after_step(task, stage, ranks, optimiser, state, clock, bar, stop)
             if stop and state.step < steps:
                 raise KeyboardInterrupt
@@ -150,7 +154,7 @@ def _after_step(
     optimiser: torch.optim.Optimizer,
     state: State,
     clock: _Clock,
-    bar: Any,
+    bar: Progress[object] | None,
     stop: bool,
 ) -> None:
     """What happens only now and then: the look at the counters, the log, validation, the checkpoint."""
@@ -162,17 +166,16 @@ def _after_step(
             f"{task.name}: the loss was not finite in {BAD_ROW} steps running (before step {state.step}); the last good state is in "
             f"{stage.folder}; try a smaller --set train.lr, --set train.warmup=1000 or train.amp=off, or check the store with `samdiff verify`"
         )
-    if (state.step % settings.log_every == 0 or done) and ranks.is_main:
-        rate = learning_rate(state.step - 1, settings, stage.steps)
-        line = {"stage": task.name, "step": state.step, **clock.take(state.step, settings.batch), "lr": rate}
-        stage.tracker.metrics({**line, "skipped": int(state.guard.skipped), "loss_scale": float(state.guard.scale)})
-        if bar is not None:
-            bar.set_postfix(loss=f"{line['loss']:.4f}", samples_per_s=f"{line['samples_per_s']:.1f}")
+    if ranks.is_main:
+        _record(task, stage, state, clock, bar, done)
     if look or save:
         clock.hold()
+        started = time.perf_counter()
         if ranks.is_main:
             if look:
                 stage.validate(state)
+                stage.pace.paused(task.name, time.perf_counter() - started, validated=True)
+                started = time.perf_counter()
             if save:
                 folder, frozen = stage.folder, stage.beneath
                 save_state(
@@ -180,7 +183,29 @@ def _after_step(
                 )
                 stage.on_checkpoint(state)
         ranks.wait()
+        stage.pace.paused(task.name, time.perf_counter() - started, validated=False)
         clock.go()
+
+
+def _record(task: Task, stage: Stage, state: State, clock: _Clock, bar: Progress[object] | None, done: bool) -> None:
+    """A line of the log every `log_every` steps; what the user sees then, and where that is longer ago than 30 seconds."""
+    settings, logged = stage.settings, state.step % stage.settings.log_every == 0 or done
+    if logged or clock.shown_ago() >= EVERY:
+        rate = learning_rate(state.step - 1, settings, stage.steps)
+        metrics = clock.take(state.step, settings.batch) if logged else clock.look(state.step, settings.batch)
+        stage.pace.rate(task.name, settings.batch / metrics["samples_per_s"] if metrics["samples_per_s"] else 0.0)
+        if logged:
+            line = {"stage": task.name, "step": state.step, **metrics, "lr": rate}
+            stage.tracker.metrics({**line, "skipped": int(state.guard.skipped), "loss_scale": float(state.guard.scale)})
+        if bar is not None:
+            text = f"loss {metrics['loss']:.4f}, {metrics['samples_per_s']:.1f} samples/s"
+            bar.set_postfix_str(f"{text}, about {duration(stage.pace.left)} left" if stage.pace.left else text)
+        clock.shown()
+    if bar is None:
+        return
+    bar.update()
+    if logged and isinstance(bar, PlainProgress):
+        bar.write_line(gap=0.0 if done else _GAP)
 
 
 class _Clock:
@@ -190,6 +215,15 @@ class _Clock:
         self.total: Tensor | float = 0.0
         self.good: Tensor | float = 0.0
         self.step, self.spent, self.since = step, 0.0, time.perf_counter()
+        self._shown = self.since
+
+    def shown(self) -> None:
+        """The user sees numbers of now."""
+        self._shown = time.perf_counter()
+
+    def shown_ago(self) -> float:
+        """Seconds since the user was shown numbers."""
+        return time.perf_counter() - self._shown
 
     def add(self, loss: Tensor, bad: Tensor) -> None:
         """A step's loss; one that was left out does not count."""
@@ -203,14 +237,17 @@ class _Clock:
         """Training goes on."""
         self.since = time.perf_counter()
 
-    def take(self, step: int, batch: int) -> dict[str, float]:
-        """Figures since the last call."""
-        seconds = self.spent + time.perf_counter() - self.since
-        good = float(self.good)
-        metrics = {
+    def look(self, step: int, batch: int) -> dict[str, float]:
+        """Loss and samples per second since the last `take`."""
+        seconds, good = self.spent + time.perf_counter() - self.since, float(self.good)
+        return {
             "loss": float(self.total) / good if good else float("nan"),
             "samples_per_s": round(batch * (step - self.step) / seconds, 2),
         }
+
+    def take(self, step: int, batch: int) -> dict[str, float]:
+        """What `look` returns; the next one begins here."""
+        metrics = self.look(step, batch)
         self.total, self.good, self.step, self.spent, self.since = 0.0, 0.0, step, 0.0, time.perf_counter()
         return metrics
 

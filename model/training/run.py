@@ -20,6 +20,7 @@ from ...errors import CheckpointError
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import ShardDataset
 from ...pipeline.stream.order import mix
+from ...pipeline.stream.random_streams import Stream
 from ..checkpoints.format import (
     BEST_FILE,
     MODEL_FILE,
@@ -41,7 +42,7 @@ from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
 from ..objectives.diversity import diversity
 from ..objectives.residual_spread import measure_rescale, with_rescale
-from .cost_estimate import measure
+from .cost_estimate import Pace, expected_pace, measure
 from .distributed import ProcessGroup
 from .logger import Tracker
 from .loop import Stage, run
@@ -51,8 +52,6 @@ from .tasks import DiffusionTask, RrdbTask, check_inputs, looked_at_by
 from .validation import Benchmark, Upscale, describe, held_out, score, with_perceptual
 
 log = logging.getLogger(__name__)
-
-_WEIGHTS = 23  # stream of random numbers
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ class _Run:
     benchmarks: tuple[Benchmark, ...]
     report: Callable[[str], None]
     start: Checkpoint | None
+    pace: Pace
 
 
 def train(
@@ -121,9 +121,25 @@ def train(
         if config.validate.every and every and ranks.is_main:  # the others only need to know that rank 0 looks
             every = with_perceptual(every, config.validate.perceptual, device=device, report=speak)
         tracker = Tracker(out, config.train.tensorboard and ranks.is_main)
-        this = _Run(data, out, config, ranks, asked, facts, tracker, every if config.validate.every else (), speak, beginning)
+        scored = every if config.validate.every else ()
+        pace = Pace()  # rank 0 alone reports
+        if ranks.is_main:
+            images = [hr for benchmark in scored for _, hr in benchmark.pairs]
+            steps = looked_at_by(config)[1] or config.diffusion.timesteps
+            has_rrdb = rrdb is not None or (out / RRDB_FILE).exists() and not steps_done(out, "rrdb")
+            pace = expected_pace(
+                data,
+                out,
+                with_rescale(config, config.diffusion.rescale or 1.0),
+                ranks=ranks,
+                images=images,
+                sampling_steps=steps,
+                has_rrdb=has_rrdb,
+                report=speak,
+            )
+        this = _Run(data, out, config, ranks, asked, facts, tracker, scored, speak, beginning, pace)
         first = _rrdb_stage(this, rrdb)
-        torch.manual_seed(int(mix(config.train.seed, _WEIGHTS, 2)) >> 1)
+        torch.manual_seed(int(mix(config.train.seed, Stream.WEIGHTS, 2)) >> 1)
         _diffusion_stage(this, build_unet(config), first)
     return out / MODEL_FILE
 
@@ -177,7 +193,7 @@ def _tensors_of(data: ShardDataset) -> Callable[[int, int], dict[str, torch.Tens
 
 def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
     """The trained RRDB: from a file, from this run's finished stage one, or by training it now."""
-    torch.manual_seed(int(mix(this.config.train.seed, _WEIGHTS, 1)) >> 1)
+    torch.manual_seed(int(mix(this.config.train.seed, Stream.WEIGHTS, 1)) >> 1)
     network, looker = build_rrdb(this.config), build_rrdb(this.config)
     finished, steps = given or this.out / RRDB_FILE, this.config.train.rrdb_steps
 
@@ -276,12 +292,12 @@ def _stage(
                     )
 
     share = ranks.local_batch(settings.batch, settings.grad_accum)
-    left = steps - steps_done(this.out, task.name)
-    if ranks.is_main and left > 0:
-        estimate = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
-        this.report(estimate.line(task.name, left, settings.batch, share // settings.grad_accum, ranks.world, ranks.device))
+    if ranks.is_main and task.name in this.pace.parts:
+        memory = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
+        line = memory.line(task.name, at_once=share // settings.grad_accum, ranks=ranks.world, device=ranks.device)
+        this.report(f"{line}, {this.pace.line(task.name, settings.batch)}")
     every = v.every if this.benchmarks else 0
-    stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, every, beneath)
+    stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, every, beneath, this.pace)
     state, done = run(task, stage, ranks)
     if not done and ranks.is_main and (steps == 0 or not (this.out / file).exists()):
         publish(state)

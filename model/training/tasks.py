@@ -14,6 +14,7 @@ from ...errors import ConfigError
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import ShardDataset, e_sam
 from ...pipeline.stream.order import draw, mix
+from ...pipeline.stream.random_streams import Stream
 from ...runtime import has_bf16
 from ..config import RunConfig
 from ..diffusion.flow import SAMPLER as FLOW_SAMPLER
@@ -30,7 +31,6 @@ from .distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
 
-_T, _NOISE = 21, 22  # streams of random numbers, beside those of the crops
 _DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -99,7 +99,7 @@ class DiffusionTask(_Task):
         """
         batch, train = super().make_batch(position, size), self.config.train
         positions = batch["position"].numpy()
-        times = self.grid[draw(0, len(self.grid), train.seed, _T, positions)]
+        times = self.grid[draw(0, len(self.grid), train.seed, Stream.TIME, positions)]
         if in_second_phase(position, batch=train.batch, steps=train.steps, loss=self.config.loss):
             piece = max(1, size // train.grad_accum)
             looked_at = np.zeros(size, bool)
@@ -159,7 +159,7 @@ class DiffusionTask(_Task):
 
 
 def _noise(shape: tuple[int, ...], seed: int, position: int) -> Tensor:
-    generator = torch.Generator().manual_seed(int(mix(seed, _NOISE, position)) >> 1)
+    generator = torch.Generator().manual_seed(int(mix(seed, Stream.NOISE, position)) >> 1)
     return torch.randn(shape, generator=generator)
 
 

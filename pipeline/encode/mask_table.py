@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ...errors import SamdiffError
-from .rle import area, box, counts_of, decode, encode, to_coco
+from .rle import CocoMask, area, box, counts_of, decode, encode, to_coco
 
 _COLUMNS = ("area", "box", "predicted_iou", "stability", "point", "crop_box")
 
@@ -51,7 +51,7 @@ class MaskTable:
         arrays: Any = {name: np.concatenate([getattr(table, name) for table in tables]) for name in _COLUMNS}
         return replace(tables[0], counts=[runs for table in tables for runs in table.counts], **arrays)
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[CocoMask]:
         """Segment-anything's records: XYWH boxes whose width and height are last - first pixel, as that generator has them."""
         return [
             {
@@ -67,7 +67,7 @@ class MaskTable:
         ]
 
     @classmethod
-    def of_records(cls, records: Sequence[Mapping[str, Any]], height: int, width: int) -> MaskTable:
+    def of_records(cls, records: Sequence[CocoMask], height: int, width: int) -> MaskTable:
         """The table of segment-anything's records for an image [height, width]; what a record lacks is NaN or the whole image.
 
         Raises:
@@ -76,7 +76,7 @@ class MaskTable:
         return cls.of_runs([counts_of(record["segmentation"], height, width) for record in records], records, height, width)
 
     @classmethod
-    def of_runs(cls, runs: Sequence[np.ndarray], records: Sequence[Mapping[str, Any]], height: int, width: int) -> MaskTable:
+    def of_runs(cls, runs: Sequence[np.ndarray], records: Sequence[CocoMask], height: int, width: int) -> MaskTable:
         """The table of masks as runs, uint32 [R] each; what else is known of each stands in a record, whose `segmentation` is not read."""
         crops = np.array([record.get("crop_box") or [0, 0, width, height] for record in records], np.int32).reshape(-1, 4)
         crops[:, 2:] += crops[:, :2]
@@ -94,7 +94,7 @@ class MaskTable:
         )
 
     @classmethod
-    def of(cls, masks: MaskTable | Sequence[Mapping[str, Any]], height: int, width: int) -> MaskTable:
+    def of(cls, masks: MaskTable | Sequence[CocoMask], height: int, width: int) -> MaskTable:
         """What a segmenter gave for an image [height, width]: a table as it is, records as a table."""
         if not isinstance(masks, MaskTable):
             return cls.of_records(masks, height, width)

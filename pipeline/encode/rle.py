@@ -18,8 +18,11 @@ from .coco import from_string, to_string
 MAX_MASKS = 65535
 """Labels are uint16, and 0 means no mask."""
 
+CocoMask = Mapping[str, Any]
+"""COCO's run-length encoding of a mask (`size`, `counts`), or a record of segment-anything's that holds one: JSON values by name."""
 
-def counts_of(mask: Mapping[str, Any] | np.ndarray, height: int | None = None, width: int | None = None) -> np.ndarray:
+
+def counts_of(mask: CocoMask | np.ndarray, height: int | None = None, width: int | None = None) -> np.ndarray:
     """Runs of one mask, checked: uint32 [R].
 
     Args:
@@ -93,17 +96,6 @@ def spans(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (start, stop) if kept.all() else (start[kept], stop[kept])
 
 
-def paint(labels: np.ndarray, counts: np.ndarray, value: int) -> None:
-    """Write `value` into `labels` [H, W] where the mask is, in place. For all masks of an image, `paint_labels` is faster."""
-    height = labels.shape[0]
-    x0, y0, x1, y1 = box(counts, height)
-    if x1 == 0:
-        return
-    edges = np.stack(spans(counts), axis=1).ravel() - x0 * height
-    band = np.diff(edges, prepend=0, append=(x1 - x0) * height)  # runs of the columns x0 .. x1 alone
-    np.copyto(labels[y0:y1, x0:x1], value, where=decode(band, height, x1 - x0)[y0:y1])
-
-
 def paint_labels(masks: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     """Paint masks (runs) in order, later over earlier: uint16 [H, W], 0 = no mask, k = the k-th mask (1-based).
 
@@ -121,12 +113,12 @@ def paint_labels(masks: Sequence[np.ndarray], height: int, width: int) -> np.nda
     return cv2.transpose(flat.reshape(width, height)) if flat.size else flat.reshape(height, width)
 
 
-def to_coco(counts: np.ndarray, height: int, width: int) -> dict[str, Any]:
+def to_coco(counts: np.ndarray, height: int, width: int) -> CocoMask:
     """Runs as a COCO dict with the compressed string."""
     return {"size": [height, width], "counts": to_string(counts)}
 
 
-def _size_of(mask: Mapping[str, Any]) -> tuple[int, int]:
+def _size_of(mask: CocoMask) -> tuple[int, int]:
     if "size" not in mask or "counts" not in mask:
         raise SamdiffError(f"mask: expected a COCO RLE with the keys size and counts, got {sorted(map(str, mask))}")
     size = mask["size"]

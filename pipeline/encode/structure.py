@@ -7,14 +7,14 @@ each mean is over the whole mask, and pixels of no mask are 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from ...errors import SamdiffError
-from .rle import area, counts_of, paint_labels, spans
+from .rle import CocoMask, area, counts_of, paint_labels, spans
 
 THETA = 10000.0
 """Base of the rotary frequencies (the default of rotary-embedding-torch)."""
@@ -88,7 +88,7 @@ class Structure:
 
 
 def encode_structure(
-    masks: Sequence[Mapping[str, Any] | np.ndarray] | np.ndarray, height: int, width: int, sums: RopeSums | None = None
+    masks: Sequence[CocoMask | np.ndarray] | np.ndarray, height: int, width: int, sums: RopeSums | None = None
 ) -> Structure:
     """Labels and codes of an image's masks.
 
@@ -118,7 +118,7 @@ def _frequencies(width: int) -> np.ndarray:
     return THETA ** (-2.0 * (np.arange(width) // 2) / max(1, width))
 
 
-def _numbered(k: int, mask: Mapping[str, Any] | np.ndarray, height: int, width: int) -> np.ndarray:
+def _numbered(k: int, mask: CocoMask | np.ndarray, height: int, width: int) -> np.ndarray:
     try:
         return counts_of(mask, height, width)
     except SamdiffError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ...errors import ConfigError, StoreError
+from ...errors import ConfigError, StoreError, missing_package
 from ...runtime import progress
 from ..encode.mask_table import MaskTable
 from ..shards.reader import Store
@@ -42,7 +42,10 @@ def export_hdf5(store: Store, target: Path) -> None:
         BusyError: another process writes it.
         StoreError: the store is damaged, or the file cannot be written.
     """
-    import h5py
+    try:
+        import h5py
+    except ImportError as error:
+        raise missing_package(error, extra="hdf5", what="HDF5") from error
 
     target = _outside(store, target)
     with new_file(target, _COMMAND) as path, Sink(path) as sink:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import ChangedError, SamdiffError, printable
 from ..degrade.recipes import degrade
 from ..encode.mask_table import MaskTable
-from ..encode.rle import counts_of, decode, encode
+from ..encode.rle import CocoMask, counts_of, decode, encode
 from .mask_files import MaskFiles, checked_record
 
 _LONGEST_REASON = 400  # characters
@@ -24,7 +24,7 @@ class Segmenter(Protocol):
     def describe(self) -> dict[str, Any]:
         """JSON-able facts that decide the masks."""
 
-    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable | list[dict[str, Any]]]:
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable | list[CocoMask]]:
         """Masks of uint8 [H, W, 3] images, in order."""
 
 
@@ -106,7 +106,7 @@ class ImportedMasks:
         for _ in images:
             yield self._next.popleft()
 
-    def _cut(self, record: Mapping[str, Any], height: int, width: int) -> tuple[np.ndarray, dict[str, Any]]:
+    def _cut(self, record: CocoMask, height: int, width: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Runs and the other values of a record of the image as it was, cut to the image as it is used."""
         coco = record["segmentation"]
         counts = counts_of(coco)

@@ -14,6 +14,7 @@ import torch
 from ...errors import ConfigError, ImageError, printable
 from ...settings import changed
 from ..encode.mask_table import MaskTable
+from ..encode.rle import CocoMask
 from ..images.decode import read_picture
 from ..images.given import ImageLike, rgb_pixels
 from ..images.sources import list_source
@@ -82,7 +83,7 @@ class MaskGenerator:
         """
         return next(self.generate_batch([image]))
 
-    def generate(self, image: ImageLike) -> list[dict[str, Any]]:
+    def generate(self, image: ImageLike) -> list[CocoMask]:
         """Masks of one image (see `masks`) as segment-anything's records; `segmentation` is a COCO RLE."""
         return self.masks(image).records()
 

@@ -8,12 +8,12 @@ import math
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import ConfigError, SamdiffError, printable
-from ..encode.rle import MAX_MASKS
+from ..encode.rle import MAX_MASKS, CocoMask
 from ..images.archives import reason_of
 from ..images.listing import walk
 from ..images.unchanged import changed
@@ -102,7 +102,7 @@ def _parsed(data: bytes) -> list[dict[str, Any]]:
     return found
 
 
-def checked_record(record: Mapping[str, Any]) -> dict[str, Any]:
+def checked_record(record: CocoMask) -> dict[str, Any]:
     """The keys that a record may have, beside `segmentation`: finite numbers, as many as segment-anything writes; null and NaN are left out.
 
     Raises:
@@ -131,11 +131,11 @@ def checked_record(record: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
 
 
-def _is_nan(value: Any) -> bool:
+def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
@@ -143,7 +143,7 @@ def _is_side(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= _LARGEST_SIDE and value == int(value)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A value as it stands in JSON, short."""
     try:
         text = json.dumps(value)

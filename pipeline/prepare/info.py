@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def store_lines(store: Store) -> list[str]:
 def size_lines(store: Store) -> list[str]:
     """Bytes on disk beside raw bytes, for each tile array and for all tables of a group."""
     on_disk: Counter[str] = Counter()
-    for key, (size, _) in store.record.items():
+    for key, (size, _) in store.manifest.items():
         on_disk[_bucket(key)] += size
     raw: Counter[str] = Counter()
     for path, spec in SPECS.items():
@@ -61,7 +61,7 @@ def structure_line(store: Store) -> str:
     """Labels and masks beside the raw HR pixels, and beside a map of one float32 per HR pixel."""
     size = sum(
         size
-        for key, (size, _) in store.record.items()
+        for key, (size, _) in store.manifest.items()
         if key.startswith(("tiles/labels/", "masks/")) and not key.endswith(".json")
     )
     pixels = len(store) * store.tile**2
@@ -105,7 +105,7 @@ def _bucket(key: str) -> str:
     return f"tiles/{rest.split('/')[0]}" if head == "tiles" and rest != "zarr.json" else head
 
 
-def _inline(facts: Mapping[str, Any]) -> str:
+def _inline(facts: Mapping[str, object]) -> str:
     return ", ".join(f"{printable(key)} {_inline(v) if isinstance(v, Mapping) else printable(v)}" for key, v in facts.items())
 
 

@@ -1,4 +1,4 @@
-"""The mask stage for a list of pictures, in this process: pictures -> records, those that cannot be used with the reason."""
+"""The mask stage for a list of pictures, in this process: pictures -> image masks, those that cannot be used with the reason."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..images.sources import SourceReader
 from ..masks.settings import MaskConfig, number_type, segmenter_facts
 from ..sam.weights import plan_weights
 from .scan import SourceImage
-from .staging import ImageRecord
-from .tile_stage import image_record
+from .staging import ImageMasks
+from .tile_stage import image_masks
 
 if TYPE_CHECKING:
     from .run import MaskSource
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 Read = Callable[[SourceImage, SourceReader], Decoded | ImageError]
 """`scan.read_usable` with its settings bound; picklable."""
 
-Result = tuple[SourceImage, ImageRecord | ImageError]
+Result = tuple[SourceImage, ImageMasks | ImageError]
 
 MaskStage = Callable[[Sequence[SourceImage], Read], Iterator[Result]]
-"""What makes records, here or elsewhere: pictures and how to read them -> one result each, in any order."""
+"""What makes image masks, here or elsewhere: pictures and how to read them -> one result each, in any order."""
 
 
 def make_generator(sam: str, device: str = "auto", lr_scale: int | None = None, **options: Any) -> MaskSource:
@@ -88,7 +88,7 @@ def one_each(items: Sequence[SourceImage], results: Iterator[Result]) -> Iterato
     )
 
 
-def local_records(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
+def local_masks(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
     """Records of pictures, in order, made by one segmenter while the next pictures are decoded."""
     inside: deque[tuple[SourceImage, Decoded]] = deque()  # pictures that the segmenter holds
     refused: deque[tuple[SourceImage, ImageError]] = deque()
@@ -112,7 +112,7 @@ def local_records(masks: MaskSource, items: Sequence[SourceImage], read: Read) -
             item, decoded = inside.popleft()
             table = MaskTable.of(found, *decoded.pixels.shape[:2])
             notes = [*decoded.notes, *([] if len(table) else ["no masks"])]  # one colour, say: an image like any other
-            yield item, image_record(table, "; ".join(notes))
+            yield item, image_masks(table, "; ".join(notes))
             while refused:
                 yield refused.popleft()
     except (Exception, KeyboardInterrupt):

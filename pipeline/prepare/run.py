@@ -18,12 +18,13 @@ import numpy as np
 from ...errors import BusyError, ConfigError, ImageError, StoreError
 from ...runtime import progress
 from ..encode.mask_table import MaskTable
+from ..encode.rle import CocoMask
 from ..images.sources import Source
 from ..shards.reader import Store, open_store
 from ..shards.schema import FORMAT_VERSION
 from ..shards.writer import ROOT_KEY, canonical, digest
 from ..storage.local import KeyStore, Location, key_store_at
-from .mask_stage import MaskStage, local_records, one_each
+from .mask_stage import MaskStage, local_masks, one_each
 from .scan import SourceImage, read_usable, scan
 from .settings import UNCOMPARED as UNCOMPARED
 from .settings import PrepareConfig as PrepareConfig
@@ -43,7 +44,7 @@ class MaskSource(Protocol):
         What does not decide them, and is kept all the same: versions under `versions`, parameters under `uncompared`.
         """
 
-    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable | list[dict[str, Any]]]:
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable | list[CocoMask]]:
         """Masks of uint8 [H, W, 3] images, in order: a `MaskTable`, or segment-anything's records (`segmentation` = COCO RLE), for each.
 
         A class that knows pictures by name has `expect(name, height, width)` too: told of each image before it comes, it returns
@@ -156,7 +157,7 @@ def prepare(
         if plan.changed or plan.committed is not None:
             return _finished(plan, out, staging)
         staging.begin(attributes)
-        skipped = _make_masks(plan, staging, maker or partial(local_records, masks), settings, strict)
+        skipped = _make_masks(plan, staging, maker or partial(local_masks, masks), settings, strict)
         if len(skipped) == len(plan.found):
             staging.remove()
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])

@@ -1,7 +1,7 @@
-"""Work in progress beside a store: one committed record per finished image, so that no image is ever segmented twice.
+"""Work in progress beside a store: one committed `ImageMasks` per finished image, so that no image is ever segmented twice.
 
-`NAME.zarr.staging` holds `settings.json` (what the records were made with) and `images/KEY.npz`, named by the content of the
-source file (`scan.SourceImage.key`): a record is found again when files are renamed, added or removed. While the store is being written,
+`NAME.zarr.staging` holds `settings.json` (what they were made with) and `images/KEY.npz`, named by the content of the
+source file (`scan.SourceImage.key`): they are found again when files are renamed, added or removed. While the store is being written,
 `writing.json` lists its keys: these files, and no others, are ours to remove from an unfinished store. A folder also holds the lock; that
 of a URL lies in the user's cache folder and so keeps apart the runs of one machine only.
 """
@@ -46,7 +46,7 @@ def _empty(shape: tuple[int, ...], dtype: str) -> Any:
 
 
 @dataclass(frozen=True)
-class ImageRecord:
+class ImageMasks:
     """What the mask stage found in one image; M masks in painting order, HR frame."""
 
     height: int
@@ -130,7 +130,7 @@ class Staging:
         self._lock = take_lock(self._lock_file(), self.out, "samdiff prepare")
         return self
 
-    def begin(self, settings: Mapping[str, Any]) -> None:
+    def begin(self, settings: Mapping[str, object]) -> None:
         """Make or resume the records.
 
         Raises:
@@ -204,30 +204,30 @@ class Staging:
         self.close()
 
     def finished(self) -> set[str]:
-        """Keys of all committed records."""
+        """Keys of all images whose masks are committed."""
         names = (path.removeprefix("images/") for path in self.place.list_keys() if path.startswith("images/"))
         return {name.removesuffix(".npz") for name in names if name.endswith(".npz") and not name.startswith(".")}
 
-    def load(self, key: str) -> ImageRecord | None:
-        """The committed record of a key, None if there is none (or it was damaged, which is logged)."""
+    def load(self, key: str) -> ImageMasks | None:
+        """The committed masks of a key, None if there is none (or it was damaged, which is logged)."""
         data = self.place.get(_path(key))
         if data is None:
             return None
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                return ImageRecord(**{f.name: _value(arrays[f.name]) for f in fields(ImageRecord)})
+                return ImageMasks(**{f.name: _value(arrays[f.name]) for f in fields(ImageMasks)})
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             log.warning("%s/%s: damaged (%s); this image has to be done again", self.place, _path(key), error)
             return None
 
-    def save(self, key: str, record: ImageRecord) -> None:
-        """Commit a record: whole, or not at all."""
+    def save(self, key: str, masks: ImageMasks) -> None:
+        """Commit the masks of an image: whole, or not at all."""
         data = io.BytesIO()
-        np.savez_compressed(data, **{f.name: getattr(record, f.name) for f in fields(ImageRecord)})
+        np.savez_compressed(data, **{f.name: getattr(masks, f.name) for f in fields(ImageMasks)})
         self.place.set(_path(key), data.getvalue())
 
     def discard(self, key: str) -> None:
-        """Forget a record, so that its image is done again."""
+        """Forget the masks of an image, so that its image is done again."""
         self.place.delete(_path(key))
 
     def remove(self) -> None:
@@ -274,7 +274,7 @@ def _path(key: str) -> str:
     return f"{_IMAGES}/{key}.npz"
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(before: Mapping[str, object], now: Mapping[str, object], prefix: str = "") -> list[str]:
     """`scale: was 4, now 2` for each setting that differs, nested ones as `segmenter.mode`."""
     lines: list[str] = []
     for key in sorted({*before, *now}):

@@ -17,7 +17,7 @@ from ...runtime import progress
 from ..degrade.recipes import degrade
 from ..degrade.tiles import tile_grid
 from ..encode.mask_table import MaskTable
-from ..encode.rle import paint
+from ..encode.rle import paint_labels
 from ..encode.structure import encode_structure
 from ..images.decode import Limits, map_ahead
 from ..images.pairs import on_common_grid, why_not_lr
@@ -26,12 +26,12 @@ from ..images.unchanged import read_unchanged
 from ..shards.writer import StoreWriter, store_keys
 from ..storage.local import KeyStore
 from .scan import SourceImage, crop_to_scale
-from .staging import ImageRecord, Staging
+from .staging import ImageMasks, Staging
 
 
-def image_record(masks: MaskTable, note: str = "") -> ImageRecord:
+def image_masks(masks: MaskTable, note: str = "") -> ImageMasks:
     """The masks of one image, with their codes, as the arrays that a store keeps."""
-    return ImageRecord(
+    return ImageMasks(
         masks.height,
         masks.width,
         note,
@@ -76,7 +76,7 @@ def cut_tiles(
 
 @dataclass(frozen=True)
 class Summary:
-    """One image of the store to be: the few numbers that its sizes need. The record itself stays on the disk."""
+    """One image of the store to be: the few numbers that its sizes need. The masks themselves stay on the disk."""
 
     found: SourceImage
     height: int = 0
@@ -91,10 +91,10 @@ class Summary:
 def summarise(
     found: Sequence[SourceImage], skipped: Mapping[str, str], staging: Staging, tile: int, scale: int, stride: int | None = None
 ) -> list[Summary]:
-    """The numbers of all images in order, from the committed records; `skipped` gives name -> reason of the others.
+    """The numbers of all images in order, from the committed image masks; `skipped` gives name -> reason of the others.
 
     Raises:
-        StoreError: records are gone or damaged. All of these were deleted, so one more run makes them.
+        StoreError: image masks are gone or damaged. All of these were deleted, so one more run makes them.
     """
     images, lost, first = [], 0, None
     for item in found:
@@ -110,9 +110,9 @@ def summarise(
 def _summary(item: SourceImage, reason: str | None, staging: Staging, grid: tuple[int, int, int | None]) -> Summary:
     if reason is not None:
         return Summary(item, note=reason, skipped=True)
-    record = _committed(staging, item.key)
-    tiles = len(tile_grid(record.height, record.width, *grid))
-    return Summary(item, record.height, record.width, record.note, False, record.n_masks, len(record.rle), tiles)
+    masks = _committed(staging, item.key)
+    tiles = len(tile_grid(masks.height, masks.width, *grid))
+    return Summary(item, masks.height, masks.width, masks.note, False, masks.n_masks, len(masks.rle), tiles)
 
 
 def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, facts: Mapping[str, Any], limits: Limits) -> None:
@@ -120,14 +120,14 @@ def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, fact
 
     Args:
         images: from `summarise`.
-        staging: holds the records.
+        staging: holds the image masks.
         out: where the store goes.
         facts: the root document's attributes (scale, tile, stride, degradation, …).
         limits: bounds on picture sizes.
 
     Raises:
         ChangedError: a file is not what was scanned.
-        StoreError: a record is gone or damaged.
+        StoreError: the masks of an image are gone or damaged.
     """
     tile, scale, stride = facts["tile"], facts["scale"], facts["stride"]
     sizes = _sizes(images, tile, scale)
@@ -140,17 +140,18 @@ def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, fact
     for number, image in enumerate(progress(images, desc="tiles", unit="image")):
         if image.skipped:
             continue
-        record = _committed(staging, image.found.key)
-        writer.append(_mask_rows(record, runs))
-        runs += len(record.rle)
+        masks = _committed(staging, image.found.key)
+        writer.append(_mask_rows(masks, runs))
+        runs += len(masks.rle)
         _, (hr, lr) = next(pixels)
-        if hr.shape[:2] != (record.height, record.width):
+        if hr.shape[:2] != (masks.height, masks.width):
             staging.discard(image.found.key)
             raise StoreError(
-                f"{staging}: the record of {printable(image.found.picture.name)} is of an image of another size; "
+                f"{staging}: the masks of {printable(image.found.picture.name)} are those of an image of another size; "
                 "it was deleted; run the same command again to make it anew"
             )
-        tiles = cut_tiles(hr, lr, _labels(record), tile, scale, stride)
+        labels = paint_labels(masks.runs(), masks.height, masks.width)
+        tiles = cut_tiles(hr, lr, labels, tile, scale, stride)
         corners = tiles.pop("corner")
         place = np.concatenate([np.full((len(corners), 1), number, np.int32), corners], axis=1)
         writer.append({"tiles/place": place, **{f"tiles/{name}": values for name, values in tiles.items()}})
@@ -158,20 +159,12 @@ def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, fact
     writer.commit({**facts, "counts": counts})
 
 
-def _committed(staging: Staging, key: str) -> ImageRecord:
-    record = staging.load(key)
-    if record is None:
+def _committed(staging: Staging, key: str) -> ImageMasks:
+    masks = staging.load(key)
+    if masks is None:
         staging.discard(key)
-        raise StoreError(f"{staging}: the record of an image is gone or damaged; run the same command again to make it anew")
-    return record
-
-
-def _labels(record: ImageRecord) -> np.ndarray:
-    """uint16 [H, W]: masks painted in order, later over earlier."""
-    labels = np.zeros((record.height, record.width), np.uint16)
-    for number, counts in enumerate(record.runs(), start=1):
-        paint(labels, counts, number)
-    return labels
+        raise StoreError(f"{staging}: the masks of an image are gone or damaged; run the same command again to make it anew")
+    return masks
 
 
 def _hr_and_lr(
@@ -232,9 +225,9 @@ def _image_tables(images: Sequence[Summary]) -> dict[str, np.ndarray]:
     }
 
 
-def _mask_rows(record: ImageRecord, runs_before: int) -> dict[str, np.ndarray]:
+def _mask_rows(masks: ImageMasks, runs_before: int) -> dict[str, np.ndarray]:
     same = ("codes", "area", "box_hr", "predicted_iou", "stability", "point_hr", "crop_box_hr", "rle")
     return {
-        **{f"masks/{name}": getattr(record, name) for name in same},
-        "masks/rle_offset": record.rle_offset[1:] + np.uint64(runs_before),
+        **{f"masks/{name}": getattr(masks, name) for name in same},
+        "masks/rle_offset": masks.rle_offset[1:] + np.uint64(runs_before),
     }

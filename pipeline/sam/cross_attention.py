@@ -8,10 +8,9 @@ Letters: B points, T tokens, P pixels, C channels, h heads of d.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
+from segment_anything.modeling.transformer import Attention
+from torch import Tensor, nn
 
 from .matmul import linear
 
@@ -21,7 +20,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(-2, -3)
 
 
-def self_attention(attention: Any, placed: Tensor, tokens: Tensor) -> Tensor:
+def self_attention(attention: Attention, placed: Tensor, tokens: Tensor) -> Tensor:
     """Attention among the tokens [B, T, C]; queries and keys come from `placed` (tokens plus position), values from `tokens`."""
     q, k = (split_heads(_apply(layer, placed), attention.num_heads) for layer in (attention.q_proj, attention.k_proj))
     v = split_heads(_apply(attention.v_proj, tokens), attention.num_heads)
@@ -32,7 +31,7 @@ def self_attention(attention: Any, placed: Tensor, tokens: Tensor) -> Tensor:
 class _Layer:
     """Weights of one attention, by head."""
 
-    def __init__(self, attention: Any) -> None:
+    def __init__(self, attention: Attention) -> None:
         self.heads = attention.num_heads
         self.q, self.k, self.v, self.o = attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj
         self.scale = (self.q.out_features // self.heads) ** -0.5
@@ -47,7 +46,7 @@ class _Layer:
 class TokenToImage(_Layer):
     """Tokens look at the image: queries are tokens, keys and values are pixels."""
 
-    def __init__(self, attention: Any) -> None:
+    def __init__(self, attention: Attention) -> None:
         super().__init__(attention)
         self.k_by_head = self.k.weight.unflatten(0, (self.heads, -1))  # [h, d, C]
         self.v_by_head = self.v.weight.unflatten(0, (self.heads, -1)).transpose(1, 2).contiguous()  # [h, C, d]
@@ -85,7 +84,7 @@ class TokenToImage(_Layer):
 class ImageToToken(_Layer):
     """The image looks at the tokens: queries are pixels, keys and values are tokens."""
 
-    def __init__(self, attention: Any) -> None:
+    def __init__(self, attention: Attention) -> None:
         super().__init__(attention)
         self.q_by_head = self.q.weight.unflatten(0, (self.heads, -1))  # [h, d, C]
         self.q_bias = self.q.bias.unflatten(0, (self.heads, 1, -1))  # [h, 1, d]
@@ -119,5 +118,5 @@ class ImageToToken(_Layer):
         return scatter
 
 
-def _apply(layer: Any, x: Tensor) -> Tensor:
+def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
     return linear(x, layer.weight, layer.bias)

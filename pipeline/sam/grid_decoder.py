@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from segment_anything.modeling import Sam
+from segment_anything.modeling.common import MLPBlock
+from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -64,7 +66,7 @@ class GridDecoder:
         pixel_batch: points whose image tokens are processed together: 1 keeps them in a CPU's cache.
     """
 
-    def __init__(self, sam: Any, dtype: torch.dtype = torch.float32, pixel_batch: int = 1) -> None:
+    def __init__(self, sam: Sam, dtype: torch.dtype = torch.float32, pixel_batch: int = 1) -> None:
         decoder, prompts = sam.mask_decoder, sam.prompt_encoder
         self.dtype, self.pixel_batch = dtype, pixel_batch
         self.layer0, self.layer1 = decoder.transformer.layers
@@ -186,11 +188,11 @@ class GridDecoder:
         return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
-def _mlp(block: Any, x: Tensor) -> Tensor:
+def _mlp(block: MLPBlock, x: Tensor) -> Tensor:
     return linear(F.relu(linear(x, block.lin1.weight, block.lin1.bias)), block.lin2.weight, block.lin2.bias)
 
 
-def _head(mlp: Any, x: Tensor) -> Tensor:
+def _head(mlp: MLP, x: Tensor) -> Tensor:
     for k, layer in enumerate(mlp.layers):
         x = linear(x if k == 0 else F.relu(x), layer.weight, layer.bias)
     return x

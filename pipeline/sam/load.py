@@ -16,9 +16,10 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTra
 from torch import Tensor
 
 from ...errors import ConfigError, WeightsError, printable
+from ...progress import activity
 from .names import SEGMENTERS
 from .tinyvit import TinyViT
-from .weights import WeightsRecord, find_weights
+from .weights import WeightsFile, find_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Segmenter:
 
     name: str
     model: Sam
-    weights: WeightsRecord
+    weights: WeightsFile
 
 
 def load_segmenter(name: str, device: torch.device, weights: Path | None = None, source: str = "auto") -> Segmenter:
@@ -47,10 +48,11 @@ def load_segmenter(name: str, device: torch.device, weights: Path | None = None,
     if name not in SEGMENTERS:
         raise ConfigError(f"segmenter: expected one of {', '.join(SEGMENTERS)}, got {name!r}")
     record = find_weights(name, file=weights, source=source)
-    model = build_segmenter(name)
-    load_state(model, read_state(record.path), f"{record.path} as {name}")
-    record.check_unchanged()  # the store records the hash of what was loaded
-    return Segmenter(name, model.to(device), record)
+    with activity(f"loading the weights of {name} from {record.path}"):
+        model = build_segmenter(name)
+        load_state(model, read_state(record.path), f"{record.path} as {name}")
+        record.check_unchanged()  # the store records the hash of what was loaded
+        return Segmenter(name, model.to(device), record)
 
 
 def build_segmenter(name: str) -> Sam:

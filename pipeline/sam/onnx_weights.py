@@ -7,6 +7,7 @@ folded into the convolutions, so the function is the same as the official file's
 from __future__ import annotations
 
 import re
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def state_from_onnx(encoder: bytes, decoder: bytes) -> dict[str, Tensor]:
 class _Graph:
     """Nodes and constants of an ONNX graph by name."""
 
-    def __init__(self, onnx: Any, data: bytes) -> None:
+    def __init__(self, onnx: ModuleType, data: bytes) -> None:
         graph = onnx.load_model_from_string(data).graph
 
         def to_array(tensor: Any) -> np.ndarray:

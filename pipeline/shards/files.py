@@ -1,4 +1,4 @@
-"""The files of one open store, each against what the store's record says of it.
+"""The files of one open store, each against what the store's manifest says of it.
 
 Documents and tables are compared with their recorded size and SHA-256 whenever they are read; a shard, which is large and read in pieces,
 once per process and its workers, when its first tile is wanted. The checksum of each chunk is checked on every read besides (`shardcodec.py`). A damaged
@@ -31,19 +31,19 @@ T = TypeVar("T")
 class Files:
     """Bytes of a store's files, checked. Threads may read at once; it pickles and forks."""
 
-    def __init__(self, place: KeyStore, record: dict[str, tuple[int, str]], strict: bool, check_shards: bool) -> None:
+    def __init__(self, place: KeyStore, manifest: dict[str, tuple[int, str]], strict: bool, check_shards: bool) -> None:
         """
         Args:
             place: where the store lies.
-            record: key -> (bytes, SHA-256).
-            strict: a file that the record does not name, or names with another digest, is an error; else it is read as it is.
+            manifest: key -> (bytes, SHA-256).
+            strict: a file that the manifest does not name, or names with another digest, is an error; else it is read as it is.
             check_shards: also compare shards.
         """
-        self.place, self.record, self.strict = place, record, strict
+        self.place, self.manifest, self.strict = place, manifest, strict
         self.check_shards = check_shards and strict
-        self._passed = Once(key for key in record if key.startswith(_SHARDS)) if self.check_shards else Once()
+        self._passed = Once(key for key in manifest if key.startswith(_SHARDS)) if self.check_shards else Once()
         self._far = not isinstance(place, (LocalStore, CachingStore))
-        self._whole = LRUCache(_KEEP_FAR)
+        self._whole: LRUCache[bytes] = LRUCache(_KEEP_FAR)
 
     def documents(self, keys: Sequence[str]) -> list[bytes]:
         """Several small files; at once where each is a request."""
@@ -108,9 +108,9 @@ class Files:
             ) from error
 
     def _fact(self, key: str) -> tuple[int, str]:
-        if key not in self.record:
+        if key not in self.manifest:
             raise DamageError("the store's record does not name this file")
-        return self.record[key]
+        return self.manifest[key]
 
     def _compare(self, key: str) -> None:
         """A whole shard with its digest: in pieces from a local folder; else as one, which is kept where each read is a request."""

@@ -1,6 +1,6 @@
 """What the metadata of a store may say, checked before a byte of memory is taken for it. Pure.
 
-Two laws bound everything: an array's document is byte for byte the one that the contract makes for the store's sizes, and the record
+Two laws bound everything: an array's document is byte for byte the one that the contract makes for the store's sizes, and the manifest
 lists exactly the objects that those sizes need, none larger than it can be. So no number in a document can ask for more than is there.
 """
 
@@ -13,11 +13,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .codec import encoded_bound, index_bytes
-from .schema import ARRAYS, LONG_ROWS, MAX_TILE, RECORD_KEY, ArraySpec, chunk_of, shape_of, shard_of, sizes_from, violations
-from .writer import ROOT_KEY, array_document, as_written, canonical, chunk_key, group_document, record_document
+from .schema import (
+    ARRAYS,
+    LONG_ROWS,
+    MANIFEST_KEY,
+    MAX_TILE,
+    ArraySpec,
+    Document,
+    chunk_of,
+    shape_of,
+    shard_of,
+    sizes_from,
+    violations,
+)
+from .writer import ROOT_KEY, array_document, as_written, canonical, chunk_key, group_document, manifest_document
 
 ROOT_LIMIT = 2**26
-"""Bytes of the root document: it names the record's files, and each of those lists some 50,000 others."""
+"""Bytes of the root document: it names the manifest's files, and each of those lists some 50,000 others."""
 DOCUMENT_LIMIT = 2**16
 """Bytes of any other document."""
 _DEPTH = 32  # ours have eight levels
@@ -83,8 +95,8 @@ def group_problem(path: str, data: bytes) -> str | None:
     return None if data == canonical(group_document({})) else f"{path}/{ROOT_KEY}: differs from a plain group's"
 
 
-def record_files(own: Any) -> dict[str, tuple[int, str]]:
-    """The record's own files as the root names them; ValueError if they are not `record/zarr.json` and `record/c/0`, 1, 2, …"""
+def manifest_files(own: object) -> dict[str, tuple[int, str]]:
+    """The manifest's own files as the root names them; ValueError if they are not `record/zarr.json` and `record/c/0`, 1, 2, …"""
     if not isinstance(own, dict):
         raise ValueError("the root does not name the record's files")
     facts = {}
@@ -93,18 +105,18 @@ def record_files(own: Any) -> dict[str, tuple[int, str]]:
         if type(size) is not int or not isinstance(sha256, str) or not 0 < size <= _most_of_record(key):
             raise ValueError(f"the root names a file of the record with {fact!r:.80}")
         facts[key] = (size, sha256)
-    wanted = [f"{RECORD_KEY}/{ROOT_KEY}", *(chunk_key(RECORD_KEY, index, 1) for index in range(len(facts) - 1))]
+    wanted = [f"{MANIFEST_KEY}/{ROOT_KEY}", *(chunk_key(MANIFEST_KEY, index, 1) for index in range(len(facts) - 1))]
     if set(facts) != set(wanted):
         raise ValueError("the root names other files than the record's")
     return {key: facts[key] for key in wanted}
 
 
-def record_length(data: bytes, own: Facts) -> int:
-    """Bytes of the record's text, as its document says; ValueError if its files cannot hold that much."""
+def manifest_length(data: bytes, own: Facts) -> int:
+    """Bytes of the manifest's text, as its document says; ValueError if its files cannot hold that much."""
     document = parse_json(data)
     shape = document.get("shape")
     length = shape[0] if isinstance(shape, list) and len(shape) == 1 else None
-    if type(length) is not int or length < 0 or data != canonical(record_document(length)):
+    if type(length) is not int or length < 0 or data != canonical(manifest_document(length)):
         raise ValueError("the record's metadata differ from what format version 1 says")
     chunks = len(own) - 1
     if -(-length // LONG_ROWS) != chunks or length > _RECORD_RATIO * sum(size for size, _ in own.values()):
@@ -112,8 +124,8 @@ def record_length(data: bytes, own: Facts) -> int:
     return length
 
 
-def parse_record(text: bytes) -> dict[str, tuple[int, str]]:
-    """key -> (bytes, SHA-256) of the record's lines, `SHA256  BYTES  KEY`; ValueError for any other line, and for a key twice."""
+def parse_manifest(text: bytes) -> dict[str, tuple[int, str]]:
+    """key -> (bytes, SHA-256) of the manifest's lines, `SHA256  BYTES  KEY`; ValueError for any other line, and for a key twice."""
     lines = text.decode("ascii").split("\n")
     if lines.pop():
         raise ValueError("the record's last line is cut off")
@@ -129,25 +141,25 @@ def parse_record(text: bytes) -> dict[str, tuple[int, str]]:
 
 
 def expected_objects(sizes: Mapping[str, int]) -> int:
-    """Files of a store of these sizes without the root and the record."""
+    """Files of a store of these sizes without the root and the manifest."""
     groups = len({spec.group for spec in ARRAYS})
     return groups + len(ARRAYS) + sum(_count(spec, sizes) for spec in ARRAYS)
 
 
-def record_problem(record: Facts, sizes: Mapping[str, int]) -> str | None:
-    """Whether the record lists exactly the objects of a store of these sizes, each of a possible size."""
-    if (count := expected_objects(sizes)) != len(record):
-        return f"the arrays need {count} files, the record lists {len(record)}"
+def manifest_problem(manifest: Facts, sizes: Mapping[str, int]) -> str | None:
+    """Whether the manifest lists exactly the objects of a store of these sizes, each of a possible size."""
+    if (count := expected_objects(sizes)) != len(manifest):
+        return f"the arrays need {count} files, the record lists {len(manifest)}"
     for key, most in largest(sizes):
-        if key not in record:
+        if key not in manifest:
             return f"{key}: missing in the record"
-        if not 0 < record[key][0] <= most:
-            return f"{key}: recorded with {record[key][0]} bytes, at most {most} are possible"
+        if not 0 < manifest[key][0] <= most:
+            return f"{key}: recorded with {manifest[key][0]} bytes, at most {most} are possible"
     return None
 
 
 def largest(sizes: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """(key, most bytes) of every object of a store of these sizes, without the root and the record."""
+    """(key, most bytes) of every object of a store of these sizes, without the root and the manifest."""
     for group in dict.fromkeys(spec.group for spec in ARRAYS):
         yield f"{group}/{ROOT_KEY}", DOCUMENT_LIMIT
     for spec in ARRAYS:
@@ -183,7 +195,7 @@ def _impossible(sizes: Mapping[str, int], scale: int) -> str | None:
     return None
 
 
-def _with_level_of(found: Mapping[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+def _with_level_of(found: Document, document: Document) -> Document:
     """The contract's document with the zstd level of another: readers need not know it, so stores may differ there."""
     inner, ours = found["codecs"], document["codecs"]
     if ours[0]["name"] == "sharding_indexed":

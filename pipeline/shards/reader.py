@@ -1,6 +1,6 @@
 """Read a store: `open_store(path)` checks the root and the contract, then hands out tables, tiles and masks.
 
-Reads are whole chunks with their checksums, of files that are those of the record (`files.py`); a missing or damaged one is a `StoreError`
+Reads are whole chunks with their checksums, of files that are those of the manifest (`files.py`); a missing or damaged one is a `StoreError`
 that names the file, never zeros (Zarr's own readers return the fill value for a missing chunk). Offsets, counts, places, names and labels
 are checked before they are used: the store may be a stranger's. Nothing here needs an event loop, so a `Store` works in forked workers.
 """
@@ -23,8 +23,8 @@ from ..storage.local import KeyStore, Location, get_at_most, key_store_at
 from ..storage.lru import LRUCache
 from .codec import chunk_span, decode_chunk, decode_index, encoded_bound, index_bytes
 from .files import Files
-from .metadata import ROOT_LIMIT, group_problem, record_files, record_problem, sizes_of
-from .root import nothing_there, read_record, read_root
+from .metadata import ROOT_LIMIT, group_problem, manifest_files, manifest_problem, sizes_of
+from .root import nothing_there, read_manifest, read_root
 from .schema import ARRAYS, shape_of, tiles_per_shard
 from .tables import IMAGE_TABLES, place_problems, table_problems, texts_of
 from .writer import ROOT_KEY, SPECS, chunk_key, digest
@@ -74,30 +74,30 @@ class Store:
         self,
         place: KeyStore,
         attributes: dict[str, Any],
-        record: dict[str, tuple[int, str]] | None = None,
+        manifest: dict[str, tuple[int, str]] | None = None,
         check_shards: bool = True,
     ) -> None:
         """`record` replaces the store's own, and neither it nor the tables are then checked: for `verify` only."""
         self.place = place
         self.attrs = attributes
         self.scale: int = attributes["scale"]
-        self._strict = record is None
-        self.record = read_record(place, record_files(attributes["digests"]["record"])) if record is None else record
-        self._files = Files(place, self.record, self._strict, check_shards)
+        self._strict = manifest is None
+        self.manifest = read_manifest(place, manifest_files(attributes["digests"]["record"])) if manifest is None else manifest
+        self._files = Files(place, self.manifest, self._strict, check_shards)
         groups = dict.fromkeys(spec.group for spec in ARRAYS) if self._strict else {}
         paths = [*groups, *(spec.path for spec in ARRAYS)]
         data = dict(zip(paths, self._files.documents([f"{path}/{ROOT_KEY}" for path in paths]), strict=True))
         problems = [problem for path in groups if (problem := group_problem(path, data.pop(path)))]
         self.sizes, found = sizes_of(data, self.scale)
         problems += found
-        if self._strict and not problems and (problem := record_problem(self.record, self.sizes)):
+        if self._strict and not problems and (problem := manifest_problem(self.manifest, self.sizes)):
             problems.append(problem)
         if problems:
             raise StoreError(f"{place}: the store breaks its contract: {printable('; '.join(problems[:5]))}; prepare it again")
         self.tile = self.sizes["T"]
         self._slots = tiles_per_shard(self.tile)
-        self._recent = LRUCache(_KEEP)
-        self._runs = LRUCache(_KEEP_RUNS)
+        self._recent: LRUCache[np.ndarray] = LRUCache(_KEEP)
+        self._runs: LRUCache[np.ndarray] = LRUCache(_KEEP_RUNS)
         self._tables: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class Store:
             "tiles": f"{len(self)} of {self.tile} x {self.tile} HR pixels, x{self.scale}",
             "images": f"{self.n_images}",
             "masks": f"{self.n_masks} by {self.attrs.get('segmenter', {}).get('name', '?')}",
-            "size": f"{sum(size for size, _ in self.record.values()) / 1e6:.1f} MB in {len(self.record)} files",
+            "size": f"{sum(size for size, _ in self.manifest.values()) / 1e6:.1f} MB in {len(self.manifest)} files",
         }
         try:
             facts["images"] += f", {len(self.skipped())} of them skipped"
@@ -281,7 +281,7 @@ class Store:
         joined.flags.writeable = False
         return joined
 
-    def _kept_chunk(self, kept: LRUCache, path: str, index: int) -> np.ndarray:
+    def _kept_chunk(self, kept: LRUCache[np.ndarray], path: str, index: int) -> np.ndarray:
         key = chunk_key(path, index, len(SPECS[path].shape))
         chunk = kept.get(key)
         if chunk is None:

@@ -1,4 +1,4 @@
-"""The root document of a store, which is its commit: is it there, is it ours, is it whole; and the record that it names."""
+"""The root document of a store, which is its commit: is it there, is it ours, is it whole; and the manifest that it names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from ...errors import StoreError, printable
 from ..storage.local import KeyStore, LocalStore, get_at_most
 from .codec import DamageError, decode_chunk
-from .metadata import DOCUMENT_LIMIT, parse_json, parse_record, record_files, record_length
-from .schema import FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY
+from .metadata import DOCUMENT_LIMIT, manifest_files, manifest_length, parse_json, parse_manifest
+from .schema import FORMAT, FORMAT_VERSION, LONG_ROWS, MANIFEST_KEY, Document
 from .writer import ROOT_KEY, SPECS, as_written, digest, unseal
 
 _FACTS = ("segmenter", "degradation", "structure", "software", "uncompared", "counts")  # where there, they are objects
@@ -37,19 +37,19 @@ def read_root(place: KeyStore, data: bytes) -> dict[str, Any]:
         )
     try:
         attributes = unseal(data)
-        record_files(attributes["digests"]["record"])
+        manifest_files(attributes["digests"]["record"])
         _check_attributes(attributes)
         return attributes
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise StoreError(f"{place}: {ROOT_KEY}: {printable(error)}; restore the file or prepare the store again") from error
 
 
-def read_record(place: KeyStore, own: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
-    """key -> (bytes, SHA-256) of every file of a store but the root and the record, as committed.
+def read_manifest(place: KeyStore, own: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """key -> (bytes, SHA-256) of every file of a store but the root and the manifest, as committed.
 
     Args:
         place: where the store lies.
-        own: the record's own files, from `metadata.record_files`.
+        own: the manifest's own files, from `metadata.manifest_files`.
 
     Raises:
         StoreError: one of them is missing or damaged.
@@ -63,19 +63,19 @@ def read_record(place: KeyStore, own: dict[str, tuple[int, str]]) -> dict[str, t
         if data is None or (len(data), digest(data)) != fact:
             raise StoreError(f"{place}/{key}: {'missing' if data is None else 'damaged'}; restore it or prepare again")
         try:
-            if key == f"{RECORD_KEY}/{ROOT_KEY}":
-                length = record_length(data, own)
+            if key == f"{MANIFEST_KEY}/{ROOT_KEY}":
+                length = manifest_length(data, own)
             else:
                 text += decode_chunk(data, SPECS["images/name"].little, (LONG_ROWS,)).tobytes()
         except (DamageError, ValueError) as error:
             raise StoreError(f"{place}/{key}: {printable(error)}; restore it or prepare again") from error
     try:
-        return parse_record(text[:length])
+        return parse_manifest(text[:length])
     except ValueError as error:
-        raise StoreError(f"{place}/{RECORD_KEY}: {printable(error)}; restore it or prepare again") from error
+        raise StoreError(f"{place}/{MANIFEST_KEY}: {printable(error)}; restore it or prepare again") from error
 
 
-def _check_attributes(attributes: dict[str, Any]) -> None:
+def _check_attributes(attributes: Document) -> None:
     """What the rest of the package relies on; ValueError."""
     scale, fingerprint = attributes.get("scale"), attributes.get("fingerprint")
     if type(scale) is not int or scale < 1:

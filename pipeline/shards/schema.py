@@ -19,7 +19,9 @@ FORMAT_VERSION = 1
 
 TABLE_ROWS = 65_536  # rows per chunk of a table
 LONG_ROWS = 4_194_304  # entries per chunk of a ragged table's values
-RECORD_KEY = "record"  # the array that lists every file with size and SHA-256
+Document = Mapping[str, Any]
+"""A `zarr.json`, or attributes in it: JSON values by name."""
+MANIFEST_KEY = "record"  # the array that lists every file with size and SHA-256
 ZSTD_LEVEL = 3  # photographs: level 9 saves 2 to 3 points more and takes three times as long (docs/store.md)
 LABEL_LEVEL = 12  # label maps: a third smaller than level 3, decoded as fast
 MAX_TILE = 4096  # HR pixels per side: the largest tile that `prepare` makes
@@ -149,7 +151,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("masks", "prepare", ("SOURCE", "segmenter weights"), _written("masks"), "decode, crop, segment, encode structure"),
     Stage("tiles", "prepare", ("SOURCE", "masks/rle"), _written("tiles"), "degrade the whole image, cut aligned tiles"),
     Stage(
-        "commit", "prepare", ("every file",), (RECORD_KEY, "zarr.json"), "record size and SHA-256 of all, write the root last"
+        "commit", "prepare", ("every file",), (MANIFEST_KEY, "zarr.json"), "record size and SHA-256 of all, write the root last"
     ),
     Stage(
         "rrdb",
@@ -191,7 +193,7 @@ def shard_of(spec: ArraySpec, shape: tuple[int, ...], tile: int) -> tuple[int, .
     return (tiles_per_shard(tile), *shape[1:]) if spec.rows == 1 else None
 
 
-def sizes_from(metadata: Mapping[str, Mapping[str, Any]], scale: int) -> dict[str, int]:
+def sizes_from(metadata: Mapping[str, Document], scale: int) -> dict[str, int]:
     """The letters' values as the arrays' own metadata (path -> zarr.json) state them."""
     first = {path: int(document["shape"][0]) for path, document in metadata.items()}
     tile = int(metadata["tiles/hr"]["shape"][1])
@@ -207,7 +209,7 @@ def sizes_from(metadata: Mapping[str, Mapping[str, Any]], scale: int) -> dict[st
     }
 
 
-def violations(metadata: Mapping[str, Mapping[str, Any]], scale: int) -> list[str]:
+def violations(metadata: Mapping[str, Document], scale: int) -> list[str]:
     """Where array metadata (path -> parsed zarr.json) breaks the contract: one sentence each, empty if it holds."""
     missing = [spec.path for spec in ARRAYS if spec.path not in metadata]
     if missing:
@@ -216,7 +218,7 @@ def violations(metadata: Mapping[str, Mapping[str, Any]], scale: int) -> list[st
     return [problem for spec in ARRAYS for problem in _check_array(spec, metadata[spec.path], sizes)]
 
 
-def _check_array(spec: ArraySpec, document: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
+def _check_array(spec: ArraySpec, document: Document, sizes: Mapping[str, int]) -> list[str]:
     shape = shape_of(spec, sizes)
     shard = shard_of(spec, shape, sizes["T"])
     codecs = document["codecs"]

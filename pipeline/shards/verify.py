@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from ...errors import StoreError, printable
@@ -19,14 +19,14 @@ from .metadata import (
     Facts,
     expected_objects,
     group_problem,
+    manifest_files,
+    manifest_problem,
     parse_json,
-    parse_record,
-    record_files,
-    record_problem,
+    parse_manifest,
 )
 from .reader import Store
 from .root import nothing_there, read_root
-from .schema import LONG_ROWS, RECORD_KEY, tiles_per_shard
+from .schema import LONG_ROWS, MANIFEST_KEY, Document, tiles_per_shard
 from .writer import ROOT_KEY, SPECS, as_written, chunk_key, digest
 
 _PIECE = 2**24  # bytes of a file that are hashed at a time
@@ -48,14 +48,14 @@ def verify_store(location: Location, deep: bool = False) -> list[str]:
     """
     place = key_store_at(location)
     keys = set(place.list_keys())
-    if ROOT_KEY not in keys and f"{RECORD_KEY}/{ROOT_KEY}" not in keys:
+    if ROOT_KEY not in keys and f"{MANIFEST_KEY}/{ROOT_KEY}" not in keys:
         raise StoreError(nothing_there(place))
     attributes, problems = _root(place)
-    record, found = _record(place, attributes, keys)
+    manifest, found = _manifest(place, attributes, keys)
     problems += found
-    problems += list(_files(place, record, keys))
+    problems += list(_files(place, manifest, keys))
     named = {problem.split(":")[0] for problem in problems}
-    return problems + list(_contents(place, attributes, record, deep, named, len(keys)))
+    return problems + list(_contents(place, attributes, manifest, deep, named, len(keys)))
 
 
 def _root(place: KeyStore) -> tuple[dict[str, Any], list[str]]:
@@ -74,43 +74,43 @@ def _root(place: KeyStore) -> tuple[dict[str, Any], list[str]]:
         return {}, problem
 
 
-def _record(place: KeyStore, attributes: Mapping[str, Any], keys: set[str]) -> tuple[Facts, list[str]]:
-    """The record of all files with that of its own files; empty, with the reason, if it cannot be trusted."""
+def _manifest(place: KeyStore, attributes: Document, keys: set[str]) -> tuple[Facts, list[str]]:
+    """The manifest of all files with that of its own files; empty, with the reason, if it cannot be trusted."""
     try:
-        own = record_files(attributes["digests"]["record"])
+        own = manifest_files(attributes["digests"]["record"])
     except (LookupError, TypeError, ValueError):
-        own = {}  # the root is damaged, which is known already; the record's own checksums still hold
+        own = {}  # the root is damaged, which is known already; the manifest's own checksums still hold
     problems = [problem for key, fact in own.items() if (problem := _file_problem(place, key, fact))]
-    there = sorted(key for key in keys if key.startswith(f"{RECORD_KEY}/"))
+    there = sorted(key for key in keys if key.startswith(f"{MANIFEST_KEY}/"))
     try:
-        length = parse_json(_small(place, f"{RECORD_KEY}/{ROOT_KEY}"))["shape"][0]
+        length = parse_json(_small(place, f"{MANIFEST_KEY}/{ROOT_KEY}"))["shape"][0]
         count = -(-length // LONG_ROWS)
         if type(length) is not int or not 0 <= count <= len(there):
             raise ValueError(f"{length!r:.40} bytes are not what its files hold")
         most, text = encoded_bound(LONG_ROWS), b""
         for index in range(count):
-            chunk = get_at_most(place, chunk_key(RECORD_KEY, index, 1), most) or b""
+            chunk = get_at_most(place, chunk_key(MANIFEST_KEY, index, 1), most) or b""
             text += decode_chunk(chunk, SPECS["images/name"].little, (LONG_ROWS,)).tobytes()
-        listed = parse_record(text[:length])
+        listed = parse_manifest(text[:length])
     except (ValueError, LookupError, TypeError, OverflowError) as error:
-        why = f"{RECORD_KEY}: cannot be read ({printable(error)}); foreign and missing files cannot be told"
+        why = f"{MANIFEST_KEY}: cannot be read ({printable(error)}); foreign and missing files cannot be told"
         return {}, problems or [why]
     strange = [key for key in listed if key.partition("/c/")[0].removesuffix(f"/{ROOT_KEY}") not in _PATHS or ".." in key]
     if strange:
-        return {}, [*problems, f"{RECORD_KEY}: names {strange[0]}, which no store has"]
+        return {}, [*problems, f"{MANIFEST_KEY}: names {strange[0]}, which no store has"]
     return {**listed, **{key: own.get(key, (-1, "")) for key in there if key in own or not own}}, problems
 
 
-def _files(place: KeyStore, record: Facts, keys: set[str]) -> Iterator[str]:
+def _files(place: KeyStore, manifest: Facts, keys: set[str]) -> Iterator[str]:
     """Missing, foreign and damaged files."""
-    if not record:
+    if not manifest:
         return
-    for key in sorted(keys - set(record) - {ROOT_KEY}):
+    for key in sorted(keys - set(manifest) - {ROOT_KEY}):
         if is_system_file(key):  # such as .DS_Store, which prepare leaves alone, too
             continue
         yield f"{printable(key)}: foreign: the store did not write this file; remove it"
-    for key, fact in progress(sorted(record.items()), desc="files", unit="file"):
-        if not key.startswith(f"{RECORD_KEY}/") and (problem := _file_problem(place, key, fact)):
+    for key, fact in progress(sorted(manifest.items()), desc="files", unit="file"):
+        if not key.startswith(f"{MANIFEST_KEY}/") and (problem := _file_problem(place, key, fact)):
             yield problem
 
 
@@ -165,9 +165,7 @@ def _damaged_tiles(place: KeyStore, key: str, size: int) -> str:
     return f"; tile {', '.join(map(str, lost[:5]))}{' and more' if len(lost) > 5 else ''} lost" if lost else ""
 
 
-def _contents(
-    place: KeyStore, attributes: Mapping[str, Any], record: Facts, deep: bool, named: set[str], there: int
-) -> Iterator[str]:
+def _contents(place: KeyStore, attributes: Document, manifest: Facts, deep: bool, named: set[str], there: int) -> Iterator[str]:
     """What the contents say, with files left out that are known to be damaged; `there` is the number of files."""
     for group in dict.fromkeys(spec.group for spec in SPECS.values()):
         try:
@@ -180,10 +178,10 @@ def _contents(
         scale = attributes.get("scale")
         if type(scale) is not int or scale < 1:
             attributes = {**attributes, "scale": _scale_of(place)}
-        store = Store(place, dict(attributes), record=dict(record))
-        listed = {key: fact for key, fact in record.items() if not key.startswith(f"{RECORD_KEY}/")}
-        if listed and (problem := record_problem(listed, store.sizes)):
-            yield f"{RECORD_KEY}: {problem}"
+        store = Store(place, dict(attributes), manifest=dict(manifest))
+        listed = {key: fact for key, fact in manifest.items() if not key.startswith(f"{MANIFEST_KEY}/")}
+        if listed and (problem := manifest_problem(listed, store.sizes)):
+            yield f"{MANIFEST_KEY}: {problem}"
         if expected_objects(store.sizes) > 2 * there:
             yield f"contents: not checked, because the metadata speak of {expected_objects(store.sizes)} files, {there} are there"
             return
@@ -192,7 +190,7 @@ def _contents(
             yield printable(error)
         yield "contents: not checked, because the metadata above is damaged"
         return
-    for problem in content_problems(store, whole=deep or not record, deep=deep):
+    for problem in content_problems(store, whole=deep or not manifest, deep=deep):
         if problem.split(":")[0] not in named:
             yield problem
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,19 @@ from ...errors import StoreError
 from ..storage.foreign import foreign_names, some
 from ..storage.local import KeyStore
 from .codec import encode_chunk, encode_shard
-from .schema import ARRAYS, FORMAT, FORMAT_VERSION, LONG_ROWS, RECORD_KEY, ZSTD_LEVEL, ArraySpec, chunk_of, shape_of, shard_of
+from .schema import (
+    ARRAYS,
+    FORMAT,
+    FORMAT_VERSION,
+    LONG_ROWS,
+    MANIFEST_KEY,
+    ZSTD_LEVEL,
+    ArraySpec,
+    Document,
+    chunk_of,
+    shape_of,
+    shard_of,
+)
 
 ROOT_KEY = "zarr.json"
 OWN_ATTRIBUTES = frozenset(
@@ -45,7 +57,7 @@ _CONSOLIDATED = "consolidated_metadata"  # a copy of the arrays' documents, whic
 SPECS = {spec.path: spec for spec in ARRAYS}
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: object) -> bytes:
     """JSON with sorted keys and no choice of layout, so that equal values are equal bytes."""
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode()
 
@@ -55,7 +67,7 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def array_document(spec: ArraySpec, sizes: Mapping[str, int]) -> dict[str, Any]:
+def array_document(spec: ArraySpec, sizes: Mapping[str, int]) -> Document:
     """The `zarr.json` of one array (Zarr v3 specification, array metadata)."""
     shape = shape_of(spec, sizes)
     shard = shard_of(spec, shape, sizes["T"])
@@ -100,12 +112,12 @@ def _document(
     }
 
 
-def record_document(length: int) -> dict[str, Any]:
-    """The `zarr.json` of the record: the text of `length` bytes that lists every file."""
+def manifest_document(length: int) -> Document:
+    """The `zarr.json` of the manifest: the text of `length` bytes that lists every file."""
     return _document("uint8", (length,), (LONG_ROWS,), None, ("byte",))
 
 
-def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def group_document(attributes: Document) -> Document:
     """The `zarr.json` of a group; those below the root have no attributes."""
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
@@ -116,14 +128,14 @@ def chunk_key(path: str, index: int, ndim: int) -> str:
 
 
 def store_keys(sizes: Mapping[str, int]) -> frozenset[str]:
-    """Every key that a store of these sizes (the contract's letters) can have; more chunks of the record than it will need."""
-    keys = {ROOT_KEY, f"{RECORD_KEY}/{ROOT_KEY}"}
+    """Every key that a store of these sizes (the contract's letters) can have; more chunks of the manifest than it will need."""
+    keys = {ROOT_KEY, f"{MANIFEST_KEY}/{ROOT_KEY}"}
     for spec in ARRAYS:
         column = _Column(spec, sizes)
         keys |= {f"{spec.group}/{ROOT_KEY}", f"{spec.path}/{ROOT_KEY}"}
         keys |= {chunk_key(spec.path, index, len(column.shape)) for index in range(-(-column.shape[0] // column.rows))}
     longest = sum(len(key.encode()) + 64 + 20 + 5 for key in keys)  # a line is a SHA-256, a size, a key, and what parts them
-    return frozenset(keys | {chunk_key(RECORD_KEY, index, 1) for index in range(-(-longest // LONG_ROWS))})
+    return frozenset(keys | {chunk_key(MANIFEST_KEY, index, 1) for index in range(-(-longest // LONG_ROWS))})
 
 
 class _Column:
@@ -197,8 +209,8 @@ class StoreWriter:
             for key, data in column.take(final=False):
                 self._set(key, data)
 
-    def commit(self, attributes: Mapping[str, Any]) -> None:
-        """Write the rest, then the record of all digests, then the root document that names the record."""
+    def commit(self, attributes: Document) -> None:
+        """Write the rest, then the manifest of all digests, then the root document that names the manifest."""
         for column in self._columns.values():
             for key, data in column.take(final=True):
                 self._set(key, data)
@@ -206,19 +218,19 @@ class StoreWriter:
             assert column.done == expected, f"{column.spec.path}: {column.done} objects written, {expected} described"
         before = set(self.written)
         self._write_record()
-        record = {key: list(self.written[key]) for key in sorted(set(self.written) - before)}
+        manifest = {key: list(self.written[key]) for key in sorted(set(self.written) - before)}
         if self.place.size(ROOT_KEY) is not None:  # where locks do not reach: another disk's, another machine's writer
             raise StoreError(f"{self.place}: another process finished a store there meanwhile; it is left as it is")
-        self.place.set(ROOT_KEY, sign_root({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}, record))
+        self.place.set(ROOT_KEY, sign_root({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}, manifest))
 
     def _write_record(self) -> None:
         lines = [f"{sha256}  {size}  {key}\n" for key, (size, sha256) in sorted(self.written.items())]
         text = np.frombuffer("".join(lines).encode(), np.uint8)
-        self._set(f"{RECORD_KEY}/{ROOT_KEY}", canonical(record_document(len(text))))
+        self._set(f"{MANIFEST_KEY}/{ROOT_KEY}", canonical(manifest_document(len(text))))
         for index, start in enumerate(range(0, len(text), LONG_ROWS)):
             padded = np.zeros(LONG_ROWS, np.uint8)
             padded[: len(text) - start] = text[start : start + LONG_ROWS]
-            self._set(chunk_key(RECORD_KEY, index, 1), encode_chunk(padded, ZSTD_LEVEL))
+            self._set(chunk_key(MANIFEST_KEY, index, 1), encode_chunk(padded, ZSTD_LEVEL))
 
     def _set(self, key: str, data: bytes) -> None:
         assert key not in self.written, f"{key} written twice"
@@ -226,10 +238,10 @@ class StoreWriter:
         self.written[key] = (len(data), digest(data))
 
 
-def sign_root(attributes: Mapping[str, Any], record: Mapping[str, list]) -> bytes:
-    """The root document: the attributes, the digests of the record's own files, and the digest of the document itself."""
-    unsealed = group_document({**attributes, "digests": {"record": dict(record), "root": ""}})
-    return canonical(group_document({**attributes, "digests": {"record": dict(record), "root": digest(canonical(unsealed))}}))
+def sign_root(attributes: Document, manifest: Mapping[str, Sequence[object]]) -> bytes:
+    """The root document: the attributes, the digests of the manifest's own files, and the digest of the document itself."""
+    unsealed = group_document({**attributes, "digests": {"record": dict(manifest), "root": ""}})
+    return canonical(group_document({**attributes, "digests": {"record": dict(manifest), "root": digest(canonical(unsealed))}}))
 
 
 def unseal(data: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ...errors import StoreError
 
@@ -73,7 +73,7 @@ def partial_stem(name: str) -> str:
     return name if len(data) <= _LONGEST else hashlib.sha256(data).hexdigest()
 
 
-def hold(file: IO[Any] | int) -> bool | None:
+def hold(file: IO[str] | IO[bytes] | int) -> bool | None:
     """Lock an open file (or its number) until it is closed or the process ends; False if another process has it, None where locks are not to be had."""
     try:
         import fcntl

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock
 
@@ -117,7 +117,7 @@ class CachingStore(RetryingStore):
         self._kept = LocalStore(self.folder / store)
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return CachingStore, (self.inner, self.folder, self.store, self.limit, self.attempts, self.wait_s)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:

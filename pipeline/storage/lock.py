@@ -1,4 +1,9 @@
-"""One process at a time in a folder."""
+"""One process at a time in a folder.
+
+The package `filelock` (see `cache.py`, whose folder is samdiff's own) is not enough here: it takes any file of that name for its lock, also one
+that the user wrote, and older releases empty it; its error does not say which process has the lock; and it does not notice that
+the file, or its folder, was removed between opening and locking.
+"""
 
 from __future__ import annotations
 

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
 
 
-class LRUCache:
+class LRUCache(Generic[V]):
     """At most `limit` values by key; the one that was used longest ago goes first. A pickled copy starts empty."""
 
     def __init__(self, limit: int) -> None:
         assert limit > 0
         self.limit = limit
-        self._values: OrderedDict[str, Any] = OrderedDict()
+        self._values: OrderedDict[str, V] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return LRUCache, (self.limit,)
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def get(self, key: str) -> Any:
+    def get(self, key: str) -> V | None:
         """The value, or None if it is not kept (any more)."""
         with self._lock:
             if key in self._values:
@@ -34,7 +36,7 @@ class LRUCache:
         with self._lock:
             self._values.pop(key, None)
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: str, value: V) -> None:
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)

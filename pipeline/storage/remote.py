@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import StoreError
 
@@ -27,7 +27,7 @@ class FsspecStore:
     def __repr__(self) -> str:
         return self.url
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return FsspecStore, (self.url,)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:

@@ -23,6 +23,7 @@ from ..storage.cache import CACHE_BYTES, CachingStore
 from ..storage.once import SharedArray
 from .order import Order, draw
 from .passes import checked_epoch
+from .random_streams import Stream
 
 if TYPE_CHECKING:
     import torch
@@ -285,7 +286,14 @@ def e_sam(labels: torch.Tensor, image: torch.Tensor, table: torch.Tensor, offset
 def plan_crops(positions: np.ndarray, tile_lr: int, patch_lr: int, seed: int) -> np.ndarray:
     """int64 [B, 5]: y_lr, x_lr of the crop's corner, flip rows, flip columns, transpose; a function of seed and position."""
     room = tile_lr - patch_lr + 1
-    columns = [draw(0, limit, seed, stream, positions) for stream, limit in ((11, room), (12, room), (13, 2), (14, 2), (15, 2))]
+    limits = (
+        (Stream.CROP_Y, room),
+        (Stream.CROP_X, room),
+        (Stream.FLIP_ROWS, 2),
+        (Stream.FLIP_COLUMNS, 2),
+        (Stream.TRANSPOSE, 2),
+    )
+    columns = [draw(0, limit, seed, stream, positions) for stream, limit in limits]
     return np.stack(columns, axis=1)
 
 

@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from .random_streams import Stream
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -99,7 +101,7 @@ def _blocks(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         first = np.arange(0, length, size)
         parts.append(np.stack([np.full_like(first, store), first, np.minimum(size, length - first)], axis=1))
     blocks = np.concatenate(parts)
-    blocks = blocks[_permutation(len(blocks), order.seed, 1, epoch)]
+    blocks = blocks[_permutation(len(blocks), order.seed, Stream.BLOCKS, epoch)]
     ends = np.cumsum(blocks[:, 2])
     starts = np.concatenate([[0], ends[order.window - 1 : -1 : order.window]])
     return blocks, starts
@@ -111,4 +113,4 @@ def _window(order: Order, epoch: int, index: int) -> np.ndarray:
     blocks, _ = _blocks(order, epoch)
     chosen = blocks[index * order.window : (index + 1) * order.window]
     rows = np.concatenate([np.stack([np.full(n, s), np.arange(f, f + n)], axis=1) for s, f, n in chosen])
-    return rows[_permutation(len(rows), order.seed, 2, epoch, index)]
+    return rows[_permutation(len(rows), order.seed, Stream.WINDOW, epoch, index)]

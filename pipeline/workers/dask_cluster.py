@@ -18,25 +18,30 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
-import dask.config
-from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Security
-
-from ...errors import ConfigError, ImageError, StoreError, printable
+from ...errors import ConfigError, ImageError, StoreError, missing_package, printable
 from ..images.sources import ImageFile
 from ..prepare.mask_stage import Read, Result
 from ..prepare.run import MaskSource
 from ..prepare.scan import SourceImage
-from ..prepare.staging import ImageRecord
-from .local_workers import LOOPBACK, LocalWorkers
-from .tasks import Segmenter, comparable, make_record
+from ..prepare.staging import ImageMasks
+from .tasks import Segmenter, comparable, make_image_masks
+
+try:
+    import dask.config
+    from distributed import CancelledError, Client, Future, KilledWorker, LocalCluster, Security
+
+    from .local_workers import LOOPBACK, LocalWorkers
+except ImportError as error:
+    raise missing_package(error, extra="cluster", what="--workers and --dask") from error
 
 log = logging.getLogger(__name__)
 
 _WAIT = 60  # seconds for a scheduler or a first worker to appear
 _TICK = 0.5  # seconds between two looks at the workers
 _AHEAD = 3  # images on their way for each thread of the cluster
+_Made: TypeAlias = "Future[ImageMasks | ImageError]"
 _LOST = 3  # times that an image is sent again when its result went with a worker
 
 
@@ -46,7 +51,7 @@ class DaskWorkers:
     def __init__(
         self,
         make: Callable[[], MaskSource],
-        describe: Mapping[str, Any],
+        describe: Mapping[str, object],
         *,
         address: str | None = None,
         workers: int = 1,
@@ -71,6 +76,8 @@ class DaskWorkers:
             self._stack.enter_context(_quiet())
             self.client = self._start(workers, threads) if address is None else self._connect(address)
             self._resources = {} if self.local else _resources(self.client)
+            if self.dashboard:
+                log.debug("dashboard: %s", self.dashboard)
         except BaseException:
             self._stack.close()
             raise
@@ -118,9 +125,10 @@ class DaskWorkers:
 
     def _outcomes(
         self, items: Sequence[SourceImage], read: Read
-    ) -> Iterator[tuple[SourceImage, ImageRecord | ImageError | KilledWorker]]:
-        left, done = deque(items), queue.SimpleQueue[Future]()
-        on_the_way: dict[Any, tuple[SourceImage, Future]] = {}
+    ) -> Iterator[tuple[SourceImage, ImageMasks | ImageError | KilledWorker]]:
+        left = deque(items)
+        done: queue.SimpleQueue[_Made] = queue.SimpleQueue()
+        on_the_way: dict[object, tuple[SourceImage, _Made]] = {}
         lost: Counter[str] = Counter()
         try:
             while left or on_the_way:
@@ -128,7 +136,7 @@ class DaskWorkers:
                 while left and len(on_the_way) < self._window():
                     item = left.popleft()
                     future = self.client.submit(
-                        make_record, self._segmenter, _absolute(item), read, pure=False, resources=self._resources
+                        make_image_masks, self._segmenter, _absolute(item), read, pure=False, resources=self._resources
                     )
                     on_the_way[future.key] = item, future
                     future.add_done_callback(done.put)
@@ -151,12 +159,12 @@ class DaskWorkers:
             for _, future in on_the_way.values():
                 future.release()
 
-    def _outcome(self, future: Future, item: SourceImage) -> ImageRecord | ImageError | KilledWorker | None:
+    def _outcome(self, future: _Made, item: SourceImage) -> ImageMasks | ImageError | KilledWorker | None:
         """The result of a finished task, None if it is lost. It still lies with its worker; if that dies now, the task runs again, and this waits."""
         try:
             while True:
                 try:
-                    result: ImageRecord | ImageError = future.result(timeout=_TICK)
+                    result: ImageMasks | ImageError = future.result(timeout=_TICK)
                     return result
                 except (TimeoutError, UnboundLocalError) as error:
                     # the latter: `distributed.utils.sync` has no result to return when its wait is cancelled, as may be while a worker goes
@@ -190,7 +198,10 @@ class DaskWorkers:
         return _AHEAD * max(1, self._threads)
 
     def _start(self, workers: int, threads: int) -> Client:
-        security = Security.temporary()
+        try:
+            security = Security.temporary()
+        except ImportError as error:  # cryptography makes the keys
+            raise missing_package(error, extra="cluster", what="--workers") from error
         drawn = importlib.util.find_spec("bokeh") is not None
         routes = ["distributed.http.scheduler.info", "distributed.http.statics"] if drawn else []
         try:
@@ -254,7 +265,7 @@ def _resources(client: Client) -> dict[str, int]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask's own lines, tracebacks of workers that die among them, only where details were requested (-v)."""
+    """Dask's own lines, tracebacks of workers that die among them, only where the user wants other libraries' INFO (-vv)."""
     if logging.getLogger().isEnabledFor(logging.INFO):
         yield
         return

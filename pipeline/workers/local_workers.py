@@ -184,9 +184,17 @@ def _leave_with_parent(folder: str) -> None:
 
 
 async def _work(orders: Orders) -> None:
-    options: dict[str, Any] = {"nthreads": 1, "memory_limit": None, "local_directory": orders.folder, "death_timeout": 60}
+    options: dict[str, Any] = {"memory_limit": None}  # none; Dask's annotation leaves it out
     with dask.config.set({"distributed.worker.http.routes": []}):  # nothing is served to whoever asks by HTTP
         worker = await Worker(
-            orders.address, name=orders.name, security=orders.security, host=LOOPBACK, protocol="tls://", **options
+            orders.address,
+            name=orders.name,
+            security=orders.security,
+            host=LOOPBACK,
+            protocol="tls://",
+            nthreads=1,
+            local_directory=orders.folder,
+            death_timeout=60,
+            **options,
         )
     await worker.finished()

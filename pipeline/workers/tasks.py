@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ...errors import ImageError, SamdiffError
 from ...runtime import setup_process
-from ..prepare.mask_stage import Read, local_records
+from ..prepare.mask_stage import Read, local_masks
 from ..prepare.run import UNCOMPARED, MaskSource
 from ..prepare.scan import SourceImage
-from ..prepare.staging import ImageRecord, differences
+from ..prepare.staging import ImageMasks, differences
 from ..shards.writer import canonical, digest
 from ..storage.lru import LRUCache
 
@@ -22,7 +21,7 @@ class Segmenter:
     """How a worker makes its segmenter, and what it must be. Small and picklable."""
 
     make: Callable[[], MaskSource]
-    expected: Mapping[str, Any]
+    expected: Mapping[str, object]
     threads: int
 
     @property
@@ -43,23 +42,25 @@ class Segmenter:
         return masks
 
 
-_LOADED, _LOCK = LRUCache(2), threading.Lock()
+_LOADED: LRUCache[MaskSource] = LRUCache(2)
+_LOCK = threading.Lock()
 """A worker's segmenters: loaded with their first image, used for one image at a time; two, for two runs on one cluster."""
 
 
-def make_record(segmenter: Segmenter, item: SourceImage, read: Read) -> ImageRecord | ImageError:
+def make_image_masks(segmenter: Segmenter, item: SourceImage, read: Read) -> ImageMasks | ImageError:
     """A task: the record of one image."""
     with _LOCK:
         masks = _LOADED.get(segmenter.key)
         if masks is None:
             masks = _LOADED[segmenter.key] = segmenter.load()
-        ((_, result),) = local_records(masks, [item], read)
+        ((_, result),) = local_masks(masks, [item], read)
         return result
 
 
-def comparable(describe: Mapping[str, Any]) -> dict[str, Any]:
+def comparable(describe: Mapping[str, object]) -> dict[str, object]:
     """What must be equal on all workers: not versions, and of the weights their content alone."""
     facts = {key: value for key, value in describe.items() if key not in UNCOMPARED}
-    if isinstance(facts.get("weights"), Mapping):
-        facts["weights"] = facts["weights"].get("sha256")
+    weights = facts.get("weights")
+    if isinstance(weights, Mapping):
+        facts["weights"] = weights.get("sha256")
     return facts

@@ -61,6 +61,8 @@ def another(option) -> tuple[str, object]:
         low = setting.facts.min if setting.facts.min is not None else 0
         found = setting.kind(low + step) if setting.default != low + step else setting.kind(low + 2 * step)
         return str(found), found
+    if option.path[-1] == "perceptual":
+        return "dists", "dists"
     if setting.kind in (str, Path):
         return "other", "other"
     return "[2, 2]", [2, 2]
@@ -95,6 +97,8 @@ def test_all_faces_agree(command, option, tmp_path):
     typed, value = another(option)
     beside = {"start_time": ["infer.start=rrdb"], "compile": ["masks.mode=fast"], "bits": ["output.format=png"]}
     needed = beside.get(option.path[-1], []) if command != "train" else []
+    if option.path == ("diffusion", "process"):
+        needed = ["diffusion.base=rrdb", "diffusion.modulation=none"]
     words = [f"--set={text}" for text in needed]
     name = ".".join(option.path)
     if option.path[-1] == "degradation":
@@ -171,7 +175,7 @@ def test_lr_dir_means_given():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["infer", "--sampler", "ddmp"], "expected one of ddpm, ddim, dpm2m, paper, paper-clipped, got 'ddmp' (did you mean 'ddpm'?)"),
+        (["infer", "--sampler", "ddmp"], "expected one of ddpm, ddim, dpm2m, paper, paper-clipped, euler, got 'ddmp' (did you mean 'ddpm'?)"),
         (["infer", "--set", "infr.steps=3", "a.png"], "unknown setting infr (did you mean 'infer'?)"),
         (["infer"], "infer: expected IMAGE, got none"),
         (["train"], "train: expected STORE, got none"),
@@ -199,7 +203,7 @@ def test_the_schema_is_printed():
     schema = json.loads(run("train", "--print-schema"))
     keys = {
         (section, key)
-        for section in ("model", "diffusion", "train", "validate")
+        for section in ("model", "diffusion", "loss", "train", "validate")
         for key in schema["properties"][section]["properties"]
     }
     assert {option.path for option in options("train")} <= keys  # fmt: skip

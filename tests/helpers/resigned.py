@@ -10,7 +10,7 @@ import numpy as np
 from samdiff import open_store
 from samdiff.pipeline.shards.codec import encode_chunk
 from samdiff.pipeline.shards.schema import ARRAYS, LONG_ROWS, shape_of
-from samdiff.pipeline.shards.writer import SPECS, StoreWriter, canonical, digest, record_document, sign_root
+from samdiff.pipeline.shards.writer import SPECS, StoreWriter, canonical, digest, manifest_document, sign_root
 from samdiff.pipeline.storage.local import LocalStore
 
 
@@ -22,7 +22,7 @@ def resign(store: Path, attributes: dict | None = None, lines: Callable[[list[st
     facts = [(key, (store / key).read_bytes()) for key in keys]
     text = "".join(lines([f"{digest(data)}  {len(data)}  {key}\n" for key, data in facts])).encode()
     shutil.rmtree(store / "record", ignore_errors=True)
-    own = {"record/zarr.json": canonical(record_document(len(text)))}
+    own = {"record/zarr.json": canonical(manifest_document(len(text)))}
     for index, start in enumerate(range(0, len(text), LONG_ROWS)):
         own[f"record/c/{index}"] = encode_chunk(np.frombuffer(text[start:].ljust(LONG_ROWS, b"\0")[:LONG_ROWS], np.uint8), 3)
     for key, data in own.items():

@@ -12,8 +12,7 @@ import torch
 from samdiff import load_model, open_store
 from samdiff.errors import ConfigError
 from samdiff.model.checkpoints.format import load_checkpoint
-from samdiff.model.config import load_config
-from samdiff.model.diffusion.settings import LossConfig
+from samdiff.model.config import LossConfig, load_config
 from samdiff.model.networks.build import build_rrdb, build_unet
 from samdiff.model.objectives.diversity import diversity
 from samdiff.model.objectives.one_step import chosen, in_second_phase, one_step_loss

@@ -15,7 +15,7 @@ from samdiff.errors import ChangedError, ImageError
 from samdiff.pipeline.images.decode import Limits
 from samdiff.pipeline.images.sources import SourceReader
 from samdiff.pipeline.masks.adapters import ImportedMasks
-from samdiff.pipeline.prepare.mask_stage import local_records
+from samdiff.pipeline.prepare.mask_stage import local_masks
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.prepare.scan import read_usable, scan
 from samdiff.pipeline.shards.reader import open_store
@@ -62,7 +62,7 @@ def run(source: Path, out: Path, change: Callable[[], object], before: str, mask
     def maker(items, read):
         if before == "masks":
             change()
-        yield from local_records(masks, items, read)
+        yield from local_masks(masks, items, read)
         if before == "tiles":
             change()
 

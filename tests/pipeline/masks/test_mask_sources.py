@@ -17,7 +17,7 @@ from samdiff.pipeline.encode.rle import counts_of, decode, encode, to_coco
 from samdiff.pipeline.masks import mask_files
 from samdiff.pipeline.masks.adapters import ImportedMasks, MasksFromLR
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
-from samdiff.pipeline.prepare.tile_stage import image_record
+from samdiff.pipeline.prepare.tile_stage import image_masks
 from samdiff.pipeline.shards.verify import verify_store
 
 from ...helpers.strange_input import mask_json
@@ -236,7 +236,7 @@ def fuzz_masks(folder, seeds):
                 assert len(reason) <= 401, seed
                 continue
             (table,) = source.generate_batch([np.zeros((24, 32, 3), np.uint8)])
-            record = image_record(table)
+            record = image_masks(table)
         assert np.isfinite(record.codes).all(), seed
         assert not np.isinf(record.point_hr).any(), seed
         assert (record.crop_box_hr >= 0).all(), seed

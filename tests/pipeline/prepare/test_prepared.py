@@ -20,7 +20,7 @@ from samdiff.pipeline.prepare.mask_stage import plan_generator
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.sam import weights
 from samdiff.pipeline.sam.load import build_segmenter
-from samdiff.pipeline.sam.weights import WeightsRecord, plan_weights
+from samdiff.pipeline.sam.weights import WeightsFile, plan_weights
 from samdiff.runtime import has_bf16
 
 from ..masks.test_mask_sources import records_of
@@ -144,7 +144,7 @@ def test_weights_that_are_here_or_cannot_come(tmp_path):
     file = tmp_path / "mine.pt"
     file.write_bytes(b"abc")
     found, where = plan_weights("vit_b", file=file)
-    assert isinstance(found, WeightsRecord)
+    assert isinstance(found, WeightsFile)
     assert (found.source, found.bytes, where) == ("file", 3, f"here: {file}")
     assert plan_weights("vit_l", source="cache", cache=tmp_path) == (None, "missing, and --weights-source cache fetches none")
     assert plan_weights("vit_l", cache=tmp_path)[1].endswith("sam_vit_l_0b3195.pth (its size is not published)")

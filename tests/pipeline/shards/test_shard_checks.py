@@ -34,8 +34,8 @@ def test_a_file_of_another_store_is_named(stores, copy):
     """Each table and shard in turn, in a process that has read none of it; checksums and shapes are right."""
     sound, other, _ = stores
     swapped = 0
-    for key, (_, sha256) in open_store(other).record.items():
-        if "/c/" not in key or sha256 == open_store(sound).record[key][1]:
+    for key, (_, sha256) in open_store(other).manifest.items():
+        if "/c/" not in key or sha256 == open_store(sound).manifest[key][1]:
             continue
         shutil.copyfile(other / key, copy / key)
         opened = open_store(copy)  # costs no pass over the data
@@ -44,7 +44,7 @@ def test_a_file_of_another_store_is_named(stores, copy):
             opened.table(path)
         if path in ("tiles/hr", "tiles/lr", "tiles/labels"):
             size = (copy / key).stat().st_size
-            if size == open_store(sound).record[key][0]:
+            if size == open_store(sound).manifest[key][0]:
                 open_store(copy, check_shards=False).table(path)  # as was wanted
         shutil.copyfile(sound / key, copy / key)
         swapped += 1
@@ -222,7 +222,7 @@ def test_workers_share_the_checks(tmp_path):
         assert len(list(loader)) == 5
     hashed = Counter((tmp_path / "a.log").read_text().splitlines())
     assert hashed == {
-        key: 1 for key in open_store(path).record if key.startswith("tiles/") and "place" not in key and "/c/" in key
+        key: 1 for key in open_store(path).manifest if key.startswith("tiles/") and "place" not in key and "/c/" in key
     }
     copied = pickle.loads(pickle.dumps(stream))  # noqa: S301 - another program's copy looks for itself
     next(iter(copied))

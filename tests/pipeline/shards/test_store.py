@@ -100,8 +100,8 @@ def test_every_file_is_in_the_record_with_its_size(written):
     path, _ = written
     store = open_store(path)
     keys = set(LocalStore(path).list_keys())
-    assert keys - set(store.record) == {"zarr.json", "record/zarr.json", "record/c/0"}
-    assert all(LocalStore(path).size(key) == size for key, (size, _) in store.record.items())
+    assert keys - set(store.manifest) == {"zarr.json", "record/zarr.json", "record/c/0"}
+    assert all(LocalStore(path).size(key) == size for key, (size, _) in store.manifest.items())
 
 
 def test_one_flipped_bit_in_a_shard_is_found(written, tmp_path):

@@ -155,7 +155,7 @@ def test_damage_while_reading_names_the_file(sound, copy):
     """A flipped bit in any shard or table is an error on reading, never a sample (the metadata: on opening)."""
     random = np.random.default_rng(1)
     whole = open_store(sound)
-    for key, (size, _) in whole.record.items():
+    for key, (size, _) in whole.manifest.items():
         data = bytearray((sound / key).read_bytes())
         data[int(random.integers(size))] ^= 1 << int(random.integers(8))
         (copy / key).write_bytes(data)

@@ -1,6 +1,7 @@
 """The mask stage on Dask: a real scheduler and worker processes on loopback, real MobileSAM weights."""
 
 import importlib.util
+import logging
 import os
 import signal
 from functools import partial
@@ -11,6 +12,7 @@ import pytest
 import torch
 from distributed import LocalCluster
 
+from samdiff.commands.common import set_talk
 from samdiff.errors import ConfigError, SamdiffError
 from samdiff.pipeline.masks.generator import MaskGenerator
 from samdiff.pipeline.prepare.mask_stage import make_generator
@@ -108,3 +110,20 @@ def test_the_dashboard_is_offered_only_where_it_can_be_drawn(monkeypatch):
     for spec, link in ((None, None), (object(), "http://127.0.0.1:8787/status")):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
         assert crew.dashboard == link
+
+
+@pytest.mark.parametrize(("verbose", "shown"), [(0, False), (1, False), (2, True)])
+def test_dask_is_quiet_below_vv(verbose, shown):
+    """None of its lines, errors at the end of workers among them; its levels are as they were afterwards."""
+    names = ("", "samdiff", "distributed", "distributed.scheduler")
+    before = [logging.getLogger(name).level for name in names]
+    try:
+        logging.getLogger().setLevel(logging.WARNING)
+        set_talk(verbose, quiet=False)
+        with crews._quiet():
+            assert logging.getLogger("distributed.scheduler").isEnabledFor(logging.ERROR) == shown
+            assert logging.getLogger("distributed.nanny").isEnabledFor(logging.WARNING) == shown
+        assert [logging.getLogger(name).level for name in names[2:]] == before[2:]
+    finally:
+        for name, level in zip(names, before, strict=True):
+            logging.getLogger(name).setLevel(level)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...settings import check, setting
+from ..settings import check, setting
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class EvaluateConfig:
     seeds: int = setting(1, min=1, panel="Common")
     """Samples per image: seeds 0, 1, …"""
     metrics: str = setting("", none="none", panel="Common")
-    """More metrics through pyiqa, separated by commas: lpips,dists,maniqa,fid,… (samdiff[iqa])."""
+    """More metrics, separated by commas: lpips,lpips-vgg,dists; through pyiqa maniqa,fid,… (samdiff[iqa])."""
     save: bool = setting(False, panel="Common")
     """Keep the images in OUT/pictures."""
     overwrite: bool = setting(False, panel="Common")

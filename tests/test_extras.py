@@ -1,0 +1,84 @@
+"""Packages of extras: not loaded before they are needed, and a missing one gives one line that says what to install."""
+
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import samdiff
+
+from .helpers.stores import make_store
+
+ROOT = Path(samdiff.__file__).parent
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocker())
+from samdiff.cli import main
+main(sys.argv[1:])
+"""
+
+
+def without(names: list[str], *words: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process where these packages cannot be imported."""
+    code = BLOCKER.format(names=names)
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("option", [["--workers", "2"], ["--dask", "tls://127.0.0.1:9"]])
+@pytest.mark.parametrize("missing", ["dask", "distributed"])
+def test_without_dask(tmp_path, missing, option):
+    """Before weights are looked for and images read."""
+    done = without(
+        [missing], "prepare", str(tmp_path / "no"), "--sam-weights", "no.pth", "--out", str(tmp_path / "a.zarr"), *option
+    )
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line == (
+        f"samdiff: --workers and --dask: needs the package {missing}, which is not installed; pip install 'samdiff[cluster]'"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_h5py(tmp_path):
+    store = make_store(tmp_path / "a.zarr", n=2)
+    done = without(["h5py"], "export", str(store), str(tmp_path / "a.h5"), "--to", "hdf5")
+    assert done.returncode == 2
+    assert (
+        done.stderr.splitlines()[-1]
+        == "samdiff: HDF5: needs the package h5py, which is not installed; pip install 'samdiff[hdf5]'"
+    )
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_nothing_else_needs_them(tmp_path):
+    """A store is written to a folder without the packages of any extra."""
+    store = make_store(tmp_path / "a.zarr", n=2)
+    done = without(
+        ["h5py", "dask", "distributed", "cryptography", "tensorboard"],
+        "export",
+        str(store),
+        str(tmp_path / "f"),
+        "--to",
+        "folder",
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "f" / "meta_info.txt").exists()
+
+
+def test_what_setup_cfg_declares():
+    """Dask and h5py are in their extras alone; `all` has both, and the tests (`make install`) have `all`."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    needed, extras = parser["options"]["install_requires"], parser["options.extras_require"]
+    for name, extra in (("dask", "cluster"), ("cryptography", "cluster"), ("h5py", "hdf5")):
+        assert name not in needed
+        assert name in extras[extra]
+    assert {"cluster", "hdf5"} <= set(extras["all"].strip().removeprefix("samdiff[").removesuffix("]").split(","))
+    assert "samdiff[all]" in extras["test"]
+    assert "samdiff[test]" in extras["dev"]
