@@ -7,16 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time a name is loaded when it is first used
-    from ..model.diffusion.schedule import Schedule as Schedule
-    from ..model.inference.upscaler import load_model as load_model
-    from ..pipeline.degrade.imresize import imresize as imresize
-    from ..pipeline.encode.structure import encode_structure as encode_structure
-    from ..pipeline.encode.structure import rope_table as rope_table
-    from ..pipeline.masks.generator import MaskGenerator as MaskGenerator
-    from ..pipeline.stream.dataset import ShardDataset as ShardDataset
-    from ..pipeline.stream.dataset import open_store as open_store
-    from ..pipeline.stream.loader import ShardLoader as ShardLoader
-    from ..pipeline.stream.loader import ShardStream as ShardStream
+    from .model.diffusion.schedule import Schedule as Schedule
+    from .model.inference.upscaler import load_model as load_model
+    from .pipeline.degrade.imresize import imresize as imresize
+    from .pipeline.encode.structure import encode_structure as encode_structure
+    from .pipeline.encode.structure import rope_table as rope_table
+    from .pipeline.masks.generator import MaskGenerator as MaskGenerator
+    from .pipeline.stream.dataset import ShardDataset as ShardDataset
+    from .pipeline.stream.dataset import open_store as open_store
+    from .pipeline.stream.loader import ShardLoader as ShardLoader
+    from .pipeline.stream.loader import ShardStream as ShardStream
 
 __version__ = "0.1.0"
 
