@@ -9,6 +9,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 TYPES = build/types
 DOCS = build/docs
+PARTS = $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
 .PHONY: install test slow coverage check types format docs demo clean
 
@@ -44,7 +45,7 @@ format: $(STAMP)
 
 # The package is the repository root; the links give it its name for mkdocstrings, without build/ and .venv/.
 docs: $(VENV)/.docs
-	mkdir -p $(DOCS)/samdiff && ln -sfn $(addprefix ../../../,$(wildcard *.py) commands model pipeline) $(DOCS)/samdiff/
+	mkdir -p $(DOCS)/samdiff && ln -sfn $(addprefix ../../../,$(wildcard *.py) $(PARTS)) $(DOCS)/samdiff/
 	$(BIN)/python -m mkdocs build --strict --clean
 
 $(VENV)/.docs: $(STAMP)
