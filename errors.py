@@ -59,3 +59,11 @@ class CheckpointError(SamdiffError):
 
 class ConfigError(SamdiffError):
     """A setting is unknown or has a value that cannot be used."""
+
+
+class PositionError(SamdiffError, IndexError):
+    """An index or a position outside a sequence; an `IndexError` too, as Python's own protocols expect."""
+
+
+class IndexKindError(SamdiffError, TypeError):
+    """A length or an index of a kind that a sequence does not have; a `TypeError` too, as Python's own protocols expect."""

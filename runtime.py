@@ -32,23 +32,29 @@ log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc malloc.h
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """`auto` (CUDA if there is one, else the CPU), `cpu`, `cuda` or `cuda:N` as a torch device.
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """`auto` (CUDA if there is one, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps` (Apple's GPUs) as a torch device, which may be given too.
 
     Raises:
         ConfigError: the name is none of these, or names a GPU that is not there.
     """
     import torch
 
+    if isinstance(name, torch.device):
+        return name
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
-        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()) or (kind != "cuda" and index):
+        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(
+            f"device: mps was requested, but PyTorch {torch.__version__} sees no Apple GPU; use --device cpu, or a build of PyTorch for macOS on Apple silicon"
+        )
     count = torch.cuda.device_count() if kind == "cuda" else 0
     if kind == "cuda" and int(index or 0) >= count:
         raise ConfigError(
-            f"device: {name} was asked for, but PyTorch {torch.__version__} sees {count} CUDA device(s); "
+            f"device: {name} was requested, but PyTorch {torch.__version__} sees {count} CUDA device(s); "
             "use --device cpu, or install a CUDA build of PyTorch and check nvidia-smi"
         )
     return torch.device(name)
@@ -61,6 +67,8 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -187,6 +195,24 @@ def setup_process(threads: int | None = None, keep_memory: bool = True) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
+
+
+@contextlib.contextmanager
+def compute_threads(threads: int) -> Iterator[None]:
+    """Inside, PyTorch and OpenCV compute with so many CPU threads; afterwards with as many as before. ConfigError for less than one."""
+    import cv2
+    import torch
+
+    if threads < 1:
+        raise ConfigError(f"threads: expected at least 1, got {threads}")
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 def _raise_malloc_thresholds() -> bool:

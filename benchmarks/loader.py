@@ -5,11 +5,13 @@
 
 Ours, threads and worker processes; zarr-python, one tile at a time; pickles with LR made and enlarged per sample in plain NumPy
 loops, the way of the first diffusion-SR repositories (own code); and three peers, each in an environment of its own, because
-their pins collide. A peer that is not there is left out with a line that says so. To set one up beside PyTorch that is there already:
+their pins collide. A peer that is not there is left out with a line that says so. To set one up beside the PyTorch of this environment:
 
-    python -m venv /tmp/peers/mosaicml
-    python -c "import site; print(site.getsitepackages()[0])" > /tmp/peers/mosaicml/lib/python3.11/site-packages/shared.pth
-    /tmp/peers/mosaicml/bin/pip install mosaicml-streaming      (likewise webdataset: webdataset, litdata: litdata)
+    python benchmarks/loader.py --make-peer mosaicml --peers /tmp/peers         (likewise webdataset, litdata)
+    /tmp/peers/mosaicml/bin/python -m pip install mosaicml-streaming            (likewise webdataset, litdata)
+
+`--make-peer` makes a virtual environment that finds what this one has installed. samdiff itself comes from where this file's environment
+imports it, however it is installed: each child process gets a folder with a link to it on its path.
 
 The peers store raw bytes (HR and LR uint8, labels uint16), their fastest form, and cut and flip with our function. Every loader runs in a
 process of its own, in turns, `rounds` times; the best round counts, because other work on the machine only ever slows a loader down.
@@ -18,9 +20,11 @@ process of its own, in turns, `rounds` times; the best round counts, because oth
 import argparse
 import json
 import os
+import site
 import subprocess
 import sys
 import time
+import venv
 from pathlib import Path
 
 import cv2
@@ -63,6 +67,27 @@ def decode(store: str, work: Path) -> None:
         np.save(work / f"{name}.npy", opened.read_tiles(name, range(len(opened))))
 
 
+def import_folder(work: Path) -> Path:
+    """A folder that makes this samdiff importable in any environment: an editable install is known to its own environment only."""
+    import samdiff
+
+    folder = (work / "import").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    link, package = folder / "samdiff", Path(samdiff.__file__).resolve().parent
+    if not (link.is_symlink() and link.resolve() == package):
+        link.unlink(missing_ok=True)
+        link.symlink_to(package, target_is_directory=True)
+    return folder
+
+
+def make_peer(name: str, peers: Path, with_pip: bool = True) -> Path:
+    """A virtual environment for a peer that also finds the packages of this one; returns its Python."""
+    venv.create(peers / name, with_pip=with_pip, symlinks=True)
+    (own,) = (peers / name).glob("lib/python*/site-packages")
+    (own / "shared.pth").write_text("".join(f"{folder}\n" for folder in site.getsitepackages()))
+    return peers / name / "bin/python"
+
+
 def child(python: Path | str, name: str, action: str, arguments: argparse.Namespace) -> str | None:
     """Run one loader in a process of its own; the last line of what it printed, None (and a line) if it failed."""
     command = [str(python), __file__, arguments.store, "--work", str(arguments.work), "--seconds", str(arguments.seconds)]
@@ -70,7 +95,8 @@ def child(python: Path | str, name: str, action: str, arguments: argparse.Namesp
     places = {key: str(arguments.work / folder) for key, folder in folders.items()}  # LitData empties these folders
     for folder in places.values():
         Path(folder).mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, **places, "OMP_NUM_THREADS": "1"}
+    paths = [str(import_folder(arguments.work)), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, **places, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run([*command, action, name], capture_output=True, text=True, env=environment)
     if done.returncode == 0:
         return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
@@ -113,8 +139,9 @@ def compare(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Compare all, or do one loader's part in a child process."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("store")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the peers' copies of the tiles")
+    parser.add_argument("store", nargs="?", default="")
+    parser.add_argument("--work", type=Path, help="folder for the peers' copies of the tiles")
+    parser.add_argument("--make-peer", metavar="NAME", help="only make the environment of a peer in --peers")
     parser.add_argument("--peers", type=Path, default=Path("/nonexistent"), help="folder of environments named as the peers")
     parser.add_argument("--only", default="", help="names, with commas")
     parser.add_argument("--rounds", type=int, default=3)
@@ -122,6 +149,11 @@ def main() -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--write", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.make_peer:
+        print(f"{make_peer(arguments.make_peer, arguments.peers)} -m pip install …  (the head of this file names the package)")
+        return
+    if not arguments.store or arguments.work is None:
+        parser.error("expected a store and --work FOLDER")
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments.store, arguments.work, arguments.seconds)), flush=True)
         os._exit(0)  # the peers' own threads and processes need not be waited for

@@ -50,7 +50,7 @@ def test_public_name(name: str):
 
 
 def test_unknown_public_name():
-    with pytest.raises(AttributeError, match="public names are MaskGenerator"):
+    with pytest.raises(AttributeError, match="did you mean 'MaskGenerator'.; the public names are BusyError"):
         samdiff.MaskGenerater  # noqa: B018
 
 

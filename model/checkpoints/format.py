@@ -11,7 +11,9 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ BEST_FILE = "best.safetensors"
 RRDB_FILE = "rrdb.safetensors"
 STAGES = ("rrdb", "diffusion")
 
+_MOST_BESIDE = 1000  # files that are looked at for a name that is spelled alike
 _KINDS = ("rrdb", "diffusion", "state")
 _TEXTS = {"format", "format_version", "kind", "config", "facts"}
 
@@ -191,7 +194,7 @@ def _file_of(path: Path) -> Path:
             path = SHIPPED
         file = path / MODEL_FILE if path.is_dir() else path
         if not file.exists():
-            raise CheckpointError(f"{file}: there is no such checkpoint{_runs_hint(path)}")
+            raise CheckpointError(f"{file}: there is no such checkpoint{_nearest(path) or _runs_hint(path)}")
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); give a checkpoint's file") from error
     return file
@@ -255,6 +258,15 @@ def _warn_once(file: Path) -> None:
 
 def _refused(file: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{file}: {reason}; {way_out(file)}")
+
+
+def _nearest(path: Path) -> str:
+    """`; did you mean …?` with the word `shipped`, or the file or the run beside the path, that is spelled most alike; empty if none is."""
+    beside = list(islice(path.parent.iterdir(), _MOST_BESIDE)) if path.parent.is_dir() else []
+    names = {entry.name: str(entry) for entry in beside if entry.suffix == ".safetensors" or (entry / MODEL_FILE).is_file()}
+    names |= {SHIPPED_NAME: SHIPPED_NAME} if path.parent == Path() else {}
+    near = get_close_matches(path.name, names, 1)
+    return f"; did you mean {printable(names[near[0]])}?" if near else ""
 
 
 def _runs_hint(path: Path) -> str:

@@ -75,6 +75,14 @@ def read_picture_file(path: Path) -> PictureFile:
     return PictureFile(found.pixels, found.icc, found.exif or Image.Exif())
 
 
+def to_pil(pixels: np.ndarray, source: PictureFile) -> Image.Image:
+    """A result as a PIL image of 8 bits, with the colour profile and the EXIF of its source in `info`."""
+    image = Image.fromarray(np.round(pixels / 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels)
+    kept = {"icc_profile": source.icc, "exif": source.exif.tobytes() if len(source.exif) else None}
+    image.info.update({name: value for name, value in kept.items() if value})
+    return image
+
+
 @dataclass(frozen=True)
 class _Decoded:
     pixels: np.ndarray

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ...errors import ImageError
 from ...pipeline.degrade.imresize import imresize
+from ...pipeline.images.given import layout_hint
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601, full range
 
@@ -62,7 +63,7 @@ def split_pixel_format(image: np.ndarray) -> tuple[np.ndarray, PixelFormat]:
     if not known or image.ndim not in (2, 3) or not 1 <= bands <= 4 or image.size == 0:
         raise ImageError(
             "expected a picture [H, W] or [H, W, 1 to 4] with pixels, uint8, uint16 or float32/float64 of 0 to 1, "
-            f"got {image.dtype} {list(image.shape)}"
+            f"got {image.dtype} {list(image.shape)}{layout_hint(image.shape)}"
         )
     if image.dtype.kind == "f" and not (image.min() >= 0 and image.max() <= 1):  # false for NaN too
         raise ImageError(f"expected floats of 0 to 1, got {image.min():g} to {image.max():g}; divide by 255, or give uint8")

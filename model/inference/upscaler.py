@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import logging
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ...errors import CheckpointError, ConfigError
+from ...errors import CheckpointError, ConfigError, ImageError
+from ...pipeline.images.given import ImageKind, is_tensor, split_tensor
 from ...runtime import pick_device
 from ..checkpoints.format import Checkpoint, load_checkpoint, load_into, weights_digest
 from ..config import RunConfig, config_of
@@ -26,15 +29,17 @@ from ..networks.build import build_rrdb, build_unet
 from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
 from .back_projection import make_consistent
+from .image_io import read_picture_file, to_pil
 from .memory import check_memory, free_bytes, memory_errors, needed_bytes
 from .pixel_format import eight_bits, pad_lr, split_pixel_format
 from .tile_weights import plan_tiles
 from .tiled import TiledPredictor
 
+log = logging.getLogger(__name__)
+
 PRECISIONS = ("fp32", "bf16")
 STARTS = ("noise", "rrdb")
-
-Picture = TypeVar("Picture", np.ndarray, Image.Image)
+OnStep = Callable[[int], Any] | None
 
 
 @dataclass(frozen=True)
@@ -83,20 +88,19 @@ def load_model(path: Path | str, device: str | torch.device = "auto") -> SuperRe
     """A trained model, ready to use.
 
     Args:
-        path: `model.safetensors`, or the run's folder.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or a torch device.
+        path: `model.safetensors`, or the run's folder, or the word `shipped`: the small model that comes with samdiff.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps` or a torch device.
 
     Raises:
         CheckpointError: there is no such file, it is not one of ours, or its weights do not fit its configuration.
         ConfigError: the device is not there.
     """
-    where = device if isinstance(device, torch.device) else pick_device(device)
     checkpoint = load_checkpoint(Path(path), kind="diffusion")
-    return SuperResolver(checkpoint, str(path), where)
+    return SuperResolver(checkpoint, str(path), pick_device(device))
 
 
 class SuperResolver:
-    """A diffusion model with its condition network. Sizes, scale and modulation come from the checkpoint."""
+    """A diffusion model with its condition network: `model(image)` is `scale` times larger. The checkpoint decides sizes and scale."""
 
     def __init__(self, checkpoint: Checkpoint, name: str, device: torch.device) -> None:
         self.name, self.device = name, device
@@ -108,40 +112,70 @@ class SuperResolver:
         self.unet: UNet = self._ready(build_unet(self.config), checkpoint.part("unet"))
         self._halved: UNet | None = None
 
+    def __repr__(self) -> str:
+        numbers = sum(value.numel() for network in (self.rrdb, self.unet) for value in network.parameters())
+        return f"SuperResolver({self.name!r}, x{self.scale}, {self.modulation.name}, {numbers / 1e6:.1f} M parameters, on {self.device})"
+
+    def to(self, device: str | torch.device) -> SuperResolver:
+        """Move the networks to a device, named as for `load_model`; returns the model itself."""
+        self.device = pick_device(device)
+        self._halved = None
+        for network in (self.rrdb, self.unet):
+            network.to(self.device)
+        return self
+
+    @overload
     def upscale(
-        self,
-        image: Picture,
-        settings: InferConfig | None = None,
-        *,
-        on_step: Callable[[int], Any] | None = None,
-        **changes: Any,
-    ) -> Picture:
-        """One sample of the picture `scale` times larger; the same for the same seed on one device.
+        self, image: str | Path, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any
+    ) -> Image.Image: ...
+
+    @overload
+    def upscale(
+        self, image: ImageKind, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any
+    ) -> ImageKind: ...
+
+    def upscale(self, image: Any, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any) -> Any:
+        """One sample of the image `scale` times larger; the same for the same seed on one device.
 
         Args:
-            image: [H, W] grey, [H, W, 2] grey with alpha, [H, W, 3] RGB or [H, W, 4] RGBA, of any size from 1 x 1; uint8, uint16, or
-                floats of 0 to 1; or a PIL image.
+            image: an array [H, W] grey, [H, W, 2] grey with alpha, [H, W, 3] RGB or [H, W, 4] RGBA, of any size from 1 x 1; uint8,
+                uint16, or floats of 0 to 1. Or a PIL image, a file's path, or a tensor: [H, W], [C, H, W], [H, W, C] or a batch of them
+                (where both fit, channels first).
             settings: see `InferConfig`; None: the defaults.
             on_step: called with the time after each step, for progress.
-            changes: fields of the settings, such as `steps=25, seed=1`.
+            changes: fields of the settings, such as `steps=25, seed=1`; `seed=None` draws one at random.
 
         Returns:
-            The same kind of picture, [s H, s W, …]. Grey stays grey; alpha is enlarged bicubically.
+            The same kind of image, [s H, s W, …]; for a path a PIL image of 8 bits, upright, with the file's colour profile and EXIF. Grey
+            stays grey; alpha is enlarged bicubically. Tensors keep layout, dtype and device; each image of a batch is upscaled as if alone.
 
         Raises:
-            ImageError: an array of another dtype or shape, floats out of range, or more than the memory holds.
+            ImageError: an array of another dtype or shape, floats out of range, a file that cannot be read, or more than the memory holds.
             ConfigError: a sampler, a number of steps or a tile that does not fit the model.
         """
+        if changes.get("seed", 0) is None:
+            changes["seed"] = secrets.randbelow(1 << 32)
+            log.info("seed %d", changes["seed"])
         settings = _changed(settings or InferConfig(), changes)
         self.check(settings)
+        if isinstance(image, str | Path):
+            file = read_picture_file(Path(image))
+            return to_pil(self._in_memory(file.pixels, settings, on_step), file)
         if isinstance(image, Image.Image):
             large = Image.fromarray(self._in_memory(np.asarray(eight_bits(image)), settings, on_step))
             large.info.update({key: value for key, value in image.info.items() if key in ("icc_profile", "exif", "dpi")})
             return large
+        if is_tensor(image):
+            arrays, layout = split_tensor(image)
+            return layout.restore([self._in_memory(array, settings, on_step) for array in arrays])
+        if not isinstance(image, np.ndarray):
+            raise ImageError(f"expected an image: an array, a PIL image, a tensor or a path, got {type(image).__name__}")
         return self._in_memory(image, settings, on_step)
 
-    def regress(self, image: Picture) -> Picture:
-        """The RRDB's picture alone (stage one): `upscale(image, regress=True)`."""
+    __call__ = upscale
+
+    def regress(self, image: ImageKind) -> ImageKind:
+        """The RRDB's image alone (stage one): `upscale(image, regress=True)`."""
         return self.upscale(image, regress=True)
 
     def check(self, settings: InferConfig) -> tuple[int, ...]:
@@ -164,13 +198,13 @@ class SuperResolver:
         load_into(network, weights, self.name)
         return network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
-    def _in_memory(self, image: np.ndarray, settings: InferConfig, on_step: Callable[[int], Any] | None) -> np.ndarray:
+    def _in_memory(self, image: np.ndarray, settings: InferConfig, on_step: OnStep) -> np.ndarray:
         """`_upscale`, refused if the memory does not suffice; a wrong shape is told by `split_pixel_format`."""
         if image.ndim not in (2, 3) or image.size == 0:
             return self._upscale(image, settings, on_step)
         height, width = image.shape[:2]
         tiled = 0 < settings.tile < max(height, width)
-        if tiled or self.device.type == "cpu":  # else a GPU's
+        if tiled or self.device.type != "cuda":  # else a GPU's own
             least = -(-2 * self.unet.multiple // self.scale)  # as pad_lr makes of thinner ones
             needed = needed_bytes(
                 max(height, least),
@@ -187,7 +221,7 @@ class SuperResolver:
             return self._upscale(image, settings, on_step)
 
     @torch.inference_mode()
-    def _upscale(self, image: np.ndarray, settings: InferConfig, on_step: Callable[[int], Any] | None) -> np.ndarray:
+    def _upscale(self, image: np.ndarray, settings: InferConfig, on_step: OnStep) -> np.ndarray:
         colour, nature = split_pixel_format(image)
         canvas = self._canvas(colour, settings)
         lr = (

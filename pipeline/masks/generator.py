@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...errors import ConfigError, ImageError
+from ...errors import ConfigError, ImageError, printable
 from ..encode.mask_table import MaskTable
+from ..images.decode import read_picture
+from ..images.given import ImageLike, rgb_pixels
+from ..images.sources import list_source
 from .engine import MaskEngine
 from .nms import clean_regions, drop_duplicates
 from .settings import MaskConfig, segmenter_facts
@@ -79,16 +82,23 @@ class MaskGenerator:
         self._name, self._weights, model = _resolve(sam, self.device, weights, source)
         self.engine = MaskEngine(model, self.settings)
 
-    def masks(self, image: np.ndarray) -> MaskTable:
-        """Masks of one image, uint8 [H, W, 3] RGB, by descending predicted IoU, as runs."""
+    def masks(self, image: ImageLike) -> MaskTable:
+        """Masks of one image, by descending predicted IoU, as runs.
+
+        Args:
+            image: uint8 [H, W, 3] RGB; or a file, a PIL image, a uint8 tensor [3, H, W] or [H, W, 3].
+
+        Raises:
+            ImageError: it is something else, or the file cannot be read.
+        """
         return next(self.generate_batch([image]))
 
-    def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
-        """Masks of one image, uint8 [H, W, 3] RGB, as segment-anything's records (`segmentation` is a COCO RLE)."""
+    def generate(self, image: ImageLike) -> list[dict[str, Any]]:
+        """Masks of one image (see `masks`) as segment-anything's records; `segmentation` is a COCO RLE."""
         return self.masks(image).records()
 
-    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable]:
-        """Masks of each image, in order; images may have different sizes. At most `encoder_batch` images are held at once."""
+    def generate_batch(self, images: Iterable[ImageLike]) -> Iterator[MaskTable]:
+        """Masks of each image (see `masks`), in order; images may have different sizes. At most `encoder_batch` images are held at once."""
         engine, parts = self.engine, []
         for group in _groups(self._units(images), engine.encoder_batch):
             embeddings = engine.encode([unit.pixels for unit in group])
@@ -98,9 +108,9 @@ class MaskGenerator:
                     yield self._merge(parts)
                     parts = []
 
-    def _units(self, images: Iterable[np.ndarray]) -> Iterator[_Unit]:
-        for image in images:
-            _check_image(image)
+    def _units(self, images: Iterable[ImageLike]) -> Iterator[_Unit]:
+        for given in images:
+            image = _pixels(given)
             size = image.shape[:2]
             crops = self.engine.crops(*size)
             for k, ((x0, y0, x1, y1), layer) in enumerate(crops):
@@ -140,13 +150,11 @@ def _groups(units: Iterator[_Unit], size: int) -> Iterator[list[_Unit]]:
         yield group
 
 
-def _check_image(image: np.ndarray) -> None:
-    if (
-        not isinstance(image, np.ndarray)
-        or image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[2] != 3
-        or 0 in image.shape
-    ):
-        got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ImageError(f"masks: expected an image uint8 [H, W, 3] RGB with at least one pixel, got {got}")
+def _pixels(image: ImageLike) -> np.ndarray:
+    """uint8 [H, W, 3] of whatever stands for one image; a file is read as `prepare` reads it."""
+    if not isinstance(image, str | Path):
+        return rgb_pixels(image)
+    files = list_source(image)
+    if len(files) != 1:
+        raise ImageError(f"{printable(image)}: expected one image, got {len(files)}; give them one by one")
+    return read_picture(files[0]).pixels

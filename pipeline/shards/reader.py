@@ -11,11 +11,12 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
 from ...errors import SamdiffError, StoreError, printable
+from ..encode.browse import html_table, index_in, spread
 from ..encode.rle import counts_of
 from ..storage.cache import CACHE_BYTES, CachingStore, RetryingStore
 from ..storage.local import KeyStore, Location, get_at_most, key_store_at
@@ -25,7 +26,7 @@ from .files import Files
 from .metadata import ROOT_LIMIT, group_problem, record_files, record_problem, sizes_of
 from .root import nothing_there, read_record, read_root
 from .schema import ARRAYS, shape_of, tiles_per_shard
-from .tables import IMAGE_TABLES, code_problems, image_problems, offsets_problems, place_problems, text_problems, texts_of
+from .tables import IMAGE_TABLES, place_problems, table_problems, texts_of
 from .writer import ROOT_KEY, SPECS, chunk_key, digest
 
 _KEEP = 96  # indices of shards (1 to 64 kB) and chunks of tables (under 1 MB) that a store keeps, whatever its size
@@ -35,6 +36,7 @@ _GROUPS = (
     ("images/name_offset", "images/name"),
     ("images/note_offset", "images/note"),
 )  # read and checked together
+_SHOWN = 4  # tiles in a notebook
 _ASK = "the store contradicts itself: ask whoever made it, or prepare it again"
 
 
@@ -63,7 +65,10 @@ def open_store(path: Location, cache: Path | None = None, cache_bytes: int = CAC
 
 
 class Store:
-    """One store, read-only: `len(store)` tiles of `tile` HR pixels at `scale`, from `n_images` images with `n_masks` masks."""
+    """One store, read-only: `len(store)` tiles of `tile` HR pixels at `scale`, from `n_images` images with `n_masks` masks.
+
+    `store[i]` is one tile, `for tile in store` all of them in order; random crops for training come from `ShardDataset`.
+    """
 
     def __init__(
         self,
@@ -98,9 +103,42 @@ class Store:
     def __len__(self) -> int:
         return self.sizes["N"]
 
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
+        """One tile by row; -1 is the last.
+
+        Returns:
+            `hr` uint8 [T, T, 3], `lr` uint8 [t, t, 3], `labels` uint16 [T, T], `place` int32 [3]: image, y_hr, x_hr.
+
+        Raises:
+            PositionError: there is no such tile; an `IndexError`.
+            IndexKindError: a slice, or no integer; a `TypeError`.
+            StoreError: a shard is missing or damaged; the message names it.
+        """
+        row = [index_in(index, len(self), several='`read_tiles("hr", rows)`')]
+        tiles = {name: self.read_tiles(name, row)[0] for name in ("hr", "lr", "labels")}
+        return {**tiles, "place": self.rows("tiles/place", np.array(row))[0]}
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return (self[row] for row in range(len(self)))
+
     def __repr__(self) -> str:
         sizes = f"x{self.scale}, {len(self)} tiles of {self.tile} px, {self.n_images} images, {self.n_masks} masks"
         return f"Store({str(self.place)!r}, {sizes})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: counts, sizes, and a few tiles beside their masks."""
+        facts = {
+            "place": str(self.place),
+            "tiles": f"{len(self)} of {self.tile} x {self.tile} HR pixels, x{self.scale}",
+            "images": f"{self.n_images}",
+            "masks": f"{self.n_masks} by {self.attrs.get('segmenter', {}).get('name', '?')}",
+            "size": f"{sum(size for size, _ in self.record.values()) / 1e6:.1f} MB in {len(self.record)} files",
+        }
+        try:
+            facts["images"] += f", {len(self.skipped())} of them skipped"
+            return html_table("Store", facts, {f"tile {row}": self[row] for row in spread(len(self), _SHOWN)})
+        except StoreError as error:  # a notebook shows the object and what is wrong with it
+            return html_table("Store", facts, {}, note=str(error))
 
     @property
     def n_images(self) -> int:
@@ -127,7 +165,7 @@ class Store:
             names = next((group for group in _GROUPS if path in group and self._strict), (path,))
             tables = {name: self._rows(name, 0, self._shape(name)[0]) for name in names}
             if self._strict:
-                self._refuse(_problems(path, tables, self.sizes))
+                self._refuse(table_problems(path, tables, self.sizes))
             self._tables.update(tables)
         return self._tables[path]
 
@@ -269,16 +307,3 @@ class Store:
             index = decode_index(self._files.part(key, max(0, size - tail), tail), self._slots, size)
             self._recent[key] = index
         return decode_chunk(self._files.part(key, *chunk_span(index, slot)), out.dtype, out.shape, out)
-
-
-def _problems(path: str, tables: dict[str, np.ndarray], sizes: dict[str, int]) -> Iterator[str]:
-    """What is wrong with a table, or with the group of tables that it was read with."""
-    if path in IMAGE_TABLES:
-        yield from image_problems(tables, sizes)
-    for text in ("images/name", "images/note"):
-        if text in tables:
-            yield from text_problems(text, tables[f"{text}_offset"], tables[text])
-    if path == "masks/rle_offset":
-        yield from offsets_problems(path, tables[path], sizes["R"])
-    if path == "masks/codes":
-        yield from code_problems(tables[path])

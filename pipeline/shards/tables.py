@@ -92,3 +92,16 @@ def texts_of(offsets: np.ndarray, text: np.ndarray) -> list[str]:
 
 def _leads_out(name: str) -> bool:
     return name.startswith("/") or ".." in name.split("/")
+
+
+def table_problems(path: str, tables: dict[str, np.ndarray], sizes: dict[str, int]) -> Iterator[str]:
+    """What is wrong with a table, or with the group of tables that it was read with."""
+    if path in IMAGE_TABLES:
+        yield from image_problems(tables, sizes)
+    for text in ("images/name", "images/note"):
+        if text in tables:
+            yield from text_problems(text, tables[f"{text}_offset"], tables[text])
+    if path == "masks/rle_offset":
+        yield from offsets_problems(path, tables[path], sizes["R"])
+    if path == "masks/codes":
+        yield from code_problems(tables[path])

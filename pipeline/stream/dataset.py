@@ -6,31 +6,38 @@ be resumed from the position alone, by any number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 import cv2
 import numpy as np
 
-from ...errors import ConfigError, StoreError
+from ...errors import ConfigError, PositionError, StoreError
 from ...runtime import cache_dir
+from ..encode.browse import html_table, index_in
 from ..shards.reader import Store, open_store
 from ..shards.schema import tiles_per_shard
 from ..storage.cache import CACHE_BYTES, CachingStore
 from .order import Order, draw
+from .passes import SharedInteger, checked_epoch
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["ShardDataset", "Store", "open_store"]
 
+_COLUMNS = {"mask": 0, "image": 1}  # of `masks/codes`
+_SEVERAL = "`batch(first, size)`"
+_SHOWN = 6  # samples in a notebook
+
 
 class ShardDataset:
-    """Random HR-aligned crops from stores, as uint8; sample `i` is a function of the seed and `i` alone.
+    """Random HR-aligned crops from stores, as uint8; a sample is a function of the seed and its global position alone.
 
-    Usable as a map-style PyTorch data set (`dataset[position]`, `len(dataset)` tiles per epoch; positions go on beyond it, into the
-    next epoch) or by whole batches (`dataset.batch(first, size)`). Pickles and forks: files are opened per read.
+    A map-style PyTorch data set: `len(data)` samples per epoch, `data[i]`, and `for sample in data` over one epoch. `data[i]` is the sample
+    at position i of the epoch that `set_epoch` chose, 0 at first; indices from `len(data)` on are in the epochs that follow. Whole batches
+    by global position: `data.batch(first, size)`. Pickles and forks: files are opened per read.
     """
 
     def __init__(
@@ -42,22 +49,30 @@ class ShardDataset:
         cache: Path | None = None,
         cache_bytes: int = CACHE_BYTES,
         check_shards: bool = True,
+        *,
+        e_sam: bool | Literal["mask", "image"] = False,
     ) -> None:
         """
         Args:
             stores: one or several stores, or their paths; all of one scale.
             patch: size of the crop in HR pixels, a multiple of the scale; None takes whole tiles.
             seed: of the order, the crops and the flips.
-            hold_out: photographs at the end of each store that are left out, see `held_out_from`.
+            hold_out: images at the end of each store that are left out, see `held_out_from`.
             cache: folder that keeps the shards of stores at URLs (see `cache.py`); by default `shards` in the cache folder.
             cache_bytes: bound of that folder.
             check_shards: compare each shard with its recorded SHA-256 at its first use, see `open_store`. Stores that are open already
                 keep their own way.
+            e_sam: whether samples hold E_SAM too; True means "mask", the mean over the mask; "image" is the official code's mean.
 
         Raises:
             StoreError: a store cannot be read, or the stores differ in scale or hold no tile.
-            ConfigError: the patch does not fit the tiles.
+            ConfigError: the patch does not fit the tiles, or `e_sam` is unknown.
         """
+        self._mean = "mask" if e_sam is True else e_sam
+        if self._mean is not False and self._mean not in _COLUMNS:
+            raise ConfigError(f"e_sam: expected True, False, 'mask' or 'image', got {e_sam!r}")
+        self._lookup: tuple[np.ndarray, np.ndarray] | None = None
+        self._epoch = SharedInteger()
         several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
         self.stores = [
             store if isinstance(store, Store) else open_to_stream(store, cache, cache_bytes, check_shards) for store in several
@@ -85,15 +100,65 @@ class ShardDataset:
         self._window = (-1, -1)  # whose shards were asked for in advance
 
     def __len__(self) -> int:
+        """Samples per epoch: the tiles of all stores, without those that are held out."""
         return self.order.total
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
+        """One sample, see `at`; -1 is the epoch's last.
+
+        Raises:
+            PositionError: below `-len(self)`; an `IndexError`.
+            IndexKindError: a slice, or no integer; a `TypeError`.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[dict[str, np.ndarray]]:
+        """Several samples at once, as PyTorch's loader requests them of a map-style data set."""
+        total = len(self)
+        numbers = [index_in(index, total, several=_SEVERAL, beyond=True) for index in indices]
+        batch = self.at(np.array(numbers, np.int64) + self.epoch * total)
+        return [{name: values[i] for name, values in batch.items()} for i in range(len(numbers))]
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        """The samples of one epoch, in its order."""
+        first = self.epoch * len(self)
+        return (self._sample(position) for position in range(first, first + len(self)))
+
+    def _sample(self, position: int) -> dict[str, np.ndarray]:
         return {name: values[0] for name, values in self.batch(position, 1).items()}
 
-    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
-        """Several samples at once, as PyTorch's loader asks a map-style data set for them."""
-        batch = self.at(np.asarray(positions, np.int64))
-        return [{name: values[i] for name, values in batch.items()} for i in range(len(positions))]
+    @property
+    def epoch(self) -> int:
+        """The epoch of `data[i]` and of iteration."""
+        return self._epoch.value
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of `data[i]` and of iteration: each has an order, crops and flips of its own.
+
+        Call it between two passes of a `DataLoader` over this data set, as `DistributedSampler.set_epoch`; workers that run already (with
+        `persistent_workers`) see it too. `batch`, `at`, `ShardLoader` and `ShardStream` take global positions, which it does not change.
+        """
+        self._epoch.value = checked_epoch(epoch)
+
+    def __repr__(self) -> str:
+        places = ", ".join(repr(str(store.place)) for store in self.stores)
+        crops = f"{len(self)} crops of {self.patch} px per epoch"
+        return f"ShardDataset({places}: x{self.scale}, {crops}, seed {self.order.seed}, epoch {self.epoch})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: counts, sizes, and a few samples beside their masks."""
+        facts = {
+            "stores": ", ".join(str(store.place) for store in self.stores),
+            "scale": f"x{self.scale}",
+            "samples per epoch": f"{len(self)} crops of {self.patch} x {self.patch} HR pixels",
+            "images, masks": ", ".join(f"{store.n_images}, {store.n_masks}" for store in self.stores),
+            "seed, epoch": f"{self.order.seed}, {self.epoch}",
+        }
+        shown = range(min(_SHOWN, len(self)))
+        try:
+            return html_table("ShardDataset", facts, {f"sample {k}": self[k] for k in shown})
+        except StoreError as error:  # a notebook shows the object and what is wrong with it
+            return html_table("ShardDataset", facts, {}, note=str(error))
 
     def batch(self, first: int, size: int) -> dict[str, np.ndarray]:
         """The samples at global positions first .. first + size - 1, see `at`."""
@@ -104,9 +169,16 @@ class ShardDataset:
 
         Returns:
             `hr` uint8 [B, P, P, 3], `lr` uint8 [B, P/s, P/s, 3], `labels` uint16 [B, P, P], `image` int64 [B] (row of `codes`'
-            offsets: an image's number over all stores), `position` int64 [B].
+            offsets: an image's number over all stores), `position` int64 [B]; with `e_sam`, `e_sam` float32 [B, P, P].
+
+        Raises:
+            PositionError: a position below 0.
+            StoreError: a shard is missing or damaged.
         """
+        positions = np.asarray(positions, np.int64)
         size = len(positions)
+        if size and positions.min() < 0:
+            raise PositionError(f"global positions begin at 0, got {positions.min()}; `data[-1]` is an epoch's last sample")
         if size:
             self._fetch_ahead(int(positions[-1]))
         which, rows = self.order.locate(positions)
@@ -130,6 +202,9 @@ class ShardDataset:
                 for slot, row, cut in zip(mine, rows[mine], cuts, strict=True):
                     out[name][slot] = crop_flip(store.read_tile(name, int(row), tile), cut, p_lr, factor)
             store.check_labels(rows[mine], out["labels"][mine].reshape(len(mine), -1).max(axis=1))
+        if self._mean:
+            table, offset = self._lookup = self._lookup or self.codes(self._mean)
+            out["e_sam"] = table[offset[out["image"]][:, None, None] + out["labels"]]
         return out
 
     def _fetch_ahead(self, position: int) -> None:
@@ -148,7 +223,7 @@ class ShardDataset:
         Returns:
             table float32: for each image a zero (no mask), then its codes; offset int64: where each image starts.
         """
-        column = {"mask": 0, "image": 1}.get(mean)
+        column = _COLUMNS.get(mean)
         if column is None:
             raise ConfigError(f"mean: expected 'mask' or 'image', got {mean!r}")
         tables, offsets, start = [], [], 0
@@ -166,7 +241,7 @@ class ShardDataset:
 
 
 def held_out_from(store: Store, images: int) -> int:
-    """The first tile of the last `images` photographs with tiles, at most a tenth of them; `len(store)` if none is held out."""
+    """The first tile of the last `images` images with tiles, at most a tenth of them; `len(store)` if none is held out."""
     if images == 0:
         return len(store)
     owner = store.rows("tiles/place", np.arange(len(store)))[:, 0]  # for once, and not kept

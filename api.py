@@ -1,0 +1,246 @@
+"""`samdiff.prepare` and `samdiff.train`: what the two commands do, as functions with the same defaults."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from .model.config import RunConfig
+    from .pipeline.images.sources import Source
+    from .pipeline.masks.settings import MaskConfig
+    from .pipeline.prepare.run import MaskSource, PrepareConfig
+    from .pipeline.shards.reader import Store
+    from .pipeline.storage.local import Location
+
+log = logging.getLogger(__name__)
+
+
+def prepare(
+    source: Source,
+    out: Location | None = None,
+    *,
+    sam: str | None = None,
+    masks: MaskSource | Path | str | None = None,
+    masks_from: Literal["hr", "lr"] = "hr",
+    weights: Path | str | None = None,
+    config: PrepareConfig | None = None,
+    mask_config: MaskConfig | None = None,
+    lr: Source | None = None,
+    device: str | torch.device = "auto",
+    threads: int = 1,
+    workers: int | None = None,
+    limit: int | None = None,
+    strict: bool = False,
+    **changes: Any,
+) -> Store:
+    """Make a store of training tiles from images, or resume one that was begun: `samdiff prepare` as a function.
+
+        store = samdiff.prepare("photos", "data/photos.zarr", sam="mobile_sam", scale=4, points_per_side=16)
+
+    Args:
+        source: a folder, an image, a zip or tar archive, a list of these, `samples`, or a data set that `samdiff download` lists.
+        out: the store, a folder or a URL; None: `data/NAME.zarr`, NAME being that of the source.
+        sam: the segmenter: `vit_h`, `vit_l`, `vit_b` or `mobile_sam`; None: `vit_h` on CUDA, `mobile_sam` elsewhere.
+        masks: in place of `sam`: a segmenter of your own (`describe()` and `generate_batch(images)`), or a folder with a JSON file of masks
+            for each image, as segment-anything's `amg.py` writes it.
+        masks_from: segment the HR images, or their bicubic LR images.
+        weights: file of the segmenter's weights; None: the cache, else the download.
+        config: scale, tile, stride, degradation, limits; None: the defaults.
+        mask_config: parameters of the automatic mask generation; None: the defaults.
+        lr: LR images that exist already, matched by name; None: LR is made from HR.
+        device: of the segmenter: `auto`, `cpu`, `cuda`, `cuda:N` or a torch device.
+        threads: CPU threads of the segmenter meanwhile. Another number may change the last bits of the codes.
+        workers: make masks in so many processes of this machine; None: in this one.
+        limit: take only the first so many images.
+        strict: stop at the first image that cannot be used; otherwise each is skipped, logged as a warning and listed in `store.skipped()`.
+        changes: single fields of `config` and `mask_config`, such as `scale=2, points_per_side=16`.
+
+    Returns:
+        The finished store, opened.
+
+    Raises:
+        ConfigError: settings that are unknown, cannot be used, or do not go together.
+        ImageError: no image can be used, or (strict) one cannot.
+        StoreError: `out` holds something else, other settings began it, or it cannot be written.
+        WeightsError: the segmenter's weights are not there and cannot be fetched.
+        BusyError: another process is at work on the store.
+    """
+    from .pipeline.download.datasets import FOLDER, load_registry, source_of
+    from .pipeline.masks.adapters import ImportedMasks
+    from .pipeline.masks.settings import MaskConfig
+    from .pipeline.prepare.mask_stage import make_generator
+    from .pipeline.prepare.run import PrepareConfig
+    from .pipeline.prepare.run import prepare as run
+    from .pipeline.shards.reader import open_store
+    from .runtime import compute_threads, pick_device, user_path
+
+    where = pick_device(device)
+    config, mask_config = _with_changes(config or PrepareConfig(), mask_config or MaskConfig(), changes)
+    if lr is not None and config.degradation == "bicubic":
+        config = replace(config, degradation="given")
+    if masks is not None and (sam or weights or masks_from == "lr" or mask_config != MaskConfig()):
+        raise ConfigError(
+            "masks: brings the masks, so it does not go with sam, weights, masks_from or settings of the mask generation"
+        )
+    if masks_from == "lr" and config.degradation != "bicubic":
+        raise ConfigError(
+            f"masks_from='lr' segments the bicubic LR image, so it does not go with degradation {config.degradation!r}"
+        )
+    if out is None:
+        out = _default_store(source)
+    registry = load_registry()
+    images = source_of(source, registry, FOLDER) if isinstance(source, str) else source
+    small = source_of(lr, registry, FOLDER) if isinstance(lr, str) else lr
+    make: Callable[[], MaskSource]
+    if masks is None:
+        name = sam or ("vit_h" if where.type == "cuda" else "mobile_sam")
+        lr_scale = config.scale if masks_from == "lr" else None
+        parameters = {field.name: getattr(mask_config, field.name) for field in fields(mask_config)}
+        make = partial(make_generator, name, str(where), lr_scale, weights=weights, **parameters)
+    elif isinstance(masks, str | Path):
+        make = partial(ImportedMasks, user_path(masks, "masks").resolve(), config.scale)
+    else:
+        make = partial(_itself, masks)
+    with ExitStack() as stack:
+        stack.enter_context(compute_threads(threads))
+        generator, stage = make(), None
+        if workers is not None:
+            from .pipeline.workers.dask_cluster import DaskWorkers
+
+            stage = stack.enter_context(DaskWorkers(make, generator.describe(), workers=workers, threads=threads)).records
+        run(images, out, generator, config, lr=small, limit=limit, strict=strict, maker=stage)
+    return open_store(out)
+
+
+def train(
+    stores: Store | Path | str | Sequence[Store | Path | str],
+    out: Path | str | None = None,
+    *,
+    preset: str = "paper",
+    steps: int | None = None,
+    rrdb_steps: int | None = None,
+    settings: Mapping[str, object] | None = None,
+    config: RunConfig | Path | str | None = None,
+    rrdb: Path | str | None = None,
+    init_from: Path | str | None = None,
+    benchmarks: Sequence[Path | str] = (),
+    device: str | torch.device = "auto",
+    check_shards: bool = True,
+    report: Callable[[str], None] = log.info,
+) -> Path:
+    """Train a model on stores, or resume a run: `samdiff train` as a function.
+
+        model = samdiff.train("data/photos.zarr", "runs/photos", preset="tiny", steps=2000, settings={"train.lr": 4e-4})
+
+    Args:
+        stores: one or several stores, or their paths or URLs; all of one scale.
+        out: the run's folder; None: `runs/STORE-PRESET`.
+        preset: `tiny`, `small` or `paper`: sizes and steps.
+        steps: of stage two, the diffusion model; None: the preset's.
+        rrdb_steps: of stage one, the RRDB; None: the preset's.
+        settings: single settings over the preset, such as `{"train.lr": 1e-4, "diffusion.modulation": "none"}`.
+        config: a TOML file between the preset and `settings`, or every setting resolved in place of all of these.
+        rrdb: a checkpoint whose RRDB is taken in place of stage one.
+        init_from: a model whose weights both stages begin from (fine-tuning): a file, a run, or `shipped`; None: random weights.
+        benchmarks: folders of images that are scored at each validation.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or a torch device.
+        check_shards: compare each shard with its recorded SHA-256 when it is first read.
+        report: gets what happens, one line each.
+
+    Returns:
+        `out/model.safetensors`, for `samdiff.load_model`.
+
+    Raises:
+        ConfigError: settings that are unknown or cannot be used, or the folder holds a run of other settings.
+        StoreError: a store cannot be read.
+        BusyError: another process trains into the folder.
+        CheckpointError: `rrdb` or `init_from` does not fit, or a file cannot be written.
+        KeyboardInterrupt: requested to stop; the state is saved, and the same call resumes.
+    """
+    from .model.config import RunConfig, load_config
+    from .model.training.distributed import join
+    from .model.training.run import train as run
+    from .model.training.validation import read_benchmark
+    from .pipeline.shards.reader import Store
+    from .pipeline.stream.dataset import open_to_stream
+    from .runtime import pick_device, user_path
+
+    several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
+    if not several:
+        raise ConfigError("stores: expected at least one store, got none")
+    opened = [store if isinstance(store, Store) else open_to_stream(store, check_shards=check_shards) for store in several]
+    changes = {
+        **(settings or {}),
+        **{f"train.{k}": v for k, v in (("steps", steps), ("rrdb_steps", rrdb_steps)) if v is not None},
+    }
+    if rrdb is not None and "train.rrdb_steps" in changes:
+        raise ConfigError("rrdb: takes the place of stage one, so rrdb_steps would do nothing; leave one out")
+    if isinstance(config, RunConfig):
+        if changes:
+            raise ConfigError(
+                f"config: a RunConfig has every setting, so {sorted(changes)[0]} must stand in it and not beside it"
+            )
+        resolved = config
+    else:
+        file = None if config is None else user_path(config, "config")
+        resolved = load_config(preset, file, [_as_set(name, value) for name, value in changes.items()], scale=opened[0].scale)
+    name = str(opened[0].place).rstrip("/").split("/")[-1].removesuffix(".zarr")
+    folder = Path("runs") / f"{name}-{resolved.preset}" if out is None else user_path(out, "out")
+    scored = [read_benchmark(user_path(path, "benchmarks"), resolved.scale) for path in benchmarks]
+    with join(pick_device(device)) as ranks:
+        return run(
+            opened,
+            folder,
+            resolved,
+            device=ranks.device,
+            rrdb=None if rrdb is None else user_path(rrdb, "rrdb"),
+            start=None if init_from is None else user_path(init_from, "init_from"),
+            report=report,
+            benchmarks=scored,
+            ranks=ranks,
+        )
+
+
+def _with_changes(config: PrepareConfig, masks: MaskConfig, changes: Mapping[str, Any]) -> tuple[PrepareConfig, MaskConfig]:
+    """Both configurations with single fields changed; ConfigError for a name that neither has."""
+    from .model.bounds import nearest
+
+    ours, theirs = ([field.name for field in fields(each)] for each in (config, masks))
+    for name in changes:
+        if name not in ours and name not in theirs:
+            raise ConfigError(
+                f"prepare: unknown setting {name}{nearest(name, [*ours, *theirs])}; known: {', '.join([*ours, *theirs])}"
+            )
+    config = replace(config, **{name: value for name, value in changes.items() if name in ours})
+    return config, replace(masks, **{name: value for name, value in changes.items() if name in theirs})
+
+
+def _as_set(name: str, value: object) -> str:
+    """A setting as `--set` takes it; JSON's numbers, texts, lists and truth values are TOML too."""
+    if isinstance(value, Path):
+        value = str(value)
+    try:
+        return f"{name}={json.dumps(value)}"
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: expected a number, a text, a list or True or False, got {type(value).__name__}") from error
+
+
+def _default_store(source: Source) -> str:
+    if not isinstance(source, str | Path):
+        raise ConfigError("out: needed with several sources; give a folder such as data/NAME.zarr")
+    return f"data/{Path(source).resolve().name.split('.')[0]}.zarr"
+
+
+def _itself(masks: MaskSource) -> MaskSource:
+    return masks
