@@ -126,13 +126,13 @@ class SuperResolver:
 
     @overload
     def upscale(
-        self, image: str | Path, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any
-    ) -> Image.Image: ...
+        self, image: ImageKind, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any
+    ) -> ImageKind: ...
 
     @overload
     def upscale(
-        self, image: ImageKind, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any
-    ) -> ImageKind: ...
+        self, image: str | Path, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any
+    ) -> Image.Image: ...
 
     def upscale(self, image: Any, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any) -> Any:
         """One sample of the image `scale` times larger; the same for the same seed on one device.

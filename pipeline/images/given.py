@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ImageLike = Union[str, Path, Image.Image, np.ndarray, "torch.Tensor"]
 """A file, a PIL image, an array [H, W] or [H, W, C], or a tensor [H, W], [C, H, W], [H, W, C] or a batch of them."""
-ImageKind = TypeVar("ImageKind", Image.Image, np.ndarray, "torch.Tensor")
+ImageKind = TypeVar("ImageKind", np.ndarray, Image.Image, "torch.Tensor")
 _BANDS = range(1, 5)
 
 

@@ -1,7 +1,7 @@
 """The files of one open store, each against what the store's record says of it.
 
 Documents and tables are compared with their recorded size and SHA-256 whenever they are read; a shard, which is large and read in pieces,
-once per process, when its first tile is wanted. The checksum of each chunk is checked on every read besides (`shardcodec.py`). A damaged
+once per process and its workers, when its first tile is wanted. The checksum of each chunk is checked on every read besides (`shardcodec.py`). A damaged
 local copy of a file that lies far away is fetched anew, once.
 """
 
@@ -21,6 +21,7 @@ from .codec import DamageError
 from .metadata import DOCUMENT_LIMIT
 from .writer import digest
 
+_SHARDS = "tiles/"  # keys of the files that are compared once
 _PIECE = 2**20  # bytes that are hashed at a time: they stay in the processor's cache
 _KEEP_FAR = 6  # whole shards (16 MiB of raw HR pixels or less) of a store far away that has no cache
 _AT_ONCE = 8  # documents of a store far away that are asked for at a time
@@ -40,7 +41,7 @@ class Files:
         """
         self.place, self.record, self.strict = place, record, strict
         self.check_shards = check_shards and strict
-        self._passed = Once()
+        self._passed = Once(key for key in record if key.startswith(_SHARDS)) if self.check_shards else Once()
         self._far = not isinstance(place, (LocalStore, CachingStore))
         self._whole = LRUCache(_KEEP_FAR)
 

@@ -1,41 +1,104 @@
-"""Checks that are made once per process, whatever number of threads want their result."""
+"""Checks that are made once, whatever number of threads or worker processes want their result; and memory shared with such workers."""
 
 from __future__ import annotations
 
+import array
+import logging
 import os
 import threading
 import zlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, Literal
+
+log = logging.getLogger(__name__)
 
 _STRIPES = 64
 
 
-class Once:
-    """Names that passed a check. A second thread that wants the same one waits for the first; a pickled copy starts empty."""
+class SharedArray:
+    """A few integers that a process shares with its workers, forked or spawned, in both directions. Any other pickle is a copy."""
 
-    def __init__(self) -> None:
-        self._passed: set[str] = set()
+    def __init__(self, code: Literal["q", "B"], values: list[int]) -> None:
+        """
+        Args:
+            code: int64 (`q`) or uint8 (`B`), each read and written as one word.
+            values: the first ones; there is at least one.
+        """
+        self._code = code
+        try:
+            self.cells: Any = RawArray(code, values)
+            self._shared = True
+        except OSError as error:  # no folder for temporary files
+            log.warning(
+                "no memory can be shared with worker processes (%s): they neither see set_epoch nor share checks", error
+            )
+            self.cells, self._shared = array.array(code, values), False
+
+    def __reduce__(self) -> tuple[Callable[..., SharedArray], tuple[Any, ...]]:
+        if self._shared and get_spawning_popen() is not None:
+            return _attached, (self._code, self.cells)
+        return SharedArray, (self._code, list(self.cells))
+
+
+def _attached(code: Literal["q", "B"], cells: Any) -> SharedArray:
+    shared = SharedArray.__new__(SharedArray)
+    shared._code, shared.cells, shared._shared = code, cells, True
+    return shared
+
+
+class Once:
+    """Names that passed a check. A second thread that wants the same one waits for the first.
+
+    Worker processes, forked or spawned, share the marks of the names that are given at the start; any other pickled copy starts empty.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._number = {name: number for number, name in enumerate(names)}
+        self._marks = SharedArray("B", [0] * max(1, len(self._number)))
+        self._others: set[str] = set()
         self._locks: tuple[int, list[threading.Lock]] = (-1, [])
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Once, ()
+    def __reduce__(self) -> tuple[Callable[..., Once], tuple[Any, ...]]:
+        return (
+            (Once, (list(self._number),)) if get_spawning_popen() is None else (_with_marks, (list(self._number), self._marks))
+        )
 
     def run(self, name: str, check: Callable[[str], None]) -> None:
         """Call `check(name)` unless it passed before; what it raises is raised, and the next call checks again."""
-        if name in self._passed:
+        if self._has(name):
             return
         with self._lock(name):
-            if name not in self._passed:
+            if not self._has(name):
                 check(name)
-                self._passed.add(name)
+                self._mark(name, passed=True)
 
     def forget(self, name: str) -> None:
         """The next call checks again."""
-        self._passed.discard(name)
+        self._mark(name, passed=False)
+
+    def _has(self, name: str) -> bool:
+        number = self._number.get(name)
+        return name in self._others if number is None else bool(self._marks.cells[number])
+
+    def _mark(self, name: str, *, passed: bool) -> None:
+        number = self._number.get(name)
+        if number is not None:
+            self._marks.cells[number] = passed
+        elif passed:
+            self._others.add(name)
+        else:
+            self._others.discard(name)
 
     def _lock(self, name: str) -> threading.Lock:
         process, locks = self._locks
         if process != os.getpid():  # a fork may have copied a lock that a thread of the parent held: nobody would give it back
             self._locks = _, locks = os.getpid(), [threading.Lock() for _ in range(_STRIPES)]
         return locks[zlib.crc32(name.encode()) % _STRIPES]
+
+
+def _with_marks(names: list[str], marks: SharedArray) -> Once:
+    once = Once(())
+    once._number, once._marks = {name: number for number, name in enumerate(names)}, marks
+    return once

@@ -6,6 +6,7 @@ be resumed from the position alone, by any number of workers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, SupportsIndex
@@ -19,11 +20,14 @@ from ..encode.browse import html_table, index_in
 from ..shards.reader import Store, open_store
 from ..shards.schema import tiles_per_shard
 from ..storage.cache import CACHE_BYTES, CachingStore
+from ..storage.once import SharedArray
 from .order import Order, draw
-from .passes import SharedInteger, checked_epoch
+from .passes import checked_epoch
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 __all__ = ["ShardDataset", "Store", "open_store"]
 
@@ -72,7 +76,7 @@ class ShardDataset:
         if self._mean is not False and self._mean not in _COLUMNS:
             raise ConfigError(f"e_sam: expected True, False, 'mask' or 'image', got {e_sam!r}")
         self._lookup: tuple[np.ndarray, np.ndarray] | None = None
-        self._epoch = SharedInteger()
+        self._epoch = SharedArray("q", [0, 0])  # the epoch, and samples that were indexed in it
         several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
         self.stores = [
             store if isinstance(store, Store) else open_to_stream(store, cache, cache_bytes, check_shards) for store in several
@@ -117,6 +121,13 @@ class ShardDataset:
         total = len(self)
         numbers = [index_in(index, total, several=_SEVERAL, beyond=True) for index in indices]
         batch = self.at(np.array(numbers, np.int64) + self.epoch * total)
+        before, now = self._epoch.cells[1], self._epoch.cells[1] + len(numbers)
+        self._epoch.cells[1] = now
+        if before < 2 * total <= now:  # twice, so that looking around is no reason
+            log.warning(
+                "samples of epoch %d were requested for the second time: same crops and flips; call set_epoch before each epoch",
+                self.epoch,
+            )
         return [{name: values[i] for name, values in batch.items()} for i in range(len(numbers))]
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -130,7 +141,7 @@ class ShardDataset:
     @property
     def epoch(self) -> int:
         """The epoch of `data[i]` and of iteration."""
-        return self._epoch.value
+        return self._epoch.cells[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of `data[i]` and of iteration: each has an order, crops and flips of its own.
@@ -138,7 +149,7 @@ class ShardDataset:
         Call it between two passes of a `DataLoader` over this data set, as `DistributedSampler.set_epoch`; workers that run already (with
         `persistent_workers`) see it too. `batch`, `at`, `ShardLoader` and `ShardStream` take global positions, which it does not change.
         """
-        self._epoch.value = checked_epoch(epoch)
+        self._epoch.cells[0], self._epoch.cells[1] = checked_epoch(epoch), 0
 
     def __repr__(self) -> str:
         places = ", ".join(repr(str(store.place)) for store in self.stores)

@@ -2,6 +2,7 @@
 """Tables and shards are those of the record: at their first use, once per process, near and far."""
 
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
-from samdiff import ShardDataset, open_store
+from samdiff import ShardDataset, ShardStream, open_store
 from samdiff.cli import app
 from samdiff.errors import StoreError
 from samdiff.pipeline.shards.files import _PIECE
@@ -199,3 +201,37 @@ def test_training_from_a_url_reads_each_shard_once(tmp_path, monkeypatch):
     ShardDataset(given, 12).batch(0, 960)
     assert {count for key, count in asked.items() if "/c/" in key} == {1}
     assert not open_to_stream(url, check_shards=False)._files.check_shards
+
+
+class Logging(LocalStore):
+    """Notes in a file, which processes share, each pass over a whole shard."""
+
+    def get(self, key, start=0, length=None):
+        if length == _PIECE and start == 0:
+            with open(self.root.with_suffix(".log"), "a") as file:
+                file.write(f"{key}\n")
+        return super().get(key, start, length)
+
+
+def test_workers_share_the_checks(tmp_path):
+    """New worker processes in each epoch do not hash what one of them has hashed; a damaged shard is found by the first, and again."""
+    path = make_store(tmp_path / "a.zarr", n=40)
+    stream = ShardStream(ShardDataset(open_store(Logging(path))), 8)
+    loader = DataLoader(stream, batch_size=None, num_workers=1, timeout=60)
+    for _ in range(3):
+        assert len(list(loader)) == 5
+    hashed = Counter((tmp_path / "a.log").read_text().splitlines())
+    assert hashed == {
+        key: 1 for key in open_store(path).record if key.startswith("tiles/") and "place" not in key and "/c/" in key
+    }
+    copied = pickle.loads(pickle.dumps(stream))  # noqa: S301 - another program's copy looks for itself
+    next(iter(copied))
+    assert set(Counter((tmp_path / "a.log").read_text().splitlines()).values()) == {2}
+    shard = path / "tiles/hr/c/0/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1  # in the index
+    shard.write_bytes(data)
+    damaged = DataLoader(ShardStream(ShardDataset(path), 8), batch_size=None, num_workers=1, timeout=60)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="tiles/hr/c/0/0/0/0"):
+            list(damaged)

@@ -78,6 +78,18 @@ def test_set_epoch_changes_order_and_crops(data):
         data.set_epoch(-1)
 
 
+def test_a_plain_loop_is_told_of_set_epoch(data, caplog):
+    """The second pass over the same crops is one warning, with `set_epoch` there is none."""
+    loader = DataLoader(data, batch_size=4, shuffle=True)
+    for epoch in range(3):
+        data.set_epoch(epoch)
+        list(loader)
+    assert not caplog.records
+    list(loader), list(loader)
+    (record,) = caplog.records
+    assert "call set_epoch before each epoch" in record.getMessage()
+
+
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_persistent_workers_see_the_epoch(data, start):
     """Workers that run already read the epoch that the main process sets."""
@@ -130,11 +142,11 @@ def test_workers_of_one_pass_agree_on_its_number():
     workers = [copy.copy(counter) for _ in range(3)]  # they share the word, as forked workers do
     assert [worker.begin(77) for worker in workers] == [0, 0, 0]
     assert [worker.begin(77) for worker in workers] == [1, 1, 1]
-    word = counter._word.value
+    word = counter._word.cells[0]
     late = [copy.copy(counter) for _ in range(2)]
     numbers = []
     for worker in late:
-        counter._word.value = word  # both read before either has written
+        counter._word.cells[0] = word  # both read before either has written
         numbers.append(worker.begin(78))
     assert numbers == [2, 2]
     assert counter.begin() == 3
