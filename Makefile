@@ -1,4 +1,4 @@
-# make install | test | slow | check | types | format | demo | clean.  Every target installs what it needs.
+# make install | test | slow | coverage | check | types | format | docs | demo | clean.  Every target installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 # The tested build. Another one (a CUDA or CPU index of yours): make install TORCH="torch torchvision --index-url …"
@@ -8,8 +8,10 @@ JOBS ?= 2
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 TYPES = build/types
+DOCS = build/docs
+PARTS = $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: install test slow check types format demo clean
+.PHONY: install test slow coverage check types format docs demo clean
 
 install: $(STAMP)
 
@@ -26,6 +28,9 @@ test: $(STAMP)
 slow: $(STAMP)
 	SAMDIFF_FRESH=1 $(BIN)/python -m pytest -m "slow or hypothesis"
 
+coverage: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term:skip-covered
+
 check: $(STAMP) types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +42,15 @@ types: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The package is the repository root; the links give it its name for mkdocstrings, without build/ and .venv/.
+docs: $(VENV)/.docs
+	mkdir -p $(DOCS)/samdiff && ln -sfn $(addprefix ../../../,$(wildcard *.py) $(PARTS)) $(DOCS)/samdiff/
+	$(BIN)/python -m mkdocs build --strict --clean
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	touch $@
 
 demo: $(STAMP)
 	$(BIN)/python -m samdiff.cli demo

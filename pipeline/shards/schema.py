@@ -147,7 +147,7 @@ def _written(stage: str) -> tuple[str, ...]:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("scan", "prepare", ("SOURCE",), _written("scan"), "list the pictures, hash each file"),
+    Stage("scan", "prepare", ("SOURCE",), _written("scan"), "list the images, hash each file"),
     Stage("masks", "prepare", ("SOURCE", "segmenter weights"), _written("masks"), "decode, crop, segment, encode structure"),
     Stage("tiles", "prepare", ("SOURCE", "masks/rle"), _written("tiles"), "degrade the whole image, cut aligned tiles"),
     Stage(
