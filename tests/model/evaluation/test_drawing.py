@@ -54,7 +54,8 @@ def test_overlay_leaves_what_no_mask_covers():
     painted = mask_overlay(labels, image)
     np.testing.assert_array_equal(painted[40:], image[40:])
     assert (painted[15:25, 15:35] != image[15:25, 15:35]).any(axis=2).mean() > 0.99
-    assert (painted[10:30, 39] == 255).all() and (painted[29, 10:40] == 255).all()  # the outline
+    assert (painted[10:30, 39] == 255).all()
+    assert (painted[29, 10:40] == 255).all()
     np.testing.assert_array_equal(mask_overlay(np.zeros_like(labels), image), image)
 
 
@@ -80,7 +81,10 @@ def test_text_fits_its_width():
     assert fitted("short", 200, 14) == "short"
     long = "a_very_long_file_name_of_a_photograph_0001.png"
     cut = fitted(long, 150, 14)
-    assert text_width(cut, 14) <= 150 and "…" in cut and cut.startswith("a_v") and cut.endswith("png")
+    assert text_width(cut, 14) <= 150
+    assert "…" in cut
+    assert cut.startswith("a_v")
+    assert cut.endswith("png")
 
 
 def test_any_text_can_be_drawn():
@@ -88,6 +92,7 @@ def test_any_text_can_be_drawn():
     plain = np.full((40, 200, 3), 255, np.uint8)
     for text in ("", "café 日本 \u202e\x07", "ab"):
         drawn = draw_text(plain, text, 4, 4, 16)
-        assert drawn.shape == plain.shape and (plain == 255).all()
+        assert drawn.shape == plain.shape
+        assert (plain == 255).all()
     assert (drawn < 128).any()
     assert colour_bar("-1.41", "E_SAM 0", "1.41", 300).shape == (30, 300, 3)
