@@ -19,10 +19,11 @@ import numpy as np
 from .. import __version__
 from ..errors import ConfigError, ImageError, SamdiffError, printable
 from ..model.checkpoints.format import SHIPPED_NAME
-from ..model.evaluation.contact_sheet import colour_labels, colour_map, contact_sheet
 from ..model.evaluation.metrics import psnr_y, ssim_y
 from ..model.evaluation.perceptual import choose_metrics
 from ..model.inference.image_io import file_says, open_picture, save_picture
+from ..model.sheets.contact_sheet import contact_sheet
+from ..model.sheets.overlay import mask_overlay, structure_panel
 from ..pipeline.degrade.imresize import imresize
 from ..pipeline.degrade.recipes import degrade
 from ..pipeline.encode.structure import encode_structure
@@ -179,8 +180,8 @@ def compare(folder: Path, truth: np.ndarray, settings: DemoConfig) -> list[str]:
         (f"LR {lr.shape[1]} x {lr.shape[0]}", lr),
         *((captions[name], image) for name, image in made.items()),
         (f"HR {truth.shape[1]} x {truth.shape[0]}\nheld out", truth),
-        (f"{len(masks)} masks, for show:\ninference never sees them", colour_labels(structure.labels, truth)),
-        ("E_SAM\n(mean over the mask)", colour_map(structure.e_sam())),
+        (f"{len(masks)} masks, for show:\ninference never sees them", mask_overlay(structure.labels, truth)),
+        ("E_SAM\n(mean over the mask)", structure_panel(structure.e_sam(), structure.labels)),
     ]
     save_picture(contact_sheet(panels, columns=4), folder / SHEET, said={"Software": f"samdiff {__version__}", **_MARK})
     lines = [f"{name:14s}{found[0]:>10s}  {'  '.join(found[1:])}" for name, found in scores.items()]

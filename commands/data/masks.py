@@ -55,8 +55,9 @@ def masks(
 
     import numpy as np
 
-    from ...model.evaluation.contact_sheet import colour_labels, colour_map, contact_sheet
     from ...model.inference.image_io import FORMATS, save_picture
+    from ...model.sheets.contact_sheet import contact_sheet
+    from ...model.sheets.overlay import mask_overlay, structure_panel
     from ...pipeline.encode.structure import encode_structure
     from ...pipeline.images.decode import read_picture
     from ...pipeline.images.sources import list_source
@@ -98,9 +99,12 @@ def masks(
         (f"{image.name}\n{table.width} x {table.height}", pixels),
         (
             f"{len(table)} masks over {covered:.0%} of the image\n{name}, {mode}, {seconds:.1f} s",
-            colour_labels(structure.labels, pixels),
+            mask_overlay(structure.labels, pixels),
         ),
-        (f"E_SAM, {e_sam.min():.2f} to {e_sam.max():.2f}\nmean of x_RoPE over each mask", colour_map(e_sam)),
+        (
+            f"E_SAM, {e_sam.min():.2f} to {e_sam.max():.2f}\nmean of x_RoPE over each mask",
+            structure_panel(e_sam, structure.labels),
+        ),
     ]
     save_picture(contact_sheet(panels, columns=3, width=640), target, overwrite=overwrite)
     if records is not None:

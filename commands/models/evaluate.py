@@ -171,9 +171,9 @@ def compare(
     Zoomed crops, labels, metrics, difference maps.
     """
     from ...errors import ConfigError
-    from ...model.evaluation.comparison import comparison
     from ...model.evaluation.perceptual import choose_metrics, metrics_for
     from ...model.inference.image_io import FORMATS, open_picture, save_picture
+    from ...model.sheets.comparison import comparison
     from ...pipeline.storage.outputs import claim_outputs
     from ...runtime import pick_device
 

@@ -12,10 +12,10 @@ from samdiff.cli import main
 from samdiff.errors import ConfigError, ImageError
 from samdiff.model.evaluation.benchmark import Pair, benchmark_files, read_benchmark_folder, read_pairs
 from samdiff.model.evaluation.benchmark_layout import BICUBIC, benchmark_layout
-from samdiff.model.evaluation.comparison import comparison
 from samdiff.model.evaluation.evaluate import Row, metrics_of, summarise, undefined_metrics
 from samdiff.model.evaluation.metrics import psnr_y, ssim_y
 from samdiff.model.inference.image_io import save_picture
+from samdiff.model.sheets.comparison import comparison
 from samdiff.model.training.validation import benchmark_of, score
 from samdiff.pipeline.degrade.imresize import imresize
 

@@ -17,12 +17,12 @@ from samdiff import load_model
 from samdiff.cli import main
 from samdiff.errors import ConfigError
 from samdiff.model.evaluation.benchmark import Pair, read_pairs
-from samdiff.model.evaluation.comparison import comparison, detailed_box
 from samdiff.model.evaluation.evaluate import Row, as_csv, as_json, as_markdown, evaluate, summarise
 from samdiff.model.evaluation.ldl import artifact_map
 from samdiff.model.evaluation.metrics import psnr
 from samdiff.model.evaluation.perceptual import load_measures
 from samdiff.model.inference.image_io import save_picture
+from samdiff.model.sheets.comparison import comparison, detailed_box
 from samdiff.pipeline.degrade.imresize import imresize
 from samdiff.runtime import brief_downloads
 

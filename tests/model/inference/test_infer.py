@@ -12,11 +12,11 @@ from samdiff import load_model
 from samdiff.errors import CheckpointError, ConfigError, ImageError
 from samdiff.model.checkpoints.format import Checkpoint, newest_run, save_checkpoint
 from samdiff.model.diffusion.residual import from_residual, to_picture_range, to_pixels, to_residual, upsample
-from samdiff.model.evaluation.contact_sheet import colour_labels, colour_map, contact_sheet
 from samdiff.model.evaluation.metrics import luma, psnr, psnr_y, ssim, ssim_y
 from samdiff.model.inference.image_io import open_picture
 from samdiff.model.inference.pixel_format import pad_lr
 from samdiff.model.inference.upscaler import SuperResolver
+from samdiff.model.sheets.contact_sheet import colour_map, contact_sheet
 from samdiff.pipeline.degrade.imresize import imresize
 
 from ...helpers.models import write_model
@@ -221,16 +221,11 @@ def test_bicubic_rows_of_the_field(name, scale, expected):
 
 
 def test_contact_sheets_hold_every_panel():
-    """Panels in order; labels colour only what they cover; a map's extremes get the colour map's ends."""
+    """Panels in order; a map's extremes get the colour map's ends."""
     red, blue = (np.full((10, 20, 3), c, np.uint8) for c in ((255, 0, 0), (0, 0, 255)))
     sheet = contact_sheet([("red", red), ("blue\ntwo lines", blue), ("grey", red[..., 0])], columns=2, width=40)
     assert sheet.shape[1] == 2 * 56
     assert (sheet == (255, 0, 0)).all(axis=2).sum() == (sheet == (0, 0, 255)).all(axis=2).sum() == 40 * 20
-    labels = np.zeros((10, 20), np.uint16)
-    labels[:5] = 3
-    painted = colour_labels(labels, red)
-    assert (painted[5:] == red[5:]).all()
-    assert (painted[:5] != red[:5]).any(axis=2).all()
     ends = colour_map(np.array([[0.0, 1.0]]))
     assert ends[0, 0].sum() < ends[0, 1].sum()
     assert (colour_map(np.zeros((2, 2))) == colour_map(np.zeros((2, 2)))[0, 0]).all()

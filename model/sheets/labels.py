@@ -5,6 +5,7 @@ OpenCV's text drawing ends the process on names that are not UTF-8 and knows ASC
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from functools import cache
 
@@ -50,6 +51,11 @@ def fitted(text: str, width: int, size: int) -> str:
         head = -(-keep // 2)
         line = shown[:head] + _CUT + shown[len(shown) - (keep - head) :]
     return line
+
+
+def text_width(text: str, size: int) -> int:
+    """Pixels that a line of plain text takes."""
+    return math.ceil(_font(size).getlength(text))
 
 
 @cache

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from ...errors import ConfigError
+from ..evaluation.metrics import psnr_y, ssim_y
 from .contact_sheet import colour_map, contact_sheet
-from .metrics import psnr_y, ssim_y
 
 Box = tuple[int, int, int, int]
 PictureMeasure = Callable[[np.ndarray, np.ndarray], float]

@@ -40,16 +40,6 @@ def colour_map(values: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
-def colour_labels(labels: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Integer labels [H, W] in distinct colours over a picture uint8 [H, W, 3]; label 0 (no mask) leaves the picture."""
-    hues = (np.arange(int(labels.max()) + 1) * 0.61803398875 * 180 % 180).astype(np.uint8)  # golden ratio: neighbours differ
-    palette = cv2.cvtColor(
-        np.stack([hues, np.full_like(hues, 200), np.full_like(hues, 235)], axis=-1)[None], cv2.COLOR_HSV2RGB
-    )[0]
-    painted = (0.45 * image + 0.55 * palette[labels]).round().astype(np.uint8)
-    return np.where((labels > 0)[..., None], painted, image)
-
-
 def _cell(caption: str, picture: np.ndarray, *, width: int, top: int) -> np.ndarray:
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, axis=2)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from samdiff.cli import main
-from samdiff.model.evaluation.contact_sheet import contact_sheet
-from samdiff.model.evaluation.labels import draw_text, fitted
 from samdiff.model.inference.image_io import save_picture
+from samdiff.model.sheets.contact_sheet import contact_sheet
+from samdiff.model.sheets.labels import draw_text, fitted
 
 from ...helpers.zoo import photo
 
