@@ -1,4 +1,4 @@
-# make install | test | slow | coverage | check | types | format | docs | demo | clean.  Every target installs what it needs.
+# make install | test | slow | gpu-test | coverage | check | types | format | docs | demo | clean.  Every target installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 # The tested build. Another one (a CUDA or CPU index of yours): make install TORCH="torch torchvision --index-url …"
@@ -11,7 +11,7 @@ TYPES = build/types
 DOCS = build/docs
 PARTS = $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: install test slow coverage check types format docs demo clean
+.PHONY: install test slow gpu-test coverage check types format docs demo clean
 
 install: $(STAMP)
 
@@ -30,6 +30,9 @@ slow: $(STAMP)
 
 coverage: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term:skip-covered
+
+gpu-test: $(STAMP)
+	$(BIN)/python -m pytest -m cuda tests/cuda
 
 check: $(STAMP) types
 	$(BIN)/ruff check .

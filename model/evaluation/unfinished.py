@@ -43,17 +43,12 @@ class Unfinished:
         self._key = _digest(json.dumps(facts, sort_keys=True).encode())
         self._rows: dict[str, list[list[object]]] = {}
         self._saved: dict[str, str] = {}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(folder, error) from error
         existed = os.path.lexists(self.file)
         whole = self._read()
         self.replaced = existed and whole is None
         """Whether another evaluation was unfinished in the folder; its list is gone."""
-        if whole is None:
-            write_atomic(self.file, _line({"evaluation": self._key}))
-        elif whole < self.file.stat().st_size:  # a last line that was cut short
+        self._begun = whole is not None  # the file is made with the first finished image: a refused command leaves none
+        if whole is not None and whole < self.file.stat().st_size:  # a last line that was cut short
             os.truncate(self.file, whole)
 
     def rows(self, benchmark: str, pair: Pair) -> list[Row] | None:
@@ -90,6 +85,10 @@ class Unfinished:
 
     def _append(self, values: Mapping[str, object]) -> None:
         try:
+            if not self._begun:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                write_atomic(self.file, _line({"evaluation": self._key}))
+                self._begun = True
             with open(self.file, "ab") as file:
                 file.write(_line(values))
                 file.flush()

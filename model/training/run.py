@@ -35,7 +35,6 @@ from ..checkpoints.format import (
 from ..checkpoints.initial import check_given, load_rrdb, of_scale
 from ..config import RunConfig, config_of
 from ..diffusion.recommended import as_facts, recommended_for
-from ..diffusion.residual import to_picture_range, to_pixels
 from ..inference.upscaler import SuperResolver
 from ..networks.build import build_rrdb, build_unet, zero_output
 from ..networks.rrdb import RRDB
@@ -49,7 +48,7 @@ from .loop import Stage, run
 from .run_dir import acquire_run_dir, asked_of, versions
 from .state import State, states, steps_done
 from .tasks import DiffusionTask, RrdbTask, check_inputs, looked_at_by
-from .validation import Benchmark, Upscale, describe, held_out, score, with_perceptual
+from .validation import Benchmark, Upscale, describe, held_out, regress, score, with_perceptual
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +203,7 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
     def upscaler(state: State) -> Upscale:
         looker.load_state_dict(state.ema)
         looker.to(this.ranks.device)
-        return lambda lr, _: _regress(looker, lr, this.ranks.device)
+        return lambda lr, _: regress(looker, lr, this.ranks.device)
 
     begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change any more
     if given is None and begun:
@@ -274,7 +273,7 @@ def _stage(
             upscale = upscaler(state)
             metrics, sheet = score(benchmark, upscale)
             if task.name == "diffusion" and number == 0:
-                metrics |= diversity(benchmark.pairs, lambda lr: _regress(task.rrdb, lr, ranks.device), upscale)  # type: ignore[union-attr]
+                metrics |= diversity(benchmark.pairs, lambda lr: regress(task.rrdb, lr, ranks.device), upscale)  # type: ignore[union-attr]
             how = {"sampler": v.sampler or "default", "sampling_steps": v.steps} if task.name == "diffusion" else {}
             this.tracker.metrics({"stage": task.name, "step": state.step, **metrics, **how})
             this.tracker.picture(f"{task.name}/{benchmark.name}", sheet, state.step)
@@ -311,11 +310,3 @@ def _stage(
     else:
         whose = "random" if this.start is None else "--init-from's"
         this.report(f"{task.name}: no step asked for ({option} 0), {whose} weights as they are; {this.out / file}")
-
-
-@torch.inference_mode()
-def _regress(network: RRDB, lr: Any, device: torch.device) -> Any:
-    grey, own = lr.ndim == 2, torch.tensor(lr)  # a copy: pictures from files are read-only
-    rgb = own[..., None].expand(-1, -1, 3) if grey else own
-    out = to_pixels(network(to_picture_range(rgb[None]).to(device)))[0].cpu().numpy()
-    return out[..., 1] if grey else out

@@ -14,11 +14,13 @@ import torch
 from ...pipeline.degrade.imresize import imresize
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import held_out_from
+from ..diffusion.residual import to_picture_range, to_pixels
 from ..evaluation.benchmark import read_pairs
 from ..evaluation.metrics import mean_of_defined, psnr_y, ssim_y
 from ..evaluation.perceptual import choose_metrics, metrics_for
 from ..losses.perceptual import PerceptualMetric
 from ..names import PERCEPTUAL
+from ..networks.rrdb import RRDB
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 """(LR uint8 [h, w, 3] or [h, w], the picture's number, which seeds the noise) -> HR of the same kind."""
@@ -123,3 +125,12 @@ def _means(pairs: Sequence[tuple[np.ndarray, np.ndarray]], found: Sequence[np.nd
     metrics = [(psnr_y(ours, hr, scale), ssim_y(ours, hr, scale)) for ours, (_, hr) in zip(found, pairs, strict=True)]
     psnr, ssim = zip(*metrics, strict=True)
     return mean_of_defined(psnr), mean_of_defined(ssim)
+
+
+@torch.inference_mode()
+def regress(network: RRDB, lr: Any, device: torch.device) -> Any:
+    """The RRDB's image of LR uint8 [h, w] or [h, w, 3], of the same kind."""
+    grey, own = lr.ndim == 2, torch.tensor(lr)  # a copy: pictures from files are read-only
+    rgb = own[..., None].expand(-1, -1, 3) if grey else own
+    out = to_pixels(network(to_picture_range(rgb[None]).to(device)))[0].cpu().numpy()
+    return out[..., 1] if grey else out

@@ -111,9 +111,9 @@ def test_times_and_what_a_flow_does_not_have():
         (["diffusion.process=flows"], "did you mean 'flow'"),
         (["diffusion.base=cubic"], "bicubic"),
         (["diffusion.flow_prediction=noise"], "clean, velocity"),
-        (["diffusion.residual_scale=-1"], "at least 0"),
+        (["diffusion.residual_scale=-1"], "expected 0 to 1000, got -1"),
         (["loss.perceptual=vgg"], "lpips-vgg"),
-        (["loss.share=1.5"], "at most 1"),
+        (["loss.share=1.5"], "expected 0 to 1, got 1.5"),
     ],
 )
 def test_settings_that_do_not_fit(sets, match):

@@ -137,12 +137,12 @@ def test_one_image_that_cannot_be_used_is_listed(tmp_path):
     save_picture(photo(32, 32, 0), tmp_path / "b" / "a.png")
     save_picture(photo(3, 40, 0), tmp_path / "b" / "strip.png")
     (tmp_path / "b" / "broken.png").write_bytes(b"no image")
-    (tmp_path / "b" / "phone.heic").write_bytes(b"x")
+    (tmp_path / "b" / "phone.jxl").write_bytes(b"x")
     found = read_benchmark_folder(tmp_path / "b", 4)
     assert [pair.name for pair in found.pairs] == ["a"]
-    assert found.skipped.keys() == {"strip.png", "broken.png", "phone.heic"}
+    assert found.skipped.keys() == {"strip.png", "broken.png", "phone.jxl"}
     assert "40 x 3 pixels, expected at least 4 x 4" in found.skipped["strip.png"]
-    with pytest.raises(ImageError, match=r"phone\.heic: a format"):
+    with pytest.raises(ImageError, match=r"phone\.jxl: JPEG XL, a format"):
         read_pairs(tmp_path / "b", 4)
     assert {path.name for path in benchmark_files(tmp_path / "b")} >= {"a.png", "broken.png"}
 

@@ -64,7 +64,7 @@ def test_formats_that_are_not_read_are_listed(tmp_path, capsys):
     words = ["infer", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--checkpoint", str(model), "--regress"]
     with pytest.raises(SystemExit, match="3"):
         main(words)
-    assert "b.xcf: a format that samdiff does not read (.xcf)" in capsys.readouterr().err
+    assert "b.xcf: GIMP, a format that samdiff does not read (.xcf)" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_x4.png"]
     with pytest.raises(ImageError, match=r"b\.xcf: a format that samdiff does not read"):
         plan_outputs([InputFile(Path("b.xcf"), trouble="a format that samdiff does not read (.xcf)")], OutputConfig())

@@ -129,7 +129,7 @@ def test_emulated_bf16_is_told(tmp_path, monkeypatch, caplog):
     store = open_store(make_store(tmp_path / "a.zarr", n=43))
     for has, warnings in ((True, 0), (False, 1)):
         caplog.clear()
-        monkeypatch.setattr("samdiff.model.training.run.has_bf16", lambda device, has=has: has)
+        monkeypatch.setattr("samdiff.model.training.tasks.has_bf16", lambda device, has=has: has)
         sets = [*SMALL, "train.amp=bf16", "train.rrdb_steps=0", "train.steps=0", "validate.every=0"]
         train([store], tmp_path / str(has), load_config("tiny", sets=sets), CPU)
         assert [record.getMessage().startswith("train.amp=bf16") for record in caplog.records].count(True) == warnings

@@ -86,7 +86,7 @@ def test_choices(tmp_path, monkeypatch):
     assert tuple(METRICS) == PERCEPTUAL
     assert ValidateConfig(perceptual="dists,lpips").perceptual == "dists,lpips"
     for wrong in ("", "lpip", "lpips,", "auto,lpips"):
-        with pytest.raises(ConfigError, match=r"validate\.perceptual: expected auto, off, or names"):
+        with pytest.raises(ConfigError, match=r"perceptual: expected auto, off, or names"):
             ValidateConfig(perceptual=wrong)
 
 

@@ -230,13 +230,13 @@ def test_given_lr_of_a_size_rounded_up_is_cut_on_the_grid_of_hr(hr_folder, tmp_p
 
 
 def test_unread_formats_beside_images_do_not_take_their_lr(hr_folder, tmp_path):
-    """`0.heic` beside `0.png`, in HR and in LR: the pair of PNG is used, each other file has its reason."""
+    """`0.jxl` beside `0.png`, in HR and in LR: the pair of PNG is used, each other file has its reason."""
     lr = tmp_path / "LR"
     lr.mkdir()
-    (hr_folder / "0.heic").write_bytes(b"x")
-    (lr / "0.heic").write_bytes(b"x")
+    (hr_folder / "0.jxl").write_bytes(b"x")
+    (lr / "0.jxl").write_bytes(b"x")
     for k in range(4):
         (lr / f"{k}.png").write_bytes(file_of(photo(24, 32, k), "PNG"))
     report = prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), PrepareConfig(tile=64, degradation="given"), lr=lr)
-    assert report.skipped.keys() == {"0.heic"}
-    assert "a format that samdiff does not read (.heic)" in report.skipped["0.heic"]
+    assert report.skipped.keys() == {"0.jxl"}
+    assert "JPEG XL, a format that samdiff does not read (.jxl)" in report.skipped["0.jxl"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from samdiff.errors import BusyError, ConfigError, StoreError
+from samdiff.model.config import load_config
 from samdiff.model.inference.onnx_export import FILES, export_onnx
 from samdiff.pipeline.export.export import export_folder, export_hdf5
 from samdiff.pipeline.export.new_target import new_file, new_files, new_folder
@@ -93,6 +94,8 @@ def test_many_exports_to_one_target_at_once(tmp_path):
 
 class _Tiny:
     """What `export_onnx` asks of a model, without a network: the writing is replaced."""
+
+    config = load_config("tiny")
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ def fill(folder, *names, data=PNG):
 
 
 UNREAD = {
-    "IMG_1.HEIC": "a format that samdiff does not read (.heic)",
-    "raw.dng": "a format that samdiff does not read (.dng)",
+    "IMG_1.JXL": "JPEG XL, a format that samdiff does not read (.jxl)",
+    "raw.dng": "camera RAW, a format that samdiff does not read (.dng)",
     "tweet.jpg_large": "a suffix that no image has (.jpg_large)",
     "web.jpg?w=800": "a suffix that no image has (.jpg?w=800)",
     "twice.jpg (1)": "a suffix that no image has (.jpg (1))",
@@ -55,9 +55,9 @@ def test_images_that_cannot_be_read_are_listed_and_sidecars_are_not(tmp_path):
 
 def test_a_suffix_that_becomes_readable_needs_one_place(monkeypatch):
     """`SUFFIXES` goes before `UNREAD_SUFFIXES`."""
-    monkeypatch.setattr(listing, "SUFFIXES", (*SUFFIXES, ".avif"))
-    assert ".avif" in UNREAD_SUFFIXES
-    assert listing._why_unread("a.avif") == ""
+    monkeypatch.setattr(listing, "SUFFIXES", (*SUFFIXES, ".jxl"))
+    assert ".jxl" in UNREAD_SUFFIXES
+    assert listing._why_unread("a.jxl") == ""
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_read_without_rights():
 
 def test_subfolders_that_are_not_looked_at_are_told(tmp_path, caplog):
     """One line with their number; the recursive listing says nothing."""
-    source = fill(tmp_path / "in", "a.png", "sub/b.png", "sub/deep/c.HEIC", "other/d.jpg", "sub/n.txt", "@eaDir/e.jpg")
+    source = fill(tmp_path / "in", "a.png", "sub/b.png", "sub/deep/c.JXL", "other/d.jpg", "sub/n.txt", "@eaDir/e.jpg")
     assert listed(source, recursive=False) == {"a.png": ""}
     assert "not looked at: 3 in subfolders (other, sub); give -r" in caplog.text
     caplog.clear()

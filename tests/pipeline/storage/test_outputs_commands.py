@@ -227,8 +227,9 @@ def test_evaluate_writes_over_nothing(tmp_path, monkeypatch, capsys, model_file)
     assert "is an input of this command" in refused(capsys, *words, tmp_path / "out", "--save", "--overwrite")
     saved.unlink()
     save_picture(image(2, 32, 32, 3), tmp_path / "set" / "x.webp")
-    assert "would go to this one file" in refused(capsys, *words, tmp_path / "new", "--save")
-    assert not (tmp_path / "new").exists()
+    main_done([*words, tmp_path / "new", "--save"])  # two images of one stem keep their suffixes apart
+    results = {path.name for path in (tmp_path / "new" / "pictures" / "set").iterdir()}
+    assert {"x.png_samdiff-seed0.png", "x.webp_samdiff-seed0.png"} <= results
 
 
 def test_export_model_writes_whole_files_only(model, tmp_path, capsys, monkeypatch):
