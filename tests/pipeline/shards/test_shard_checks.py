@@ -191,7 +191,7 @@ def test_training_from_a_url_reads_each_shard_once(tmp_path, monkeypatch):
         return get(self, key, start, length)
 
     monkeypatch.setattr(FsspecStore, "get", counted)
-    monkeypatch.setattr("samdiff.model.training.run.train", lambda opened, *_: given.extend(opened) or tmp_path)
+    monkeypatch.setattr("samdiff.model.training.run.train", lambda opened, *_, **__: given.extend(opened) or tmp_path)
     done = CliRunner().invoke(
         app, ["train", "--shards", url, "--out", str(tmp_path / "run"), "--preset", "tiny", "--device", "cpu"]
     )
