@@ -1,6 +1,6 @@
 """The command line: the application and what all commands share. The commands themselves are in `commands/`, one file per theme.
 
-Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, but some inputs or figures were skipped (each listed with its reason).
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, but some inputs or metrics were skipped (each listed with its reason).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .commands import demo
-from .commands.common import Quiet, Verbose, complain, print_result, set_talk, with_talk
+from .commands.common import Quiet, Verbose, print_error, print_result, set_verbosity, with_verbosity
 from .commands.data import fetch, masks, prepare, store
 from .commands.examples import epilog_of
 from .commands.interruption import after_interrupt
@@ -68,11 +68,11 @@ for command in (
     demo.demo,
 ):
     name = command.__name__.replace("_", "-")
-    app.command(name, cls=PanelCommand, epilog=epilog_of(name))(with_talk(command))
+    app.command(name, cls=PanelCommand, epilog=epilog_of(name))(with_verbosity(command))
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print_result(f"samdiff {__version__}")
         raise typer.Exit
 
@@ -89,7 +89,7 @@ def _common(
     handler.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged tags and profiles, of which our notes tell
-    set_talk(verbose, quiet)
+    set_verbosity(verbose, quiet)
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -109,17 +109,17 @@ def _run(arguments: list[str] | None) -> Any:
     except SystemExit as leaving:  # the command-line library's own way of ending, also for Ctrl-C
         if leaving.code == INTERRUPTED:
             words = sys.argv[1:] if arguments is None else arguments
-            complain(f"samdiff: interrupted; the same command {after_interrupt(words)}")
+            print_error(f"samdiff: interrupted; the same command {after_interrupt(words)}")
         raise
     except SamdiffError as error:
-        complain(f"samdiff: {error}")
+        print_error(f"samdiff: {error}")
         status = WRONG_USAGE if isinstance(error, ConfigError) else 1
     except OSError as error:
-        complain(f"samdiff: {error.filename or 'input/output'}: {error.strerror or error}")
+        print_error(f"samdiff: {error.filename or 'input/output'}: {error.strerror or error}")
     except UnicodeEncodeError as error:
         if sys.getfilesystemencoding() == "utf-8":
             raise  # ours
-        complain(f"samdiff: {error.object!r}: cannot be a file name in the encoding {error.encoding}; set PYTHONUTF8=1")
+        print_error(f"samdiff: {error.object!r}: cannot be a file name in the encoding {error.encoding}; set PYTHONUTF8=1")
     sys.exit(status)
 
 

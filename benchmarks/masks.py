@@ -1,4 +1,4 @@
-"""segment-anything's automatic mask generator against ours: same weights, photograph, points and threads, in turn in one process.
+"""segment-anything's automatic mask generator against ours: same weights, image, points and threads, in turn in one process.
 
     python benchmarks/masks.py PHOTO --threads 2 --points-per-side 32 --stock-runs 2 --runs 3
 

@@ -1,10 +1,10 @@
-"""Does structure help, and how? The same data, seeds and steps for every modulation, scored on photographs that training never saw.
+"""Does structure help, and how? The same data, seeds and steps for every modulation, scored on images that training never saw.
 
     python benchmarks/modulations.py --shards STORE --out FOLDER [--rrdb FILE] [--preset tiny] [--steps 2000] [--seeds 0 1 2]
 
-Trains `none`, and `official`, `paper`, `joint` with each mean of the masks, then samples crops of the held-out photographs with every
+Trains `none`, and `official`, `paper`, `joint` with each mean of the masks, then samples crops of the held-out images with every
 sampler that fits. Settings are trained in rounds (`--rounds`), so that a table for fewer steps is there early; the same command goes on. Prints PSNR
-on Y with its standard error over seeds (or, with one seed, over photographs), the paired difference to `none`, and LPIPS and DISTS of the
+on Y with its standard error over seeds (or, with one seed, over images), the paired difference to `none`, and LPIPS and DISTS of the
 crops where their weights are in the cache (`--perceptual`). One line per setting and sampler goes to FOLDER/results.jsonl.
 """
 
@@ -37,7 +37,7 @@ Scores = dict[str, list[float]]
 
 
 def held_out_crops(store: Store, images: int, size: int) -> tuple[list[Pair], list[int]]:
-    """(LR, HR) from the middle of every held-out tile, and the photograph that each is of."""
+    """(LR, HR) from the middle of every held-out tile, and the image that each is of."""
     rows = range(held_out_from(store, images), len(store))
     first = (store.tile - size) // 2 // store.scale * store.scale
     hr = store.read_tiles("hr", rows)[:, first : first + size, first : first + size]
@@ -65,7 +65,7 @@ def score(model: SuperResolver, pairs: list[Pair], more: Mapping[str, Perceptual
 
 
 def table(lines: list[dict[str, Any]], step: int) -> str:
-    """The figures at one number of steps."""
+    """The metrics at one number of steps."""
     chosen = [line for line in lines if line["step"] == step]
     rows = [
         f"after {step} steps",
@@ -75,14 +75,14 @@ def table(lines: list[dict[str, Any]], step: int) -> str:
     base = {(line["seed"], line["sampler"]): line["psnr"] for line in chosen if line["modulation"] == "none"}
     for key in dict.fromkeys((line["modulation"], line["e_mean"], line["sampler"]) for line in chosen):
         same = [line for line in chosen if (line["modulation"], line["e_mean"], line["sampler"]) == key]
-        psnr, error = mean_and_error([line["psnr"] for line in same], same[0]["photographs"])
+        psnr, error = mean_and_error([line["psnr"] for line in same], same[0]["images"])
         reference = key[2] if (0, key[2]) in base or any(k[1] == key[2] for k in base) else "ddpm all"
         pairs = [
             np.subtract(line["psnr"], base[line["seed"], reference]).tolist()
             for line in same
             if (line["seed"], reference) in base
         ]
-        gain = "{:+7.2f} {:6.2f}".format(*mean_and_error(pairs, same[0]["photographs"])) if pairs else " " * 14
+        gain = "{:+7.2f} {:6.2f}".format(*mean_and_error(pairs, same[0]["images"])) if pairs else " " * 14
         more = [[line[name] for line in same if name in line] for name in PERCEPTUAL if any(name in line for line in chosen)]
         name = key[0] if key[0] in ("none", "bicubic") else f"{key[0]}/{key[1]}"
         rows.append(
@@ -93,7 +93,7 @@ def table(lines: list[dict[str, Any]], step: int) -> str:
 
 
 def mean_and_error(values: list[list[float]], photographs: list[int]) -> tuple[float, float]:
-    """Mean, and its standard error over seeds; with one seed, over photographs (crops of one are not independent)."""
+    """Mean, and its standard error over seeds; with one seed, over images (crops of one are not independent)."""
     whole = np.array(values)
     if len(whole) > 1:
         groups = whole.mean(axis=1)
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--images", type=int, default=8, help="photographs held out, at most a tenth of the store")
+    parser.add_argument("--images", type=int, default=8, help="images held out, at most a tenth of the store")
     parser.add_argument("--crop", type=int, default=96, help="HR pixels")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--perceptual", default="auto", help="auto (those in the cache), off, or names")
@@ -122,7 +122,7 @@ def main() -> None:
     setup_process(arguments.threads)
     store, device = open_store(arguments.shards), pick_device(arguments.device)
     pairs, photographs = held_out_crops(store, arguments.images, arguments.crop)
-    print(f"{len(pairs)} crops of {len(set(photographs))} held-out photographs, {arguments.crop} px, x{store.scale}")
+    print(f"{len(pairs)} crops of {len(set(photographs))} held-out images, {arguments.crop} px, x{store.scale}")
     results = arguments.out / "results.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
@@ -132,7 +132,7 @@ def main() -> None:
         for part in range(1, arguments.rounds + 1):
             step = arguments.steps * part // arguments.rounds
             for modulation, e_mean in SETTINGS:
-                about = {"modulation": modulation, "e_mean": e_mean, "seed": seed, "step": step, "photographs": photographs}
+                about = {"modulation": modulation, "e_mean": e_mean, "seed": seed, "step": step, "images": photographs}
                 if any(all(line[key] == value for key, value in about.items()) for line in lines):
                     continue
                 sets = [f"diffusion.modulation={modulation}", f"diffusion.e_mean={e_mean}", f"train.seed={seed}"]

@@ -1,8 +1,8 @@
-"""Pictures read and degraded per second of one core's time, against plain `cv2.imread`. CPU time, so that other work does not count.
+"""Images read and degraded per second of one core's time, against plain `cv2.imread`. CPU time, so that other work does not count.
 
     python benchmarks/reading.py [FOLDER …]
 
-FOLDER: photographs (default: the samples), also written as JPEG into a temporary folder. Each column does all that the one before it does:
+FOLDER: images (default: the samples), also written as JPEG into a temporary folder. Each column does all that the one before it does:
 decoding with all checks, then the bicubic LR, or the blind LR, or the bicubic LR made ahead of the caller in two threads.
 """
 
@@ -27,12 +27,12 @@ RUNS = 3
 
 
 def hr_and_lr(picture: ImageFile, shelf: SourceReader, kind: str = "bicubic") -> None:
-    """What the stage `tiles` does with a picture before it cuts."""
+    """What the stage `tiles` does with an image before it cuts."""
     degrade(crop_to_scale(read_picture(picture, shelf=shelf).pixels, 4), kind, 4)
 
 
 def rate(pictures: Sequence[ImageFile], work: Callable[[ImageFile, SourceReader], Any], runs: int = RUNS) -> float:
-    """Pictures per second: the median of several rounds."""
+    """Images per second: the median of several rounds."""
     times = []
     with SourceReader() as shelf:
         for _ in range(runs):
@@ -67,7 +67,7 @@ def main() -> None:
                 ours = rate(pictures, lambda picture, shelf: read_picture(picture, shelf=shelf))
                 bicubic, blind = rate(pictures, hr_and_lr), rate(pictures, partial(hr_and_lr, kind="blind"), 1)
                 print(
-                    f"{Path(source).name}, {name}, {len(pictures)} pictures: cv2.imread {plain:.1f}/s, read_picture {ours:.1f}/s "
+                    f"{Path(source).name}, {name}, {len(pictures)} images: cv2.imread {plain:.1f}/s, read_picture {ours:.1f}/s "
                     f"({ours / plain:.2f} of it), with bicubic LR {bicubic:.1f}/s, with blind LR {blind:.1f}/s, "
                     f"bicubic ahead in threads {ahead(pictures):.1f}/s"
                 )

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from samdiff import ShardDataset, open_store
 from samdiff.model.config import RunConfig, load_config
-from samdiff.model.diffusion.residual import base_picture, to_picture_range, to_residual
+from samdiff.model.diffusion.residual import base_image, to_model_range, to_residual
 from samdiff.model.diffusion.schedule import gather
 from samdiff.model.networks.build import build_rrdb, build_unet
 from samdiff.model.networks.rrdb import condition
@@ -34,7 +34,7 @@ from samdiff.pipeline.stream.dataset import e_sam
 from samdiff.runtime import pick_device, setup_process
 
 Batch = dict[str, Tensor]
-CODES = 50  # masks of the made-up photograph
+CODES = 50  # masks of the made-up image
 
 
 class Parts:
@@ -77,7 +77,7 @@ def ours(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> An
 
     def step(batch: Batch) -> Tensor:
         with parts.part("RRDB"), task.autocast():
-            given = task.condition(task.pictures(batch)[1])
+            given = task.condition(task.images(batch)[1])
         with parts.part("U-Net forward"), mock.patch.object(task, "condition", return_value=given):
             loss = task.loss(batch)
         with parts.part("backward"):
@@ -102,12 +102,12 @@ def plain(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> A
 
     def step(batch: Batch) -> Tensor:
         with mock.patch.object(F, "mish", lambda x, inplace=False: x * torch.tanh(F.softplus(x))):
-            hr, lr, t = to_picture_range(batch["hr"]).contiguous(), to_picture_range(batch["lr"]).contiguous(), batch["t"]
+            hr, lr, t = to_model_range(batch["hr"]).contiguous(), to_model_range(batch["lr"]).contiguous(), batch["t"]
             with parts.part("RRDB"), torch.no_grad(), low:
                 given = condition(rrdb.features(lr))
             with parts.part("U-Net forward"):
                 e = e_sam(batch["labels"], batch["image"], table, offset)
-                x_0 = to_residual(hr, base_picture(lr, config.scale))
+                x_0 = to_residual(hr, base_image(lr, config.scale))
                 x_t, target = process.q_sample(x_0, e, t, batch["noise"]), process.target(e, t, batch["noise"])
                 with low:
                     predicted = unet(x_t, t, given)

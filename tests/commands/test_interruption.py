@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from samdiff.cli import app
-from samdiff.commands.common import set_talk
+from samdiff.commands.common import set_verbosity
 from samdiff.commands.interruption import _RESUMES, after_interrupt
 from samdiff.model.evaluation.perceptual import OF_FOLDERS
 
@@ -58,7 +58,7 @@ def test_whose_messages_are_shown(verbose, ours, others):
         loggers[0].setLevel(logging.WARNING)
         loggers[1].setLevel(logging.NOTSET)
         logging.getLogger("distributed").setLevel(logging.NOTSET)
-        set_talk(verbose, quiet=False)
+        set_verbosity(verbose, quiet=False)
         assert loggers[2].getEffectiveLevel() == ours
         assert [logger.getEffectiveLevel() for logger in loggers[3:]] == [others, others]
     finally:

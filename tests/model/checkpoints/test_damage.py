@@ -20,7 +20,7 @@ from samdiff.model.checkpoints.format import SHIPPED, load_checkpoint, weights_d
 from samdiff.model.checkpoints.plain import read_object
 from samdiff.model.config import config_of, load_config
 from samdiff.model.inference.upscaler import load_model
-from samdiff.model.training.logger import mend_log
+from samdiff.model.training.logger import repair_log
 from samdiff.model.training.run import train
 from samdiff.model.training.run_dir import acquire_run_dir
 from samdiff.model.training.state import states, steps_done
@@ -158,18 +158,18 @@ def test_a_half_line_of_the_log(tmp_path):
     log, line = tmp_path / "log.jsonl", '{"stage": "rrdb", "step": 2}\n'
     for tail, kept, said in (("", "", 0), (line[:-1], line, 0), (line[:17], "", 1), ("{", "", 1), ('{"stage": [[[', "", 1)):
         log.write_text(line + tail)
-        assert len(mend_log(log)) == said
+        assert len(repair_log(log)) == said
         assert log.read_text() == line + kept
     for other in ("my notes", "x" * 100_000, "null"):
         log.write_text(other)
         with pytest.raises(ConfigError, match="does not end in a line of a run's log"):
-            mend_log(log)
+            repair_log(log)
         assert log.read_text() == other
     log.unlink()
-    assert mend_log(log) == []
+    assert repair_log(log) == []
     log.mkdir()
     with pytest.raises(ConfigError, match="expected a run's log"):
-        mend_log(log)
+        repair_log(log)
 
 
 def test_names_of_states(sound, tmp_path):
@@ -228,7 +228,7 @@ def test_a_state_without_a_digest_still_has_to_agree_with_itself(sound, tmp_path
             damage.content("state", file)
     other = {**damage.saved_config(), "stores": ["another"]}
     save_file(tensors, file, {**texts, "config": json.dumps(other)})
-    with pytest.raises(CheckpointError, match="saved by a run of other settings"):
+    with pytest.raises(CheckpointError, match="saved by a run with other settings"):
         damage.content("state", file)
 
 

@@ -93,10 +93,10 @@ def test_times_and_what_a_flow_does_not_have():
     assert flow.check("euler", 3) == (0, 33, 66)
     assert len(flow.check(None, None)) == 100
     for arguments, match in (
-        (("ddpm", 4), "one sampler, 'euler'"),
+        (("ddpm", 4), "only sampler is 'euler'"),
         ((None, 0), "expected 1 to 100"),
         ((None, 101), "expected 1 to 100"),
-        ((None, 4, 50), "begins at the RRDB's image"),
+        ((None, 4, 50), "always starts from the RRDB's image"),
     ):
         with pytest.raises(ConfigError, match=match):
             flow.check(*arguments)

@@ -1,4 +1,4 @@
-"""Pictures of any size without a seam: tilings, noise by place, one canvas."""
+"""Images of any size without a seam: tilings, noise by place, one canvas."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_weights_sum_to_one(rows, columns, scale, multiple, overlap, data):
 
 
 def test_a_tile_fades_before_its_edge_and_bad_tiles_are_refused():
-    """The outermost quarter of the overlap has no weight at inner sides; the picture's own border has all of it."""
+    """The outermost quarter of the overlap has no weight at inner sides; the image's own border has all of it."""
     (first, *_, last) = plan_tiles(100, 40, 4, 4, 40, 8).tiles
     assert first.weight_y[0] == last.weight_y[-1] == 1
     assert (first.weight_y[-8:] == 0).all()
@@ -58,7 +58,7 @@ def test_a_tile_fades_before_its_edge_and_bad_tiles_are_refused():
 
 
 def test_noise_belongs_to_the_place():
-    """Any cut of any wider picture has the same noise; seeds, samples, steps and places differ; it is standard normal."""
+    """Any cut of any wider image has the same noise; seeds, samples, steps and places differ; it is standard normal."""
     field = NoiseField(7, 300)
     whole = field.rows(2, 0, 290)
     assert torch.equal(whole[:, :, 100:261], field.rows(2, 100, 261))
@@ -125,7 +125,7 @@ def test_features_are_kept_up_to_the_cap(model):
 
 
 def smooth_image(height, width):
-    """A floating-point picture with edges and texture, [H, W, 3] in 0 … 1."""
+    """A floating-point image with edges and texture, [H, W, 3] in 0 … 1."""
     y, x = np.mgrid[:height, :width] / 16
     waves = np.sin(x + 2 * np.sin(y)) * np.cos(1.7 * y) > 0.2
     rng = np.random.default_rng(5)

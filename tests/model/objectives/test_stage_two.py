@@ -171,7 +171,7 @@ def test_the_second_phase_adds_its_losses(tmp_path, monkeypatch, process):
     assert batch["t"][[0, 2]].tolist() == [task.process.one_step_time] * 2
     whole = task.loss(batch)
     main = task.loss({name: value for name, value in batch.items() if name != "one_step"})
-    hr, lr = task.pictures(batch)
+    hr, lr = task.images(batch)
     with torch.no_grad():
         given, base = task.given(lr)
         e = tasks.e_sam(batch["labels"], batch["image"], task.table, task.offset) if task.modulation.needs_masks else None
@@ -230,7 +230,7 @@ def test_a_start_of_another_process(tmp_path):
 
 @pytest.mark.parametrize("more", [FLOW, ("diffusion.base=rrdb", "diffusion.modulation=none")])
 def test_inference_from_the_rrdb(tmp_path, more):
-    """Seeds, means, tiles, kinds of pictures and the start from the RRDB."""
+    """Seeds, means, tiles, kinds of images and the start from the RRDB."""
     model = load_model(write_model(tmp_path / "m.safetensors", *more, "diffusion.residual_scale=4"), CPU)
     torch.nn.init.normal_(model.unet.out.weight, std=3.0, generator=torch.Generator().manual_seed(0))
     rows, columns = np.mgrid[0:64, 0:56] / 10
@@ -248,9 +248,9 @@ def test_inference_from_the_rrdb(tmp_path, more):
     assert np.abs(seeds[1] - seeds[0]).max() > 0
     assert model.upscale((small * 255).astype(np.uint8)[..., 0], steps=1).shape == (36, 28)
     if "diffusion.process=flow" in more:
-        with pytest.raises(ConfigError, match="begins at the RRDB's image anyway"):
+        with pytest.raises(ConfigError, match="always starts from the RRDB's image"):
             model.upscale(small, start="rrdb")
-        with pytest.raises(ConfigError, match="has one sampler, 'euler'"):
+        with pytest.raises(ConfigError, match="whose only sampler is 'euler'"):
             model.upscale(small, sampler="ddim")
     else:
         near, far = (np.abs(model.upscale(small, start="rrdb", start_time=t) - rrdb).mean() for t in (0, 90))

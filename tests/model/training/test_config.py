@@ -99,7 +99,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        CheckpointError, match=r"cannot be written \(No space left on device\).*what was saved before is untouched"
+        CheckpointError, match=r"cannot be written \(No space left on device\).*earlier files are unchanged"
     ):
         save_checkpoint(path, small_rrdb(1.0))
     assert path.read_bytes() == before

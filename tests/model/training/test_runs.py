@@ -19,7 +19,7 @@ from samdiff.errors import BusyError, CheckpointError, ConfigError, SamdiffError
 from samdiff.model.checkpoints.format import load_checkpoint, weights_digest
 from samdiff.model.config import load_config
 from samdiff.model.training.run import train
-from samdiff.model.training.run_dir import acquire_run_dir, asked_of
+from samdiff.model.training.run_dir import acquire_run_dir, requested_settings
 from samdiff.model.training.state import states
 
 from ...helpers.stores import make_store
@@ -53,7 +53,7 @@ def test_all_processes_end_with_the_reason(tmp_path):
         free.bind(("127.0.0.1", 0))
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     with ExitStack() as held:
-        acquire_run_dir(tmp_path / "r", asked_of(config(), [open_store(store)], None, None), held)
+        acquire_run_dir(tmp_path / "r", requested_settings(config(), [open_store(store)], None, None), held)
         ranks = [
             subprocess.Popen(
                 [sys.executable, str(WORKER), str(store), str(tmp_path / "r"), *SMALL],
@@ -68,7 +68,7 @@ def test_all_processes_end_with_the_reason(tmp_path):
 
 
 def test_what_was_not_trained_is_said(tmp_path):
-    """No step asked for, an RRDB from elsewhere, steps of stage one that come too late, a stage that is finished."""
+    """No steps requested, an RRDB from another file, steps of stage one after stage two has begun, a finished stage."""
     store = open_store(make_store(tmp_path / "a.zarr", n=40))
 
     def said(name: str, *more: str, **given: Path) -> list[str]:
@@ -79,20 +79,20 @@ def test_what_was_not_trained_is_said(tmp_path):
     zero = ("train.rrdb_steps=0", "train.steps=0")
     rrdb, model = tmp_path / "a" / "rrdb.safetensors", tmp_path / "a" / "model.safetensors"
     assert said("a", *zero) == [
-        f"rrdb: no step asked for (--rrdb-steps 0), random weights as they are; {rrdb}",
-        f"diffusion: no step asked for (--steps 0), random weights as they are; {model}",
+        f"rrdb: no steps requested (--rrdb-steps 0), random weights unchanged; {rrdb}",
+        f"diffusion: no steps requested (--steps 0), random weights unchanged; {model}",
     ]
     assert said("b", *zero, start=model)[0].startswith(
-        "rrdb: no step asked for (--rrdb-steps 0), --init-from's weights as they are; "
+        "rrdb: no steps requested (--rrdb-steps 0), --init-from's weights unchanged; "
     )
     assert said("c", "train.steps=1", rrdb=rrdb) == [
-        f"rrdb: taken from {rrdb}, in place of stage one",
-        f"diffusion: 1 steps done, 1 in all, 0 left out; {tmp_path / 'c' / 'model.safetensors'}",
+        f"rrdb: from {rrdb}, instead of stage one",
+        f"diffusion: 1 steps done, 1 in all, 0 skipped; {tmp_path / 'c' / 'model.safetensors'}",
     ]
-    assert said("a", "train.rrdb_steps=1", "train.steps=1")[0] == f"rrdb: 1 steps done, 1 in all, 0 left out; {rrdb}"
+    assert said("a", "train.rrdb_steps=1", "train.steps=1")[0] == f"rrdb: 1 steps done, 1 in all, 0 skipped; {rrdb}"
     assert said("a", "train.rrdb_steps=2", "train.steps=1") == [
-        f"rrdb: finished before, 1 steps; the 2 asked for come too late, stage two has begun on its features; {rrdb}",
-        "diffusion: finished before, 1 steps; nothing to do (more with --steps N)",
+        f"rrdb: already finished, 1 steps; it cannot be trained to 2, since stage two has begun on its features; {rrdb}",
+        "diffusion: already finished, 1 steps; nothing to do (more with --steps N)",
     ]
 
 
@@ -121,7 +121,7 @@ def test_folders_that_are_no_runs(tmp_path):
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"mine")
     (tmp_path / "file").write_text("mine")
     for name, match in (
-        (store.name, "holds zarr.json and no config.json, so it is no run's folder"),
+        (store.name, "holds zarr.json and no config.json, so it is not a run's folder"),
         ("weights", "holds model.safetensors and no config.json"),
         ("file", "expected a folder or nothing, got a file"),
     ):
@@ -153,7 +153,7 @@ def test_a_run_touches_nothing_that_is_not_its_own(tmp_path, monkeypatch):
         folder = tmp_path / str(number)
         folder.mkdir()
         make(folder / name)
-        with pytest.raises(SamdiffError, match="expected a (lock )?file|no run's folder"):
+        with pytest.raises(SamdiffError, match="expected a (lock )?file|not a run's folder"):
             run(tmp_path, str(number))
         assert [path.name for path in folder.iterdir()] == [name]
     (tmp_path / "dangling").symlink_to(tmp_path / "new")
@@ -223,7 +223,7 @@ def test_a_validation_that_cannot_be_is_said(tmp_path):
     lines: list[str] = []
     store = open_store(make_store(tmp_path / "a.zarr", n=40))
     train([store], tmp_path / "r", config("train.steps=0", "train.rrdb_steps=0"), CPU, report=lines.append)
-    assert lines[0].startswith("no validation: no photograph is held out (validate.images=8, at most a tenth of them)")
+    assert lines[0].startswith("no validation: no image is held out (validate.images=8, at most a tenth of them)")
 
 
 def test_publish_and_import_take_care_of_files(tmp_path, capsys):
@@ -244,7 +244,7 @@ def test_publish_and_import_take_care_of_files(tmp_path, capsys):
     assert "expected a checkpoint's file, got a folder" in fails("import-checkpoint", ".")
     assert "expected a file NAME.safetensors" in fails(*published, tmp_path / "a.png")
     assert "expected a file NAME.safetensors" in fails(*published, model.parent)
-    assert "samdiff's own, which needs no import" in fails("import-checkpoint", model)
+    assert "already a samdiff checkpoint; use it without import" in fails("import-checkpoint", model)
     assert "expected official (SAM-DiffSR) or none (SRDiff), got 'paper'" in fails(
         "import-checkpoint", model, "--modulation", "paper"
     )

@@ -16,7 +16,7 @@ from samdiff import open_store
 from samdiff.errors import CheckpointError, ConfigError
 from samdiff.model.checkpoints.format import load_checkpoint
 from samdiff.model.config import load_config
-from samdiff.model.inference.image_io import save_picture
+from samdiff.model.inference.image_io import save_image
 from samdiff.model.inference.upscaler import load_model
 from samdiff.model.networks.build import build_rrdb
 from samdiff.model.training import loop
@@ -118,7 +118,7 @@ def test_killed_and_run_again(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "rrdb: finished before, 6 steps; " in said
+    assert "rrdb: already finished, 6 steps; " in said
     pair = [load_checkpoint(states(folder, "diffusion")[-1]) for folder in (whole.parent, tmp_path / "killed")]
     ours, theirs = (checkpoint.tensors for checkpoint in pair)
     assert {name.split(".")[0] for name in ours} == {"network", "ema", "adam", "guard"}
@@ -126,7 +126,7 @@ def test_killed_and_run_again(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert [checkpoint.facts["position"] for checkpoint in pair] == [240, 240]
     again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "finished before, 60 steps; nothing to do" in again
+    assert "already finished, 60 steps; nothing to do" in again
 
 
 def test_sigterm_saves_first(tmp_path, monkeypatch):
@@ -211,7 +211,7 @@ def test_the_estimate_comes_before_the_first_step(tmp_path):
 
 
 def test_validation_holds_photographs_out_and_keeps_the_best(tmp_path):
-    """Held-out tiles are never trained on; every figure in the log; the best model is that of the highest PSNR; benchmarks too."""
+    """Held-out tiles are never trained on; every metric in the log; the best model is that of the highest PSNR; benchmarks too."""
     masks = tuple([1] * 40)
     store = open_store(make_store(tmp_path / "v.zarr", n=40, masks=masks))
     (tmp_path / "bench").mkdir()
@@ -222,7 +222,7 @@ def test_validation_holds_photographs_out_and_keeps_the_best(tmp_path):
     bench = read_benchmark(tmp_path / "bench", 4)
     assert [hr.shape for _, hr in bench.pairs] == [(40, 48, 3), (40, 48)]
     for name, pixels in (("HR/a.png", picture), ("LRx4/b.png", picture[:10, :12])):
-        save_picture(pixels, tmp_path / "lone" / name)
+        save_image(pixels, tmp_path / "lone" / name)
     with pytest.raises(ConfigError, match="has no LR for a.png"):
         read_benchmark(tmp_path / "lone", 4)
     train([store], tmp_path / "r", config(*more), CPU, benchmarks=[bench])
@@ -242,7 +242,7 @@ def test_validation_holds_photographs_out_and_keeps_the_best(tmp_path):
     assert looks[-2]["psnr_y"] == pytest.approx(expected, abs=1e-3)
     assert any((tmp_path / "r" / "tensorboard").iterdir())
     data = ShardDataset([store], 12, hold_out=9)
-    assert len(data) == 36  # a tenth of 40 photographs is held out
+    assert len(data) == 36  # a tenth of 40 images is held out
     assert set(data.batch(0, 72)["image"]) == set(range(36))
 
 
@@ -262,7 +262,7 @@ def test_not_finite_steps_are_skipped_and_ten_stop_the_run(tmp_path, monkeypatch
     lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
     assert [line["skipped"] for line in lines if line["stage"] == "rrdb"] == [1, 1, 1]
     calls[0] = 10
-    with pytest.raises(TrainingError, match="not finite in 10 steps running"):
+    with pytest.raises(TrainingError, match="not finite in 10 consecutive steps"):
         run(tmp_path, "s", "train.rrdb_steps=40")
     assert [load_checkpoint(path).facts["step"] for path in states(tmp_path / "s", "rrdb")] == [9, 12]
 
