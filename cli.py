@@ -1,6 +1,6 @@
-"""The command line: the application and what all commands share. The commands themselves are in `commands/`, one file per theme.
+"""The command-line application. The commands are in `commands/`, one file per theme.
 
-Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, but some inputs or metrics were skipped (each listed with its reason).
+Exit status: 0 success; 1 failure; 2 wrong usage; 3 success, but some inputs or metrics were skipped (each is listed with its reason).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WRONG_USAGE, INTERRUPTED = 2, 130  # exit statuses
 
 
 class _Commands(TyperGroup):
-    """All commands; errors of usage show what was typed with its control characters visible."""
+    """All commands. Usage errors repeat the arguments with control characters escaped."""
 
     def make_context(self, *arguments: Any, **more: Any) -> Any:
         with visible_usage_errors():
@@ -88,14 +88,14 @@ def _common(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged tags and profiles, of which our notes tell
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged tags and profiles, which samdiff reports itself
     set_verbosity(verbose, quiet)
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point of the `samdiff` script: one line for an error that the user can put right, a traceback for ours.
+    """Entry point of the `samdiff` script: one line for an error that the user can correct, a traceback for a bug.
 
-    Whatever is printed, its control characters are visible; when nobody reads stdout any more (`| head`), the process ends quietly.
+    Control characters in the output are escaped. If stdout is closed (`| head`), the process ends without a message.
     """
     with visible_output():
         return _run(arguments)
@@ -106,7 +106,7 @@ def _run(arguments: list[str] | None) -> Any:
     wait_without_spinning()
     try:
         return app(arguments)
-    except SystemExit as leaving:  # the command-line library's own way of ending, also for Ctrl-C
+    except SystemExit as leaving:  # how the command-line library exits, also for Ctrl-C
         if leaving.code == INTERRUPTED:
             words = sys.argv[1:] if arguments is None else arguments
             print_error(f"samdiff: interrupted; the same command {after_interrupt(words)}")
@@ -118,7 +118,7 @@ def _run(arguments: list[str] | None) -> Any:
         print_error(f"samdiff: {error.filename or 'input/output'}: {error.strerror or error}")
     except UnicodeEncodeError as error:
         if sys.getfilesystemencoding() == "utf-8":
-            raise  # ours
+            raise  # a bug
         print_error(f"samdiff: {error.object!r}: cannot be a file name in the encoding {error.encoding}; set PYTHONUTF8=1")
     sys.exit(status)
 

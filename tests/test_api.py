@@ -151,9 +151,9 @@ def test_calls_that_cannot_be_meant(tmp_path, monkeypatch):
     picture(tmp_path / "photos")
     for call, message in (
         ({"tiles": 32}, "prepare: unknown setting tiles.*did you mean.*tile"),
-        ({"masks": Halves(), "sam": "vit_h"}, "masks: brings the masks, so it does not go with sam"),
-        ({"masks": Halves(), "points_per_side": 8}, "does not go with .* settings of the mask generation"),
-        ({"masks_from": "lr", "degradation": "blind"}, "does not go with degradation 'blind'"),
+        ({"masks": Halves(), "sam": "vit_h"}, "masks: cannot be combined with sam"),
+        ({"masks": Halves(), "points_per_side": 8}, "cannot be combined with .* settings of the mask generation"),
+        ({"masks_from": "lr", "degradation": "blind"}, "cannot be combined with degradation 'blind'"),
         ({"masks": Halves(), "threads": 0}, "threads: expected at least 1, got 0"),
         ({"masks": Halves(), "tile": 30}, "tile: expected a multiple of the scale 4"),
     ):
@@ -165,8 +165,8 @@ def test_calls_that_cannot_be_meant(tmp_path, monkeypatch):
     for call, message in (
         ({"settings": {"train.lrr": 1}}, "unknown setting train.lrr"),
         ({"settings": {"lr": 1}}, "expected section.key=value"),
-        ({"settings": {"train.lr": object()}}, "train.lr: expected a number, a text, a list"),
-        ({"rrdb": "x.safetensors", "rrdb_steps": 3}, "rrdb: takes the place of stage one"),
+        ({"settings": {"train.lr": object()}}, "train.lr: expected a number, a string, a list"),
+        ({"rrdb": "x.safetensors", "rrdb_steps": 3}, "rrdb: replaces stage one"),
         ({"preset": "large"}, "preset: expected one of tiny, small, paper"),
     ):
         with pytest.raises(samdiff.ConfigError, match=message):

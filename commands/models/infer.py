@@ -1,4 +1,4 @@
-"""`samdiff infer`: images out."""
+"""`samdiff infer`: upscales images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def infer(
         typer.Argument(metavar="IMAGE", help="Images, folders of images, or patterns such as 'in/*.png'."),
     ] = None,
     recursive: Annotated[
-        bool, typer.Option("-r", "--recursive", rich_help_panel=COMMON, help="Search folders with their subfolders.")
+        bool, typer.Option("-r", "--recursive", rich_help_panel=COMMON, help="Also search subfolders.")
     ] = False,
     checkpoint: Annotated[
         Path | None,
@@ -40,13 +40,15 @@ def infer(
             help="model.safetensors or a run's folder.",
         ),
     ] = None,
-    scale: Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Refuse a checkpoint of another scale.")] = None,
+    scale: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fail if the checkpoint has another scale.")
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """Upscale images.
 
-    Never needs SAM or masks. The same command resumes after an interruption.
+    Needs neither SAM nor masks. The same command resumes after an interruption.
     """
     chosen_settings = chosen.config()
     required("infer", IMAGE=inputs)

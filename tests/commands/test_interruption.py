@@ -31,14 +31,14 @@ from samdiff.model.evaluation.perceptual import OF_FOLDERS
 )
 def test_the_promise(words, resumes):
     assert ("resumes" in after_interrupt(words)) == resumes
-    assert ("begins anew" in after_interrupt(words)) != resumes
+    assert ("starts again" in after_interrupt(words)) != resumes
 
 
 def test_the_table_names_commands_and_metrics_that_exist():
     names = {command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands}
     assert set(_RESUMES) <= names
     for name in OF_FOLDERS:
-        assert after_interrupt(["evaluate", "--metrics", name]) == "begins anew"
+        assert after_interrupt(["evaluate", "--metrics", name]) == "starts again"
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def test_pickles_claim_no_more_than_they_hold(sound, tmp_path):
             {**state, (1, 2): small},
         ):
             torch.save(content, file, _use_new_zipfile_serialization=not old)
-            with pytest.raises(CheckpointError, match="cannot be read as a checkpoint|not a checkpoint that holds only tensors"):
+            with pytest.raises(
+                CheckpointError, match="cannot be read as a checkpoint|not a checkpoint that holds only tensors"
+            ):
                 import_official(file)
     torch.save(state, file)
     with zipfile.ZipFile(file) as source, zipfile.ZipFile(tmp_path / "packed.ckpt", "w", zipfile.ZIP_DEFLATED) as target:

@@ -200,7 +200,8 @@ def test_wrong_pairs_are_refused_by_name(pair):
     """The error names both and the samplers that fit."""
     name, sampler = pair
     with pytest.raises(
-        ConfigError, match=f"sampler '{sampler}' with modulation '{name}': .*(it is defined for modulation 'paper' only|samples drift|another E)"
+        ConfigError,
+        match=f"sampler '{sampler}' with modulation '{name}': .*(it is defined for modulation 'paper' only|samples drift|another E)",
     ):
         next(sample_steps(None, modulation(name, Schedule.cosine()), None, None, sampler))
     allowed = {(m, s) for m in MODULATIONS for s in SAMPLERS} - set(INCOMPATIBLE)

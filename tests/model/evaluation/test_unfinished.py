@@ -100,7 +100,7 @@ def test_ctrl_c_and_the_same_command(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(SuperResolver, "upscale", interrupted)
     command = [*words, "-o", str(tmp_path / "out")]
     main_status(command, 130)
-    assert "the same command resumes with the images that are missing" in capsys.readouterr().err
+    assert "the same command resumes with the remaining images" in capsys.readouterr().err
     before = (tmp_path / "out" / "pictures" / "set" / "0_bicubic.png").stat().st_mtime_ns
     main_status(command, 0)
     assert calls[0] == 6  # two for the second image

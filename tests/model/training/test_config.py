@@ -98,9 +98,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        CheckpointError, match=r"cannot be written \(No space left on device\).*earlier files are unchanged"
-    ):
+    with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\).*earlier files are unchanged"):
         save_checkpoint(path, small_rrdb(1.0))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
