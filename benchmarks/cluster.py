@@ -17,7 +17,7 @@ from samdiff.pipeline.workers.dask_cluster import DaskWorkers
 
 
 def warm_up(crew: DaskWorkers, items: Sequence[SourceImage], read: Read, workers: int) -> None:
-    """Every worker makes an image: it has loaded the segmenter then."""
+    """Process one image per worker, so that each has loaded its segmenter."""
     crew.client.wait_for_workers(workers)
     used: set[str] = set()
     while len(used) < workers:

@@ -33,7 +33,7 @@ def random_model(config: RunConfig) -> SuperResolver:
 
 @torch.no_grad()
 def plain(model: SuperResolver, image: np.ndarray, steps: int) -> np.ndarray:
-    """DDPM as a plain loop: fp32, PyTorch's default memory format, the RRDB once (as the official code samples)."""
+    """DDPM as a plain loop: fp32, PyTorch's default memory format, one pass of the RRDB, as in the official code."""
     schedule = model.modulation.schedule
     lr = to_model_range(torch.from_numpy(image)[None]).contiguous()
     given, lr_up = condition(model.rrdb.features(lr)), upsample(lr, model.scale)
@@ -49,7 +49,7 @@ def plain(model: SuperResolver, image: np.ndarray, steps: int) -> np.ndarray:
 
 
 def speed(config: RunConfig, side: int, steps: int, runs: int = 3) -> None:
-    """Medians of several runs, taken in turn."""
+    """Medians of several alternating runs."""
     fast, slow = random_model(config), random_model(config)
     slow.rrdb, slow.unet = (net.to(memory_format=torch.contiguous_format) for net in (slow.rrdb, slow.unet))
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)

@@ -37,7 +37,7 @@ def main() -> None:
         task.make_batch(index * batch_size, batch_size)
         made.append(time.perf_counter() - start)
     batches = iter(ShardLoader(task.make_batch, batch_size, workers=config.train.num_workers))
-    loss = task.loss(next(batches))  # the first step warms up
+    loss = task.loss(next(batches))  # warm-up
     begin = time.perf_counter()
     for _ in range(arguments.steps):
         optimiser.zero_grad()

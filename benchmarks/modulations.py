@@ -1,4 +1,4 @@
-"""Does structure help, and how? The same data, seeds and steps for every modulation, scored on images that training never saw.
+"""Compares the modulations: the same data, seeds and training steps for each, evaluated on held-out images.
 
     python benchmarks/modulations.py --shards STORE --out FOLDER [--rrdb FILE] [--preset tiny] [--steps 2000] [--seeds 0 1 2]
 
@@ -37,7 +37,7 @@ Scores = dict[str, list[float]]
 
 
 def held_out_crops(store: Store, images: int, size: int) -> tuple[list[Pair], list[int]]:
-    """(LR, HR) from the middle of every held-out tile, and the image that each is of."""
+    """(LR, HR) centre crops of all held-out tiles, and the index of the image of each."""
     rows = range(held_out_from(store, images), len(store))
     first = (store.tile - size) // 2 // store.scale * store.scale
     hr = store.read_tiles("hr", rows)[:, first : first + size, first : first + size]
@@ -48,14 +48,14 @@ def held_out_crops(store: Store, images: int, size: int) -> tuple[list[Pair], li
 
 def metrics(images: list[np.ndarray], pairs: list[Pair], scale: int, more: Mapping[str, PerceptualMetric]) -> Scores:
     """`psnr` (on Y), and the perceptual metrics by name: one value per crop."""
-    found = {"psnr": [psnr_y(image, hr, scale) for image, (_, hr) in zip(images, pairs, strict=True)]}
-    return found | {
+    values = {"psnr": [psnr_y(image, hr, scale) for image, (_, hr) in zip(images, pairs, strict=True)]}
+    return values | {
         name: [metric(image, hr) for image, (_, hr) in zip(images, pairs, strict=True)] for name, metric in more.items()
     }
 
 
 def score(model: SuperResolver, pairs: list[Pair], more: Mapping[str, PerceptualMetric]) -> dict[str, Scores]:
-    """sampler and steps -> metrics of each crop; `rrdb` is the regression alone."""
+    """Sampler and steps -> metrics of each crop; `rrdb` is the RRDB's image alone."""
     made = {"rrdb": [np.asarray(model.regress(lr)) for lr, _ in pairs]}
     for sampler, steps in SAMPLERS.get(model.modulation.name, ANY):
         made[f"{sampler} {steps or 'all'}"] = [
@@ -65,7 +65,7 @@ def score(model: SuperResolver, pairs: list[Pair], more: Mapping[str, Perceptual
 
 
 def table(lines: list[dict[str, Any]], step: int) -> str:
-    """The metrics at one number of steps."""
+    """The metrics at one number of training steps, as a table."""
     chosen = [line for line in lines if line["step"] == step]
     rows = [
         f"after {step} steps",
@@ -75,14 +75,14 @@ def table(lines: list[dict[str, Any]], step: int) -> str:
     base = {(line["seed"], line["sampler"]): line["psnr"] for line in chosen if line["modulation"] == "none"}
     for key in dict.fromkeys((line["modulation"], line["e_mean"], line["sampler"]) for line in chosen):
         same = [line for line in chosen if (line["modulation"], line["e_mean"], line["sampler"]) == key]
-        psnr, error = mean_and_error([line["psnr"] for line in same], same[0]["images"])
+        psnr, error = mean_and_error([line["psnr"] for line in same], same[0]["photographs"])
         reference = key[2] if (0, key[2]) in base or any(k[1] == key[2] for k in base) else "ddpm all"
         pairs = [
             np.subtract(line["psnr"], base[line["seed"], reference]).tolist()
             for line in same
             if (line["seed"], reference) in base
         ]
-        gain = "{:+7.2f} {:6.2f}".format(*mean_and_error(pairs, same[0]["images"])) if pairs else " " * 14
+        gain = "{:+7.2f} {:6.2f}".format(*mean_and_error(pairs, same[0]["photographs"])) if pairs else " " * 14
         more = [[line[name] for line in same if name in line] for name in PERCEPTUAL if any(name in line for line in chosen)]
         name = key[0] if key[0] in ("none", "bicubic") else f"{key[0]}/{key[1]}"
         rows.append(
@@ -92,18 +92,18 @@ def table(lines: list[dict[str, Any]], step: int) -> str:
     return "\n".join(rows)
 
 
-def mean_and_error(values: list[list[float]], photographs: list[int]) -> tuple[float, float]:
-    """Mean, and its standard error over seeds; with one seed, over images (crops of one are not independent)."""
+def mean_and_error(values: list[list[float]], image_indices: list[int]) -> tuple[float, float]:
+    """Mean, and its standard error over seeds; with one seed, over images (crops of one image are not independent)."""
     whole = np.array(values)
     if len(whole) > 1:
         groups = whole.mean(axis=1)
     else:
-        groups = np.array([whole[0][np.array(photographs) == photograph].mean() for photograph in sorted(set(photographs))])
+        groups = np.array([whole[0][np.array(image_indices) == index].mean() for index in sorted(set(image_indices))])
     return float(whole.mean()), float(groups.std(ddof=1) / len(groups) ** 0.5)
 
 
 def main() -> None:
-    """Train and score setting after setting, round after round, seed after seed."""
+    """Train and evaluate all settings, for several rounds and seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -115,14 +115,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="images held out, at most a tenth of the store")
     parser.add_argument("--crop", type=int, default=96, help="HR pixels")
     parser.add_argument("--set", action="append", default=[])
-    parser.add_argument("--perceptual", default="auto", help="auto (those in the cache), off, or names")
+    parser.add_argument("--perceptual", default="auto", help="perceptual metrics: auto (those in the cache), off, or names")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     setup_process(arguments.threads)
     store, device = open_store(arguments.shards), pick_device(arguments.device)
-    pairs, photographs = held_out_crops(store, arguments.images, arguments.crop)
-    print(f"{len(pairs)} crops of {len(set(photographs))} held-out images, {arguments.crop} px, x{store.scale}")
+    pairs, image_indices = held_out_crops(store, arguments.images, arguments.crop)
+    print(f"{len(pairs)} crops of {len(set(image_indices))} held-out images, {arguments.crop} px, x{store.scale}")
     results = arguments.out / "results.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
@@ -132,7 +132,7 @@ def main() -> None:
         for part in range(1, arguments.rounds + 1):
             step = arguments.steps * part // arguments.rounds
             for modulation, e_mean in SETTINGS:
-                about = {"modulation": modulation, "e_mean": e_mean, "seed": seed, "step": step, "images": photographs}
+                about = {"modulation": modulation, "e_mean": e_mean, "seed": seed, "step": step, "photographs": image_indices}
                 if any(all(line[key] == value for key, value in about.items()) for line in lines):
                     continue
                 sets = [f"diffusion.modulation={modulation}", f"diffusion.e_mean={e_mean}", f"train.seed={seed}"]
@@ -140,7 +140,7 @@ def main() -> None:
                 config = load_config(arguments.preset, sets=sets, scale=store.scale)
                 folder = arguments.out / f"{modulation}-{e_mean}-{seed}"
                 model = load_model(train([store], folder, config, device, arguments.rrdb), device)
-                new = [{**about, "sampler": sampler, **found} for sampler, found in score(model, pairs, more).items()]
+                new = [{**about, "sampler": sampler, **values} for sampler, values in score(model, pairs, more).items()]
                 if modulation == "none":
                     new.append({**about, "modulation": "bicubic", "sampler": "-", **bicubic})
                 with open(results, "a") as file:

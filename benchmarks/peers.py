@@ -1,4 +1,4 @@
-"""The loaders that `loader.py` compares, and what writes their data: ours, zarr-python, three peers, and pickles as in the first repositories."""
+"""The loaders that `loader.py` compares, and writers of their data: ours, zarr-python, three peers, and pickles as in the official code."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -31,21 +31,21 @@ def cut(sample: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def torch_loader(data: Any, collate: Callable | None = None, **more: Any) -> Iterator[Any]:
-    """PyTorch's loader over and over, so that epochs of a small set do not end the measurement."""
+    """PyTorch's DataLoader, repeated, so that the measurement does not end with an epoch."""
     loader = DataLoader(data, BATCH, num_workers=WORKERS, collate_fn=collate, drop_last=True, persistent_workers=True, **more)
     while True:
         yield from loader
 
 
 def ours(store: str, work: Path) -> Iterator[Any]:
-    """Threads: what `samdiff train` uses."""
+    """Threads, as in `samdiff train`."""
     from samdiff import ShardDataset, ShardLoader
 
     return iter(ShardLoader(ShardDataset(store, PATCH), BATCH, workers=WORKERS))
 
 
 def ours_processes(store: str, work: Path) -> Iterator[Any]:
-    """Worker processes of PyTorch's loader."""
+    """Worker processes of PyTorch's DataLoader."""
     from samdiff import ShardDataset, ShardStream
 
     stream = ShardStream(ShardDataset(store, PATCH), BATCH, steps=10**9)
@@ -143,7 +143,7 @@ def write_litdata(work: Path) -> None:
 
 
 def plain_resize(image: np.ndarray, scale: float) -> np.ndarray:
-    """Bicubic with MATLAB's kernel, straightforwardly: for each row of the result, the weighted sum of the rows it needs."""
+    """Plain bicubic resizing with MATLAB's kernel: each output row is a weighted sum of input rows."""
     for _ in range(2):
         size = round(image.shape[0] * scale)
         stretch, out = min(1.0, scale), np.empty((size, *image.shape[1:]))
@@ -160,7 +160,7 @@ def plain_resize(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 class Pickles(Dataset):
-    """One file of pickled tiles with an index; flips by LR made anew, LR enlarged for each sample."""
+    """One file of pickled tiles with an index; LR is made from HR and upsampled for each sample."""
 
     def __init__(self, work: Path) -> None:
         self.path, self.edges = work / "pickle/train.data", np.load(work / "pickle/train.npy")
@@ -181,8 +181,8 @@ class Pickles(Dataset):
         y_hr, x_hr = y * SCALE, x * SCALE
         up = plain_resize(lr / 255, SCALE)
         hr, labels = (a[y_hr : y_hr + PATCH, x_hr : x_hr + PATCH] for a in (hr, labels))
-        pictures = {"hr": hr / 255, "lr": lr / 255, "up": up}
-        tensors = {name: torch.from_numpy(a.transpose(2, 0, 1).copy() * 2 - 1).float() for name, a in pictures.items()}
+        images = {"hr": hr / 255, "lr": lr / 255, "up": up}
+        tensors = {name: torch.from_numpy(a.transpose(2, 0, 1).copy() * 2 - 1).float() for name, a in images.items()}
         return tensors | {"labels": torch.from_numpy(labels.astype(np.float32))}
 
 

@@ -1,4 +1,4 @@
-"""Where a training step's time goes, and against a plain step written the straightforward way.
+"""The time of a training step by part, compared with a plain implementation.
 
     python benchmarks/train_step.py --threads 2 [--preset paper] [--batch 2] [--shards STORE]
 
@@ -34,7 +34,7 @@ from samdiff.pipeline.stream.dataset import e_sam
 from samdiff.runtime import pick_device, setup_process
 
 Batch = dict[str, Tensor]
-CODES = 50  # masks of the made-up image
+CODES = 50  # masks of the synthetic image
 
 
 class Parts:
@@ -45,7 +45,7 @@ class Parts:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time what is done inside."""
+        """Measure the time of the block."""
         start = self.clock()
         yield
         if self.device.type == "cuda":
@@ -54,7 +54,7 @@ class Parts:
 
 
 def random_data(patch: int, scale: int) -> Any:
-    """What `ShardDataset` offers, from random numbers."""
+    """The interface of `ShardDataset`, with random data."""
 
     def batch(first: int, size: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(first)
@@ -68,7 +68,7 @@ def random_data(patch: int, scale: int) -> Any:
 
 
 def ours(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> Any:
-    """A function that makes one step of the product."""
+    """A function that makes one training step of samdiff."""
     torch.manual_seed(0)
     task = DiffusionTask(data, build_unet(config), build_rrdb(config), config, device)
     optimiser, guard = make_optimiser(task.network, config.train), Guard.new(config.train.amp, device)
@@ -92,7 +92,7 @@ def ours(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> An
 
 
 def plain(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> Any:
-    """A function that makes one plain step."""
+    """A function that makes one plain training step."""
     torch.manual_seed(0)
     unet, rrdb = build_unet(config).to(device).train(), build_rrdb(config).to(device).eval().requires_grad_(False)
     process, schedule = config.diffusion.build(), config.diffusion.build().schedule
@@ -112,9 +112,12 @@ def plain(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> A
                 with low:
                     predicted = unet(x_t, t, given)
                 loss = F.l1_loss(predicted.float(), target)
-                found = process.x_0(x_t, predicted.float(), t).clamp(-1, 1)
-                mean = gather(schedule.posterior_mean_x0, t, found) * found + gather(schedule.posterior_mean_xt, t, found) * x_t
-                mean + gather(schedule.posterior_variance, t, found).sqrt() * batch["noise"]
+                x_0_hat = process.x_0(x_t, predicted.float(), t).clamp(-1, 1)
+                mean = (
+                    gather(schedule.posterior_mean_x0, t, x_0_hat) * x_0_hat
+                    + gather(schedule.posterior_mean_xt, t, x_0_hat) * x_t
+                )
+                mean + gather(schedule.posterior_variance, t, x_0_hat).sqrt() * batch["noise"]
             with parts.part("backward"):
                 adam.zero_grad()
                 loss.backward()
@@ -152,7 +155,7 @@ def main() -> None:
         step, make = ours(config, data, device, times["ours"])
         steps = {"plain": plain(config, data, device, times["plain"]), "ours": step}
         losses: dict[str, list[float]] = {"plain": [], "ours": []}
-        for number in range(arguments.rounds + 1):  # the first warms up
+        for number in range(arguments.rounds + 1):  # the first is a warm-up
             with times["ours"].part("load"):
                 made = make(number * arguments.batch, arguments.batch)
             for name, function in steps.items():
