@@ -3,7 +3,7 @@
     samdiff prepare IMAGES --out tiles.zarr
     python benchmarks/loader.py tiles.zarr --work /tmp/loaders [--peers /tmp/peers] [--only ours,mosaicml] [--rounds 3]
 
-Ours, threads and worker processes; zarr-python, one tile at a time; pickles with LR made and enlarged per sample in plain NumPy
+Ours, threads and worker processes; zarr-python, one tile at a time; pickles with LR made and upsampled per sample in plain NumPy
 loops, the way of the first diffusion-SR repositories (own code); and three peers, each in an environment of its own, because
 their pins collide. A peer that is not there is left out with a line that says so. To set one up beside the PyTorch of this environment:
 

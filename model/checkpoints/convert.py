@@ -45,9 +45,9 @@ def import_official(path: Path, modulation: str = "official") -> Checkpoint:
     if any(name.startswith("conv_first.") for name in tensors):
         tensors = {f"rrdb.{name}": value for name, value in tensors.items()}
     unet, rrdb = _below(tensors, "denoise_fn."), _below(tensors, "rrdb.")
-    strange = [name for name in tensors if not name.startswith(("denoise_fn.", "rrdb.")) and name != "betas"]
-    if strange or not rrdb:
-        problem = f"{len(strange)} unknown entries (such as {printable(strange[0])[:80]})" if strange else "no RRDB"
+    unknown = [name for name in tensors if not name.startswith(("denoise_fn.", "rrdb.")) and name != "betas"]
+    if unknown or not rrdb:
+        problem = f"{len(unknown)} unknown entries (such as {printable(unknown[0])[:80]})" if unknown else "no RRDB"
         raise CheckpointError(
             f"{path}: expected a published SAM-DiffSR, SRDiff or RRDB checkpoint (denoise_fn.…, rrdb.…), got {problem}"
         )
