@@ -92,7 +92,7 @@ def _common(
     set_verbosity(verbose, quiet)
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def main(arguments: list[str] | None = None) -> object:
     """Entry point of the `samdiff` script: one line for an error that the user can correct, a traceback for a bug.
 
     Control characters in the output are escaped. If stdout is closed (`| head`), the process ends without a message.
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> Any:
         return _run(arguments)
 
 
-def _run(arguments: list[str] | None) -> Any:
+def _run(arguments: list[str] | None) -> object:
     status = 1
     wait_without_spinning()
     try:

@@ -9,7 +9,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ def plain(image: np.ndarray, scale: float) -> np.ndarray:
     return np.clip(np.floor(sums + 0.5), 0, 255).astype(np.uint8)
 
 
-def median(work: Callable[[], Any]) -> float:
+def median(work: Callable[[], object]) -> float:
     """Median of several runs in milliseconds, after one warm-up run."""
     times = []
     for _ in range(RUNS + 1):

@@ -58,7 +58,7 @@ def peak_memory(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
 
 
-Run = tuple[list[dict[str, Any]], dict[str, float]]
+Run = tuple[list[dict[str, object]], dict[str, float]]
 
 
 def run_stock(segmenter: Segmenter, image: np.ndarray, points: int, now: Callable[[], float]) -> Run:
@@ -85,7 +85,7 @@ def staged(work: Callable[[], Any], encoder: tuple[Any, str], decoder: tuple[Any
     return result, seconds
 
 
-def agreement(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+def agreement(ours: list[dict[str, object]], theirs: list[dict[str, object]]) -> str:
     """Number of matching masks, and differences of E_SAM."""
     overlap = coco.iou([r["segmentation"] for r in theirs], [r["segmentation"] for r in ours], [0] * len(ours))
     best = np.asarray(overlap).reshape(len(theirs), len(ours)).max(1, initial=0)

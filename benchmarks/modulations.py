@@ -12,7 +12,6 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -64,7 +63,7 @@ def score(model: SuperResolver, pairs: list[Pair], more: Mapping[str, Perceptual
     return {name: metrics(images, pairs, scale=model.scale, more=more) for name, images in made.items()}
 
 
-def table(lines: list[dict[str, Any]], step: int) -> str:
+def table(lines: list[dict[str, object]], step: int) -> str:
     """The metrics at one number of training steps, as a table."""
     chosen = [line for line in lines if line["step"] == step]
     rows = [

@@ -20,7 +20,7 @@ def tiles(work: Path) -> dict[str, np.ndarray]:
     return {name: np.load(work / f"{name}.npy", mmap_mode="r") for name in SHAPES}
 
 
-def cut(sample: dict[str, Any]) -> dict[str, np.ndarray]:
+def cut(sample: dict[str, object]) -> dict[str, np.ndarray]:
     """One aligned crop, flipped or transposed at random, of raw bytes or arrays."""
     arrays = {
         name: sample[name] if isinstance(sample[name], np.ndarray) else np.frombuffer(sample[name], kind).reshape(shape)
@@ -30,21 +30,21 @@ def cut(sample: dict[str, Any]) -> dict[str, np.ndarray]:
     return {n: crop_flip(a, plan, PATCH // SCALE, 1 if n == "lr" else SCALE) for n, a in arrays.items()}
 
 
-def torch_loader(data: Any, collate: Callable | None = None, **more: Any) -> Iterator[Any]:
+def torch_loader(data: Any, collate: Callable | None = None, **more: Any) -> Iterator[object]:
     """PyTorch's DataLoader, repeated, so that the measurement does not end with an epoch."""
     loader = DataLoader(data, BATCH, num_workers=WORKERS, collate_fn=collate, drop_last=True, persistent_workers=True, **more)
     while True:
         yield from loader
 
 
-def ours(store: str, work: Path) -> Iterator[Any]:
+def ours(store: str, work: Path) -> Iterator[object]:
     """Threads, as in `samdiff train`."""
     from samdiff import ShardDataset, ShardLoader
 
     return iter(ShardLoader(ShardDataset(store, PATCH), BATCH, workers=WORKERS))
 
 
-def ours_processes(store: str, work: Path) -> Iterator[Any]:
+def ours_processes(store: str, work: Path) -> Iterator[object]:
     """Worker processes of PyTorch's DataLoader."""
     from samdiff import ShardDataset, ShardStream
 
@@ -69,12 +69,12 @@ class ZarrTiles(Dataset):
         return cut({name: np.asarray(self.group[f"tiles/{name}"][row]) for name in SHAPES})
 
 
-def zarr_python(store: str, work: Path) -> Iterator[Any]:
+def zarr_python(store: str, work: Path) -> Iterator[object]:
     """zarr-python, single reads."""
     return torch_loader(ZarrTiles(store, len(tiles(work)["hr"])), shuffle=True)
 
 
-def mosaicml(store: str, work: Path) -> Iterator[Any]:
+def mosaicml(store: str, work: Path) -> Iterator[object]:
     """MosaicML streaming, raw bytes."""
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
@@ -96,7 +96,7 @@ def write_mosaicml(work: Path) -> None:
             writer.write({name: value.tobytes() for name, value in zip(SHAPES, row, strict=True)})
 
 
-def webdataset(store: str, work: Path) -> Iterator[Any]:
+def webdataset(store: str, work: Path) -> Iterator[object]:
     """WebDataset, raw bytes in tar files of 60 tiles."""
     import webdataset as wds
 
@@ -116,12 +116,12 @@ def write_webdataset(work: Path) -> None:
             writer.write({"__key__": f"{number:06d}"} | {n: v.tobytes() for n, v in zip(SHAPES, row, strict=True)})
 
 
-def litdata(store: str, work: Path) -> Iterator[Any]:
+def litdata(store: str, work: Path) -> Iterator[object]:
     """LitData, raw bytes."""
     from litdata import StreamingDataLoader, StreamingDataset
 
     class Crops(StreamingDataset):
-        def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
+        def __getitem__(self, index: object) -> dict[str, np.ndarray]:
             return cut(super().__getitem__(index))
 
     data = Crops(str(work / "litdata"), shuffle=True, drop_last=True)
@@ -186,7 +186,7 @@ class Pickles(Dataset):
         return tensors | {"labels": torch.from_numpy(labels.astype(np.float32))}
 
 
-def plain_pickle(store: str, work: Path) -> Iterator[Any]:
+def plain_pickle(store: str, work: Path) -> Iterator[object]:
     """Pickles, with resizing per sample in NumPy."""
     return torch_loader(Pickles(work), shuffle=True)
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 
@@ -31,7 +30,7 @@ def hr_and_lr(image: ImageFile, shelf: SourceReader, kind: str = "bicubic") -> N
     degrade(crop_to_scale(read_picture(image, shelf=shelf).pixels, 4), kind, 4)
 
 
-def rate(images: Sequence[ImageFile], work: Callable[[ImageFile, SourceReader], Any], runs: int = RUNS) -> float:
+def rate(images: Sequence[ImageFile], work: Callable[[ImageFile, SourceReader], object], runs: int = RUNS) -> float:
     """Images per second: the median of several rounds."""
     times = []
     with SourceReader() as shelf:

@@ -8,7 +8,6 @@ Both sides start from the same compressed COCO strings and give the same labels 
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +20,7 @@ from samdiff.runtime import setup_process
 HEIGHT, WIDTH, MASKS, RUNS = 1356, 2040, 100, 9
 
 
-def natural_masks(seed: int = 0) -> list[dict[str, Any]]:
+def natural_masks(seed: int = 0) -> list[dict[str, object]]:
     """Masks of many sizes with ragged edges and holes: thresholded smooth noise inside ellipses."""
     random, masks = np.random.default_rng(seed), []
     for _ in range(MASKS):
@@ -34,7 +33,7 @@ def natural_masks(seed: int = 0) -> list[dict[str, Any]]:
     return masks
 
 
-def by_decoding(masks: list[dict[str, Any]], table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def by_decoding(masks: list[dict[str, object]], table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The plain implementation: each full mask, times the table."""
     labels, codes = np.zeros(table.shape, np.uint16), np.zeros((len(masks), 2), np.float32)
     for k, rle in enumerate(masks):
@@ -45,7 +44,7 @@ def by_decoding(masks: list[dict[str, Any]], table: np.ndarray) -> tuple[np.ndar
     return labels, codes
 
 
-def median(work: Callable[[], Any]) -> float:
+def median(work: Callable[[], object]) -> float:
     """Median of several runs in milliseconds, after one warm-up run."""
     times = []
     for _ in range(RUNS + 1):

@@ -56,7 +56,7 @@ class Parts:
 def random_data(patch: int, scale: int) -> Any:
     """The interface of `ShardDataset`, with random data."""
 
-    def batch(first: int, size: int) -> dict[str, Any]:
+    def batch(first: int, size: int) -> dict[str, object]:
         generator = torch.Generator().manual_seed(first)
         hr = torch.randint(0, 256, (size, patch, patch, 3), dtype=torch.uint8, generator=generator)
         labels = torch.randint(0, CODES, (size, patch, patch), dtype=torch.int32, generator=generator)

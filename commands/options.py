@@ -51,7 +51,7 @@ class Chosen(Generic[C]):
 
     root: type[C]
     """The dataclass of all its settings; each field is a section."""
-    file: Mapping[str, Any] = field(default_factory=dict)
+    file: Mapping[str, object] = field(default_factory=dict)
     """Content of `--config`; read once, since it may be a pipe."""
     sets: tuple[str, ...] = ()
     """`--set`."""
@@ -64,7 +64,7 @@ class Chosen(Generic[C]):
         """Only the given settings, by section and key."""
         return merge(self.root, layers_of(self.file, self.sets, self.named))
 
-    def config(self, below: Mapping[str, Any] | None = None) -> C:
+    def config(self, below: Mapping[str, object] | None = None) -> C:
         """All settings; with `--print-config` they are printed and the command ends.
 
         Args:

@@ -239,7 +239,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         check(self)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """All settings as JSON-serialisable values."""
         return json.loads(json.dumps(asdict(self)))
 
@@ -253,11 +253,11 @@ def preset_layer(preset: str) -> dict[str, Any]:
 
 def load_config(
     preset: str | None = None,
-    file: Path | Mapping[str, Any] | None = None,
+    file: Path | Mapping[str, object] | None = None,
     sets: Sequence[str] = (),
     scale: int = 4,
     *,
-    named: Mapping[str, Any] | None = None,
+    named: Mapping[str, object] | None = None,
     model: RunConfig | None = None,
 ) -> RunConfig:
     """The settings of a run, from the weakest layer to the strongest: preset < file < `sets` < `named`.
@@ -276,19 +276,19 @@ def load_config(
     layers = layers_of(file, sets, named)
     given = merge(RunConfig, layers)
     chosen = preset or given.get("preset") or (model.preset if model else "paper")
-    bottom: list[Mapping[str, Any]] = [{"scale": scale}, preset_layer(chosen)]
+    bottom: list[Mapping[str, object]] = [{"scale": scale}, preset_layer(chosen)]
     if model is not None and not (preset or given.get("preset")):
         own = model.as_dict()
         bottom.append({"model": own["model"], "diffusion": own["diffusion"]})
     return config_from(merge(RunConfig, [*bottom, *layers, {"preset": chosen}]))
 
 
-def config_from(values: Mapping[str, Any]) -> RunConfig:
+def config_from(values: Mapping[str, object]) -> RunConfig:
     """Settings from nested mappings (as `RunConfig.as_dict` gives them), every key and type checked."""
     return build(RunConfig, values)
 
 
-def config_of(values: Mapping[str, Any]) -> RunConfig:
+def config_of(values: Mapping[str, object]) -> RunConfig:
     """Settings from a checkpoint or `config.json`, without the keys of `BESIDE`."""
     own = {key: value for key, value in values.items() if key not in BESIDE} if isinstance(values, Mapping) else values
     return config_from(own)

@@ -55,7 +55,7 @@ class Checkpoint:
     """`rrdb`, `diffusion` or `state` (to resume from)."""
     tensors: dict[str, torch.Tensor]
     """On the CPU; prefixes `unet.`, `rrdb.`, and in a state `network.`, `ema.`, `adam.…`, `guard.`."""
-    config: dict[str, Any]
+    config: dict[str, object]
     """The resolved configuration of the run, see `config.py`."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Origin: step, sample position, fingerprints of the stores, versions."""

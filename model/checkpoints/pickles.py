@@ -12,7 +12,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeGuard
 
 _ZIP = b"PK\x03\x04"
 _MOST_ENTRIES, _MOST_AXES = 100_000, 8
@@ -43,7 +43,7 @@ class _Storage(NamedTuple):
 
 
 class _Constructor(NamedTuple):
-    make: Callable[..., Any]
+    make: Callable[..., object]
 
 
 def check_claims(data: bytes) -> None:
@@ -183,5 +183,5 @@ def _check_key(key: object) -> None:
         raise pickle.UnpicklingError(f"a dict with a key that is {type(key).__name__}")
 
 
-def _sizes(values: Any) -> bool:
+def _sizes(values: object) -> TypeGuard[tuple[int, ...]]:
     return isinstance(values, tuple) and all(type(value) is int and 0 <= value < 1 << 48 for value in values)

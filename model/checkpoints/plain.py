@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from ...errors import brief as brief
 
@@ -13,7 +13,7 @@ MOST_BYTES = 4 << 20
 _DEEPEST = 16  # ours have 3 levels
 
 
-def read_object(text: str | bytes) -> dict[str, Any]:
+def read_object(text: str | bytes) -> dict[str, object]:
     """A JSON object.
 
     Raises:
@@ -31,7 +31,7 @@ def read_object(text: str | bytes) -> dict[str, Any]:
     return value
 
 
-def read_object_file(path: Path) -> dict[str, Any]:
+def read_object_file(path: Path) -> dict[str, object]:
     """A JSON object from a regular file.
 
     Raises:
@@ -50,12 +50,12 @@ def whole_number(value: object) -> TypeGuard[int]:
 
 
 def _check_depth(value: object) -> None:
-    level: list[Any] = [value]
+    level: list[object] = [value]
     for _ in range(_DEEPEST):
         level = [
             inner
             for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
             if isinstance(inner, dict | list)
         ]
         if not level:

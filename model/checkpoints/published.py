@@ -11,7 +11,6 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +76,7 @@ def _bytes_of(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read ({printable(reason)}); give the published checkpoint's file") from error
 
 
-def _content(path: Path, data: bytes) -> Any:
+def _content(path: Path, data: bytes) -> object:
     if path.suffix == ".npz":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _MOST_UNPACKED * len(data) + (64 << 20):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from ...errors import CheckpointError, ConfigError, printable
 from ..config import RunConfig
@@ -72,12 +71,12 @@ def parse_sampling(text: str) -> tuple[str, Sampling]:
     return quality, Sampling(sampler, steps, average or 1)
 
 
-def as_facts(recommended: Recommended) -> dict[str, dict[str, Any]]:
+def as_facts(recommended: Recommended) -> dict[str, dict[str, object]]:
     """JSON-serialisable, for `Checkpoint.facts["recommended"]`."""
     return {quality: asdict(sampling) for quality, sampling in recommended.items()}
 
 
-def read_recommended(facts: Mapping[str, Any], where: str) -> Recommended | None:
+def read_recommended(facts: Mapping[str, object], where: str) -> Recommended | None:
     """The entry in the facts of a checkpoint, with every value checked, since it is untrusted. None if there is no entry.
 
     Args:
@@ -95,7 +94,7 @@ def read_recommended(facts: Mapping[str, Any], where: str) -> Recommended | None
     return {quality: _sampling(entry[quality], f"{where}: {FACT}.{quality}") for quality in QUALITIES if quality in entry}
 
 
-def _sampling(values: Any, where: str) -> Sampling:
+def _sampling(values: object, where: str) -> Sampling:
     known = Sampling.__dataclass_fields__.keys()
     if not isinstance(values, dict) or not known >= values.keys():
         raise CheckpointError(f"{where}: expected {', '.join(known)}, got {_short(values)}")

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from ...runtime import brief_downloads
 from ..losses.perceptual import METRICS, PerceptualMetric, load_perceptual
 from ..losses.weights import has_weights
 
+V = TypeVar("V")
 ImageMetric = Callable[[np.ndarray, np.ndarray], float]
 FolderMetric = Callable[[Path, Path], float]
 
@@ -146,10 +147,10 @@ def seeded(seed: int = 0) -> Iterator[None]:
             np.random.set_state(before[1])  # noqa: NPY002
 
 
-def _guarded(name: str, skipped: dict[str, str], measure: Callable[[Any, Any], float]) -> Callable[[Any, Any], float]:
+def _guarded(name: str, skipped: dict[str, str], measure: Callable[[V, V], float]) -> Callable[[V, V], float]:
     """The metric, with NaN and a reason where it cannot be computed, such as for an image that is too small."""
 
-    def guarded(sr: Any, hr: Any) -> float:
+    def guarded(sr: V, hr: V) -> float:
         try:
             value = measure(sr, hr)
         except Exception as error:  # noqa: BLE001 - other libraries raise many kinds of exceptions; the other metrics are still computed
@@ -162,7 +163,7 @@ def _guarded(name: str, skipped: dict[str, str], measure: Callable[[Any, Any], f
     return guarded
 
 
-def _image_metric(metric: Any) -> ImageMetric:
+def _image_metric(metric: Callable[..., torch.Tensor | float]) -> ImageMetric:
     def measure(sr: np.ndarray, hr: np.ndarray) -> float:
         with seeded():
             return float(metric(_tensor(sr), _tensor(hr)))
@@ -170,7 +171,7 @@ def _image_metric(metric: Any) -> ImageMetric:
     return measure
 
 
-def _folder_metric(metric: Any) -> FolderMetric:
+def _folder_metric(metric: Callable[..., torch.Tensor | float]) -> FolderMetric:
     def measure(sr: Path, hr: Path) -> float:
         count = len(list(hr.iterdir()))
         if count < 2:

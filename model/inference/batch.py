@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from ...pipeline.images.inputs import InputFile, inputs_of_folder
 from ...pipeline.images.inputs import list_inputs as list_inputs
 from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, sweep_outputs, try_place
 from ...pipeline.storage.regular import read_regular
+from ...progress import Progress
 from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
 from ..infer_config import FORMATS, InferConfig
@@ -151,7 +151,7 @@ def _upscale_file(
     settings: InferConfig,
     output: OutputConfig,
     guard: Outputs,
-    on_step: Callable[[int], Any],
+    on_step: Callable[[int], object],
 ) -> str:
     _check_place(job, guard)
     source = read_image_file(job.source, output.to_srgb)
@@ -230,5 +230,5 @@ def _check_place(job: Job, guard: Outputs) -> None:
         ) from error
 
 
-def _advance(bar: Any, _: int) -> None:
+def _advance(bar: Progress[object], _: int) -> None:
     bar.update()

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ from .tiled import TiledPredictor
 
 log = logging.getLogger(__name__)
 
-OnStep = Callable[[int], Any] | None
+OnStep = Callable[[int], object] | None
+N = TypeVar("N", bound=torch.nn.Module)
 
 
 def load_model(path: Path | str, device: str | torch.device = "auto") -> SuperResolver:
@@ -173,9 +174,9 @@ class SuperResolver:
             return None
         return self.config.diffusion.timesteps // 2 if settings.start_time is None else settings.start_time
 
-    def _ready(self, network: Any, weights: dict[str, Tensor]) -> Any:
+    def _ready(self, network: N, weights: dict[str, Tensor]) -> N:
         load_into(network, weights, self.name)
-        return network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        return network.to(self.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def _in_memory(self, image: np.ndarray, settings: InferConfig, on_step: OnStep) -> np.ndarray:
         """`_upscale`, with an ImageError before the work if memory is short; `split_pixel_format` reports a wrong shape."""
@@ -236,9 +237,7 @@ class SuperResolver:
     def _regress(self, predictor: TiledPredictor, lr: Tensor, keep: bool = False) -> Tensor:
         return predictor.regress(lr.device, keep).clamp_(-1, 1)
 
-    def _sample(
-        self, predictor: TiledPredictor, lr: Tensor, settings: InferConfig, on_step: Callable[[int], Any] | None
-    ) -> Tensor:
+    def _sample(self, predictor: TiledPredictor, lr: Tensor, settings: InferConfig, on_step: OnStep) -> Tensor:
         """The image [1, 3, H, W] on the device of lr; H and W include the padding, whose content is undefined."""
         first = self._start_time(settings)
         height, width = (side * self.scale for side in predictor.lr.shape[2:])

@@ -76,7 +76,7 @@ class Tracker:
                 ) from error
             self._board = SummaryWriter(str(folder / "tensorboard"))
 
-    def metrics(self, line: dict[str, Any]) -> None:
+    def metrics(self, line: dict[str, object]) -> None:
         """Write one line. TensorBoard gets its numbers as STAGE/METRIC, or STAGE/SET/METRIC for validation."""
         with open(self.file, "a") as file:
             file.write(json.dumps(line) + "\n")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class Stage:
     """Total number of training steps."""
     folder: Path
     """The run's folder, where `state-TASK-STEP.safetensors` is written."""
-    config: dict[str, Any]
+    config: dict[str, object]
     """Saved with each state."""
     tracker: Tracker
     """Logs the metrics."""
@@ -97,8 +97,8 @@ def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
     state = resume(task.name, task.network, optimiser, guard, stage.folder, stage.config, stage.frozen_sha256) or fresh(
         task.network, guard
     )
-    called: Any = torch.compile(task.network) if settings.compile else task.network
-    task.forward = ranks.wrap(called)
+    compiled = cast(nn.Module, torch.compile(task.network)) if settings.compile else task.network
+    task.forward = ranks.wrap(compiled)
     clock, begun = _Clock(state.step), state.step
     stage.pace.begin()
     bar = progress(desc=task.name, total=steps, initial=state.step, unit="step") if ranks.is_main else None

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
 from ... import __version__
@@ -62,8 +62,8 @@ class _Run:
     out: Path
     config: RunConfig
     ranks: ProcessGroup
-    saved: dict[str, Any]
-    facts: dict[str, Any]
+    saved: dict[str, object]
+    facts: dict[str, object]
     tracker: Tracker
     benchmarks: tuple[Benchmark, ...]
     report: Callable[[str], None]
@@ -316,7 +316,7 @@ def _stage(
 
 
 @torch.inference_mode()
-def _regress(network: RRDB, lr: Any, device: torch.device) -> Any:
+def _regress(network: RRDB, lr: np.ndarray, device: torch.device) -> np.ndarray:
     grey, own = lr.ndim == 2, torch.tensor(lr)  # a copy: images from files are read-only
     rgb = own[..., None].expand(-1, -1, 3) if grey else own
     out = to_pixels(network(to_model_range(rgb[None]).to(device)))[0].cpu().numpy()

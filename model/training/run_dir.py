@@ -61,7 +61,7 @@ def versions() -> dict[str, str]:
     return {"samdiff": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def requested_settings(config: RunConfig, stores: Sequence[Store], rrdb: Path | None, start: Path | None) -> dict[str, Any]:
+def requested_settings(config: RunConfig, stores: Sequence[Store], rrdb: Path | None, start: Path | None) -> dict[str, object]:
     """What is saved with the run and every checkpoint: settings, fingerprints of the stores, and the initial weights."""
     fingerprints = [store.fingerprint for store in stores]
     return {
@@ -80,7 +80,7 @@ def _weights_origin(path: Path | None, part: str = "") -> dict[str, str] | None:
     return {"file": path.name, "sha256": weights_digest(checkpoint.part(part) if part else checkpoint.tensors)}
 
 
-def acquire_run_dir(out: Path, requested: dict[str, Any], held: ExitStack) -> list[str]:
+def acquire_run_dir(out: Path, requested: dict[str, object], held: ExitStack) -> list[str]:
     """Lock the folder for this process until `held` is closed, and write `config.json`. Returns lines to report.
 
     Raises:
@@ -116,7 +116,7 @@ def acquire_run_dir(out: Path, requested: dict[str, Any], held: ExitStack) -> li
 def recorded_threads(out: Path) -> int | None:
     """CPU threads that a run was last trained with; another number may change the last bits of results. None if unknown."""
     try:
-        threads: Any = read_object_file(out / "config.json").get("threads")
+        threads = read_object_file(out / "config.json").get("threads")
     except (ValueError, OSError):  # no run, or a damaged one, which `acquire_run_dir` reports
         return None
     return threads if whole_number(threads) and 1 <= threads <= _MOST_THREADS else None
@@ -147,7 +147,7 @@ def _thread_notes(before: int | None) -> list[str]:
     return [f"{now} of {usable} compute threads, as before (--threads N decides otherwise)"] if now < usable // 2 else []
 
 
-def changes(before: dict[str, Any], requested: dict[str, Any]) -> tuple[list[str], list[str]]:
+def changes(before: Mapping[str, object], requested: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Differing settings as `train.lr: was 1, now 2`: (those that may change and are reported, those that may not change)."""
     reported, refused = [], []
     for line in map(printable, differences(before, requested)):
@@ -160,12 +160,12 @@ def changes(before: dict[str, Any], requested: dict[str, Any]) -> tuple[list[str
     return reported, refused
 
 
-def saved_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
+def saved_settings(saved: Mapping[str, object]) -> dict[str, object]:
     """The result of `requested_settings` as saved in a `config.json` or a checkpoint. ConfigError for invalid settings."""
     return {**config_of(saved).as_dict(), **{key: saved.get(key) for key in BESIDE if key not in _UNCOMPARED}}
 
 
-def _read_settings(file: Path) -> dict[str, Any]:
+def _read_settings(file: Path) -> dict[str, object]:
     try:
         return saved_settings(read_object_file(file))
     except (ValueError, OSError) as error:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +73,7 @@ def save_state(
     optimiser: torch.optim.Optimizer,
     state: State,
     folder: Path,
-    config: dict[str, Any],
+    config: dict[str, object],
     batch: int,
     keep: int,
     frozen_sha256: str | None = None,
@@ -99,7 +98,7 @@ def resume(
     optimiser: torch.optim.Optimizer,
     guard: Guard,
     folder: Path,
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     frozen_sha256: str | None = None,
 ) -> State | None:
     """Load the newest state into network and optimiser; None if there is none. Nothing is changed unless the whole state is valid.
@@ -147,7 +146,7 @@ def resume(
 def _contradiction(checkpoint: Checkpoint, name: str, file: Path) -> str:
     """A contradiction in a state that has the right tensors (files of version 0.1 have no digest); empty if there is none."""
     facts, batch = checkpoint.facts, config_of(checkpoint.config).train.batch
-    step: Any = facts.get("step")
+    step = facts.get("step")
     best = facts.get("best")
     if facts.get("stage") != name or not whole_number(step) or file.name != _file_name(name, step):
         return f"holds step {brief(step)} of stage {brief(facts.get('stage'))}, which contradicts its name"
@@ -163,7 +162,7 @@ def _contradiction(checkpoint: Checkpoint, name: str, file: Path) -> str:
     return f"{bad[0]} is out of range" if bad else ""
 
 
-def _of_another_run(checkpoint: Checkpoint, config: Mapping[str, Any]) -> str:
+def _of_another_run(checkpoint: Checkpoint, config: Mapping[str, object]) -> str:
     refused = changes(saved_settings(checkpoint.config), dict(config))[1]
     return f"saved by a run with other settings ({'; '.join(refused[:3])})" if refused else ""
 

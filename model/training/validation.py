@@ -64,7 +64,7 @@ def _with(benchmark: Benchmark, metrics: Mapping[str, PerceptualMetric], report:
     return replace(benchmark, perceptual=fitting, bicubic_perceptual=_perceptual_means(benchmark, fitting, bicubic))
 
 
-def describe(metrics: Mapping[str, Any]) -> str:
+def describe(metrics: Mapping[str, object]) -> str:
     """The metrics of `score` as one line, those of bicubic in parentheses."""
     names = [name for name in PERCEPTUAL if name in metrics]
     more = "".join(f", {name} {metrics[name]:.4f} ({metrics[f'bicubic_{name}']:.4f})" for name in names)
