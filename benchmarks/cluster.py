@@ -36,7 +36,7 @@ def main() -> None:
     rates = []
     for workers in (1, 2):
         with DaskWorkers(make, describe, workers=workers) as dask_workers:
-            warm_up(dask_workers, items[:2], read, workers)
+            warm_up(dask_workers, items[:2], read, workers=workers)
             start = time.perf_counter()
             done = len(list(dask_workers.records(items[2:], read)))
             assert done == len(items) - 2, (done, len(items))

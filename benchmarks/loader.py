@@ -114,11 +114,11 @@ def compare(arguments: argparse.Namespace) -> None:
             continue
         if not python.exists():
             print(f"{name}: skipped, {python} is missing (see the docstring of this file)")
-        elif not write or (arguments.work / folder).exists() or child(python, name, "--write", arguments) is not None:
+        elif not write or (arguments.work / folder).exists() or child(python, name, "--write", arguments=arguments) is not None:
             chosen[name] = python
     for _ in range(arguments.rounds):
         for name, python in chosen.items():
-            if line := child(python, name, "--measure", arguments):
+            if line := child(python, name, "--measure", arguments=arguments):
                 results.setdefault(name, []).append(json.loads(line))
     print(
         f"{len(tiles(arguments.work)['hr'])} tiles, crop {PATCH}, batch {BATCH}, {WORKERS} workers, best of {arguments.rounds} rounds"
@@ -157,7 +157,7 @@ def main() -> None:
     if not arguments.store or arguments.work is None:
         parser.error("expected a store and --work FOLDER")
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure, arguments.store, arguments.work, arguments.seconds)), flush=True)
+        print(json.dumps(measure(arguments.measure, arguments.store, arguments.work, seconds=arguments.seconds)), flush=True)
         os._exit(0)  # without waiting for threads and processes of the peers
     elif arguments.write:
         LOADERS[arguments.write][1](arguments.work)

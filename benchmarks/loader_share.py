@@ -29,7 +29,7 @@ def main() -> None:
     setup_process(threads=arguments.threads)
     config = load_config(arguments.preset)
     data = ShardDataset(arguments.store, config.train.patch)
-    task = DiffusionTask(data, build_unet(config), build_rrdb(config), config, torch.device("cpu"))
+    task = DiffusionTask(data, build_unet(config), build_rrdb(config), config=config, device=torch.device("cpu"))
     optimiser = torch.optim.Adam(task.network.parameters(), 1e-4)
     batch_size, waited, made = config.train.batch, [], []
     for index in range(arguments.steps):

@@ -130,7 +130,7 @@ def main() -> None:
     print(f"{'':<34}" + "".join(f"{stage:>17}" for stage in STAGES) + f"{'peak GB':>10}{'runs':>6}")
     theirs, plain, stock = [], {}, {}
     if options.stock_runs:
-        (_, seconds), peak = peak_memory(lambda: run_stock(segmenter, image, points, now))
+        (_, seconds), peak = peak_memory(lambda: run_stock(segmenter, image, points, now=now))
         plain = report("stock, default allocator", [seconds], peak)
     setup_process(options.threads)
     runs: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -139,7 +139,7 @@ def main() -> None:
     for turn in range(max(options.runs, options.stock_runs)):
         sides: dict[str, Callable[[], Any]] = {}
         if turn < options.stock_runs:
-            sides["stock"] = lambda: run_stock(segmenter, image, points, now)
+            sides["stock"] = lambda: run_stock(segmenter, image, points, now=now)
         if turn < options.runs:
             sides |= {mode: (lambda mode=mode: run_ours(modes[mode], image, now)) for mode in modes}
         for name, work in sides.items():

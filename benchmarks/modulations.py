@@ -138,7 +138,7 @@ def main() -> None:
                 sets += [f"train.steps={step}", f"validate.images={arguments.images}", "validate.every=0", *arguments.set]
                 config = load_config(arguments.preset, sets=sets, scale=store.scale)
                 folder = arguments.out / f"{modulation}-{e_mean}-{seed}"
-                model = load_model(train([store], folder, config, device, arguments.rrdb), device)
+                model = load_model(train([store], folder, config, device=device, rrdb=arguments.rrdb), device)
                 new = [{**about, "sampler": sampler, **values} for sampler, values in score(model, pairs, more).items()]
                 if modulation == "none":
                     new.append({**about, "modulation": "bicubic", "sampler": "-", **bicubic})

@@ -70,7 +70,7 @@ def random_data(patch: int, scale: int) -> Any:
 def ours(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> Any:
     """A function that makes one training step of samdiff."""
     torch.manual_seed(0)
-    task = DiffusionTask(data, build_unet(config), build_rrdb(config), config, device)
+    task = DiffusionTask(data, build_unet(config), build_rrdb(config), config=config, device=device)
     optimiser, guard = make_optimiser(task.network, config.train), Guard.new(config.train.amp, device)
     ema = {name: value.detach().clone() for name, value in task.network.state_dict().items()}
     task.network.train()
@@ -83,7 +83,7 @@ def ours(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> An
         with parts.part("backward"):
             loss.backward()
         with parts.part("optimiser"):
-            update(optimiser, guard, loss.detach(), config.train)
+            update(optimiser, guard, loss.detach(), settings=config.train)
             optimiser.zero_grad(set_to_none=True)
             average(ema, task.network, 0.999)
         return loss.detach()
@@ -152,8 +152,8 @@ def main() -> None:
         patch = config.train.patch
         data = ShardDataset(open_store(arguments.shards), patch) if arguments.shards else random_data(patch, config.scale)
         times = {name: Parts(device, clock) for name in ("plain", "ours")}
-        step, make = ours(config, data, device, times["ours"])
-        steps = {"plain": plain(config, data, device, times["plain"]), "ours": step}
+        step, make = ours(config, data, device, parts=times["ours"])
+        steps = {"plain": plain(config, data, device, parts=times["plain"]), "ours": step}
         losses: dict[str, list[float]] = {"plain": [], "ours": []}
         for number in range(arguments.rounds + 1):  # the first is a warm-up
             with times["ours"].part("load"):

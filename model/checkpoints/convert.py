@@ -52,7 +52,7 @@ def import_official(path: Path, modulation: str = "official") -> Checkpoint:
             f"{path}: expected a published SAM-DiffSR, SRDiff or RRDB checkpoint (denoise_fn.…, rrdb.…), got {problem}"
         )
     try:
-        config = config_from(_settings(unet, rrdb, tensors.get("betas"), modulation if unet else "none", path))
+        config = config_from(_settings(unet, rrdb, tensors.get("betas"), modulation=modulation if unet else "none", path=path))
         ours = {f"rrdb.{name}": value for name, value in to_ours(rrdb, RRDB_NAMES).items()}
         ours |= {f"unet.{name}": value for name, value in to_ours(unet, UNET_NAMES).items()}
         expected = model_shapes(config, "diffusion" if unet else "rrdb")
@@ -63,11 +63,11 @@ def import_official(path: Path, modulation: str = "official") -> Checkpoint:
     except ConfigError as error:
         raise CheckpointError(f"{path}: its shapes do not match a network that samdiff supports ({error})") from error
     check_shapes(
-        expected, {name: tuple(value.shape) for name, value in ours.items()}, str(path), "not one of the published layouts"
+        expected, {name: tuple(value.shape) for name, value in ours.items()}, str(path), hint="not one of the published layouts"
     )
     check_finite(ours, str(path), "take another copy of the file")
     facts = {"imported_from": path.name, "sha256": sha256}
-    return Checkpoint("diffusion" if unet else "rrdb", ours, config.as_dict(), facts)
+    return Checkpoint("diffusion" if unet else "rrdb", ours, config=config.as_dict(), facts=facts)
 
 
 def describe(checkpoint: Checkpoint) -> str:

@@ -75,13 +75,15 @@ def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
 @lru_cache(maxsize=8)
 def _rrdb(m: ModelConfig, scale: int) -> Iterable[tuple[str, tuple[int, ...]]]:
     with torch.device("meta"):  # allocates no memory, draws no random numbers
-        return _of(RRDB(m.rrdb_blocks, m.rrdb_features, m.rrdb_growth, scale))
+        return _of(RRDB(blocks=m.rrdb_blocks, features=m.rrdb_features, growth=m.rrdb_growth, scale=scale))
 
 
 @lru_cache(maxsize=8)
 def _unet(m: ModelConfig, scale: int, outputs: int) -> Iterable[tuple[str, tuple[int, ...]]]:
     with torch.device("meta"):
-        return _of(UNet(m.width, m.multipliers, condition_channels(m.rrdb_blocks, m.rrdb_features), scale, outputs))
+        return _of(
+            UNet(m.width, m.multipliers, condition_channels(m.rrdb_blocks, m.rrdb_features), scale=scale, out_channels=outputs)
+        )
 
 
 def _of(network: torch.nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -116,7 +116,7 @@ def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
         if kind is not None and declared.kind != kind:
             way = f"; {remedy(file)}" if kind == "state" else ""
             raise CheckpointError(f"{file}: expected a checkpoint of kind {kind!r}, got {declared.kind!r}{way}")
-        check_shapes(_implied(declared, file), shapes, str(file), remedy(file))
+        check_shapes(_implied(declared, file), shapes, str(file), hint=remedy(file))
 
     try:
         with activity(f"loading {file}"):
@@ -130,7 +130,9 @@ def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
         raise _refused(file, "a state holds float32 only, this one has other tensors")
     if DIGEST not in texts:
         _without_digest(file, texts, tensors)
-    return Checkpoint(declared.kind, {name: value.float() for name, value in tensors.items()}, declared.config, declared.facts)
+    return Checkpoint(
+        declared.kind, {name: value.float() for name, value in tensors.items()}, config=declared.config, facts=declared.facts
+    )
 
 
 def remedy(file: Path) -> str:
@@ -164,7 +166,7 @@ def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], where:
         CheckpointError: a name is missing or unexpected, a shape differs, or a value is not finite.
     """
     own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    check_shapes(own, {name: tuple(value.shape) for name, value in state.items()}, where, "check preset and scale")
+    check_shapes(own, {name: tuple(value.shape) for name, value in state.items()}, where, hint="check preset and scale")
     check_finite(state, where, "take an earlier checkpoint")
     module.load_state_dict(dict(state))
 
@@ -220,7 +222,7 @@ def _declared(texts: Mapping[str, str], file: Path) -> Checkpoint:
     if texts["kind"] not in _KINDS:
         raise _refused(file, f"the header is damaged: expected kind {', '.join(_KINDS)}, got {brief(texts['kind'])}")
     try:
-        return Checkpoint(texts["kind"], {}, read_object(texts["config"]), read_object(texts["facts"]))
+        return Checkpoint(texts["kind"], {}, config=read_object(texts["config"]), facts=read_object(texts["facts"]))
     except ValueError as error:
         raise _refused(file, f"the header is damaged: {printable(error)}") from error
 

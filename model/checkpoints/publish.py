@@ -46,7 +46,9 @@ def publish(
     }
     own = read_recommended(checkpoint.facts, str(source)) or recommended_for(config_of(checkpoint.config))
     facts |= {"licence": licence, "attribution": attribution, FACT: as_facts({**own, **(recommended or {})})}
-    made = Checkpoint("diffusion", {name: value.to(dtype) for name, value in checkpoint.tensors.items()}, config, facts)
+    made = Checkpoint(
+        "diffusion", {name: value.to(dtype) for name, value in checkpoint.tensors.items()}, config=config, facts=facts
+    )
     save_checkpoint(target, made, overwrite)
     return made
 

@@ -104,11 +104,17 @@ def modulation(name: str, schedule: Schedule, steps: int | None = None) -> Modul
     abar, zero = schedule.alpha_bars, torch.zeros(len(schedule), dtype=torch.float64)
     grid = time_grid(len(schedule), len(schedule) if steps is None else steps)
     if name == "none":
-        return Modulation(name, schedule, zero, zero, grid)
+        return Modulation(name, schedule, x_coef=zero, target_coef=zero, grid=grid)
     if name == "official":
         target_coef = (1 - abar).sqrt() * schedule.betas
-        return Modulation(name, schedule, (1 - abar).sqrt() * target_coef, target_coef, grid)
-    return Modulation(name, schedule, schedule.phi, _grid_target_coef(schedule, grid) if name == "paper" else zero, grid)
+        return Modulation(name, schedule, x_coef=(1 - abar).sqrt() * target_coef, target_coef=target_coef, grid=grid)
+    return Modulation(
+        name,
+        schedule,
+        x_coef=schedule.phi,
+        target_coef=_grid_target_coef(schedule, grid) if name == "paper" else zero,
+        grid=grid,
+    )
 
 
 def time_grid(total: int, steps: int) -> tuple[int, ...]:

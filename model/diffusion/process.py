@@ -77,7 +77,7 @@ class DdpmProcess:
             raise ConfigError(
                 f"sampler {sampler!r}: only for models with diffusion.process 'flow', this one has 'ddpm'; leave --sampler out"
             )
-        return check_pair(self.modulation, sampler or self.sampler, steps, first)
+        return check_pair(self.modulation, sampler or self.sampler, steps, first=first)
 
     def start(self, noise: Tensor, residual: Tensor, first: int | None) -> Tensor:
         """The initial state: noise, or the residual noised to time step `first`, without the small multiple of E of `official`."""
@@ -98,7 +98,7 @@ class DdpmProcess:
         rows: int | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """See `sampler.sample_steps`."""
-        return sample_steps(predict, self.modulation, x, noise, sampler, steps, first=first, rows=rows)
+        return sample_steps(predict, self.modulation, x, noise=noise, sampler=sampler, steps=steps, first=first, rows=rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ def from_residual(x_0: Tensor, base: Tensor, rescale: float = RESCALE) -> Tensor
 
 def upsample(lr: Tensor, scale: int) -> Tensor:
     """MATLAB's bicubic upsampling of float images [B, C, h, w] -> [B, C, s h, s w], on their device (no rounding, no clipping)."""
-    return upsample_rows(lr, scale, 0, lr.shape[2] * scale)
+    return upsample_rows(lr, scale, top=0, bottom=lr.shape[2] * scale)
 
 
 def upsample_rows(lr: Tensor, scale: int, top: int, bottom: int) -> Tensor:
@@ -51,12 +51,12 @@ def upsample_rows(lr: Tensor, scale: int, top: int, bottom: int) -> Tensor:
 
 def base_image(lr: Tensor, scale: int, levels: int = 255) -> Tensor:
     """The upsampled LR as the base of residuals: pixels / 255, or / 256 as in the official code."""
-    return base_rows(lr, scale, 0, lr.shape[2] * scale, levels)
+    return base_rows(lr, scale, top=0, bottom=lr.shape[2] * scale, levels=levels)
 
 
 def base_rows(lr: Tensor, scale: int, top: int, bottom: int, levels: int = 255) -> Tensor:
     """Rows top … bottom - 1 of `base_image`."""
-    upsampled = upsample_rows(lr, scale, top, bottom)
+    upsampled = upsample_rows(lr, scale, top=top, bottom=bottom)
     return upsampled if levels == 255 else (upsampled + 1) * (255 / levels) - 1
 
 

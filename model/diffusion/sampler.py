@@ -90,7 +90,7 @@ def sample(
     predict: Predict, modulation: Modulation, x: Tensor, noise: Noise, sampler: str | None = None, steps: int | None = None
 ) -> Tensor:
     """The last state of `sample_steps`: x_0 [B, 3, H, W]."""
-    last = deque(sample_steps(predict, modulation, x, noise, sampler, steps), maxlen=1)
+    last = deque(sample_steps(predict, modulation, x, noise=noise, sampler=sampler, steps=steps), maxlen=1)
     return last[0][1]
 
 
@@ -121,7 +121,7 @@ def sample_steps(
         ConfigError: see `check_pair`.
     """
     sampler = sampler or DEFAULT[modulation.name]
-    grid = check_pair(modulation, sampler, steps, first)
+    grid = check_pair(modulation, sampler, steps, first=first)
     if modulation.name == "joint":
         # The state is noise with mean phi_t E: E^ is predicted from noise and LR at the last time step, then added.
         x += modulation.schedule.phi_at(grid[0]) * predict(x, _times(x, len(modulation.schedule) - 1))[:, 3:]

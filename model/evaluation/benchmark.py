@@ -76,7 +76,7 @@ def read_benchmark_folder(folder: Path, scale: int) -> BenchmarkImages:
     pairs = []
     for name in layout.hr:
         try:
-            pairs.append(_pair(names[name], files[name], files[lows[name]] if lows else None, scale))
+            pairs.append(_pair(names[name], files[name], files[lows[name]] if lows else None, scale=scale))
         except ImageError as error:
             skipped[name] = str(error)
     if not pairs:

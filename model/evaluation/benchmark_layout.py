@@ -93,7 +93,7 @@ def benchmark_layout(names: Sequence[str], scale: int, where: str = "the folder"
     left = sum(place.name not in read for place in places)
     note = f"not read: {left} images ({', '.join(map(printable, unread[:4]))})" if left else ""
     lr_from = (chosen[0].folder or "files named NAME_LR") if chosen else BICUBIC
-    return Layout(tuple(p.name for p in highs), tuple(p.name for p in chosen), lr_from, note)
+    return Layout(tuple(p.name for p in highs), tuple(p.name for p in chosen), lr_from=lr_from, unread=note)
 
 
 def _refuse_others(above: str, places: Sequence[_Place], where: str) -> None:
@@ -111,7 +111,7 @@ def _place(name: str, ends: frozenset[str]) -> _Place:
     scales = [int(next(filter(None, m.groups()))) for part in folders if (m := _SCALE.fullmatch(part))]
     scale = scales[-1] if scales else None
     if folder in ends:
-        return _by_stem(name, folder, PurePosixPath(file).stem, scale)
+        return _by_stem(name, folder, PurePosixPath(file).stem, scale=scale)
     roles = [(depth, _LR.fullmatch(part), _HR.fullmatch(part)) for depth, part in enumerate(folders)]
     roles = [(depth, low, high) for depth, low, high in roles if low or high]
     if not roles:
@@ -123,18 +123,18 @@ def _place(name: str, ends: frozenset[str]) -> _Place:
     assert match is not None
     scale = int(match["scale"]) if match["scale"] else scale
     if low:
-        return _Place(name, "lr", above, own, scale, kind=(low["kind"] or "").lower())
-    return _Place(name, "hr", above, own, scale, mod=int(match["mod"]) if match["mod"] else None)
+        return _Place(name, "lr", above=above, folder=own, scale=scale, kind=(low["kind"] or "").lower())
+    return _Place(name, "hr", above=above, folder=own, scale=scale, mod=int(match["mod"]) if match["mod"] else None)
 
 
 def _by_stem(name: str, folder: str, stem: str, scale: int | None) -> _Place:
     """In a folder with files `NAME_HR` and `NAME_LR`."""
     end = _STEM.fullmatch(stem)
     if end is None:
-        return _Place(name, "other", folder, folder)
+        return _Place(name, "other", above=folder, folder=folder)
     number = end["scale"] or next(iter(re.findall(r"(?:SRF[-_]|x)(\d+)$", end[1], re.IGNORECASE)), None)
     role = "hr" if end["role"].upper() in ("HR", "GT") else "lr"
-    return _Place(name, role, folder, "", int(number) if number else scale)
+    return _Place(name, role, above=folder, folder="", scale=int(number) if number else scale)
 
 
 def _folders_of_pairs(names: Sequence[str]) -> frozenset[str]:

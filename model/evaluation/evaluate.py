@@ -148,7 +148,15 @@ def evaluate(
             made = [("bicubic", 0, imresize(pair.lr, scale)), ("rrdb", 0, rrdb)]
             made += [("samdiff", seed, upscale(pair.lr, seed)) for seed in seeds]
             for method, seed, sr in made:
-                rows.append(Row(benchmark, pair.name, method, seed, metrics_of(sr, pair, scale, rrdb, more.images)))
+                rows.append(
+                    Row(
+                        benchmark,
+                        pair.name,
+                        method,
+                        seed=seed,
+                        metrics=metrics_of(sr, pair, scale, reference=rrdb, extras=more.images),
+                    )
+                )
                 if more.folders:
                     save_image(sr, Path(scratch, f"{method}-{seed}", f"{number}.png"))
                 on_image(pair.name, method if method != "samdiff" else f"{method}-seed{seed}", sr)
@@ -166,7 +174,11 @@ def _of_folders(rows: Sequence[Row], folder: Path, measures: Mapping[str, Folder
     """A row for the whole benchmark per method and seed."""
     return [
         Row(
-            benchmark, "", method, seed, {name: of(folder / f"{method}-{seed}", folder / "HR") for name, of in measures.items()}
+            benchmark,
+            "",
+            method,
+            seed=seed,
+            metrics={name: of(folder / f"{method}-{seed}", folder / "HR") for name, of in measures.items()},
         )
         for benchmark, method, seed in dict.fromkeys((row.benchmark, row.method, row.seed) for row in rows)
     ]

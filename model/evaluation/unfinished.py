@@ -61,7 +61,7 @@ class Unfinished:
         saved = self._rows.get(_key_of(benchmark, pair))
         if saved is None:
             return None
-        return [Row(benchmark, pair.name, str(method), int(seed), metrics) for method, seed, metrics in saved]  # type: ignore[arg-type, call-overload]
+        return [Row(benchmark, pair.name, str(method), seed=int(seed), metrics=metrics) for method, seed, metrics in saved]  # type: ignore[arg-type, call-overload]
 
     def finished(self, benchmark: str, pair: Pair, rows: Sequence[Row]) -> None:
         """Record a finished image; flushed to disk."""

@@ -29,14 +29,14 @@ def make_consistent(image: Tensor, lr: Tensor, scale: int, rounds: int = ROUNDS,
             clamped.
     """
     if reach is not None:
-        _bound(image, lr, scale, reach)
+        _bound(image, lr, scale, reach=reach)
     for _ in range(rounds):
         for channel in range(image.shape[1]):  # one at a time, which bounds the memory
             part = image[:, channel : channel + 1]
             difference = lr[:, channel : channel + 1] - reduce(part, scale)
             for top in range(0, part.shape[2], _ROWS):
                 rows = part[:, :, top : top + _ROWS]
-                rows += upsample_rows(difference, scale, top, top + rows.shape[2])
+                rows += upsample_rows(difference, scale, top=top, bottom=top + rows.shape[2])
                 rows.clamp_(-1, 1)
     return image
 

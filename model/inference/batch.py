@@ -82,7 +82,7 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
     if double is not None:
         raise ConfigError(f"--out: two of the images would both become {printable(double)}; rename one, or run them apart")
     jobs = [
-        Job(file.path, target, guard.trouble(target, file.path), file.trouble)
+        Job(file.path, target, guard.trouble(target, file.path), unreadable=file.trouble)
         for file, target in zip(files, targets, strict=True)
     ]
     if len(jobs) == 1 and jobs[0].unreadable:
@@ -116,11 +116,11 @@ def upscale_files(
             if job.unreadable:
                 raise ImageError(job.unreadable)
             if job.trouble == EXISTS:
-                line = _kept(model, job, settings, output)
+                line = _kept(model, job, settings, output=output)
             elif job.trouble:
                 raise ImageError(job.trouble if job.trouble == ITSELF else f"{printable(job.target)} {job.trouble}")
             else:
-                line = _upscale_file(model, job, settings, output, guard, partial(_advance, bar))
+                line = _upscale_file(model, job, settings, output=output, guard=guard, on_step=partial(_advance, bar))
         except Exception as error:  # noqa: BLE001 - any other error is reported for this file, and the other files are processed
             known = isinstance(error, SamdiffError)
             if len(jobs) == 1:
@@ -157,7 +157,7 @@ def _upscale_file(
     source = read_image_file(job.source, output.to_srgb)
     pixels = source.pixels if output.bits == 8 and source.pixels.dtype.kind == "u" else sixteen_bit(source.pixels)
     height, width, *bands = pixels.shape
-    origin = _origin(model, job.source, settings, output) if output.provenance else {}
+    origin = _origin(model, job.source, settings, output=output) if output.provenance else {}
     dtype = np.uint16 if output.bits == 16 else np.uint8
     large = (height * model.scale, width * model.scale, *bands)
     plan = plan_write(job.target, large, dtype, source=source, origin=origin)  # before hours of work
@@ -177,7 +177,7 @@ def _kept(model: SuperResolver, job: Job, settings: InferConfig, output: OutputC
     try:
         if not job.source.is_file():  # a FIFO would never end
             raise ImageError(f"{job.source}: there is no such file, or it is no regular file")
-        same = has_provenance(job.target, _origin(model, job.source, settings, output))
+        same = has_provenance(job.target, _origin(model, job.source, settings, output=output))
     except OSError as error:
         raise ImageError(f"{job.source}: cannot be read ({error.strerror or error})") from error
     if not same:

@@ -138,9 +138,9 @@ def plan_write(
         origin or {},
         kind=kind,
         size=(shape[1], shape[0]),
-        encode=lambda chosen: _encode(tiny, WritePlan(path, kind, chosen, quality, ())),
+        encode=lambda chosen: _encode(tiny, WritePlan(path, kind, chosen, quality=quality, notes=())),
     )
-    return WritePlan(path, kind, accessories, quality, tuple(notes))
+    return WritePlan(path, kind, accessories, quality=quality, notes=tuple(notes))
 
 
 def write_planned(image: np.ndarray, plan: WritePlan, overwrite: bool = True) -> list[str]:
@@ -159,7 +159,7 @@ def write_planned(image: np.ndarray, plan: WritePlan, overwrite: bool = True) ->
         data = _encode(image, plan)
     except Exception as error:  # noqa: BLE001 - the metadata could be written with a tiny image; if it is the cause, the result must not be lost
         try:
-            data = _encode(image, WritePlan(plan.path, plan.kind, Accessories(), plan.quality, ()))
+            data = _encode(image, WritePlan(plan.path, plan.kind, Accessories(), quality=plan.quality, notes=()))
         except (OSError, ValueError) as second:
             raise ImageError(f"{plan.path}: cannot be encoded as {plan.kind} ({second})") from second
         lost.append(f"its EXIF, colour profile and provenance could not be written ({printable(error)[:100]})")

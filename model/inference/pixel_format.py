@@ -75,7 +75,7 @@ def split_pixel_format(image: np.ndarray) -> tuple[np.ndarray, PixelFormat]:
     if alpha is not None:
         colour = bled(colour, alpha)
     unit = colour.astype(np.float32) / _top(image.dtype)
-    return unit * 2 - 1, PixelFormat(image.dtype, bands < 3, image.ndim == 2, alpha)
+    return unit * 2 - 1, PixelFormat(image.dtype, grey=bands < 3, flat=image.ndim == 2, alpha=alpha)
 
 
 def pad_lr(lr: np.ndarray, multiple: int, scale: int) -> np.ndarray:

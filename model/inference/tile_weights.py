@@ -54,7 +54,13 @@ class Tiling:
     def tiles(self) -> list[Tile]:
         """In reading order."""
         return [
-            Tile(i * len(self.columns.starts_lr) + j, y, x, self.rows.weights[i], self.columns.weights[j])
+            Tile(
+                i * len(self.columns.starts_lr) + j,
+                y_lr=y,
+                x_lr=x,
+                weight_y=self.rows.weights[i],
+                weight_x=self.columns.weights[j],
+            )
             for i, y in enumerate(self.rows.starts_lr)
             for j, x in enumerate(self.columns.starts_lr)
         ]
@@ -82,7 +88,7 @@ def plan_tiles(height: int, width: int, scale: int, multiple: int, tile: int, ov
             f"{multiple}/{scale}, and more than twice the overlap of {overlap}), got {tile} with overlap {overlap}"
         )
     size = tile // step * step
-    rows, columns = (_axis(side, size or side, overlap, step, scale) for side in (height, width))
+    rows, columns = (_axis(side, size or side, overlap, step=step, scale=scale) for side in (height, width))
     return Tiling(rows, columns, scale)
 
 
@@ -94,7 +100,9 @@ def _axis(length: int, size: int, overlap: int, step: int, scale: int) -> Axis:
     count = math.ceil((length - size) / stride) + 1
     starts = tuple(round(i * (length - size) / (count - 1) / step) * step for i in range(count))
     total = np.zeros(length * scale)
-    windows = [_window(size * scale, overlap * scale, index > 0, index < count - 1) for index in range(count)]
+    windows = [
+        _window(size * scale, overlap * scale, fades_in=index > 0, fades_out=index < count - 1) for index in range(count)
+    ]
     for start, window in zip(starts, windows, strict=True):
         total[start * scale : (start + size) * scale] += window
     cut = [window / total[start * scale : (start + size) * scale] for start, window in zip(starts, windows, strict=True)]

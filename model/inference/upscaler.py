@@ -161,7 +161,14 @@ class SuperResolver:
     def check(self, settings: InferConfig) -> tuple[int, ...]:
         """The time steps that will be sampled. ConfigError for settings that do not fit this model."""
         settings = self.resolve(settings)
-        plan_tiles(self.unet.multiple, self.unet.multiple, self.scale, self.unet.multiple, settings.tile, settings.overlap)
+        plan_tiles(
+            self.unet.multiple,
+            self.unet.multiple,
+            self.scale,
+            multiple=self.unet.multiple,
+            tile=settings.tile,
+            overlap=settings.overlap,
+        )
         return self.process.check(settings.sampler, settings.steps, self._start_time(settings))
 
     def expect_scale(self, scale: int | None) -> None:
@@ -198,7 +205,7 @@ class SuperResolver:
                 tile_lr=settings.tile,
                 batch=settings.batch,
             )
-            check_memory(height, width, self.scale, needed, free_bytes())
+            check_memory(height, width, self.scale, needed=needed, free=free_bytes())
         with memory_errors(height, width):
             return self._upscale(image, settings, on_step)
 
@@ -212,7 +219,7 @@ class SuperResolver:
         if len(predictor.tiling.tiles) == 1:  # with several tiles it may be too large for the GPU
             lr = lr.to(self.device)
         height, width = (side * self.scale for side in lr.shape[2:])
-        whole = self._regress(predictor, lr) if settings.rrdb_only else self._sample(predictor, lr, settings, on_step)
+        whole = self._regress(predictor, lr) if settings.rrdb_only else self._sample(predictor, lr, settings, on_step=on_step)
         result = whole[:, :, :height, :width]
         if settings.back_project:
             make_consistent(result, lr, self.scale)
@@ -225,9 +232,11 @@ class SuperResolver:
         padded = torch.from_numpy(pad_lr(colour, self.unet.multiple, self.scale)).permute(2, 0, 1)[None]
         lr = padded.to(self.device).contiguous(memory_format=torch.channels_last)
         height, width = lr.shape[2:]
-        tiling = plan_tiles(height, width, self.scale, self.unet.multiple, settings.tile, settings.overlap)
+        tiling = plan_tiles(
+            height, width, self.scale, multiple=self.unet.multiple, tile=settings.tile, overlap=settings.overlap
+        )
         unet = self.unet if settings.amp == "off" else self._in_bf16()
-        return TiledPredictor(self.rrdb, unet, lr, tiling, settings.cache_mb << 20, settings.batch)
+        return TiledPredictor(self.rrdb, unet, lr, tiling=tiling, cache_bytes=settings.cache_mb << 20, batch=settings.batch)
 
     def _in_bf16(self) -> UNet:
         if self._halved is None:
@@ -278,7 +287,11 @@ class SuperResolver:
         height, width = (side * self.scale for side in lr.shape[2:])
         for top in range(0, height, BLOCK):
             bottom = min(top + BLOCK, height)
-            given = base_rows(lr, self.scale, top, bottom, levels) if base is None else base[:, :, top:bottom, :width]
+            given = (
+                base_rows(lr, self.scale, top=top, bottom=bottom, levels=levels)
+                if base is None
+                else base[:, :, top:bottom, :width]
+            )
             yield x[:, :, top:bottom, :width], given
 
 

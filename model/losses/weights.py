@@ -103,7 +103,7 @@ def find_weights(name: str, *, cache: Path | None = None, download: bool = True)
             if not download:
                 raise WeightsError(_advice(part, folder, f"{folder / part.file} is missing"))
             _obtain(part, folder)
-    return PerceptualWeights(folder / entry.file, entry.origin, entry.digest, entry.citation, entry.licence)
+    return PerceptualWeights(folder / entry.file, entry.origin, entry.digest, citation=entry.citation, licence=entry.licence)
 
 
 def load_tensors(name: str, *, cache: Path | None = None, download: bool = True) -> dict[str, Tensor]:

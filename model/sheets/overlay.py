@@ -100,7 +100,9 @@ def structure_panel(e_sam: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """`structure_map` with its colour bar below, whose height is a twentieth of the map's width: uint8 [H + bar, W, 3]."""
     width = labels.shape[1]
     ends = f"{E_LIMIT:.2f}"
-    return np.concatenate([structure_map(e_sam, labels), colour_bar(f"-{ends}", "0", ends, width, max(24, width // 20))])
+    return np.concatenate(
+        [structure_map(e_sam, labels), colour_bar(f"-{ends}", "0", ends, width=width, height=max(24, width // 20))]
+    )
 
 
 def diverging(values: np.ndarray) -> np.ndarray:

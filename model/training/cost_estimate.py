@@ -241,7 +241,7 @@ def expected_pace(
     evaluations = {"rrdb": 1, "diffusion": sampling_steps + 1}  # plus one of the RRDB
     make: dict[str, Callable[[], Steps]] = {
         "rrdb": lambda: RrdbTask(data, build_rrdb(config), config, device),
-        "diffusion": lambda: DiffusionTask(data, build_unet(config), build_rrdb(config), config, device),
+        "diffusion": lambda: DiffusionTask(data, build_unet(config), build_rrdb(config), config=config, device=device),
     }
     pixels, step_pixels = sum(hr.shape[0] * hr.shape[1] for hr in images), share * settings.patch**2
     parts = []
@@ -250,7 +250,7 @@ def expected_pace(
             step_s = time_step(make[name](), share=share, pieces=settings.grad_accum, device=device)
         validations = validations_left(done[name], ends[name], config.validate.every if images else 0)
         each = validation_seconds(step_s, step_pixels=step_pixels, pixels=pixels, evaluations=evaluations[name])
-        parts.append(Part(name, ends[name] - done[name], step_s, validations, each))
+        parts.append(Part(name, ends[name] - done[name], step_s, validations=validations, validation_s=each))
     return Pace(parts, report, device)
 
 

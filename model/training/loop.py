@@ -94,9 +94,15 @@ def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
     settings, steps = stage.settings, stage.steps
     share = ranks.local_batch(settings.batch, settings.grad_accum)
     optimiser, guard = make_optimiser(task.network, settings), Guard.new(settings.amp, ranks.device)
-    state = resume(task.name, task.network, optimiser, guard, stage.folder, stage.config, stage.frozen_sha256) or fresh(
-        task.network, guard
-    )
+    state = resume(
+        task.name,
+        task.network,
+        optimiser,
+        guard=guard,
+        folder=stage.folder,
+        config=stage.config,
+        frozen_sha256=stage.frozen_sha256,
+    ) or fresh(task.network, guard)
     compiled = cast(nn.Module, torch.compile(task.network)) if settings.compile else task.network
     task.forward = ranks.wrap(compiled)
     clock, begun = _Clock(state.step), state.step
@@ -117,15 +123,17 @@ def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
         task.network.train()
         for batch in batches:
             set_lr(optimiser, learning_rate(state.step, settings, steps))
-            loss, stop = ranks.all_reduce(_backward(task, batch, settings.grad_accum, guard, ranks), requested.is_set())
-            bad = update(optimiser, guard, loss, settings)
+            loss, stop = ranks.all_reduce(
+                _backward(task, batch, settings.grad_accum, guard=guard, ranks=ranks), requested.is_set()
+            )
+            bad = update(optimiser, guard, loss, settings=settings)
             optimiser.zero_grad(set_to_none=True)
             state.step += 1
             average(state.ema, task.network, ema_decay(state.step, settings.ema_decay))
             clock.add(loss, bad)
             stage.pace.step(task.name)
             stop = stop or (ranks.world == 1 and requested.is_set())
-            _after_step(task, stage, ranks, optimiser, state, clock, bar, stop)
+            _after_step(task, stage, ranks, optimiser=optimiser, state=state, clock=clock, bar=bar, stop=stop)
             if stop and state.step < steps:
                 raise KeyboardInterrupt
     if bar is not None:
@@ -167,7 +175,7 @@ def _after_step(
             f"{stage.folder}; try a smaller --set train.lr, --set train.warmup=1000 or train.amp=off, or check the store with `samdiff verify`"
         )
     if ranks.is_main:
-        _record(task, stage, state, clock, bar, done)
+        _record(task, stage, state, clock=clock, bar=bar, done=done)
     if validating or save:
         clock.hold()
         started = time.perf_counter()
@@ -182,12 +190,12 @@ def _after_step(
                     task.name,
                     task.network,
                     optimiser,
-                    state,
-                    folder,
-                    stage.config,
-                    settings.batch,
-                    settings.keep,
-                    frozen_sha256,
+                    state=state,
+                    folder=folder,
+                    config=stage.config,
+                    batch=settings.batch,
+                    keep=settings.keep,
+                    frozen_sha256=frozen_sha256,
                 )
                 stage.on_checkpoint(state)
         ranks.wait()

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ... import __version__
@@ -35,7 +34,6 @@ from ..checkpoints.format import (
 from ..checkpoints.initial import check_given, load_rrdb, of_scale
 from ..config import RunConfig, config_of
 from ..diffusion.recommended import as_facts, recommended_for
-from ..diffusion.residual import to_model_range, to_pixels
 from ..inference.upscaler import SuperResolver
 from ..networks.build import build_rrdb, build_unet, zero_output
 from ..networks.rrdb import RRDB
@@ -49,7 +47,7 @@ from .loop import Stage, run
 from .run_dir import acquire_run_dir, requested_settings, versions
 from .state import State, states, steps_done
 from .tasks import DiffusionTask, RrdbTask, check_inputs, validation_sampler
-from .validation import Benchmark, Upscale, describe, held_out, score, with_perceptual
+from .validation import Benchmark, Upscale, describe, held_out, regress, score, with_perceptual
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +100,12 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved.
     """
     ranks = ranks or ProcessGroup(device)
-    data = ShardDataset(stores, config.train.patch, config.train.seed, config.validate.images)
-    check_inputs(config, stores, data, ranks)
+    data = ShardDataset(stores, config.train.patch, config.train.seed, hold_out=config.validate.images)
+    check_inputs(config, stores, data, ranks=ranks)
     speak = report if ranks.is_main else log.debug
     beginning = None if start is None else of_scale(start, config, "diffusion")
     check_given(config, rrdb, beginning)
-    requested = requested_settings(config, stores, rrdb, start)
+    requested = requested_settings(config, stores, rrdb, start=start)
     # on every rank, so that all know when rank 0 validates
     own = held_out(stores, config.validate.images, config.validate.tiles) if config.validate.every else None
     every = tuple(benchmarks) if own is None else (own, *benchmarks)
@@ -153,13 +151,13 @@ def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
             this.report(
                 "--init-from: a model of another process; all of its U-Net is used except for the last layer, which starts from zero"
             )
-    task = DiffusionTask(this.data, unet, rrdb, this.config, this.ranks.device)
+    task = DiffusionTask(this.data, unet, rrdb, config=this.config, device=this.ranks.device)
     frozen = {f"rrdb.{name}": value for name, value in rrdb.state_dict().items()}
     facts = {**this.facts, "recommended": as_facts(recommended_for(this.config))}
 
     def model(state: State) -> Checkpoint:
         averaged = {f"unet.{name}": value for name, value in state.ema.items()}
-        return Checkpoint("diffusion", {**averaged, **frozen}, this.saved, {**facts, "step": state.step})
+        return Checkpoint("diffusion", {**averaged, **frozen}, this.saved, facts={**facts, "step": state.step})
 
     def upscaler(state: State) -> Upscale:
         resolver = SuperResolver(model(state), "the averaged weights", this.ranks.device)
@@ -167,7 +165,8 @@ def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
         return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler, num_samples=1)
 
     frozen_sha256 = weights_digest({name: value.cpu() for name, value in rrdb.state_dict().items()})
-    _stage(this, task, this.config.train.steps, model, upscaler, MODEL_FILE, BEST_FILE, frozen_sha256)
+    files = {"file": MODEL_FILE, "best": BEST_FILE}
+    _stage(this, task, this.config.train.steps, model=model, upscaler=upscaler, **files, frozen_sha256=frozen_sha256)
 
 
 def _with_rescale(this: _Run, rrdb: RRDB) -> _Run:
@@ -199,12 +198,12 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
 
     def model(state: State) -> Checkpoint:
         tensors = {f"rrdb.{name}": value for name, value in state.ema.items()}
-        return Checkpoint("rrdb", tensors, this.saved, {**this.facts, "step": state.step})
+        return Checkpoint("rrdb", tensors, this.saved, facts={**this.facts, "step": state.step})
 
     def upscaler(state: State) -> Upscale:
         averaged.load_state_dict(state.ema)
         averaged.to(this.ranks.device)
-        return lambda lr, _: _regress(averaged, lr, this.ranks.device)
+        return lambda lr, _: regress(averaged, lr, this.ranks.device)
 
     begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change
     if given is None and begun:
@@ -219,7 +218,7 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
         if this.start is not None:
             load_into(network, this.start.part("rrdb"), "--init-from")
         task = RrdbTask(this.data, network, this.config, this.ranks.device)
-        _stage(this, task, steps, model, upscaler, RRDB_FILE, None)
+        _stage(this, task, steps, model=model, upscaler=upscaler, file=RRDB_FILE, best=None)
     return load_rrdb(network, finished, this.config).to(this.ranks.device)
 
 
@@ -236,7 +235,7 @@ def _restore_rrdb(this: _Run, file: Path) -> None:
             )
         tensors = {f"rrdb.{name}": value for name, value in load_checkpoint(model, "diffusion").part("rrdb").items()}
         facts = {**this.facts, "step": steps_done(this.out, "rrdb")}
-        save_checkpoint(file, Checkpoint("rrdb", tensors, this.saved, facts))
+        save_checkpoint(file, Checkpoint("rrdb", tensors, this.saved, facts=facts))
         return f"{file}: was missing, restored from {MODEL_FILE}"
 
     line = this.ranks.run_on_main(restore)
@@ -274,7 +273,7 @@ def _stage(
             upscale = upscaler(state)
             metrics, sheet = score(benchmark, upscale)
             if task.name == "diffusion" and number == 0:
-                metrics |= diversity(benchmark.pairs, lambda lr: _regress(task.rrdb, lr, ranks.device), upscale)  # type: ignore[union-attr]
+                metrics |= diversity(benchmark.pairs, lambda lr: regress(task.rrdb, lr, ranks.device), upscale)  # type: ignore[union-attr]
             how = {"sampler": v.sampler or "default", "sampling_steps": v.steps} if task.name == "diffusion" else {}
             this.tracker.metrics({"stage": task.name, "step": state.step, **metrics, **how})
             this.tracker.image(f"{task.name}/{benchmark.name}", sheet, state.step)
@@ -286,20 +285,26 @@ def _stage(
                 state.best = metrics["psnr_y"]
                 if best is not None:
                     checkpoint = model(state)
-                    save_checkpoint(
-                        this.out / best,
-                        Checkpoint(
-                            checkpoint.kind, checkpoint.tensors, checkpoint.config, {**checkpoint.facts, "validation": metrics}
-                        ),
-                    )
+                    save_checkpoint(this.out / best, replace(checkpoint, facts={**checkpoint.facts, "validation": metrics}))
 
     share = ranks.local_batch(settings.batch, settings.grad_accum)
     if ranks.is_main and task.name in this.pace.parts:
-        memory = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
+        memory = measure(task.network, task.loss, task.make_batch(0, 1), device=ranks.device)
         line = memory.line(task.name, at_once=share // settings.grad_accum, ranks=ranks.world, device=ranks.device)
         this.report(f"{line}, {this.pace.line(task.name, settings.batch)}")
     every = v.every if this.benchmarks else 0
-    stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, every, frozen_sha256, this.pace)
+    stage = Stage(
+        settings,
+        steps,
+        this.out,
+        config=this.saved,
+        tracker=this.tracker,
+        on_checkpoint=publish,
+        validate=validate,
+        validate_every=every,
+        frozen_sha256=frozen_sha256,
+        pace=this.pace,
+    )
     state, done = run(task, stage, ranks)
     if not done and ranks.is_main and (steps == 0 or not (this.out / file).exists()):
         publish(state)
@@ -313,11 +318,3 @@ def _stage(
     else:
         whose = "random" if this.start is None else "--init-from's"
         this.report(f"{task.name}: no steps requested ({option} 0), {whose} weights unchanged; {this.out / file}")
-
-
-@torch.inference_mode()
-def _regress(network: RRDB, lr: np.ndarray, device: torch.device) -> np.ndarray:
-    grey, own = lr.ndim == 2, torch.tensor(lr)  # a copy: images from files are read-only
-    rgb = own[..., None].expand(-1, -1, 3) if grey else own
-    out = to_pixels(network(to_model_range(rgb[None]).to(device)))[0].cpu().numpy()
-    return out[..., 1] if grey else out

@@ -87,7 +87,7 @@ def save_state(
         tensors |= {f"adam.{key}.{names[index]}": value for key, value in moments.items()}
     facts = {"stage": name, "step": state.step, "position": state.step * batch, "best": state.best}
     facts |= {} if frozen_sha256 is None else {"beneath": frozen_sha256}
-    save_checkpoint(folder / _file_name(name, state.step), Checkpoint("state", tensors, config, facts))
+    save_checkpoint(folder / _file_name(name, state.step), Checkpoint("state", tensors, config, facts=facts))
     for old in states(folder, name)[:-keep]:
         old.unlink()
 
@@ -140,7 +140,7 @@ def resume(
     ema = {key: _like(own[key], value) for key, value in checkpoint.part("ema").items()}
     for key, counter in checkpoint.part("guard").items():
         setattr(guard, key, counter.to(guard.scale.device))
-    return State(checkpoint.facts["step"], ema, guard, checkpoint.facts.get("best"))
+    return State(checkpoint.facts["step"], ema, guard, best=checkpoint.facts.get("best"))
 
 
 def _contradiction(checkpoint: Checkpoint, name: str, file: Path) -> str:

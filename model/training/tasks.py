@@ -79,7 +79,7 @@ class DiffusionTask(_Task):
     name = "diffusion"
 
     def __init__(self, data: ShardDataset, network: UNet, rrdb: RRDB, config: RunConfig, device: torch.device) -> None:
-        super().__init__(data, network, config, device)
+        super().__init__(data, network, config, device=device)
         self.rrdb = rrdb.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.modulation: Modulation = config.diffusion.build()
         self.process: Process = config.diffusion.build_process()
@@ -149,7 +149,7 @@ class DiffusionTask(_Task):
             return main
         index = self._index(len(hr))
         x_0 = self.process.clean(x_t[index], predicted[index], t[index])
-        return main + one_step_loss(self.process.image(x_0, base[index]), hr[index], self.distance, self.config.loss)
+        return main + one_step_loss(self.process.image(x_0, base[index]), hr[index], self.distance, loss=self.config.loss)
 
     def _index(self, count: int) -> Tensor:
         """`chosen` as a tensor on the device, cached, so that no step waits for the device."""

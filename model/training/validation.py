@@ -14,11 +14,13 @@ import torch
 from ...pipeline.degrade.imresize import imresize
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import held_out_from
+from ..diffusion.residual import to_model_range, to_pixels
 from ..evaluation.benchmark import read_pairs
 from ..evaluation.metrics import mean_of_defined, psnr_y, ssim_y
 from ..evaluation.perceptual import choose_metrics, metrics_for
 from ..losses.perceptual import PerceptualMetric
 from ..names import PERCEPTUAL
+from ..networks.rrdb import RRDB
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 """(LR uint8 [h, w, 3] or [h, w], index of the image, which seeds the noise) -> SR of the same kind."""
@@ -81,7 +83,7 @@ def _perceptual_means(
 
 def benchmark_of(name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], scale: int) -> Benchmark:
     """A benchmark of (LR, HR) pairs."""
-    return Benchmark(name, tuple(pairs), scale, _means(pairs, [imresize(lr, scale) for lr, _ in pairs], scale))
+    return Benchmark(name, tuple(pairs), scale, bicubic=_means(pairs, [imresize(lr, scale) for lr, _ in pairs], scale))
 
 
 def held_out(stores: Sequence[Store], images: int, tiles: int) -> Benchmark | None:
@@ -123,3 +125,12 @@ def _means(pairs: Sequence[tuple[np.ndarray, np.ndarray]], results: Sequence[np.
     metrics = [(psnr_y(ours, hr, scale), ssim_y(ours, hr, scale)) for ours, (_, hr) in zip(results, pairs, strict=True)]
     psnr, ssim = zip(*metrics, strict=True)
     return mean_of_defined(psnr), mean_of_defined(ssim)
+
+
+@torch.inference_mode()
+def regress(network: RRDB, lr: np.ndarray, device: torch.device) -> np.ndarray:
+    """The RRDB's image of LR, both uint8 [H, W, 3] or [H, W]."""
+    grey, own = lr.ndim == 2, torch.tensor(lr)  # a copy: images from files are read-only
+    rgb = own[..., None].expand(-1, -1, 3) if grey else own
+    out = to_pixels(network(to_model_range(rgb[None]).to(device)))[0].cpu().numpy()
+    return out[..., 1] if grey else out

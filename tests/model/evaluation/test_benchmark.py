@@ -69,7 +69,7 @@ def test_lr_of_another_scale_is_not_taken(name, tmp_path, caplog):
     """Beside the right one it is told; alone, LR is made, which is said."""
     write_layout(tmp_path / "b", LAYOUTS[name], scales=(2, 4))
     assert all(len(pair.lr) == 12 for pair in read_pairs(tmp_path / "b", 4))
-    assert "not looked at: 2 images" in caplog.text
+    assert "not read: 2 images" in caplog.text
     write_layout(tmp_path / "c", LAYOUTS[name], scales=(2,))
     found = read_benchmark_folder(tmp_path / "c", 4)
     assert found.lr_from == BICUBIC
@@ -91,7 +91,7 @@ def test_the_other_methods_of_selfexsr_are_not_scored():
         (["Set5/HR/a.png", "Set14/HR/a.png"], "several"),
         (["Set5/a.png", "Set14/a.png"], "folders of images"),
         (["LRx4/a.png"], "LR only"),
-        (["HR/a.png", "LR_unknown/X4/a.png", "LR_difficult/X4/a.png"], "several folders of LR"),
+        (["HR/a.png", "LR_unknown/X4/a.png", "LR_difficult/X4/a.png"], "several possible folders of LR"),
     ],
 )
 def test_what_could_mean_two_things_is_refused(names, says):
