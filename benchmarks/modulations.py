@@ -3,7 +3,7 @@
     python benchmarks/modulations.py --shards STORE --out FOLDER [--rrdb FILE] [--preset tiny] [--steps 2000] [--seeds 0 1 2]
 
 Trains `none`, and `official`, `paper`, `joint` with each mean of the masks, then samples crops of the held-out images with every
-sampler that fits. Settings are trained in rounds (`--rounds`), so that a table for fewer steps is available early; the same command resumes. Prints PSNR
+compatible sampler. Settings are trained in rounds (`--rounds`), so that a table for fewer steps is available early; the same command resumes. Prints PSNR
 on Y with its standard error over seeds (or, with one seed, over images), the paired difference to `none`, and LPIPS and DISTS of the
 crops where their weights are in the cache (`--perceptual`). One line per setting and sampler goes to FOLDER/results.jsonl.
 """

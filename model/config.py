@@ -205,8 +205,8 @@ class ValidateConfig:
     """Images held out at the end of each store, at most a tenth of them; 0: none."""
     tiles: int = setting(8, min=1)
     """Number of their tiles to validate on."""
-    sampler: str = setting("", choices=("", *SAMPLERS, FLOW_SAMPLER), none="the one that fits the modulation")
-    """Sampler of the validation; empty: the one that fits the modulation."""
+    sampler: str = setting("", choices=("", *SAMPLERS, FLOW_SAMPLER), none="depends on the modulation")
+    """Sampler of the validation; empty: the default of the modulation."""
     steps: int = setting(20, min=0)
     """Sampling steps; 0: all. Modulation paper always uses the steps that it is trained for."""
 

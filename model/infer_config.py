@@ -26,7 +26,7 @@ class InferConfig:
     """Number of sampling steps, such as 100, 50, 25, 10 or 5."""
     seed: int = setting(0, min=0, panel="Common")
     """Seed of the noise; the same seed gives the same image on one device."""
-    sampler: str | None = setting(None, choices=(*SAMPLERS, FLOW_SAMPLER), none="the one that fits the model", panel="Common")
+    sampler: str | None = setting(None, choices=(*SAMPLERS, FLOW_SAMPLER), none="depends on the model", panel="Common")
     """Sampling method."""
     quality: str | None = setting(None, choices=QUALITIES, none="balanced", panel="Common")
     """Which of the model's recommended settings to use for sampler, steps and number of samples, where they are not given."""

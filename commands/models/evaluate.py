@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Measure a model on benchmarks.
 
-    PSNR, SSIM, consistency and artifacts of a model beside bicubic and its RRDB, by named protocols.
+    PSNR, SSIM, consistency and artifacts of a model, its RRDB and bicubic upsampling, by named protocols.
     """
     config = chosen.config()
     required("evaluate", **{"--benchmark": benchmark})
