@@ -120,12 +120,12 @@ def test_a_resumed_run_computes_with_the_threads_that_it_was_begun_with(tmp_path
     store = make_store(tmp_path / "a.zarr")
     words = ["train", "--shards", str(store), "--out", str(tmp_path / "r"), "--preset", "tiny", "--set", "train.patch=12"]
     words += ["--set", "train.batch=2", "--steps", "0", "--rrdb-steps", "0", "--set", "validate.every=0"]
-    asked = []
+    requested = []
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for module in ("runtime", "model.training.run_dir"):
         monkeypatch.setattr(f"samdiff.{module}.usable_cores", lambda: 8)
     monkeypatch.setattr(
-        "samdiff.runtime.setup_process", lambda threads=None: asked.append(threads) or torch.set_num_threads(threads or 3)
+        "samdiff.runtime.setup_process", lambda threads=None: requested.append(threads) or torch.set_num_threads(threads or 3)
     )
     before = torch.get_num_threads()
     try:
@@ -135,10 +135,10 @@ def test_a_resumed_run_computes_with_the_threads_that_it_was_begun_with(tmp_path
             assert not ended.value.code
     finally:
         torch.set_num_threads(before)
-    assert asked == [None, 3, 1]
-    said = capsys.readouterr().out
-    assert said.count("3 of 8 compute threads, as before (--threads N decides otherwise)") == 1
-    assert said.count("changed in this run: compute threads: was 3, now 1") == 1
+    assert requested == [None, 3, 1]
+    reported = capsys.readouterr().out
+    assert reported.count("3 of 8 compute threads, as before (--threads N decides otherwise)") == 1
+    assert reported.count("changed in this run: compute threads: was 3, now 1") == 1
     for odd in ("[]", '{"threads": "3"}', '{"threads": true}', '{"threads": 100000}', "{"):
         (tmp_path / "r" / "config.json").write_text(odd)
         assert recorded_threads(tmp_path / "r") is None

@@ -156,9 +156,9 @@ def test_settings_of_a_file_that_is_none(tmp_path):
 def test_a_half_line_of_the_log(tmp_path):
     """Cut off and said; a whole line without its end gets it; other people's text is refused and left."""
     log, line = tmp_path / "log.jsonl", '{"stage": "rrdb", "step": 2}\n'
-    for tail, kept, said in (("", "", 0), (line[:-1], line, 0), (line[:17], "", 1), ("{", "", 1), ('{"stage": [[[', "", 1)):
+    for tail, kept, reported in (("", "", 0), (line[:-1], line, 0), (line[:17], "", 1), ("{", "", 1), ('{"stage": [[[', "", 1)):
         log.write_text(line + tail)
-        assert len(repair_log(log)) == said
+        assert len(repair_log(log)) == reported
         assert log.read_text() == line + kept
     for other in ("my notes", "x" * 100_000, "null"):
         log.write_text(other)
@@ -245,8 +245,8 @@ def test_files_of_0_1(tmp_path, caplog):
     sets = [f"{part}.{key}={value}" for part in ("model", "train") for key, value in given[part].items() if value is not False]
     caplog.clear()
     model = train([store], frozen / "run", load_config("tiny", sets=[*sets, "validate.every=0"]), torch.device("cpu"))
-    said = [record.getMessage() for record in caplog.records if "carries no digest" in record.getMessage()]
-    assert [line.split(":")[0].rpartition("/")[2] for line in said] == [
+    reported = [record.getMessage() for record in caplog.records if "carries no digest" in record.getMessage()]
+    assert [line.split(":")[0].rpartition("/")[2] for line in reported] == [
         "rrdb.safetensors",
         "state-diffusion-00000002.safetensors",
     ]
@@ -255,8 +255,8 @@ def test_files_of_0_1(tmp_path, caplog):
         assert "sha256" in opened.metadata()
     again = Path(shutil.copytree(FROZEN, tmp_path / "again")) / "run"
     second = train([store], again, load_config("tiny", sets=[*sets, "validate.every=0"]), torch.device("cpu"))
-    found, other = load_checkpoint(model).tensors, load_checkpoint(second).tensors
-    assert all(torch.equal(found[name], other[name]) for name in other)
+    result, other = load_checkpoint(model).tensors, load_checkpoint(second).tensors
+    assert all(torch.equal(result[name], other[name]) for name in other)
 
 
 def test_the_shipped_model_is_known(tmp_path, monkeypatch):

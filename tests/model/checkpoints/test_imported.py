@@ -44,11 +44,11 @@ def test_import_and_the_golden_sample(state, golden, tmp_path, capsys):
     """Nested and prefixed as published, through the command line: the loaded model gives the golden images and sample."""
     torch.save({"state_dict": {"model": {f"module.{n}": v for n, v in state.items()}}, "epoch": 3}, tmp_path / "p.ckpt")
     assert command("import-checkpoint", tmp_path / "p.ckpt", "-o", tmp_path / "m.safetensors") == 0
-    said = capsys.readouterr().out
-    assert "x4" in said
-    assert "U-Net 16 x 1-2-3-4" in said
-    assert "RRDB 5 x 16 (8)" in said
-    assert "LR divided by 256" in said
+    reported = capsys.readouterr().out
+    assert "x4" in reported
+    assert "U-Net 16 x 1-2-3-4" in reported
+    assert "RRDB 5 x 16 (8)" in reported
+    assert "LR divided by 256" in reported
     model = load_model(tmp_path / "m.safetensors", "cpu")
     torch.testing.assert_close(model.rrdb(golden["lr"]).clamp(-1, 1), golden["rrdb_out"], atol=1e-5, rtol=0)
     given = condition(model.rrdb.features(golden["lr"][:1]))
@@ -73,8 +73,8 @@ def test_the_whole_way_from_a_published_file_to_a_picture(state, golden, tmp_pat
     x_0 = sample(lambda x, t: model.unet(x, t, given), model.modulation, noise[0].clone(), lambda i, *_: noise[i])
     pixels = torch.from_numpy(lr)[None].permute(0, 3, 1, 2).float()
     expected = to_pixels(from_residual(x_0, upsample(pixels / 256, 4) * 2 - 1))[0].numpy()
-    found = np.asarray(Image.open(tmp_path / "b.png"))
-    assert np.abs(found.astype(int) - expected).max() <= 1
+    result = np.asarray(Image.open(tmp_path / "b.png"))
+    assert np.abs(result.astype(int) - expected).max() <= 1
 
 
 def test_the_quirk_is_a_256th(golden):
@@ -87,8 +87,8 @@ def test_the_quirk_is_a_256th(golden):
 def test_an_rrdb_alone(state, golden, tmp_path):
     """The RRDB's own checkpoint becomes one that `train --rrdb` takes."""
     torch.save({"state_dict": {"model": {n[5:]: v for n, v in state.items() if n.startswith("rrdb.")}}}, tmp_path / "r.ckpt")
-    found = import_official(tmp_path / "r.ckpt")
-    assert (found.kind, found.config["scale"], found.config["model"]["rrdb_features"]) == ("rrdb", 4, 16)
+    result = import_official(tmp_path / "r.ckpt")
+    assert (result.kind, result.config["scale"], result.config["model"]["rrdb_features"]) == ("rrdb", 4, 16)
 
 
 @pytest.mark.parametrize(
@@ -153,5 +153,5 @@ def test_the_model_that_comes_with_samdiff(tmp_path):
     assert "comes with samdiff" in why
     model = load_model(path, "cpu")
     assert load_checkpoint(path).facts["licence"] == "CC BY-SA 4.0"
-    picture = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-    assert model.upscale(picture, steps=2).shape == (36, 48, 3)
+    image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    assert model.upscale(image, steps=2).shape == (36, 48, 3)

@@ -54,11 +54,11 @@ def write_layout(folder, layout, scales=(4,)):
 def test_layouts(name, tmp_path):
     """LR that lies there is used, pixel for pixel, and it is said where it lies."""
     write_layout(tmp_path / "b", LAYOUTS[name])
-    found = read_benchmark_folder(tmp_path / "b", 4)
-    assert len(found.pairs) == 2
-    assert found.lr_from != BICUBIC
-    assert found.skipped == {}
-    for k, pair in enumerate(found.pairs):
+    result = read_benchmark_folder(tmp_path / "b", 4)
+    assert len(result.pairs) == 2
+    assert result.lr_from != BICUBIC
+    assert result.skipped == {}
+    for k, pair in enumerate(result.pairs):
         np.testing.assert_array_equal(pair.hr, photo(48, 64, k))
         np.testing.assert_array_equal(pair.lr, pair.hr[::4, ::4])
         assert pair.name.replace("img_", "").replace("_SRF_4", "") == str(k)
@@ -71,9 +71,9 @@ def test_lr_of_another_scale_is_not_taken(name, tmp_path, caplog):
     assert all(len(pair.lr) == 12 for pair in read_pairs(tmp_path / "b", 4))
     assert "not read: 2 images" in caplog.text
     write_layout(tmp_path / "c", LAYOUTS[name], scales=(2,))
-    found = read_benchmark_folder(tmp_path / "c", 4)
-    assert found.lr_from == BICUBIC
-    np.testing.assert_array_equal(found.pairs[0].lr, imresize(found.pairs[0].hr, 0.25))
+    result = read_benchmark_folder(tmp_path / "c", 4)
+    assert result.lr_from == BICUBIC
+    np.testing.assert_array_equal(result.pairs[0].lr, imresize(result.pairs[0].hr, 0.25))
 
 
 def test_the_other_methods_of_selfexsr_are_not_scored():
@@ -138,10 +138,10 @@ def test_one_image_that_cannot_be_used_is_listed(tmp_path):
     save_image(photo(3, 40, 0), tmp_path / "b" / "strip.png")
     (tmp_path / "b" / "broken.png").write_bytes(b"no image")
     (tmp_path / "b" / "phone.heic").write_bytes(b"x")
-    found = read_benchmark_folder(tmp_path / "b", 4)
-    assert [pair.name for pair in found.pairs] == ["a"]
-    assert found.skipped.keys() == {"strip.png", "broken.png", "phone.heic"}
-    assert "40 x 3 pixels, expected at least 4 x 4" in found.skipped["strip.png"]
+    result = read_benchmark_folder(tmp_path / "b", 4)
+    assert [pair.name for pair in result.pairs] == ["a"]
+    assert result.skipped.keys() == {"strip.png", "broken.png", "phone.heic"}
+    assert "40 x 3 pixels, expected at least 4 x 4" in result.skipped["strip.png"]
     with pytest.raises(ImageError, match=r"phone\.heic: a format"):
         read_pairs(tmp_path / "b", 4)
     assert {path.name for path in benchmark_files(tmp_path / "b")} >= {"a.png", "broken.png"}
@@ -152,8 +152,8 @@ def test_metrics_of_tiny_images(side):
     """NaN exactly where a reason is given, at scale 4."""
     pair = Pair("a", photo(side // 4, side // 4, 1), photo(side // 4 * 4, side // 4 * 4, 0))
     side = len(pair.hr)
-    found = metrics_of(photo(side, side, 2), pair, 4, photo(side, side, 3), {})
-    assert {name for name, value in found.items() if math.isnan(value)} == {name for name, _ in undefined_metrics(pair, 4)}
+    result = metrics_of(photo(side, side, 2), pair, 4, photo(side, side, 3), {})
+    assert {name for name, value in result.items() if math.isnan(value)} == {name for name, _ in undefined_metrics(pair, 4)}
     assert ("ssim_y" in dict(undefined_metrics(pair, 4))) == (side - 8 < 11)
     assert ("psnr_y" in dict(undefined_metrics(pair, 4))) == (side <= 8)
 
@@ -187,9 +187,9 @@ def test_evaluate_lists_small_images_and_says_where_lr_came_from(tmp_path, monke
     model = write_model(tmp_path / "m.safetensors")
     with pytest.raises(SystemExit, match="3"):
         main(["evaluate", "--benchmark", "b", "--checkpoint", str(model), "--steps", "1", "-o", "ev", "--save"])
-    said = capsys.readouterr()
-    assert "skipped b/icon: ssim_y needs 11 pixels per side after cropping the border, the image has 16 x 16" in said.err
-    assert f"LR of b: {BICUBIC}" in said.out
+    reported = capsys.readouterr()
+    assert "skipped b/icon: ssim_y needs 11 pixels per side after cropping the border, the image has 16 x 16" in reported.err
+    assert f"LR of b: {BICUBIC}" in reported.out
     facts = json.loads((tmp_path / "ev" / "figures.json").read_text())
     assert facts["lr_from"] == {"b": BICUBIC}
     assert facts["pictures"][0]["picture"] == "caf\\xe9"

@@ -43,10 +43,10 @@ def random_image(*shape: int) -> np.ndarray:
 def test_the_bicubic_rows_of_the_field_through_evaluate(name, scale, expected):
     """To .005 dB, grey files on their grey values; the RRDB's place is taken by bicubic here."""
     rows = evaluate(read_pairs(SHARED / name, scale), name, scale, lambda lr: imresize(lr, scale), lambda lr, _: lr, [])
-    found = summarise(rows)[name, "bicubic"]
-    assert found["psnr_y"][0] == pytest.approx(expected[0], abs=0.005)
-    assert found["ssim_y"][0] == pytest.approx(expected[1], abs=0.0005)
-    assert found["ldl"] == summarise(rows)[name, "rrdb"]["ldl"]
+    result = summarise(rows)[name, "bicubic"]
+    assert result["psnr_y"][0] == pytest.approx(expected[0], abs=0.005)
+    assert result["ssim_y"][0] == pytest.approx(expected[1], abs=0.0005)
+    assert result["ldl"] == summarise(rows)[name, "rrdb"]["ldl"]
 
 
 def test_pairs_of_a_folder(tmp_path):
@@ -99,8 +99,8 @@ def test_means_and_errors_over_seeds():
 
 def test_the_artifact_map_by_its_definition():
     """Against a plain loop over windows; nothing is marked where the stable result is worse."""
-    hr, found, stable = (random_image(12, 10 + i, 3)[:, :10] for i in range(3))
-    residual = np.abs(hr.astype(float) - found).sum(axis=2) / 255
+    hr, result, stable = (random_image(12, 10 + i, 3)[:, :10] for i in range(3))
+    residual = np.abs(hr.astype(float) - result).sum(axis=2) / 255
     other = np.abs(hr.astype(float) - stable).sum(axis=2) / 255
     padded = np.pad(residual, 3, mode="reflect")
     expected = np.zeros_like(residual)
@@ -108,7 +108,7 @@ def test_the_artifact_map_by_its_definition():
         for x in range(10):
             expected[y, x] = residual.var(ddof=1) ** 0.2 * padded[y : y + 7, x : x + 7].var(ddof=1)
     expected[residual < other] = 0
-    np.testing.assert_allclose(artifact_map(found, hr, stable), expected, atol=1e-12)
+    np.testing.assert_allclose(artifact_map(result, hr, stable), expected, atol=1e-12)
     assert artifact_map(hr, hr, stable).max() == 0
 
 
@@ -153,14 +153,14 @@ def pyiqa(monkeypatch):
             raise OSError("no route to host\nmore")
         return {"l1": l1, "fid": fid, "drawn": lambda *_: torch.rand(()) + np.random.rand()}[name]  # noqa: NPY002
 
-    def l1(found, hr):
-        assert found.shape[1] == 3
-        if found.shape[2] < 4:
+    def l1(result, hr):
+        assert result.shape[1] == 3
+        if result.shape[2] < 4:
             raise RuntimeError("too small")
-        return (found - hr).abs().mean()
+        return (result - hr).abs().mean()
 
-    def fid(found, hr, num_workers, verbose):
-        means = [np.mean([cv2.imread(str(path)).mean() for path in Path(folder).iterdir()]) for folder in (found, hr)]
+    def fid(result, hr, num_workers, verbose):
+        means = [np.mean([cv2.imread(str(path)).mean() for path in Path(folder).iterdir()]) for folder in (result, hr)]
         return means[0] - means[1]
 
     stand_in = types.SimpleNamespace(create_metric=create_metric, list_models=lambda: ["l1", "musiq", "fid", "drawn"])
@@ -219,11 +219,11 @@ def test_evaluate_lists_the_figures_it_could_not_make(pyiqa, tmp_path, capsys, m
     words = ["--benchmark", str(tmp_path / "set"), "--checkpoint", str(write_model(tmp_path / "m.safetensors")), "--steps", "1"]
     with pytest.raises(SystemExit, match="3"):
         main(["evaluate", "-q", *words, "--metrics", "l1,musiq", "-o", str(tmp_path / "out")])
-    said = capsys.readouterr()
-    assert said.out.splitlines()[4].startswith("| set | samdiff |")
-    assert "LR of set: made from HR by MATLAB's bicubic" in said.out
-    assert "l1: pyiqa of unknown version, its model 'l1'" in said.out
-    assert "skipped musiq: pyiqa could not" in said.err
+    reported = capsys.readouterr()
+    assert reported.out.splitlines()[4].startswith("| set | samdiff |")
+    assert "LR of set: made from HR by MATLAB's bicubic" in reported.out
+    assert "l1: pyiqa of unknown version, its model 'l1'" in reported.out
+    assert "skipped musiq: pyiqa could not" in reported.err
     assert json.loads((tmp_path / "out" / "figures.json").read_text())["skipped"].keys() == {"musiq"}
     assert " l1 |" in (tmp_path / "out" / "table.md").read_text()
     with pytest.raises(SystemExit, match="2"):
@@ -258,19 +258,19 @@ def test_onnx_equals_pytorch_at_other_sizes(tmp_path):
         x = torch.randn(batch, 3, 4 * height, 4 * width, generator=generator)
         t = torch.arange(batch) * 30
         with torch.inference_mode():
-            picture, given = Encoder(model.rrdb)(lr)
+            base, given = Encoder(model.rrdb)(lr)
             predicted = model.unet(x, t, given)
-        found = rrdb.run(None, {"lr": lr.numpy()})
-        np.testing.assert_allclose(found[0], picture.numpy(), atol=2e-5)
-        np.testing.assert_allclose(found[1], given.numpy(), atol=2e-5)
+        result = rrdb.run(None, {"lr": lr.numpy()})
+        np.testing.assert_allclose(result[0], base.numpy(), atol=2e-5)
+        np.testing.assert_allclose(result[1], given.numpy(), atol=2e-5)
         ours = denoiser.run(None, {"x": x.numpy(), "t": t.numpy(), "condition": given.numpy()})[0]
         np.testing.assert_allclose(ours, predicted.numpy(), atol=2e-4)
     save_image(random_image(11, 13, 3), tmp_path / "lr.png")
     example = Path(__file__).parents[3] / "docs" / "onnx_example.py"
     words = [sys.executable, str(example), str(tmp_path / "onnx"), str(tmp_path / "lr.png"), str(tmp_path / "sr.png"), "4"]
     subprocess.run(words, check=True)
-    found = cv2.imread(str(tmp_path / "sr.png"))[..., ::-1]
-    assert found.shape == (44, 52, 3)
+    result = cv2.imread(str(tmp_path / "sr.png"))[..., ::-1]
+    assert result.shape == (44, 52, 3)
     ours = model.upscale(random_image(11, 13, 3), steps=4, sampler="ddim")
-    assert psnr(found, ours) < 100  # another noise, the same kind of image
+    assert psnr(result, ours) < 100  # another noise, the same kind of image
     assert len(example.read_text().splitlines()) <= 32

@@ -76,8 +76,8 @@ def test_upsample_equals_imresize_of_floats(scale):
     """On the device and in numpy, the same MATLAB bicubic."""
     image = np.random.default_rng(1).random((6, 9, 3))
     expected = imresize(image, scale)
-    found = upsample(torch.from_numpy(image).permute(2, 0, 1)[None], scale)[0].permute(1, 2, 0)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+    result = upsample(torch.from_numpy(image).permute(2, 0, 1)[None], scale)[0].permute(1, 2, 0)
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-12)
 
 
 def test_ranges_go_there_and_back():
@@ -215,9 +215,9 @@ def test_bicubic_rows_of_the_field(name, scale, expected):
         hr = hr[: lr.shape[0] * scale, : lr.shape[1] * scale]
         enlarged = imresize(np.ascontiguousarray(lr), scale)
         scores.append((psnr_y(enlarged, hr, scale), ssim_y(enlarged, hr, scale)))
-    found = np.mean(scores, axis=0)
-    assert found[0] == pytest.approx(expected[0], abs=0.005)
-    assert found[1] == pytest.approx(expected[1], abs=0.0005)
+    result = np.mean(scores, axis=0)
+    assert result[0] == pytest.approx(expected[0], abs=0.005)
+    assert result[1] == pytest.approx(expected[1], abs=0.0005)
 
 
 def test_contact_sheets_hold_every_panel():

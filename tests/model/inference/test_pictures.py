@@ -65,11 +65,11 @@ def test_orientation_is_applied_once(tmp_path, orientation, kind):
     exif = image.getexif()
     exif[0x0112] = orientation
     image.save(tmp_path / f"t.{kind}", exif=exif)
-    found = read_image_file(tmp_path / f"t.{kind}")
+    result = read_image_file(tmp_path / f"t.{kind}")
     with Image.open(tmp_path / f"t.{kind}") as opened:
-        np.testing.assert_array_equal(found.pixels, np.asarray(ImageOps.exif_transpose(opened)))
-    np.testing.assert_array_equal(found.pixels, upright(np.asarray(image), orientation))
-    assert 0x0112 not in found.exif
+        np.testing.assert_array_equal(result.pixels, np.asarray(ImageOps.exif_transpose(opened)))
+    np.testing.assert_array_equal(result.pixels, upright(np.asarray(image), orientation))
+    assert 0x0112 not in result.exif
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
@@ -104,15 +104,15 @@ def test_profile_exif_and_provenance(model, tmp_path, kind):
     assert make(model, [tmp_path / "in.jpg"], InferConfig(steps=2, seed=5), format=kind) == {}
     with Image.open(tmp_path / f"in_x4.{kind}") as opened:
         assert opened.size == (20, 24)  # turned
-        found = opened.getexif()
+        result = opened.getexif()
         assert opened.info["icc_profile"] == srgb()
-        said = " ".join(opened.text.values()) if kind == "png" else f"{found[0x0131]} {found[0x010E]}"
-    assert found[0x010F] == "Camera"
-    assert 0x0112 not in found
-    assert found.get_ifd(0x8769)[0xA002] == 20
-    assert float(found.get_ifd(0x8769)[0x829A]) == pytest.approx(0.004)
+        reported = " ".join(opened.text.values()) if kind == "png" else f"{result[0x0131]} {result[0x010E]}"
+    assert result[0x010F] == "Camera"
+    assert 0x0112 not in result
+    assert result.get_ifd(0x8769)[0xA002] == 20
+    assert float(result.get_ifd(0x8769)[0x829A]) == pytest.approx(0.004)
     for part in (f"samdiff {__version__}", "ddpm, 2 steps, seed 5", "synthesised", f"sha256 {model.sha256[:16]}"):
-        assert part in said
+        assert part in reported
     make(model, [tmp_path / "in.jpg"], out=tmp_path / f"silent.{kind}", provenance=False)
     data = (tmp_path / f"silent.{kind}").read_bytes()
     assert b"samdiff" not in data
@@ -205,22 +205,22 @@ def test_the_same_command_goes_on(model, tmp_path, kind):
 
 def test_large_results_are_recognised(tmp_path, monkeypatch):
     """More pixels than Pillow opens; a file of another kind than its name, and half a file, say nothing."""
-    said = {"Software": "samdiff 9"}
+    reported = {"Software": "samdiff 9"}
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    save_image(random_image(9, 9), tmp_path / "a.png", origin=said)
+    save_image(random_image(9, 9), tmp_path / "a.png", origin=reported)
     with pytest.raises(Image.DecompressionBombError):
         Image.open(tmp_path / "a.png")
-    assert has_provenance(tmp_path / "a.png", said)
-    assert not has_provenance(tmp_path / "a.png", {**said, "samdiff-input": "another"})
+    assert has_provenance(tmp_path / "a.png", reported)
+    assert not has_provenance(tmp_path / "a.png", {**reported, "samdiff-input": "another"})
     (tmp_path / "b.webp").write_bytes((tmp_path / "a.png").read_bytes()[:100])
     (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:20])
-    assert not any(has_provenance(tmp_path / name, said) for name in ("b.webp", "c.png"))
+    assert not any(has_provenance(tmp_path / name, reported) for name in ("b.webp", "c.png"))
     for kind in ("png", "jpg", "webp"):
         whole = tmp_path / f"whole.{kind}"
-        save_image(random_image(64, 64, 3), whole, origin=said)
-        assert has_provenance(whole, said)
+        save_image(random_image(64, 64, 3), whole, origin=reported)
+        assert has_provenance(whole, reported)
         whole.write_bytes(whole.read_bytes()[:-100])
-        assert not has_provenance(whole, said)
+        assert not has_provenance(whole, reported)
 
 
 def test_folders_patterns_and_names(model, tmp_path):

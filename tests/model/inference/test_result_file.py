@@ -115,13 +115,13 @@ def test_colours_under_alpha_do_not_matter(model):
 def test_bleeding_takes_the_nearest_visible_colour():
     """Against the distance to every visible pixel, by hand; all hidden or all visible is left alone."""
     colour, alpha = random_image(9, 11, 3), (random_image(9, 11) > 200).astype(np.uint8)
-    found = bled(colour, alpha)
+    result = bled(colour, alpha)
     rows, columns = np.nonzero(alpha)
     for y, x in np.ndindex(alpha.shape):
         distance = np.hypot(rows - y, columns - x)
         near = np.flatnonzero(distance <= distance.min() * 1.09)  # OpenCV's mask of 5 x 5 is right to 8 per cent
-        assert any((found[y, x] == colour[rows[k], columns[k]]).all() for k in near), (y, x)
-    np.testing.assert_array_equal(found[alpha > 0], colour[alpha > 0])
+        assert any((result[y, x] == colour[rows[k], columns[k]]).all() for k in near), (y, x)
+    np.testing.assert_array_equal(result[alpha > 0], colour[alpha > 0])
     assert bled(colour, np.zeros_like(alpha)) is colour
     assert bled(colour, np.ones_like(alpha)) is colour
 

@@ -92,10 +92,10 @@ def test_tiled_equals_untiled_and_depends_on_no_order(model, monkeypatch):
 def test_no_seam_where_tiles_meet(model):
     """Gradients across the lines where tiles begin, end or change weight are those of everywhere else, in x and in y."""
     image = smooth_image(120, 120)
-    found = model.upscale(image, steps=2, tile=48, overlap=8)
+    result = model.upscale(image, steps=2, tile=48, overlap=8)
     plan = plan_tiles(120, 120, 4, 4, 48, 8)
     for axis in (0, 1):
-        gradient = np.abs(np.diff(found, axis=axis)).mean(axis=(1 - axis, 2))
+        gradient = np.abs(np.diff(result, axis=axis)).mean(axis=(1 - axis, 2))
         starts = [start * 4 for start in plan.rows.starts_lr]
         lines = sorted({line for start in starts for line in (start, start + 192 - 1) if 0 < line < 479})
         near = np.unique([line + offset for line in lines for offset in (-1, 0, 1)])
@@ -114,11 +114,11 @@ def test_features_are_kept_up_to_the_cap(model):
     try:
         model.rrdb.features = lambda x: calls.append(1) or features(x)
         for cap, expected in ((0, 18), (2 * one + 1, 16), (1 << 30, 9)):
-            canvas = TiledPredictor(model.rrdb, model.unet, lr, plan, cap)
+            predictor = TiledPredictor(model.rrdb, model.unet, lr, plan, cap)
             calls.clear()
             with torch.inference_mode():
                 for _ in range(2):
-                    canvas.predict(torch.zeros(1, 3, 160, 160), torch.tensor([3]))
+                    predictor.predict(torch.zeros(1, 3, 160, 160), torch.tensor([3]))
             assert len(calls) == expected
     finally:
         del model.rrdb.features

@@ -197,12 +197,12 @@ def test_the_rrdb_runs_once_per_step(tmp_path):
 def test_pieces_and_precision(tmp_path, monkeypatch):
     """Gradient accumulation gives the losses of the whole batch, in both phases; bf16 stays near."""
     monkeypatch.setattr(tasks, "load_distance", lambda kind, device: squared)
-    found = {}
+    result = {}
     for name, more in {"a": [], "b": ["train.accumulate=2"], "c": ["train.amp=bf16"]}.items():
         run(tmp_path, name, *FLOW, *PERCEPTUAL, "diffusion.residual_scale=4", *more)
-        found[name] = torch.tensor([line["loss"] for line in log_of(tmp_path, name, "loss")])
-    torch.testing.assert_close(found["b"], found["a"], rtol=1e-4, atol=0)
-    torch.testing.assert_close(found["c"], found["a"], rtol=0.1, atol=0.02)
+        result[name] = torch.tensor([line["loss"] for line in log_of(tmp_path, name, "loss")])
+    torch.testing.assert_close(result["b"], result["a"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(result["c"], result["a"], rtol=0.1, atol=0.02)
 
 
 def test_a_collapse_is_seen(tmp_path):
@@ -213,8 +213,8 @@ def test_a_collapse_is_seen(tmp_path):
         assert (line["sampler"], line["sampling_steps"]) == ("euler", 4)
         assert {"residual_rms", "seed_rms"} <= line.keys()
     base, hr = np.full((4, 4, 3), 100, np.uint8), np.full((4, 4, 3), 110, np.uint8)
-    found = diversity([(base, hr)], lambda lr: lr, lambda lr, seed: lr + np.uint8(3 + 4 * seed))
-    assert found == {"residual_rms": 3, "residual_rms_hr": 10, "seed_rms": pytest.approx(2.828, abs=1e-3)}
+    result = diversity([(base, hr)], lambda lr: lr, lambda lr, seed: lr + np.uint8(3 + 4 * seed))
+    assert result == {"residual_rms": 3, "residual_rms_hr": 10, "seed_rms": pytest.approx(2.828, abs=1e-3)}
     assert diversity([(base, hr)], lambda lr: lr, lambda lr, seed: lr)["seed_rms"] == 0
 
 

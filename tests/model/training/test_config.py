@@ -70,10 +70,10 @@ def test_checkpoints_are_whole_or_refused(tmp_path):
     path = tmp_path / "m.safetensors"
     given = small_rrdb()
     save_checkpoint(path, given)
-    found = load_checkpoint(path, kind="rrdb")
-    assert found.tensors.keys() == given.tensors.keys()
-    assert all(torch.equal(found.tensors[name], value) for name, value in given.tensors.items())
-    assert (found.config, found.facts) == (given.config, {"step": 3})
+    result = load_checkpoint(path, kind="rrdb")
+    assert result.tensors.keys() == given.tensors.keys()
+    assert all(torch.equal(result.tensors[name], value) for name, value in given.tensors.items())
+    assert (result.config, result.facts) == (given.config, {"step": 3})
     with pytest.raises(CheckpointError, match="expected a checkpoint of kind 'diffusion', got 'rrdb'"):
         load_checkpoint(path, kind="diffusion")
     data = path.read_bytes()

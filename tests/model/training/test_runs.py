@@ -63,34 +63,34 @@ def test_all_processes_end_with_the_reason(tmp_path):
             )
             for rank in (0, 1)
         ]
-        said = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert all(f"at work there (process {os.getpid()} on " in text.splitlines()[-1] for text in said), said
+        reported = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert all(f"at work there (process {os.getpid()} on " in text.splitlines()[-1] for text in reported), reported
 
 
 def test_what_was_not_trained_is_said(tmp_path):
     """No steps requested, an RRDB from another file, steps of stage one after stage two has begun, a finished stage."""
     store = open_store(make_store(tmp_path / "a.zarr", n=40))
 
-    def said(name: str, *more: str, **given: Path) -> list[str]:
+    def reported(name: str, *more: str, **given: Path) -> list[str]:
         lines: list[str] = []
         train([store], tmp_path / name, config(*more), CPU, report=lines.append, **given)
         return [line for line in lines if "parameters on cpu" not in line and "no validation" not in line]
 
     zero = ("train.rrdb_steps=0", "train.steps=0")
     rrdb, model = tmp_path / "a" / "rrdb.safetensors", tmp_path / "a" / "model.safetensors"
-    assert said("a", *zero) == [
+    assert reported("a", *zero) == [
         f"rrdb: no steps requested (--rrdb-steps 0), random weights unchanged; {rrdb}",
         f"diffusion: no steps requested (--steps 0), random weights unchanged; {model}",
     ]
-    assert said("b", *zero, start=model)[0].startswith(
+    assert reported("b", *zero, start=model)[0].startswith(
         "rrdb: no steps requested (--rrdb-steps 0), --init-from's weights unchanged; "
     )
-    assert said("c", "train.steps=1", rrdb=rrdb) == [
+    assert reported("c", "train.steps=1", rrdb=rrdb) == [
         f"rrdb: from {rrdb}, instead of stage one",
         f"diffusion: 1 steps done, 1 in all, 0 skipped; {tmp_path / 'c' / 'model.safetensors'}",
     ]
-    assert said("a", "train.rrdb_steps=1", "train.steps=1")[0] == f"rrdb: 1 steps done, 1 in all, 0 skipped; {rrdb}"
-    assert said("a", "train.rrdb_steps=2", "train.steps=1") == [
+    assert reported("a", "train.rrdb_steps=1", "train.steps=1")[0] == f"rrdb: 1 steps done, 1 in all, 0 skipped; {rrdb}"
+    assert reported("a", "train.rrdb_steps=2", "train.steps=1") == [
         f"rrdb: already finished, 1 steps; it cannot be trained to 2, since stage two has begun on its features; {rrdb}",
         "diffusion: already finished, 1 steps; nothing to do (more with --steps N)",
     ]
@@ -196,9 +196,9 @@ def test_what_a_run_needs_to_go_on(tmp_path):
     lost = load_checkpoint(folder / "rrdb.safetensors")
     (folder / "rrdb.safetensors").unlink()
     run(tmp_path, "r", "train.steps=3")  # the model holds it
-    found = load_checkpoint(folder / "rrdb.safetensors", "rrdb")
-    assert weights_digest(found.tensors) == weights_digest(lost.tensors)
-    assert found.facts == lost.facts
+    result = load_checkpoint(folder / "rrdb.safetensors", "rrdb")
+    assert weights_digest(result.tensors) == weights_digest(lost.tensors)
+    assert result.facts == lost.facts
     shutil.copy(run(tmp_path, "other", "train.steps=1", "train.seed=1").parent / "rrdb.safetensors", folder)
     with pytest.raises(
         CheckpointError, match="rrdb.safetensors: not the RRDB that state-diffusion-00000003.safetensors was trained on"
@@ -256,9 +256,9 @@ def test_a_run_of_other_settings_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"diffusion.loss: was 'l1', now 'l2'"):
         run(tmp_path, "r", "diffusion.loss=l2")
     run(tmp_path, "r", "train.steps=9", "train.lr=5e-4", "validate.steps=3", "train.workers=0")
-    said = []
-    train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=9"), CPU, report=said.append)
-    assert "changed in this run: train.lr: was 0.0005, now 0.001" in said
+    reported = []
+    train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=9"), CPU, report=reported.append)
+    assert "changed in this run: train.lr: was 0.0005, now 0.001" in reported
     (tmp_path / "r" / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"config.json: damaged"):
         run(tmp_path, "r")
