@@ -1,4 +1,4 @@
-"""Ctrl-C promises what the command keeps; `-v` shows whose messages."""
+"""The message after Ctrl-C matches what the command keeps; the levels of `-v`."""
 
 import logging
 

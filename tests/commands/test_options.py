@@ -1,4 +1,4 @@
-"""Options made from settings: every face shows every setting, former names work, and the help says what there is."""
+"""Options generated from settings: all settings in help, --set, TOML and schema; former names work."""
 
 import ast
 import contextlib
@@ -93,7 +93,7 @@ def test_every_setting_in_the_help(command):
 
 @pytest.mark.parametrize(("command", "option"), every())
 def test_all_faces_agree(command, option, tmp_path):
-    """The same value by the option, by --set and from a file makes the same TOML, which has it; some need others beside them."""
+    """A value given by option, by --set and in a file prints the same TOML. Some settings need others."""
     typed, value = another(option)
     beside = {"start_time": ["infer.start=rrdb"], "compile": ["masks.mode=fast"], "bits": ["output.format=png"]}
     needed = beside.get(option.path[-1], []) if command != "train" else []
@@ -290,7 +290,7 @@ def test_print_config_is_light():
 
 
 def test_few_positional_arguments():
-    """No call in the commands has more than three: with more, nobody sees which is which."""
+    """No call in the commands has more than three positional arguments."""
     many = [
         f"{file.name}:{node.lineno}"
         for file in (ROOT / "commands").rglob("*.py")

@@ -28,7 +28,7 @@ def test_only_free_cores_count(cores: int, busy: float | None, threads: int) -> 
     ("busy", "usable", "quota", "threads"),
     [
         (0.0, 16, None, 8),
-        (1.0, 16, None, 8),  # hyper-threading: 8 cores, shown as 16
+        (1.0, 16, None, 8),  # hyper-threading: 8 cores, 16 logical
         (12.0, 16, None, 4),
         (16.0, 16, None, 1),
         (0.0, 64, 2.0, 2),  # a container of two cores on a machine of 64
@@ -81,7 +81,7 @@ def test_a_run_of_a_larger_machine_and_a_request_of_the_user(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"threads": 64}')
     assert threads_to_resume(tmp_path, 64, {}) == 64
     assert threads_to_resume(tmp_path, 2, {}) is None  # 64 threads would crawl on 2 cores
-    assert threads_to_resume(tmp_path, 64, {"OMP_NUM_THREADS": "1"}) is None  # torchrun says so, or the user
+    assert threads_to_resume(tmp_path, 64, {"OMP_NUM_THREADS": "1"}) is None  # set by torchrun or the user
 
 
 def test_own_settings_of_the_user_stay() -> None:

@@ -1,4 +1,4 @@
-"""What is damaged, claims sizes that are not there, or was written by 0.1: refused with one error, or read and said to carry no digest."""
+"""Damaged files and false sizes are one clear error; files of version 0.1 are read with a warning that they have no digest."""
 
 import json
 import logging
@@ -154,7 +154,7 @@ def test_settings_of_a_file_that_is_none(tmp_path):
 
 
 def test_a_half_line_of_the_log(tmp_path):
-    """Cut off and said; a whole line without its end gets it; other people's text is refused and left."""
+    """An incomplete last line is removed and reported; a missing line break is added; foreign text is an error and is not changed."""
     log, line = tmp_path / "log.jsonl", '{"stage": "rrdb", "step": 2}\n'
     for tail, kept, reported in (("", "", 0), (line[:-1], line, 0), (line[:17], "", 1), ("{", "", 1), ('{"stage": [[[', "", 1)):
         log.write_text(line + tail)
@@ -173,7 +173,7 @@ def test_a_half_line_of_the_log(tmp_path):
 
 
 def test_names_of_states(sound, tmp_path):
-    """A copy under another name is no state; one whose name says another step is refused."""
+    """A copy with another name is ignored; a state whose name contradicts its step is an error."""
     run = shutil.copytree(sound["state"].parent, tmp_path / "run")
     file = states(run, "diffusion")[0]
     for name in (
@@ -194,7 +194,7 @@ def test_names_of_states(sound, tmp_path):
 
 
 def test_a_state_without_a_digest_still_has_to_agree_with_itself(sound, tmp_path):
-    """A missing moment, another position, a step that is no number, a negative square: told by what else the file holds."""
+    """A missing moment, another position, an invalid step, a negative square: found by other contents of the file."""
     file = tmp_path / sound["state"].name
     with safe_open(sound["state"], framework="pt") as opened:
         texts = {name: text for name, text in opened.metadata().items() if name != "sha256"}
@@ -260,7 +260,7 @@ def test_files_of_0_1(tmp_path, caplog):
 
 
 def test_the_shipped_model_is_known(tmp_path, monkeypatch):
-    """It carries no digest of its own: the package knows it. One bit of it flipped is noticed."""
+    """Its digest is in the package, not in the file. A flipped bit is an error."""
     data = SHIPPED.read_bytes()
     bad = tmp_path / "weights.safetensors"
     bad.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])

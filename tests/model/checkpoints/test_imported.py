@@ -78,7 +78,7 @@ def test_the_whole_way_from_a_published_file_to_a_picture(state, golden, tmp_pat
 
 
 def test_the_quirk_is_a_256th(golden):
-    """A white LR enlarged as the official code does it is 255/256 white."""
+    """A white LR upsampled as in the official code is 255/256 white."""
     white = torch.ones(1, 3, 4, 4)
     assert torch.allclose((base_image(white, 4, 256) + 1) / 2, torch.tensor(255 / 256))
     assert torch.equal(base_image(white, 4), upsample(white, 4))
@@ -143,7 +143,7 @@ def test_published_files_are_small_and_say_their_licence(state, tmp_path):
 
 
 def test_the_model_that_comes_with_samdiff(tmp_path):
-    """At most 6 MB, with its licence beside it; it is the default where no run is, and enlarges an image four times."""
+    """At most 6 MB, with its licence beside it; it is the default without runs, and upscales an image four times."""
     readme = (SHIPPED.parent / "README.md").read_text()
     assert "CC BY-SA 4.0" in readme
     assert "Cloudinary" in readme

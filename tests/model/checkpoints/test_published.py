@@ -73,7 +73,7 @@ def test_pickles_claim_no_more_than_they_hold(sound, tmp_path):
 
 
 def test_what_publishers_write_is_read(sound, tmp_path):
-    """Both formats, parameters, half precision, steps beside the weights; equal weights out of all of them."""
+    """Both formats, parameters, half precision, and files with a step: equal weights from all of them."""
     state = published(sound)
     known = weights_digest(import_official(sound["zip"]).tensors)
     for number, (content, old) in enumerate(

@@ -20,7 +20,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def output_for(flow: Flow, x: torch.Tensor, clean: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The network's output that says `clean`, by the equations of the module's text."""
+    """The network output for a given `clean`, by the equations in the module docstring."""
     if flow.prediction == "clean":
         return clean
     s = float(t[0]) / flow.timesteps
@@ -41,7 +41,7 @@ def test_a_known_target_is_reached_in_any_number_of_steps(prediction, steps):
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_a_gaussian_target_has_the_right_mean_and_spread(prediction):
-    """r ~ N(m, q^2): E[r | x_s] is linear. One step gives the mean alone; a hundred give mean and spread; four what the product of slopes says."""
+    """r ~ N(m, q^2): E[r | x_s] is linear. One step gives the mean; a hundred give mean and variance; four the product of slopes."""
     flow, q = Flow(100, SIGMA, prediction), SPREAD_OF_R
 
     def slope(s: float) -> float:

@@ -52,7 +52,7 @@ def write_layout(folder, layout, scales=(4,)):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts(name, tmp_path):
-    """LR that lies there is used, pixel for pixel, and it is said where it lies."""
+    """Existing LR is used unchanged, and its folder is reported."""
     write_layout(tmp_path / "b", LAYOUTS[name])
     result = read_benchmark_folder(tmp_path / "b", 4)
     assert len(result.pairs) == 2
@@ -66,7 +66,7 @@ def test_layouts(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["good", "edsr", "div2k"])
 def test_lr_of_another_scale_is_not_taken(name, tmp_path, caplog):
-    """Beside the right one it is told; alone, LR is made, which is said."""
+    """With LR of the right scale it is reported as not read; alone, LR is made from HR, which is reported."""
     write_layout(tmp_path / "b", LAYOUTS[name], scales=(2, 4))
     assert all(len(pair.lr) == 12 for pair in read_pairs(tmp_path / "b", 4))
     assert "not read: 2 images" in caplog.text

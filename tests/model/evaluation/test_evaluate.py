@@ -50,7 +50,7 @@ def test_the_bicubic_rows_of_the_field_through_evaluate(name, scale, expected):
 
 
 def test_pairs_of_a_folder(tmp_path):
-    """HR alone is cut and reduced by us; LR beside it is used, NAMEx4 too; a missing or wrong LR is an error."""
+    """HR alone is cropped and downsampled; existing LR is used, also NAMEx4; a missing or wrong LR is an error."""
     hr = random_image(35, 41, 3)
     save_image(hr, tmp_path / "a" / "x.png")
     (pair,) = read_pairs(tmp_path / "a", 4)
@@ -184,7 +184,7 @@ def test_measures_that_cannot_be_had_leave_the_others_alone(pyiqa, capsys):
 
 
 def test_figures_of_a_whole_benchmark(pyiqa):
-    """A row per method and seed, beside those of the images; in CSV, JSON and the table. One image is too few."""
+    """A row per method and seed, in addition to those of the images; in CSV, JSON and the table. One image is not enough."""
     pairs = [Pair(str(n), random_image(8 + n, 9), random_image(32 + 4 * n, 36)) for n in range(2)]
 
     def metrics(pairs):
@@ -232,7 +232,7 @@ def test_evaluate_lists_the_figures_it_could_not_make(pyiqa, tmp_path, capsys, m
 
 
 def test_downloads_give_up_soon(monkeypatch):
-    """A hub that cannot be reached is not asked for each file; sockets time out inside, and not after."""
+    """An unreachable hub is not queried for each file; sockets have a timeout inside only."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
     monkeypatch.delenv("HF_HUB_OFFLINE")

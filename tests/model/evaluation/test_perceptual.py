@@ -77,7 +77,7 @@ def test_grey_is_rgb_with_equal_bands(random_weights):
 
 
 def test_compare_captions(random_weights, tmp_path, capsys, monkeypatch):
-    """With the weights at hand the sheet has a third line; `off` has none; without weights it says so; other names are an error."""
+    """With weights in the cache the captions have a third line, with `off` none; missing weights are reported; unknown names are an error."""
     for name, image in (("hr", textured(40, 44)), ("a", textured(40, 44)[::-1])):
         save_image(np.ascontiguousarray(image), tmp_path / f"{name}.png")
     words = ["compare", str(tmp_path / "a.png"), "--reference", str(tmp_path / "hr.png"), "-o", str(tmp_path / "sheet.png")]
@@ -120,7 +120,7 @@ def test_random_metrics_draw_the_same(monkeypatch):
 
 
 FROZEN = {"lpips": 0.686330, "lpips-vgg": 0.438941, "dists": 0.391951}
-"""Of `textured` reduced and enlarged again, made with the packages `lpips` and `dists-pytorch` and these weights."""
+"""Of `textured` downsampled and upsampled, made with the packages `lpips` and `dists-pytorch` and these weights."""
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -93,7 +93,7 @@ def test_other_numbers_give_the_same_picture(model, dtype):
     """The result of uint8 values held as 16 bits or as floats is the same image, in the same kind of numbers."""
     image = random_image(6, 5, 4)
     top = 65535 if dtype == np.uint16 else 1.0
-    image[..., 3] //= 2  # the 8-bit enlargement clips overshoots between its passes
+    image[..., 3] //= 2  # the 8-bit upsampling clips overshoots between its passes
     image[..., 3] += 64
     other = model.upscale((image / 255 * top).round(0 if dtype == np.uint16 else 9).astype(dtype), steps=2)
     assert other.dtype == dtype
@@ -116,7 +116,7 @@ def test_the_mean_of_samples_and_the_start_from_the_rrdb(model):
 
 
 def test_consistency_gives_back_the_input(model):
-    """After back-projection the reduced result is the input to half a step, and a flat colour is that colour, whatever the model."""
+    """After back-projection the downsampled result equals the input to half a level, and flat colours stay, for any model."""
     image = random_image(20, 24, 3) // 4 + 96
     plain, put_right = (model.upscale(image, steps=2, consistent=c) for c in (False, True))
     assert psnr(imresize(plain, 0.25), image) < 40
@@ -134,7 +134,7 @@ def test_pil_images_keep_their_mode(model):
 
 
 def test_wrong_arrays_and_samplers(model):
-    """Each says what was expected."""
+    """Each error states what was expected."""
     for image in (np.zeros((4, 4, 3), np.int64), np.zeros((4, 4, 5), np.uint8), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ImageError, match="expected an image"):
             model.upscale(image)
@@ -166,7 +166,7 @@ def test_no_checkpoint_says_how_to_get_one(tmp_path):
 
 
 def test_a_checkpoint_with_other_weights_or_keys_is_refused(model_file, tmp_path):
-    """NaN weights; a configuration that this release does not know."""
+    """NaN weights; a configuration of another release."""
     from samdiff.model.checkpoints.format import load_checkpoint
 
     good = load_checkpoint(model_file)

@@ -42,7 +42,7 @@ def test_subfolders(tmp_path, caplog):
 
 
 def test_results_are_not_inputs_of_the_next_run(tmp_path):
-    """Neither beside their inputs nor in a folder of results within the one that is searched."""
+    """Neither beside their inputs nor in an output folder inside the searched folder."""
     source = fill(tmp_path / "in", "sub/a.png", "sub/a_x4.png", "out/sub/a_x4.png", "b_x4.png")
     out = source / "out"
     assert names(list_inputs([source], "_x4", recursive=True, out=out), source) == ["b_x4.png", "sub/a.png"]

@@ -95,7 +95,7 @@ def srgb() -> bytes:
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
 def test_profile_exif_and_provenance(model, tmp_path, kind):
-    """ICC and EXIF stay, sizes inside EXIF follow; the file says what made it, or nothing at all."""
+    """ICC and EXIF are kept, sizes in EXIF are updated; the file has provenance, or none."""
     exif = Image.Exif()
     exif[0x010F], exif[0x0112] = "Camera", 6
     exif.get_ifd(0x8769)[0xA002] = 6
@@ -128,7 +128,7 @@ def test_a_profile_of_other_colours_is_dropped(model, tmp_path):
 
 
 def test_bits_and_formats(model, tmp_path):
-    """16 bits out of 8 and 16 bits, 8 out of 16; formats that cannot hold an image say so."""
+    """16 bits out of 8 and 16 bits, 8 out of 16; formats that cannot hold an image are an error."""
     save_image(random_image(4, 4, 3), tmp_path / "a.png")
     save_image(random_image(4, 4, 4).astype(np.uint16) * 257, tmp_path / "b.png")
     assert make(model, [tmp_path / "a.png", tmp_path / "b.png"], bits=16) == {}
@@ -176,7 +176,7 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
 def test_the_same_command_goes_on(model, tmp_path, kind):
-    """Outputs of the same work are kept; one of another seed, depth or input, or that says nothing, is listed and stays as it was."""
+    """Outputs with the same provenance are kept; others are listed and not changed."""
     names = [tmp_path / f"é{n}.png" for n in range(2)]
     for n, name in enumerate(names):
         save_image(random_image(4, 4 + n, 3), name)
@@ -204,7 +204,7 @@ def test_the_same_command_goes_on(model, tmp_path, kind):
 
 
 def test_large_results_are_recognised(tmp_path, monkeypatch):
-    """More pixels than Pillow opens; a file of another kind than its name, and half a file, say nothing."""
+    """More pixels than Pillow opens; a file of another format than its suffix, and half a file, have no provenance."""
     reported = {"Software": "samdiff 9"}
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     save_image(random_image(9, 9), tmp_path / "a.png", origin=reported)

@@ -84,7 +84,7 @@ def test_an_unexpected_error_fails_one_file_only(model, tmp_path, monkeypatch):
 
 
 def test_notes_are_in_the_line(model, tmp_path):
-    """What was done to the input is said once, for each image."""
+    """Conversions of the input are reported once per image."""
     Image.fromarray(random_image(4, 4, 3)).save(tmp_path / "a.jpg", "PNG")
     lines: list[str] = []
     assert make(model, [tmp_path / "a.jpg"], lines) == {}
@@ -139,7 +139,7 @@ def test_helper_names_fit_where_targets_do(tmp_path):
 
 
 def test_the_folder_of_an_output_is_tried_before_the_work(tmp_path, monkeypatch):
-    """A disk that is read-only or full, told by the system's own error (root may write anywhere)."""
+    """A disk that is read-only or full, by the system's error (root may write anywhere)."""
 
     def refuse(*_, **__):
         raise OSError(30, "Read-only file system")

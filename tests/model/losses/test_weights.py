@@ -91,7 +91,7 @@ def test_from_the_index_to_a_distance(cache, capsys):
 
 
 def test_offline_the_error_says_what_to_do(cache, monkeypatch, capsys):
-    """And with the package put where it says, the same command works; a user's file stays."""
+    """With the package in the named folder, the same command works; a user's file is not deleted."""
     monkeypatch.setenv("PIP_INDEX_URL", (cache.parents[1] / "nothing").as_uri())
     with pytest.raises(WeightsError) as caught:
         weights.find_weights("lpips")

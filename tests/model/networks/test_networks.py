@@ -94,7 +94,7 @@ def test_paper_preset_has_the_published_tensors():
 
 
 def test_an_unknown_official_name_is_not_guessed():
-    """The table knows every name or says which it does not."""
+    """The table has every name; an unknown one is an error."""
     with pytest.raises(KeyError, match="downs.0.3.conv"):
         to_ours({"downs.0.3.conv.weight": torch.zeros(1)}, UNET_NAMES)
 

@@ -1,4 +1,4 @@
-"""Stage two from the RRDB's image: it begins there, trains, resumes to the bit, and its second phase looks at the samples that it says."""
+"""Stage two with base rrdb: it starts from the RRDB's image, trains, resumes bit for bit, and has a second phase."""
 
 import json
 import os
@@ -160,7 +160,7 @@ def test_samples_of_the_second_phase():
     "process", [FLOW, ("diffusion.modulation=joint",), ("diffusion.modulation=official", "diffusion.base=rrdb")]
 )
 def test_the_second_phase_adds_its_losses(tmp_path, monkeypatch, process):
-    """The main loss stays; what is added is the distance and L1 of the one-step images of the chosen samples, by a formula written anew."""
+    """The main loss plus the perceptual loss and L1 of the one-step images of the chosen samples, by an independent formula."""
     monkeypatch.setattr(tasks, "load_distance", lambda kind, device: squared)
     weights = ("loss.weight=3", "loss.pixel_weight=0.7")
     task = task_of(tmp_path, *process, *PERCEPTUAL, *weights)
@@ -219,7 +219,7 @@ def test_a_collapse_is_seen(tmp_path):
 
 
 def test_a_start_of_another_process(tmp_path):
-    """The U-Net of a diffusion is taken but for its last layer, so a flow still begins at the RRDB."""
+    """All of the U-Net of a diffusion is used except for its last layer, so a flow still starts from the RRDB's image."""
     start = run(tmp_path, "ddpm", "diffusion.modulation=none")
     model = load_model(run(tmp_path, "r", *FLOW, "train.steps=0", "train.rrdb_steps=0", start=start), CPU)
     theirs = load_checkpoint(start).part("unet")

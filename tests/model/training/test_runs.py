@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time, one set of settings; and what is said about it."""
+"""A run's folder: one process at a time, one set of settings, and the reported lines."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ WORKER = Path(__file__).parents[2] / "helpers" / "ddp_worker.py"
 
 
 def test_two_at_once_in_one_folder(tmp_path):
-    """The second is refused and told which process has it; once that is killed with -9, the folder is free and the run goes on."""
+    """The second gets an error that names the first; after kill -9 of the first, the folder is free and the run resumes."""
     store = make_store(tmp_path / "a.zarr", n=40)
     command = [sys.executable, str(WORKER), str(store), str(tmp_path / "r"), *SMALL, "train.rrdb_steps=1000000"]
     first = subprocess.Popen(command)
@@ -47,7 +47,7 @@ def test_two_at_once_in_one_folder(tmp_path):
 
 
 def test_all_processes_end_with_the_reason(tmp_path):
-    """Rank 0 finds the folder taken; rank 1 does not wait for it and says the same."""
+    """Rank 0 finds the folder locked; rank 1 does not wait, and raises the same error."""
     store = make_store(tmp_path / "a.zarr", n=40)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -183,7 +183,7 @@ def test_a_run_touches_nothing_that_is_not_its_own(tmp_path, monkeypatch):
 
 
 def test_what_a_run_needs_to_go_on(tmp_path):
-    """What a killed writer left is swept; a damaged state names the way out; a lost RRDB comes out of the model, and is not trained anew."""
+    """Partial files of a killed writer are removed; the error for a damaged state says what to do; a lost RRDB is restored from the model."""
     folder = run(tmp_path, "r", "train.steps=2", "train.checkpoint_every=1").parent
     (folder / f".model.safetensors.{7:032x}.partial").touch()
     whole = states(folder, "diffusion")[-1]
@@ -251,7 +251,7 @@ def test_publish_and_import_take_care_of_files(tmp_path, capsys):
 
 
 def test_a_run_of_other_settings_is_refused(tmp_path):
-    """The difference is shown; more steps are no difference."""
+    """The difference is reported; more steps are not a difference."""
     run(tmp_path, "r")
     with pytest.raises(ConfigError, match=r"diffusion.loss: was 'l1', now 'l2'"):
         run(tmp_path, "r", "diffusion.loss=l2")

@@ -130,7 +130,7 @@ def test_killed_and_run_again(tmp_path):
 
 
 def test_sigterm_saves_first(tmp_path, monkeypatch):
-    """Asked to stop, the loop finishes its step, saves, and says so by KeyboardInterrupt."""
+    """On a request to stop, the loop finishes its step, saves and raises KeyboardInterrupt."""
     real = loop.update
 
     def update(*arguments):

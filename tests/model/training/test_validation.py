@@ -1,4 +1,4 @@
-"""Perceptual metrics as columns of validation: which, where they come from, and what is said of those that are left out."""
+"""Perceptual metrics in validation: which, where their weights come from, and the report of those that are left out."""
 
 from __future__ import annotations
 
