@@ -133,14 +133,14 @@ def convert(name: str, data: bytes) -> dict[str, Tensor]:
         return {part: tensors[part].detach().reshape(-1).float().contiguous() for part in ("alpha", "beta")}
     network, numbers = ("AlexNet_0", ALEX_CONVOLUTIONS) if name == "lpips" else ("VGG16_0", VGG_CONVOLUTIONS)
     arrays = read_arrays(data)
-    weights = {}
+    converted = {}
     for index, number in enumerate(numbers):
         kernel = arrays[f"{network}/Conv_{index}/kernel"].transpose(3, 2, 0, 1)  # HWIO -> OIHW
-        weights[f"trunk.features.{number}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel).copy())
-        weights[f"trunk.features.{number}.bias"] = torch.from_numpy(arrays[f"{network}/Conv_{index}/bias"].copy())
+        converted[f"trunk.features.{number}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel).copy())
+        converted[f"trunk.features.{number}.bias"] = torch.from_numpy(arrays[f"{network}/Conv_{index}/bias"].copy())
     for layer in range(5):
-        weights[f"heads.{layer}"] = torch.from_numpy(arrays[f"NetLinLayer_{layer}/Conv_0/kernel"].reshape(-1).copy())
-    return weights
+        converted[f"heads.{layer}"] = torch.from_numpy(arrays[f"NetLinLayer_{layer}/Conv_0/kernel"].reshape(-1).copy())
+    return converted
 
 
 def read_member(archive: Path, member: str, size: int) -> bytes:
@@ -172,12 +172,12 @@ def read_member(archive: Path, member: str, size: int) -> bytes:
 def registry_entries() -> Mapping[str, _Entry]:
     """The entries of `registry.toml` for perceptual metrics."""
     tables = tomllib.loads(files(f"{__package__.split('.')[0]}.pipeline").joinpath("registry.toml").read_text("utf-8"))
-    weights = {}
+    entries = {}
     for name, table in tables["perceptual"].items():
         package = tables["package"][table["package"]]
         pinned = PackageFile(table["package"], package["file"], bytes=package["bytes"], sha256=package["sha256"])
-        weights[name] = _Entry(name, **(table | {"package": pinned}))
-    return weights
+        entries[name] = _Entry(name, **(table | {"package": pinned}))
+    return entries
 
 
 def _needed(name: str) -> list[_Entry]:

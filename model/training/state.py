@@ -53,8 +53,8 @@ def steps_done(folder: Path, name: str) -> int:
 
 
 def _steps(folder: Path, name: str) -> list[int]:
-    loaded = (re.fullmatch(rf"state-{name}-([0-9]{{8,18}})\.safetensors", path.name) for path in folder.glob("state-*"))
-    steps = sorted(int(match[1]) for match in loaded if match)
+    matches = (re.fullmatch(rf"state-{name}-([0-9]{{8,18}})\.safetensors", path.name) for path in folder.glob("state-*"))
+    steps = sorted(int(match[1]) for match in matches if match)
     return [step for step in steps if (folder / _file_name(name, step)).exists()]  # without other spellings of the same number
 
 
