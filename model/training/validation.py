@@ -50,7 +50,7 @@ def with_perceptual(
     A metric is left out, and reported, for a benchmark that has an image too small for it.
     """
     metrics = choose_metrics(
-        choice, device, report=lambda text: report(f"validation {text}; validate.perceptual=off is silent")
+        choice, device, report=lambda text: report(f"validation {text}; validate.perceptual=off turns this message off")
     )
     return tuple(_with(benchmark, metrics, report) for benchmark in benchmarks)
 

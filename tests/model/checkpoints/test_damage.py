@@ -185,7 +185,7 @@ def test_names_of_states(sound, tmp_path):
     assert (states(run, "diffusion"), steps_done(run, "diffusion")) == ([file], 3)
     assert damage.same(damage.content("state", file), damage.content("state", sound["state"]))
     moved = file.rename(run / "state-diffusion-00000004.safetensors")
-    with pytest.raises(CheckpointError, match="00000004.*holds step 3 of stage 'diffusion', which is contradicts its name"):
+    with pytest.raises(CheckpointError, match="00000004.*holds step 3 of stage 'diffusion', which contradicts its name"):
         damage.content("state", moved)
     moved.unlink()
     moved.mkdir()

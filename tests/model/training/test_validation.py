@@ -57,7 +57,7 @@ def test_columns_are_means_beside_those_of_bicubic(metric, monkeypatch):
     assert result["bicubic_lpips"] == pytest.approx(np.mean(bicubic), abs=1e-5)
     assert describe(result).endswith(f", lpips {result['lpips']:.4f} ({result['bicubic_lpips']:.4f})")
     (line,) = reported
-    assert line.startswith("validation without dists: no weights in the cache; `samdiff weights dists`")
+    assert line.startswith("validation without dists: no weights in the cache; download them with `samdiff weights dists`")
 
 
 def test_images_that_are_too_small(metric, monkeypatch):
