@@ -115,11 +115,11 @@ def test_resume_is_exact_through_both_phases(tmp_path, monkeypatch):
     whole = run(tmp_path, "whole", *FLOW, *PERCEPTUAL)
     real, calls = loop.update, []
 
-    def update(*arguments):
+    def update(*arguments, **keywords):
         calls.append(1)
         if len(calls) == 4 + 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)
+        return real(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "update", update)

@@ -133,9 +133,9 @@ def test_sigterm_saves_first(tmp_path, monkeypatch):
     """On a request to stop, the loop finishes its step, saves and raises KeyboardInterrupt."""
     real = loop.update
 
-    def update(*arguments):
+    def update(*arguments, **keywords):
         os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)
+        return real(*arguments, **keywords)
 
     monkeypatch.setattr(loop, "update", update)
     with pytest.raises(KeyboardInterrupt):
@@ -253,9 +253,9 @@ def test_not_finite_steps_are_skipped_and_ten_stop_the_run(tmp_path, monkeypatch
     """One step with a NaN changes nothing and is counted; ten in a row are an error that keeps the last state."""
     real, calls = loop._backward, [0]
 
-    def sometimes(task, *arguments):
+    def sometimes(task, *arguments, **keywords):
         calls[0] += 1
-        loss = real(task, *arguments)
+        loss = real(task, *arguments, **keywords)
         if calls[0] == 2 or calls[0] > 14:
             next(task.network.parameters()).grad.fill_(float("nan"))
         return loss
