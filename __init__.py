@@ -1,11 +1,11 @@
 """samdiff: structure-encoded shards and diffusion super-resolution.
 
-The public names are listed here one by one and load on first use, so that `import samdiff` stays fast.
+The public names are loaded on first use, so that `import samdiff` is fast.
 """
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # for editors and type checkers, which must not take every name for public; see `_PUBLIC` for run time
+if TYPE_CHECKING:  # for editors and type checkers; `_PUBLIC` is used at run time
     from .api import prepare as prepare
     from .api import train as train
     from .errors import BusyError as BusyError
@@ -81,7 +81,7 @@ _PUBLIC = {
     "rope_table": ".pipeline.encode.structure",
     "train": ".api",
 }
-"""Public name -> the module that defines it, and after a colon the name that it has there if that is another."""
+"""Public name -> its module, with `:NAME` if it has another name there."""
 
 __all__ = [
     "BusyError",

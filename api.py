@@ -1,4 +1,4 @@
-"""`samdiff.prepare` and `samdiff.train`: what the two commands do, as functions with the same defaults."""
+"""`samdiff.prepare` and `samdiff.train`: the two commands as functions with the same defaults."""
 
 from __future__ import annotations
 
@@ -44,37 +44,37 @@ def prepare(
     strict: bool = False,
     **changes: Any,
 ) -> Store:
-    """Make a store of training tiles from images, or resume one that was begun: `samdiff prepare` as a function.
+    """Make a store of training tiles from images, or resume an interrupted run: `samdiff prepare` as a function.
 
         store = samdiff.prepare("photos", "data/photos.zarr", sam="mobile_sam", scale=4, points_per_side=16)
 
     Args:
         source: a folder, an image, a zip or tar archive, a list of these, `samples`, or a data set that `samdiff download` lists.
-        out: the store, a folder or a URL; None: `data/NAME.zarr`, NAME being that of the source.
+        out: the store, a folder or a URL; None: `data/NAME.zarr` with the name of the source.
         sam: the segmenter: `vit_h`, `vit_l`, `vit_b` or `mobile_sam`; None: `vit_h` on CUDA, `mobile_sam` elsewhere.
-        masks: in place of `sam`: a segmenter of your own (`describe()` and `generate_batch(images)`), or a folder with a JSON file of masks
-            for each image, as segment-anything's `amg.py` writes it.
+        masks: instead of `sam`: your own segmenter (`describe()` and `generate_batch(images)`), or a folder with one JSON file of masks
+            per image, in the format of segment-anything's `amg.py`.
         masks_from: segment the HR images, or their bicubic LR images.
-        weights: file of the segmenter's weights; None: the cache, else the download.
+        weights: file with the weights of the segmenter; None: from the cache, else downloaded.
         config: scale, tile, stride, degradation, limits; None: the defaults.
         mask_config: parameters of the automatic mask generation; None: the defaults.
-        lr: LR images that exist already, matched by name; None: LR is made from HR.
+        lr: existing LR images, matched by name; None: LR is made from HR.
         device: of the segmenter: `auto`, `cpu`, `cuda`, `cuda:N` or a torch device.
-        threads: CPU threads of the segmenter meanwhile. Another number may change the last bits of the codes.
-        workers: make masks in so many processes of this machine; None: in this one.
-        limit: take only the first so many images.
+        threads: CPU threads of the segmenter. Another number may change the last bits of the codes.
+        workers: number of local processes that make masks; None: this process makes them.
+        limit: use only the first `limit` images.
         strict: stop at the first image that cannot be used; otherwise each is skipped, logged as a warning and listed in `store.skipped()`.
-        changes: single fields of `config` and `mask_config`, such as `scale=2, points_per_side=16`.
+        changes: fields of `config` and `mask_config`, such as `scale=2, points_per_side=16`.
 
     Returns:
         The finished store, opened.
 
     Raises:
-        ConfigError: settings that are unknown, cannot be used, or do not go together.
-        ImageError: no image can be used, or (strict) one cannot.
-        StoreError: `out` holds something else, other settings began it, or it cannot be written.
-        WeightsError: the segmenter's weights are not there and cannot be fetched.
-        BusyError: another process is at work on the store.
+        ConfigError: unknown, invalid or incompatible settings.
+        ImageError: no image can be used, or, with `strict`, one image cannot.
+        StoreError: `out` holds something else, or a store with other settings, or cannot be written.
+        WeightsError: the weights of the segmenter are missing and cannot be downloaded.
+        BusyError: another process is writing the store.
     """
     from .pipeline.download.datasets import FOLDER, load_registry, source_of
     from .pipeline.masks.adapters import ImportedMasks
@@ -90,12 +90,10 @@ def prepare(
     if lr is not None and config.degradation == "bicubic":
         config = replace(config, degradation="given")
     if masks is not None and (sam or weights or masks_from == "lr" or mask_config != MaskConfig()):
-        raise ConfigError(
-            "masks: brings the masks, so it does not go with sam, weights, masks_from or settings of the mask generation"
-        )
+        raise ConfigError("masks: cannot be combined with sam, weights, masks_from or settings of the mask generation")
     if masks_from == "lr" and config.degradation != "bicubic":
         raise ConfigError(
-            f"masks_from='lr' segments the bicubic LR image, so it does not go with degradation {config.degradation!r}"
+            f"masks_from='lr' segments the bicubic LR image, so it cannot be combined with degradation {config.degradation!r}"
         )
     if out is None:
         out = _default_store(source)
@@ -146,27 +144,27 @@ def train(
     Args:
         stores: one or several stores, or their paths or URLs; all of one scale.
         out: the run's folder; None: `runs/STORE-PRESET`.
-        preset: `tiny`, `small` or `paper`: sizes and steps.
-        steps: of stage two, the diffusion model; None: the preset's.
-        rrdb_steps: of stage one, the RRDB; None: the preset's.
-        settings: single settings over the preset, such as `{"train.lr": 1e-4, "diffusion.modulation": "none"}`.
-        config: a TOML file between the preset and `settings`, or every setting resolved in place of all of these.
-        rrdb: a checkpoint whose RRDB is taken in place of stage one.
-        init_from: a model whose weights both stages begin from (fine-tuning): a file, a run, or `shipped`; None: random weights.
-        benchmarks: folders of images that are scored at each validation.
+        preset: `tiny`, `small` or `paper`: network sizes and training steps.
+        steps: training steps of stage two, the diffusion model; None: those of the preset.
+        rrdb_steps: training steps of stage one, the RRDB; None: those of the preset.
+        settings: settings that override the preset, such as `{"train.lr": 1e-4, "diffusion.modulation": "none"}`.
+        config: a TOML file, which overrides the preset and is overridden by `settings`; or a RunConfig with all settings.
+        rrdb: checkpoint whose RRDB replaces stage one.
+        init_from: model to fine-tune: a file, a run, or `shipped`; None: random weights.
+        benchmarks: folders of images for validation.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or a torch device.
         check_shards: compare each shard with its recorded SHA-256 when it is first read.
-        report: gets what happens, one line each.
+        report: called with each status line.
 
     Returns:
         `out/model.safetensors`, for `samdiff.load_model`.
 
     Raises:
-        ConfigError: settings that are unknown or cannot be used, or the folder holds a run of other settings.
+        ConfigError: unknown or invalid settings, or the folder holds a run with other settings.
         StoreError: a store cannot be read.
-        BusyError: another process trains into the folder.
+        BusyError: another process is training into the folder.
         CheckpointError: `rrdb` or `init_from` does not fit, or a file cannot be written.
-        KeyboardInterrupt: requested to stop; the state is saved, and the same call resumes.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved, and the same call resumes.
     """
     from .model.config import RunConfig, load_config
     from .model.training.distributed import join
@@ -185,12 +183,10 @@ def train(
         **{f"train.{k}": v for k, v in (("steps", steps), ("rrdb_steps", rrdb_steps)) if v is not None},
     }
     if rrdb is not None and "train.rrdb_steps" in changes:
-        raise ConfigError("rrdb: takes the place of stage one, so rrdb_steps would do nothing; leave one out")
+        raise ConfigError("rrdb: replaces stage one, so rrdb_steps has no effect; leave one out")
     if isinstance(config, RunConfig):
         if changes:
-            raise ConfigError(
-                f"config: a RunConfig has every setting, so {sorted(changes)[0]} must stand in it and not beside it"
-            )
+            raise ConfigError(f"config: a RunConfig holds all settings, so set {sorted(changes)[0]} in it")
         resolved = config
     else:
         file = None if config is None else user_path(config, "config")
@@ -213,7 +209,7 @@ def train(
 
 
 def _with_changes(config: PrepareConfig, masks: MaskConfig, changes: Mapping[str, Any]) -> tuple[PrepareConfig, MaskConfig]:
-    """Both configurations with single fields changed; ConfigError for a name that neither has."""
+    """Both configurations with fields changed. ConfigError for an unknown field."""
     from .errors import nearest
 
     ours, theirs = ([field.name for field in fields(each)] for each in (config, masks))
@@ -227,13 +223,13 @@ def _with_changes(config: PrepareConfig, masks: MaskConfig, changes: Mapping[str
 
 
 def _as_set(name: str, value: object) -> str:
-    """A setting as `--set` takes it; JSON's numbers, texts, lists and truth values are TOML too."""
+    """A setting in the form of `--set`. Numbers, strings, lists and booleans of JSON are valid TOML."""
     if isinstance(value, Path):
         value = str(value)
     try:
         return f"{name}={json.dumps(value)}"
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{name}: expected a number, a text, a list or True or False, got {type(value).__name__}") from error
+        raise ConfigError(f"{name}: expected a number, a string, a list or a boolean, got {type(value).__name__}") from error
 
 
 def _default_store(source: Source) -> str:

@@ -1,6 +1,6 @@
-"""The command line: the application and what all commands share. The commands themselves are in `commands/`, one file per theme.
+"""The command-line application. The commands are in `commands/`, one file per theme.
 
-Exit status: 0 done; 1 failed; 2 wrong usage; 3 done, but some inputs or figures were skipped (each listed with its reason).
+Exit status: 0 success; 1 failure; 2 wrong usage; 3 success, but some inputs or metrics were skipped (each is listed with its reason).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .commands import demo
-from .commands.common import Quiet, Verbose, complain, print_result, set_talk, with_talk
+from .commands.common import Quiet, Verbose, print_error, print_result, set_verbosity, with_verbosity
 from .commands.data import fetch, masks, prepare, store
 from .commands.examples import epilog_of
 from .commands.interruption import after_interrupt
@@ -29,7 +29,7 @@ WRONG_USAGE, INTERRUPTED = 2, 130  # exit statuses
 
 
 class _Commands(TyperGroup):
-    """All commands; errors of usage show what was typed with its control characters visible."""
+    """All commands. Usage errors repeat the arguments with control characters escaped."""
 
     def make_context(self, *arguments: Any, **more: Any) -> Any:
         with visible_usage_errors():
@@ -68,11 +68,11 @@ for command in (
     demo.demo,
 ):
     name = command.__name__.replace("_", "-")
-    app.command(name, cls=PanelCommand, epilog=epilog_of(name))(with_talk(command))
+    app.command(name, cls=PanelCommand, epilog=epilog_of(name))(with_verbosity(command))
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print_result(f"samdiff {__version__}")
         raise typer.Exit
 
@@ -88,38 +88,38 @@ def _common(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(VisibleFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged tags and profiles, of which our notes tell
-    set_talk(verbose, quiet)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged tags and profiles, which samdiff reports itself
+    set_verbosity(verbose, quiet)
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Entry point of the `samdiff` script: one line for an error that the user can put right, a traceback for ours.
+def main(arguments: list[str] | None = None) -> object:
+    """Entry point of the `samdiff` script: one line for an error that the user can correct, a traceback for a bug.
 
-    Whatever is printed, its control characters are visible; when nobody reads stdout any more (`| head`), the process ends quietly.
+    Control characters in the output are escaped. If stdout is closed (`| head`), the process ends without a message.
     """
     with visible_output():
         return _run(arguments)
 
 
-def _run(arguments: list[str] | None) -> Any:
+def _run(arguments: list[str] | None) -> object:
     status = 1
     wait_without_spinning()
     try:
         return app(arguments)
-    except SystemExit as leaving:  # the command-line library's own way of ending, also for Ctrl-C
+    except SystemExit as leaving:  # how the command-line library exits, also for Ctrl-C
         if leaving.code == INTERRUPTED:
             words = sys.argv[1:] if arguments is None else arguments
-            complain(f"samdiff: interrupted; the same command {after_interrupt(words)}")
+            print_error(f"samdiff: interrupted; the same command {after_interrupt(words)}")
         raise
     except SamdiffError as error:
-        complain(f"samdiff: {error}")
+        print_error(f"samdiff: {error}")
         status = WRONG_USAGE if isinstance(error, ConfigError) else 1
     except OSError as error:
-        complain(f"samdiff: {error.filename or 'input/output'}: {error.strerror or error}")
+        print_error(f"samdiff: {error.filename or 'input/output'}: {error.strerror or error}")
     except UnicodeEncodeError as error:
         if sys.getfilesystemencoding() == "utf-8":
-            raise  # ours
-        complain(f"samdiff: {error.object!r}: cannot be a file name in the encoding {error.encoding}; set PYTHONUTF8=1")
+            raise  # a bug
+        print_error(f"samdiff: {error.object!r}: cannot be a file name in the encoding {error.encoding}; set PYTHONUTF8=1")
     sys.exit(status)
 
 

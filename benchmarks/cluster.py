@@ -16,13 +16,13 @@ from samdiff.pipeline.prepare.scan import SourceImage, read_usable, scan
 from samdiff.pipeline.workers.dask_cluster import DaskWorkers
 
 
-def warm_up(crew: DaskWorkers, items: Sequence[SourceImage], read: Read, workers: int) -> None:
-    """Every worker makes an image: it has loaded the segmenter then."""
-    crew.client.wait_for_workers(workers)
+def warm_up(dask_workers: DaskWorkers, items: Sequence[SourceImage], read: Read, workers: int) -> None:
+    """Process one image per worker, so that each has loaded its segmenter."""
+    dask_workers.client.wait_for_workers(workers)
     used: set[str] = set()
     while len(used) < workers:
-        list(crew.records(items, read))
-        tasks = crew.client.run(lambda dask_worker: dask_worker.state.executed_count)
+        list(dask_workers.records(items, read))
+        tasks = dask_workers.client.run(lambda dask_worker: dask_worker.state.executed_count)
         used = {worker for worker, count in tasks.items() if count}
 
 
@@ -35,10 +35,10 @@ def main() -> None:
     read = partial(read_usable, scale=4, tile=64, limits=Limits())
     rates = []
     for workers in (1, 2):
-        with DaskWorkers(make, describe, workers=workers) as crew:
-            warm_up(crew, items[:2], read, workers)
+        with DaskWorkers(make, describe, workers=workers) as dask_workers:
+            warm_up(dask_workers, items[:2], read, workers=workers)
             start = time.perf_counter()
-            done = len(list(crew.records(items[2:], read)))
+            done = len(list(dask_workers.records(items[2:], read)))
             assert done == len(items) - 2, (done, len(items))
             rates.append(done / (time.perf_counter() - start))
             print(f"{workers} workers: {rates[-1]:.3f} images/s ({done} images)", flush=True)

@@ -1,4 +1,4 @@
-"""Bytes per tile and rate of codecs for the tiles of a store: what docs/store.md's table was measured with.
+"""Bytes per tile and throughput of codecs for the tiles of a store: the measurements of the table in docs/store.md.
 
     python benchmarks/codecs.py STORE [TILES]
 

@@ -1,4 +1,4 @@
-"""MATLAB's imresize against a plain numpy implementation that gathers and multiplies per pass: 2040 x 1356 and smaller, uint8.
+"""MATLAB's imresize against a plain NumPy implementation that gathers and multiplies per pass: 2040 x 1356 and smaller, uint8.
 
     python benchmarks/imresize.py
 
@@ -9,7 +9,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -29,8 +28,8 @@ def plain(image: np.ndarray, scale: float) -> np.ndarray:
     return np.clip(np.floor(sums + 0.5), 0, 255).astype(np.uint8)
 
 
-def median(work: Callable[[], Any]) -> float:
-    """Median of several runs in milliseconds, after one to warm up."""
+def median(work: Callable[[], object]) -> float:
+    """Median of several runs in milliseconds, after one warm-up run."""
     times = []
     for _ in range(RUNS + 1):
         start = time.perf_counter()
@@ -40,7 +39,7 @@ def median(work: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Run both sides, one after the other, for several scales."""
+    """Compare both implementations at several scales."""
     print(f"median of {RUNS} runs")
     for height, width, scale, name in (
         (1356, 2040, 1 / 4, "1/4"),
@@ -51,7 +50,9 @@ def main() -> None:
         (339, 510, 4, "4"),
     ):
         image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        different = np.count_nonzero(plain(image, scale) != imresize(image, scale))  # thirds: sums of another order tip halves
+        different = np.count_nonzero(
+            plain(image, scale) != imresize(image, scale)
+        )  # scale 3: another order of summation changes the rounding of halves
         slow, fast = median(lambda: plain(image, scale)), median(lambda: imresize(image, scale))  # noqa: B023
         print(f"{width} x {height} x {name:3}: numpy {slow:7.1f} ms, imresize {fast:6.1f} ms, ratio {slow / fast:5.1f}", end="")
         print("" if different == 0 else f"  ({different} values differ)")

@@ -1,7 +1,7 @@
 """Time and memory of inference.
 
     python benchmarks/infer.py speed [--side 128] [--steps 5]          against a plain sampler, one network, equal steps
-    python benchmarks/infer.py memory [--size 2000x1500] [--steps 5]   peak memory of one picture
+    python benchmarks/infer.py memory [--size 2000x1500] [--steps 5]   peak memory of one image
 
 Weights are random: neither time nor memory depends on them. `--preset tiny|small|paper`, `--set model.width=8` as for train.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from samdiff.model.checkpoints.format import Checkpoint
 from samdiff.model.config import RunConfig, load_config
-from samdiff.model.diffusion.residual import from_residual, to_picture_range, to_pixels, upsample
+from samdiff.model.diffusion.residual import from_residual, to_model_range, to_pixels, upsample
 from samdiff.model.inference.upscaler import SuperResolver
 from samdiff.model.networks.build import build_rrdb, build_unet
 from samdiff.model.networks.rrdb import condition
@@ -33,9 +33,9 @@ def random_model(config: RunConfig) -> SuperResolver:
 
 @torch.no_grad()
 def plain(model: SuperResolver, image: np.ndarray, steps: int) -> np.ndarray:
-    """DDPM as a plain loop: fp32, PyTorch's default memory format, the RRDB once (as the official code samples)."""
+    """DDPM as a plain loop: fp32, PyTorch's default memory format, one pass of the RRDB, as in the official code."""
     schedule = model.modulation.schedule
-    lr = to_picture_range(torch.from_numpy(image)[None]).contiguous()
+    lr = to_model_range(torch.from_numpy(image)[None]).contiguous()
     given, lr_up = condition(model.rrdb.features(lr)), upsample(lr, model.scale)
     x: Tensor = torch.randn(lr_up.shape)
     times = torch.linspace(len(schedule) - 1, 0, steps).round().long().tolist()
@@ -49,7 +49,7 @@ def plain(model: SuperResolver, image: np.ndarray, steps: int) -> np.ndarray:
 
 
 def speed(config: RunConfig, side: int, steps: int, runs: int = 3) -> None:
-    """Medians of several runs, taken in turn."""
+    """Medians of several alternating runs."""
     fast, slow = random_model(config), random_model(config)
     slow.rrdb, slow.unet = (net.to(memory_format=torch.contiguous_format) for net in (slow.rrdb, slow.unet))
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
@@ -70,7 +70,7 @@ def speed(config: RunConfig, side: int, steps: int, runs: int = 3) -> None:
 
 
 def memory(config: RunConfig, size: str, steps: int) -> None:
-    """One picture; peak resident memory of the process."""
+    """One image; peak resident memory of the process."""
     width, height = map(int, size.split("x"))
     model = random_model(config)
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -80,7 +80,7 @@ def memory(config: RunConfig, size: str, steps: int) -> None:
         f"{width} x {height} -> {result.shape[1]} x {result.shape[0]}, {steps} steps: {time.perf_counter() - start:.0f} s, ",
         end="",
     )
-    print(f"peak {_peak():.2f} GB (before the picture {before:.2f} GB)")
+    print(f"peak {_peak():.2f} GB (before the image {before:.2f} GB)")
 
 
 def _peak() -> float:

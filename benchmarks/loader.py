@@ -1,9 +1,9 @@
 """Samples/s of loaders on the same 320-px tiles: crop 160 with flips, batch 16, shuffled, two workers each.
 
-    samdiff prepare PHOTOGRAPHS --out tiles.zarr
+    samdiff prepare IMAGES --out tiles.zarr
     python benchmarks/loader.py tiles.zarr --work /tmp/loaders [--peers /tmp/peers] [--only ours,mosaicml] [--rounds 3]
 
-Ours, threads and worker processes; zarr-python, one tile at a time; pickles with LR made and enlarged per sample in plain NumPy
+Ours, threads and worker processes; zarr-python, one tile at a time; pickles with LR made and upsampled per sample in plain NumPy
 loops, the way of the first diffusion-SR repositories (own code); and three peers, each in an environment of its own, because
 their pins collide. A peer that is not there is left out with a line that says so. To set one up beside the PyTorch of this environment:
 
@@ -57,7 +57,7 @@ def megabytes(folder: Path) -> float:
 
 
 def decode(store: str, work: Path) -> None:
-    """The tiles as plain arrays, for the peers to convert."""
+    """The tiles as plain arrays, for conversion by the peers."""
     from samdiff import open_store
 
     work.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def decode(store: str, work: Path) -> None:
 
 
 def import_folder(work: Path) -> Path:
-    """A folder that makes this samdiff importable in any environment: an editable install is known to its own environment only."""
+    """A folder that makes this samdiff importable in any environment, since an editable install belongs to one environment."""
     import samdiff
 
     folder = (work / "import").resolve()
@@ -89,7 +89,7 @@ def make_peer(name: str, peers: Path, with_pip: bool = True) -> Path:
 
 
 def child(python: Path | str, name: str, action: str, arguments: argparse.Namespace) -> str | None:
-    """Run one loader in a process of its own; the last line of what it printed, None (and a line) if it failed."""
+    """Run one loader in its own process. Returns its last output line; None, and prints an error, if it failed."""
     command = [str(python), __file__, arguments.store, "--work", str(arguments.work), "--seconds", str(arguments.seconds)]
     folders = {"TMPDIR": "tmp", "DATA_OPTIMIZER_CACHE_FOLDER": "cache/c", "DATA_OPTIMIZER_DATA_CACHE_FOLDER": "cache/d"}
     places = {key: str(arguments.work / folder) for key, folder in folders.items()}  # LitData empties these folders
@@ -105,7 +105,7 @@ def child(python: Path | str, name: str, action: str, arguments: argparse.Namesp
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Convert, measure in turns, print the table."""
+    """Convert the tiles, measure all loaders alternately, print the table."""
     decode(arguments.store, arguments.work)
     chosen, results = {}, {}
     for name, (_, write, folder, own) in LOADERS.items():
@@ -113,12 +113,12 @@ def compare(arguments: argparse.Namespace) -> None:
         if arguments.only and name not in arguments.only.split(","):
             continue
         if not python.exists():
-            print(f"{name}: left out, there is no {python} (the head of this file says how to set it up)")
-        elif not write or (arguments.work / folder).exists() or child(python, name, "--write", arguments) is not None:
+            print(f"{name}: skipped, {python} is missing (see the docstring of this file)")
+        elif not write or (arguments.work / folder).exists() or child(python, name, "--write", arguments=arguments) is not None:
             chosen[name] = python
     for _ in range(arguments.rounds):
         for name, python in chosen.items():
-            if line := child(python, name, "--measure", arguments):
+            if line := child(python, name, "--measure", arguments=arguments):
                 results.setdefault(name, []).append(json.loads(line))
     print(
         f"{len(tiles(arguments.work)['hr'])} tiles, crop {PATCH}, batch {BATCH}, {WORKERS} workers, best of {arguments.rounds} rounds"
@@ -137,26 +137,28 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Compare all, or do one loader's part in a child process."""
+    """Compare all loaders, or run one of them in a child process."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("store", nargs="?", default="")
     parser.add_argument("--work", type=Path, help="folder for the peers' copies of the tiles")
     parser.add_argument("--make-peer", metavar="NAME", help="only make the environment of a peer in --peers")
     parser.add_argument("--peers", type=Path, default=Path("/nonexistent"), help="folder of environments named as the peers")
-    parser.add_argument("--only", default="", help="names, with commas")
+    parser.add_argument("--only", default="", help="names of loaders, separated by commas")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--write", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.make_peer:
-        print(f"{make_peer(arguments.make_peer, arguments.peers)} -m pip install …  (the head of this file names the package)")
+        print(
+            f"{make_peer(arguments.make_peer, arguments.peers)} -m pip install …  (the docstring of this file names the package)"
+        )
         return
     if not arguments.store or arguments.work is None:
         parser.error("expected a store and --work FOLDER")
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure, arguments.store, arguments.work, arguments.seconds)), flush=True)
-        os._exit(0)  # the peers' own threads and processes need not be waited for
+        print(json.dumps(measure(arguments.measure, arguments.store, arguments.work, seconds=arguments.seconds)), flush=True)
+        os._exit(0)  # without waiting for threads and processes of the peers
     elif arguments.write:
         LOADERS[arguments.write][1](arguments.work)
     else:

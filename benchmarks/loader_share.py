@@ -29,7 +29,7 @@ def main() -> None:
     setup_process(threads=arguments.threads)
     config = load_config(arguments.preset)
     data = ShardDataset(arguments.store, config.train.patch)
-    task = DiffusionTask(data, build_unet(config), build_rrdb(config), config, torch.device("cpu"))
+    task = DiffusionTask(data, build_unet(config), build_rrdb(config), config=config, device=torch.device("cpu"))
     optimiser = torch.optim.Adam(task.network.parameters(), 1e-4)
     batch_size, waited, made = config.train.batch, [], []
     for index in range(arguments.steps):
@@ -37,7 +37,7 @@ def main() -> None:
         task.make_batch(index * batch_size, batch_size)
         made.append(time.perf_counter() - start)
     batches = iter(ShardLoader(task.make_batch, batch_size, workers=config.train.num_workers))
-    loss = task.loss(next(batches))  # the first step warms up
+    loss = task.loss(next(batches))  # warm-up
     begin = time.perf_counter()
     for _ in range(arguments.steps):
         optimiser.zero_grad()

@@ -1,4 +1,4 @@
-"""segment-anything's automatic mask generator against ours: same weights, photograph, points and threads, in turn in one process.
+"""segment-anything's automatic mask generator against ours: same weights, image, points and threads, in turn in one process.
 
     python benchmarks/masks.py PHOTO --threads 2 --points-per-side 32 --stock-runs 2 --runs 3
 
@@ -50,7 +50,7 @@ def timed(owner: Any, name: str, stage: str, seconds: dict[str, float], now: Cal
 
 
 def peak_memory(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Result, and the highest resident memory of the process meanwhile in GB (Linux)."""
+    """The result, and the peak resident memory of the process during the call in GB (Linux)."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     result = work()
@@ -58,7 +58,7 @@ def peak_memory(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
 
 
-Run = tuple[list[dict[str, Any]], dict[str, float]]
+Run = tuple[list[dict[str, object]], dict[str, float]]
 
 
 def run_stock(segmenter: Segmenter, image: np.ndarray, points: int, now: Callable[[], float]) -> Run:
@@ -75,7 +75,7 @@ def run_ours(generator: MaskGenerator, image: np.ndarray, now: Callable[[], floa
 
 
 def staged(work: Callable[[], Any], encoder: tuple[Any, str], decoder: tuple[Any, str], now: Callable[[], float]) -> Run:
-    """Result and seconds per stage: what is neither encoder nor decoder is post-processing."""
+    """The result and seconds per stage; time outside of encoder and decoder counts as post-processing."""
     seconds: dict[str, float] = defaultdict(float)
     with timed(*encoder, "encoder", seconds, now), timed(*decoder, "decoder", seconds, now):
         start = now()
@@ -85,8 +85,8 @@ def staged(work: Callable[[], Any], encoder: tuple[Any, str], decoder: tuple[Any
     return result, seconds
 
 
-def agreement(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
-    """How many masks have a twin, and how E_SAM differs."""
+def agreement(ours: list[dict[str, object]], theirs: list[dict[str, object]]) -> str:
+    """Number of matching masks, and differences of E_SAM."""
     overlap = coco.iou([r["segmentation"] for r in theirs], [r["segmentation"] for r in ours], [0] * len(ours))
     best = np.asarray(overlap).reshape(len(theirs), len(ours)).max(1, initial=0)
     height, width = theirs[0]["segmentation"]["size"]
@@ -99,7 +99,7 @@ def agreement(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
 
 
 def report(name: str, runs: list[dict[str, float]], peak: float) -> dict[str, float]:
-    """Print the medians of a side."""
+    """Print the medians of one generator."""
     medians = {stage: statistics.median(run[stage] for run in runs) for stage in STAGES}
     columns = "".join(f"{medians[stage]:>17.2f}" for stage in STAGES)
     print(f"{name:<34}{columns}{peak:>10.2f}{len(runs):>6}", flush=True)
@@ -107,16 +107,16 @@ def report(name: str, runs: list[dict[str, float]], peak: float) -> dict[str, fl
 
 
 def main() -> None:
-    """Run every side in turn."""
+    """Run all generators alternately."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--points-per-side", type=int, default=32)
-    parser.add_argument("--stock-runs", type=int, default=2, help="0: only our modes, compared with exact")
+    parser.add_argument("--stock-runs", type=int, default=2, help="runs of segment-anything; 0: compare our modes with exact")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--sam", default="mobile_sam")
     parser.add_argument(
-        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: where other work disturbs; with one thread"
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: CPU time, for a busy machine; with one thread"
     )
     options = parser.parse_args()
     now = time.perf_counter if options.clock == "wall" else time.process_time
@@ -130,25 +130,25 @@ def main() -> None:
     print(f"{'':<34}" + "".join(f"{stage:>17}" for stage in STAGES) + f"{'peak GB':>10}{'runs':>6}")
     theirs, plain, stock = [], {}, {}
     if options.stock_runs:
-        (_, seconds), peak = peak_memory(lambda: run_stock(segmenter, image, points, now))
+        (_, seconds), peak = peak_memory(lambda: run_stock(segmenter, image, points, now=now))
         plain = report("stock, default allocator", [seconds], peak)
     setup_process(options.threads)
     runs: dict[str, list[dict[str, float]]] = defaultdict(list)
     peaks: dict[str, float] = defaultdict(float)
-    found = {}
+    results = {}
     for turn in range(max(options.runs, options.stock_runs)):
         sides: dict[str, Callable[[], Any]] = {}
         if turn < options.stock_runs:
-            sides["stock"] = lambda: run_stock(segmenter, image, points, now)
+            sides["stock"] = lambda: run_stock(segmenter, image, points, now=now)
         if turn < options.runs:
             sides |= {mode: (lambda mode=mode: run_ours(modes[mode], image, now)) for mode in modes}
         for name, work in sides.items():
-            (found[name], seconds), peak = peak_memory(work)
+            (results[name], seconds), peak = peak_memory(work)
             runs[name].append(seconds)
             peaks[name] = max(peaks[name], peak)
             print(f"  turn {turn}: {name} {seconds['total']:.1f} s", flush=True)
     if options.stock_runs:
-        theirs, stock = found["stock"], report("stock", runs["stock"], peaks["stock"])
+        theirs, stock = results["stock"], report("stock", runs["stock"], peaks["stock"])
     for mode in modes:
         ours = report(mode, runs[mode], peaks[mode])
         if stock:
@@ -156,7 +156,7 @@ def main() -> None:
             print(f"{'  faster than stock':<34}{ratios}")
             ratios = "".join(f"{plain[stage] / ours[stage]:>16.1f}x" for stage in STAGES)
             print(f"{'  than stock, default allocator':<34}{ratios}")
-        print(f"  {agreement(found[mode], theirs or found['exact'])}")
+        print(f"  {agreement(results[mode], theirs or results['exact'])}")
 
 
 if __name__ == "__main__":

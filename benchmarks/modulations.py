@@ -1,10 +1,10 @@
-"""Does structure help, and how? The same data, seeds and steps for every modulation, scored on photographs that training never saw.
+"""Compares the modulations: the same data, seeds and training steps for each, evaluated on held-out images.
 
     python benchmarks/modulations.py --shards STORE --out FOLDER [--rrdb FILE] [--preset tiny] [--steps 2000] [--seeds 0 1 2]
 
-Trains `none`, and `official`, `paper`, `joint` with each mean of the masks, then samples crops of the held-out photographs with every
-sampler that fits. Settings are trained in rounds (`--rounds`), so that a table for fewer steps is there early; the same command goes on. Prints PSNR
-on Y with its standard error over seeds (or, with one seed, over photographs), the paired difference to `none`, and LPIPS and DISTS of the
+Trains `none`, and `official`, `paper`, `joint` with each mean of the masks, then samples crops of the held-out images with every
+compatible sampler. Settings are trained in rounds (`--rounds`), so that a table for fewer steps is available early; the same command resumes. Prints PSNR
+on Y with its standard error over seeds (or, with one seed, over images), the paired difference to `none`, and LPIPS and DISTS of the
 crops where their weights are in the cache (`--perceptual`). One line per setting and sampler goes to FOLDER/results.jsonl.
 """
 
@@ -12,7 +12,6 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,7 +36,7 @@ Scores = dict[str, list[float]]
 
 
 def held_out_crops(store: Store, images: int, size: int) -> tuple[list[Pair], list[int]]:
-    """(LR, HR) from the middle of every held-out tile, and the photograph that each is of."""
+    """(LR, HR) centre crops of all held-out tiles, and the index of the image of each."""
     rows = range(held_out_from(store, images), len(store))
     first = (store.tile - size) // 2 // store.scale * store.scale
     hr = store.read_tiles("hr", rows)[:, first : first + size, first : first + size]
@@ -48,14 +47,14 @@ def held_out_crops(store: Store, images: int, size: int) -> tuple[list[Pair], li
 
 def metrics(images: list[np.ndarray], pairs: list[Pair], scale: int, more: Mapping[str, PerceptualMetric]) -> Scores:
     """`psnr` (on Y), and the perceptual metrics by name: one value per crop."""
-    found = {"psnr": [psnr_y(image, hr, scale) for image, (_, hr) in zip(images, pairs, strict=True)]}
-    return found | {
+    values = {"psnr": [psnr_y(image, hr, scale) for image, (_, hr) in zip(images, pairs, strict=True)]}
+    return values | {
         name: [metric(image, hr) for image, (_, hr) in zip(images, pairs, strict=True)] for name, metric in more.items()
     }
 
 
 def score(model: SuperResolver, pairs: list[Pair], more: Mapping[str, PerceptualMetric]) -> dict[str, Scores]:
-    """sampler and steps -> metrics of each crop; `rrdb` is the regression alone."""
+    """Sampler and steps -> metrics of each crop; `rrdb` is the RRDB's image alone."""
     made = {"rrdb": [np.asarray(model.regress(lr)) for lr, _ in pairs]}
     for sampler, steps in SAMPLERS.get(model.modulation.name, ANY):
         made[f"{sampler} {steps or 'all'}"] = [
@@ -64,8 +63,8 @@ def score(model: SuperResolver, pairs: list[Pair], more: Mapping[str, Perceptual
     return {name: metrics(images, pairs, scale=model.scale, more=more) for name, images in made.items()}
 
 
-def table(lines: list[dict[str, Any]], step: int) -> str:
-    """The figures at one number of steps."""
+def table(lines: list[dict[str, object]], step: int) -> str:
+    """The metrics at one number of training steps, as a table."""
     chosen = [line for line in lines if line["step"] == step]
     rows = [
         f"after {step} steps",
@@ -92,18 +91,18 @@ def table(lines: list[dict[str, Any]], step: int) -> str:
     return "\n".join(rows)
 
 
-def mean_and_error(values: list[list[float]], photographs: list[int]) -> tuple[float, float]:
-    """Mean, and its standard error over seeds; with one seed, over photographs (crops of one are not independent)."""
+def mean_and_error(values: list[list[float]], image_indices: list[int]) -> tuple[float, float]:
+    """Mean, and its standard error over seeds; with one seed, over images (crops of one image are not independent)."""
     whole = np.array(values)
     if len(whole) > 1:
         groups = whole.mean(axis=1)
     else:
-        groups = np.array([whole[0][np.array(photographs) == photograph].mean() for photograph in sorted(set(photographs))])
+        groups = np.array([whole[0][np.array(image_indices) == index].mean() for index in sorted(set(image_indices))])
     return float(whole.mean()), float(groups.std(ddof=1) / len(groups) ** 0.5)
 
 
 def main() -> None:
-    """Train and score setting after setting, round after round, seed after seed."""
+    """Train and evaluate all settings, for several rounds and seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -112,17 +111,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--images", type=int, default=8, help="photographs held out, at most a tenth of the store")
+    parser.add_argument("--images", type=int, default=8, help="images held out, at most a tenth of the store")
     parser.add_argument("--crop", type=int, default=96, help="HR pixels")
     parser.add_argument("--set", action="append", default=[])
-    parser.add_argument("--perceptual", default="auto", help="auto (those in the cache), off, or names")
+    parser.add_argument("--perceptual", default="auto", help="perceptual metrics: auto (those in the cache), off, or names")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     setup_process(arguments.threads)
     store, device = open_store(arguments.shards), pick_device(arguments.device)
-    pairs, photographs = held_out_crops(store, arguments.images, arguments.crop)
-    print(f"{len(pairs)} crops of {len(set(photographs))} held-out photographs, {arguments.crop} px, x{store.scale}")
+    pairs, image_indices = held_out_crops(store, arguments.images, arguments.crop)
+    print(f"{len(pairs)} crops of {len(set(image_indices))} held-out images, {arguments.crop} px, x{store.scale}")
     results = arguments.out / "results.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
@@ -132,15 +131,15 @@ def main() -> None:
         for part in range(1, arguments.rounds + 1):
             step = arguments.steps * part // arguments.rounds
             for modulation, e_mean in SETTINGS:
-                about = {"modulation": modulation, "e_mean": e_mean, "seed": seed, "step": step, "photographs": photographs}
+                about = {"modulation": modulation, "e_mean": e_mean, "seed": seed, "step": step, "photographs": image_indices}
                 if any(all(line[key] == value for key, value in about.items()) for line in lines):
                     continue
                 sets = [f"diffusion.modulation={modulation}", f"diffusion.e_mean={e_mean}", f"train.seed={seed}"]
                 sets += [f"train.steps={step}", f"validate.images={arguments.images}", "validate.every=0", *arguments.set]
                 config = load_config(arguments.preset, sets=sets, scale=store.scale)
                 folder = arguments.out / f"{modulation}-{e_mean}-{seed}"
-                model = load_model(train([store], folder, config, device, arguments.rrdb), device)
-                new = [{**about, "sampler": sampler, **found} for sampler, found in score(model, pairs, more).items()]
+                model = load_model(train([store], folder, config, device=device, rrdb=arguments.rrdb), device)
+                new = [{**about, "sampler": sampler, **values} for sampler, values in score(model, pairs, more).items()]
                 if modulation == "none":
                     new.append({**about, "modulation": "bicubic", "sampler": "-", **bicubic})
                 with open(results, "a") as file:

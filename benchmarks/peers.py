@@ -1,4 +1,4 @@
-"""The loaders that `loader.py` compares, and what writes their data: ours, zarr-python, three peers, and pickles as in the first repositories."""
+"""The loaders that `loader.py` compares, and writers of their data: ours, zarr-python, three peers, and pickles as in the official code."""
 
 import pickle
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ def tiles(work: Path) -> dict[str, np.ndarray]:
     return {name: np.load(work / f"{name}.npy", mmap_mode="r") for name in SHAPES}
 
 
-def cut(sample: dict[str, Any]) -> dict[str, np.ndarray]:
+def cut(sample: dict[str, object]) -> dict[str, np.ndarray]:
     """One aligned crop, flipped or transposed at random, of raw bytes or arrays."""
     arrays = {
         name: sample[name] if isinstance(sample[name], np.ndarray) else np.frombuffer(sample[name], kind).reshape(shape)
@@ -30,22 +30,22 @@ def cut(sample: dict[str, Any]) -> dict[str, np.ndarray]:
     return {n: crop_flip(a, plan, PATCH // SCALE, 1 if n == "lr" else SCALE) for n, a in arrays.items()}
 
 
-def torch_loader(data: Any, collate: Callable | None = None, **more: Any) -> Iterator[Any]:
-    """PyTorch's loader over and over, so that epochs of a small set do not end the measurement."""
+def torch_loader(data: Any, collate: Callable | None = None, **more: Any) -> Iterator[object]:
+    """PyTorch's DataLoader, repeated, so that the measurement does not end with an epoch."""
     loader = DataLoader(data, BATCH, num_workers=WORKERS, collate_fn=collate, drop_last=True, persistent_workers=True, **more)
     while True:
         yield from loader
 
 
-def ours(store: str, work: Path) -> Iterator[Any]:
-    """Threads: what `samdiff train` uses."""
+def ours(store: str, work: Path) -> Iterator[object]:
+    """Threads, as in `samdiff train`."""
     from samdiff import ShardDataset, ShardLoader
 
     return iter(ShardLoader(ShardDataset(store, PATCH), BATCH, workers=WORKERS))
 
 
-def ours_processes(store: str, work: Path) -> Iterator[Any]:
-    """Worker processes of PyTorch's loader."""
+def ours_processes(store: str, work: Path) -> Iterator[object]:
+    """Worker processes of PyTorch's DataLoader."""
     from samdiff import ShardDataset, ShardStream
 
     stream = ShardStream(ShardDataset(store, PATCH), BATCH, steps=10**9)
@@ -69,12 +69,12 @@ class ZarrTiles(Dataset):
         return cut({name: np.asarray(self.group[f"tiles/{name}"][row]) for name in SHAPES})
 
 
-def zarr_python(store: str, work: Path) -> Iterator[Any]:
+def zarr_python(store: str, work: Path) -> Iterator[object]:
     """zarr-python, single reads."""
     return torch_loader(ZarrTiles(store, len(tiles(work)["hr"])), shuffle=True)
 
 
-def mosaicml(store: str, work: Path) -> Iterator[Any]:
+def mosaicml(store: str, work: Path) -> Iterator[object]:
     """MosaicML streaming, raw bytes."""
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
@@ -96,7 +96,7 @@ def write_mosaicml(work: Path) -> None:
             writer.write({name: value.tobytes() for name, value in zip(SHAPES, row, strict=True)})
 
 
-def webdataset(store: str, work: Path) -> Iterator[Any]:
+def webdataset(store: str, work: Path) -> Iterator[object]:
     """WebDataset, raw bytes in tar files of 60 tiles."""
     import webdataset as wds
 
@@ -116,12 +116,12 @@ def write_webdataset(work: Path) -> None:
             writer.write({"__key__": f"{number:06d}"} | {n: v.tobytes() for n, v in zip(SHAPES, row, strict=True)})
 
 
-def litdata(store: str, work: Path) -> Iterator[Any]:
+def litdata(store: str, work: Path) -> Iterator[object]:
     """LitData, raw bytes."""
     from litdata import StreamingDataLoader, StreamingDataset
 
     class Crops(StreamingDataset):
-        def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
+        def __getitem__(self, index: object) -> dict[str, np.ndarray]:
             return cut(super().__getitem__(index))
 
     data = Crops(str(work / "litdata"), shuffle=True, drop_last=True)
@@ -143,7 +143,7 @@ def write_litdata(work: Path) -> None:
 
 
 def plain_resize(image: np.ndarray, scale: float) -> np.ndarray:
-    """Bicubic with MATLAB's kernel, straightforwardly: for each row of the result, the weighted sum of the rows it needs."""
+    """Plain bicubic resizing with MATLAB's kernel: each output row is a weighted sum of input rows."""
     for _ in range(2):
         size = round(image.shape[0] * scale)
         stretch, out = min(1.0, scale), np.empty((size, *image.shape[1:]))
@@ -160,7 +160,7 @@ def plain_resize(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 class Pickles(Dataset):
-    """One file of pickled tiles with an index; flips by LR made anew, LR enlarged for each sample."""
+    """One file of pickled tiles with an index; LR is made from HR and upsampled for each sample."""
 
     def __init__(self, work: Path) -> None:
         self.path, self.edges = work / "pickle/train.data", np.load(work / "pickle/train.npy")
@@ -181,12 +181,12 @@ class Pickles(Dataset):
         y_hr, x_hr = y * SCALE, x * SCALE
         up = plain_resize(lr / 255, SCALE)
         hr, labels = (a[y_hr : y_hr + PATCH, x_hr : x_hr + PATCH] for a in (hr, labels))
-        pictures = {"hr": hr / 255, "lr": lr / 255, "up": up}
-        tensors = {name: torch.from_numpy(a.transpose(2, 0, 1).copy() * 2 - 1).float() for name, a in pictures.items()}
+        images = {"hr": hr / 255, "lr": lr / 255, "up": up}
+        tensors = {name: torch.from_numpy(a.transpose(2, 0, 1).copy() * 2 - 1).float() for name, a in images.items()}
         return tensors | {"labels": torch.from_numpy(labels.astype(np.float32))}
 
 
-def plain_pickle(store: str, work: Path) -> Iterator[Any]:
+def plain_pickle(store: str, work: Path) -> Iterator[object]:
     """Pickles, with resizing per sample in NumPy."""
     return torch_loader(Pickles(work), shuffle=True)
 

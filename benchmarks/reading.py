@@ -1,8 +1,8 @@
-"""Pictures read and degraded per second of one core's time, against plain `cv2.imread`. CPU time, so that other work does not count.
+"""Images read and degraded per second of CPU time, against plain `cv2.imread`.
 
     python benchmarks/reading.py [FOLDER …]
 
-FOLDER: photographs (default: the samples), also written as JPEG into a temporary folder. Each column does all that the one before it does:
+FOLDER: images (default: the samples), also written as JPEG into a temporary folder. Each column does all that the one before it does:
 decoding with all checks, then the bicubic LR, or the blind LR, or the bicubic LR made ahead of the caller in two threads.
 """
 
@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 
@@ -26,32 +25,32 @@ from samdiff.runtime import setup_process
 RUNS = 3
 
 
-def hr_and_lr(picture: ImageFile, shelf: SourceReader, kind: str = "bicubic") -> None:
-    """What the stage `tiles` does with a picture before it cuts."""
-    degrade(crop_to_scale(read_picture(picture, shelf=shelf).pixels, 4), kind, 4)
+def hr_and_lr(image: ImageFile, shelf: SourceReader, kind: str = "bicubic") -> None:
+    """The work of the stage `tiles` on an image before it cuts tiles."""
+    degrade(crop_to_scale(read_picture(image, shelf=shelf).pixels, 4), kind, 4)
 
 
-def rate(pictures: Sequence[ImageFile], work: Callable[[ImageFile, SourceReader], Any], runs: int = RUNS) -> float:
-    """Pictures per second: the median of several rounds."""
+def rate(images: Sequence[ImageFile], work: Callable[[ImageFile, SourceReader], object], runs: int = RUNS) -> float:
+    """Images per second: the median of several rounds."""
     times = []
     with SourceReader() as shelf:
         for _ in range(runs):
             start = time.process_time()
-            for picture in pictures:
-                work(picture, shelf)
+            for image in images:
+                work(image, shelf)
             times.append(time.process_time() - start)
-    return len(pictures) / statistics.median(times)
+    return len(images) / statistics.median(times)
 
 
-def ahead(pictures: Sequence[ImageFile]) -> float:
-    """The same with `map_ahead`, the caller doing nothing."""
+def ahead(images: Sequence[ImageFile]) -> float:
+    """The same with `map_ahead`."""
     times = []
     for _ in range(RUNS):
         start = time.process_time()
-        for _ in map_ahead(hr_and_lr, pictures):
+        for _ in map_ahead(hr_and_lr, images):
             pass
         times.append(time.process_time() - start)
-    return len(pictures) / statistics.median(times)
+    return len(images) / statistics.median(times)
 
 
 def main() -> None:
@@ -60,16 +59,16 @@ def main() -> None:
     for source in sys.argv[1:] or ["samples"]:
         originals = list_source(source)
         with tempfile.TemporaryDirectory() as folder:
-            for k, picture in enumerate(originals):
-                cv2.imwrite(str(Path(folder, f"{k}.jpg")), cv2.imread(picture.path), [cv2.IMWRITE_JPEG_QUALITY, 95])
-            for name, pictures in (("as they are", originals), ("as JPEG", list_source(folder))):
-                plain = rate(pictures, lambda picture, _: cv2.imread(picture.path))
-                ours = rate(pictures, lambda picture, shelf: read_picture(picture, shelf=shelf))
-                bicubic, blind = rate(pictures, hr_and_lr), rate(pictures, partial(hr_and_lr, kind="blind"), 1)
+            for k, image in enumerate(originals):
+                cv2.imwrite(str(Path(folder, f"{k}.jpg")), cv2.imread(image.path), [cv2.IMWRITE_JPEG_QUALITY, 95])
+            for name, images in (("as they are", originals), ("as JPEG", list_source(folder))):
+                plain = rate(images, lambda image, _: cv2.imread(image.path))
+                ours = rate(images, lambda image, shelf: read_picture(image, shelf=shelf))
+                bicubic, blind = rate(images, hr_and_lr), rate(images, partial(hr_and_lr, kind="blind"), 1)
                 print(
-                    f"{Path(source).name}, {name}, {len(pictures)} pictures: cv2.imread {plain:.1f}/s, read_picture {ours:.1f}/s "
+                    f"{Path(source).name}, {name}, {len(images)} images: cv2.imread {plain:.1f}/s, read_picture {ours:.1f}/s "
                     f"({ours / plain:.2f} of it), with bicubic LR {bicubic:.1f}/s, with blind LR {blind:.1f}/s, "
-                    f"bicubic ahead in threads {ahead(pictures):.1f}/s"
+                    f"bicubic ahead in threads {ahead(images):.1f}/s"
                 )
 
 

@@ -1,4 +1,4 @@
-"""Samplers and numbers of steps on a benchmark folder: PSNR, SSIM, LPIPS, DISTS, consistency and time, beside the 100-step result.
+"""Samplers and numbers of steps on a benchmark folder: PSNR, SSIM, LPIPS, DISTS, consistency and time, compared with 100 steps.
 
     python benchmarks/sampling.py CHECKPOINT FOLDER [--limit N] [--perceptual auto|off|lpips,lpips-vgg,dists]
 
@@ -36,17 +36,17 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--most", type=int, default=100, help="leave out ways with more steps")
-    parser.add_argument("--perceptual", default="auto", help="auto (those in the cache), off, or names")
+    parser.add_argument("--most", type=int, default=100, help="skip settings with more steps")
+    parser.add_argument("--perceptual", default="auto", help="perceptual metrics: auto (those in the cache), off, or names")
     given = parser.parse_args()
     model = load_model(given.checkpoint, "cpu")
     pairs = read_pairs(given.folder, model.scale)[: given.limit]
     more = choose_metrics(given.perceptual, torch.device("cpu"), report=lambda text: print(text, file=sys.stderr))
     names = ["sampler", "steps", "other", "PSNR-Y", "SSIM-Y", *(name.upper() for name in more), "LR PSNR", "s per image"]
     print(f"| {' | '.join(names)} |\n" + "|---" * len(names) + "|")
-    for way in (way for way in WAYS if (way.steps or 0) <= given.most):
+    for settings in (settings for settings in WAYS if (settings.steps or 0) <= given.most):
         start = time.perf_counter()
-        found = [model.upscale(pair.lr, way) for pair in pairs]
+        results = [model.upscale(pair.lr, settings) for pair in pairs]
         seconds = (time.perf_counter() - start) / len(pairs)
         metrics = [
             (
@@ -55,16 +55,23 @@ def main() -> None:
                 psnr(imresize(ours, 1 / model.scale), p.lr),
                 *(metric(ours, p.hr) for metric in more.values()),
             )
-            for ours, p in zip(found, pairs, strict=True)
+            for ours, p in zip(results, pairs, strict=True)
         ]
         p, s, c, *rest = np.mean(metrics, axis=0)
         other = [
             name
             for name in ("average", "start", "consistent", "precision", "regress")
-            if getattr(way, name) != getattr(WAYS[0], name)
+            if getattr(settings, name) != getattr(WAYS[0], name)
         ]
-        notes = ", ".join(f"{name} {getattr(way, name)}" for name in other)
-        cells = [way.sampler or "ddpm", str(way.steps), notes, f"{p:.2f}", f"{s:.4f}", *(f"{value:.4f}" for value in rest)]
+        notes = ", ".join(f"{name} {getattr(settings, name)}" for name in other)
+        cells = [
+            settings.sampler or "ddpm",
+            str(settings.steps),
+            notes,
+            f"{p:.2f}",
+            f"{s:.4f}",
+            *(f"{value:.4f}" for value in rest),
+        ]
         print(f"| {' | '.join(cells)} | {c:.2f} | {seconds:.1f} |", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Structural encoding from runs against decoding each mask and multiplying it with the table: 2040 x 1356, 100 masks.
+"""Structural encoding from run lengths against decoding each mask and multiplying it by the table: 2040 x 1356, 100 masks.
 
     python benchmarks/structure.py
 
@@ -8,7 +8,6 @@ Both sides start from the same compressed COCO strings and give the same labels 
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,8 +20,8 @@ from samdiff.runtime import setup_process
 HEIGHT, WIDTH, MASKS, RUNS = 1356, 2040, 100, 9
 
 
-def natural_masks(seed: int = 0) -> list[dict[str, Any]]:
-    """Regions with ragged edges and holes, of many sizes: smooth noise above a level, inside ellipses."""
+def natural_masks(seed: int = 0) -> list[dict[str, object]]:
+    """Masks of many sizes with ragged edges and holes: thresholded smooth noise inside ellipses."""
     random, masks = np.random.default_rng(seed), []
     for _ in range(MASKS):
         noise = cv2.resize(random.normal(size=(30, 45)).astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
@@ -34,8 +33,8 @@ def natural_masks(seed: int = 0) -> list[dict[str, Any]]:
     return masks
 
 
-def by_decoding(masks: list[dict[str, Any]], table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The plain way: every mask in full, times the table."""
+def by_decoding(masks: list[dict[str, object]], table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The plain implementation: each full mask, times the table."""
     labels, codes = np.zeros(table.shape, np.uint16), np.zeros((len(masks), 2), np.float32)
     for k, rle in enumerate(masks):
         mask = coco.decode(rle)
@@ -45,8 +44,8 @@ def by_decoding(masks: list[dict[str, Any]], table: np.ndarray) -> tuple[np.ndar
     return labels, codes
 
 
-def median(work: Callable[[], Any]) -> float:
-    """Median of several runs in milliseconds, after one to warm up."""
+def median(work: Callable[[], object]) -> float:
+    """Median of several runs in milliseconds, after one warm-up run."""
     times = []
     for _ in range(RUNS + 1):
         start = time.perf_counter()
@@ -56,7 +55,7 @@ def median(work: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Run both sides on one thread."""
+    """Compare both implementations on one thread."""
     setup_process(threads=1)
     masks, table = natural_masks(), rope_table(HEIGHT, WIDTH)
     plain, ours = by_decoding(masks, table), encode_structure(masks, HEIGHT, WIDTH)

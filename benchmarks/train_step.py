@@ -1,4 +1,4 @@
-"""Where a training step's time goes, and against a plain step written the straightforward way.
+"""The time of a training step by part, compared with a plain implementation.
 
     python benchmarks/train_step.py --threads 2 [--preset paper] [--batch 2] [--shards STORE]
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from samdiff import ShardDataset, open_store
 from samdiff.model.config import RunConfig, load_config
-from samdiff.model.diffusion.residual import base_picture, to_picture_range, to_residual
+from samdiff.model.diffusion.residual import base_image, to_model_range, to_residual
 from samdiff.model.diffusion.schedule import gather
 from samdiff.model.networks.build import build_rrdb, build_unet
 from samdiff.model.networks.rrdb import condition
@@ -34,7 +34,7 @@ from samdiff.pipeline.stream.dataset import e_sam
 from samdiff.runtime import pick_device, setup_process
 
 Batch = dict[str, Tensor]
-CODES = 50  # masks of the made-up photograph
+CODES = 50  # masks of the synthetic image
 
 
 class Parts:
@@ -45,7 +45,7 @@ class Parts:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time what is done inside."""
+        """Measure the time of the block."""
         start = self.clock()
         yield
         if self.device.type == "cuda":
@@ -54,9 +54,9 @@ class Parts:
 
 
 def random_data(patch: int, scale: int) -> Any:
-    """What `ShardDataset` offers, from random numbers."""
+    """The interface of `ShardDataset`, with random data."""
 
-    def batch(first: int, size: int) -> dict[str, Any]:
+    def batch(first: int, size: int) -> dict[str, object]:
         generator = torch.Generator().manual_seed(first)
         hr = torch.randint(0, 256, (size, patch, patch, 3), dtype=torch.uint8, generator=generator)
         labels = torch.randint(0, CODES, (size, patch, patch), dtype=torch.int32, generator=generator)
@@ -68,22 +68,22 @@ def random_data(patch: int, scale: int) -> Any:
 
 
 def ours(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> Any:
-    """A function that makes one step of the product."""
+    """A function that makes one training step of samdiff."""
     torch.manual_seed(0)
-    task = DiffusionTask(data, build_unet(config), build_rrdb(config), config, device)
+    task = DiffusionTask(data, build_unet(config), build_rrdb(config), config=config, device=device)
     optimiser, guard = make_optimiser(task.network, config.train), Guard.new(config.train.amp, device)
     ema = {name: value.detach().clone() for name, value in task.network.state_dict().items()}
     task.network.train()
 
     def step(batch: Batch) -> Tensor:
         with parts.part("RRDB"), task.autocast():
-            given = task.condition(task.pictures(batch)[1])
+            given = task.condition(task.images(batch)[1])
         with parts.part("U-Net forward"), mock.patch.object(task, "condition", return_value=given):
             loss = task.loss(batch)
         with parts.part("backward"):
             loss.backward()
         with parts.part("optimiser"):
-            update(optimiser, guard, loss.detach(), config.train)
+            update(optimiser, guard, loss.detach(), settings=config.train)
             optimiser.zero_grad(set_to_none=True)
             average(ema, task.network, 0.999)
         return loss.detach()
@@ -92,7 +92,7 @@ def ours(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> An
 
 
 def plain(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> Any:
-    """A function that makes one plain step."""
+    """A function that makes one plain training step."""
     torch.manual_seed(0)
     unet, rrdb = build_unet(config).to(device).train(), build_rrdb(config).to(device).eval().requires_grad_(False)
     process, schedule = config.diffusion.build(), config.diffusion.build().schedule
@@ -102,19 +102,22 @@ def plain(config: RunConfig, data: Any, device: torch.device, parts: Parts) -> A
 
     def step(batch: Batch) -> Tensor:
         with mock.patch.object(F, "mish", lambda x, inplace=False: x * torch.tanh(F.softplus(x))):
-            hr, lr, t = to_picture_range(batch["hr"]).contiguous(), to_picture_range(batch["lr"]).contiguous(), batch["t"]
+            hr, lr, t = to_model_range(batch["hr"]).contiguous(), to_model_range(batch["lr"]).contiguous(), batch["t"]
             with parts.part("RRDB"), torch.no_grad(), low:
                 given = condition(rrdb.features(lr))
             with parts.part("U-Net forward"):
                 e = e_sam(batch["labels"], batch["image"], table, offset)
-                x_0 = to_residual(hr, base_picture(lr, config.scale))
+                x_0 = to_residual(hr, base_image(lr, config.scale))
                 x_t, target = process.q_sample(x_0, e, t, batch["noise"]), process.target(e, t, batch["noise"])
                 with low:
                     predicted = unet(x_t, t, given)
                 loss = F.l1_loss(predicted.float(), target)
-                found = process.x_0(x_t, predicted.float(), t).clamp(-1, 1)
-                mean = gather(schedule.posterior_mean_x0, t, found) * found + gather(schedule.posterior_mean_xt, t, found) * x_t
-                mean + gather(schedule.posterior_variance, t, found).sqrt() * batch["noise"]
+                x_0_hat = process.x_0(x_t, predicted.float(), t).clamp(-1, 1)
+                mean = (
+                    gather(schedule.posterior_mean_x0, t, x_0_hat) * x_0_hat
+                    + gather(schedule.posterior_mean_xt, t, x_0_hat) * x_t
+                )
+                mean + gather(schedule.posterior_variance, t, x_0_hat).sqrt() * batch["noise"]
             with parts.part("backward"):
                 adam.zero_grad()
                 loss.backward()
@@ -149,10 +152,10 @@ def main() -> None:
         patch = config.train.patch
         data = ShardDataset(open_store(arguments.shards), patch) if arguments.shards else random_data(patch, config.scale)
         times = {name: Parts(device, clock) for name in ("plain", "ours")}
-        step, make = ours(config, data, device, times["ours"])
-        steps = {"plain": plain(config, data, device, times["plain"]), "ours": step}
+        step, make = ours(config, data, device, parts=times["ours"])
+        steps = {"plain": plain(config, data, device, parts=times["plain"]), "ours": step}
         losses: dict[str, list[float]] = {"plain": [], "ours": []}
-        for number in range(arguments.rounds + 1):  # the first warms up
+        for number in range(arguments.rounds + 1):  # the first is a warm-up
             with times["ours"].part("load"):
                 made = make(number * arguments.batch, arguments.batch)
             for name, function in steps.items():

@@ -1,1 +1,1 @@
-"""The commands of `samdiff`, one file per theme: parse, call, report. No logic lives here; heavy imports are inside the functions."""
+"""The commands of `samdiff`, one file per theme: they parse options, call the library and report. Heavy imports are inside the functions."""

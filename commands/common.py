@@ -1,4 +1,4 @@
-"""What the commands share: options, and how they report."""
+"""Common options of the commands, and their output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import ConfigError, printable
 
 SKIPPED = 3  # exit status
 COMMON, RUN = "Common", "Run"
-"""Headings of options in the help: the ones that most people need, and how the command runs."""
+"""Headings of options in the help: frequent options, and options for the execution."""
 
 _DEVICES = ("auto", "cpu", "cuda")
 Device = Annotated[
@@ -30,7 +30,7 @@ Device = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, rich_help_panel=RUN, show_default="as many as cores are free", help="CPU threads.")
+    int | None, typer.Option(min=1, rich_help_panel=RUN, show_default="number of free cores", help="CPU threads.")
 ]
 Quiet = Annotated[
     bool,
@@ -38,55 +38,55 @@ Quiet = Annotated[
         "-q",
         "--quiet",
         rich_help_panel=RUN,
-        help="No progress bars and no status lines; results, warnings and errors stay.",
+        help="No progress bars or status lines, only results, warnings and errors.",
     ),
 ]
 Verbose = Annotated[
     int,
     typer.Option(
-        "-v", "--verbose", count=True, rich_help_panel=RUN, help="Report more; twice for everything.", show_default=False
+        "-v", "--verbose", count=True, rich_help_panel=RUN, help="More output; -vv for debugging.", show_default=False
     ),
 ]
 
 
-Stores = Annotated[list[str] | None, typer.Argument(metavar="STORE", help="Stores: folders or URLs (s3://…).")]
+Stores = Annotated[list[str] | None, typer.Argument(metavar="STORE", help="One or more stores: folders or URLs (s3://…).")]
 MoreStores = Annotated[
     list[str] | None,
-    typer.Option("--store", "--shards", help="Another form of STORE; may be repeated.", rich_help_panel=COMMON),
+    typer.Option("--store", "--shards", help="A store, like the argument STORE; may be repeated.", rich_help_panel=COMMON),
 ]
 
 
 def required(command: str, **given: object) -> None:
-    """ConfigError if one of a command's inputs was not given: all may be missing together with --print-config."""
+    """ConfigError if a required input of a command is missing. Inputs are optional for Typer, since --print-config needs none."""
     for name, value in given.items():
         if not value:
             raise ConfigError(f"{command}: expected {name}, got none; see samdiff {command} --help")
 
 
 def default_store(source: str) -> str:
-    """data/NAME.zarr, NAME being the source's name without its suffixes."""
+    """data/NAME.zarr, with the name of the source without suffixes."""
     return f"data/{Path(source).resolve().name.split('.')[0]}.zarr"
 
 
 def print_status(*lines: str) -> None:
-    """Lines on what happens, at once; not with `-q`. Each argument is one line, whatever is in it."""
+    """Print status lines, unless `-q` is given. Each argument is one line; line breaks in it are escaped."""
     if not os.environ.get("SAMDIFF_QUIET"):
         print_result(*lines)
 
 
 def print_result(*lines: str) -> None:
-    """What the user requested. Each argument is one line, whatever is in it."""
+    """Print results. Each argument is one line; line breaks in it are escaped."""
     print(*map(printable, lines), sep="\n", flush=True)
 
 
-def complain(text: str) -> None:
-    """A line on stderr; where a message of ours has several lines, the others are indented, so that no name can forge one."""
+def print_error(text: str) -> None:
+    """Print an error to stderr. Further lines of a message are indented, so that a file name cannot imitate a message."""
     if sys.stderr is not None:
         print(printable(text, lines=True).replace("\n", "\n  "), file=sys.stderr)
 
 
 def choose_checkpoint(given: Path | None) -> Path:
-    """The one that was given, or the default, which is told."""
+    """The given checkpoint, or the default, which is reported."""
     from ..model.checkpoints.publish import default_checkpoint
 
     if given is not None:
@@ -96,10 +96,10 @@ def choose_checkpoint(given: Path | None) -> Path:
     return path
 
 
-def set_talk(verbose: int, quiet: bool) -> None:
-    """`-v` and `-q` of the whole process; `-q` of the processes that it starts, too.
+def set_verbosity(verbose: int, quiet: bool) -> None:
+    """Apply `-v` and `-q` to the process, and `-q` to the processes that it starts.
 
-    `-v` shows samdiff's own INFO; `-vv` its DEBUG, and INFO of other libraries (Dask among them); `-vvv` everything.
+    `-v` shows INFO of samdiff; `-vv` DEBUG of samdiff and INFO of other libraries (such as Dask); `-vvv` everything.
     """
     if verbose:
         logging.getLogger("samdiff").setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
@@ -108,12 +108,12 @@ def set_talk(verbose: int, quiet: bool) -> None:
         os.environ["SAMDIFF_QUIET"] = "1"
 
 
-def with_talk(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that takes `-q` and `-v` after its name too."""
+def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
+    """A decorator: the command accepts `-q` and `-v` after its name."""
 
     @functools.wraps(command)
     def run(*, verbose: int, quiet: bool, **own: Any) -> None:
-        set_talk(verbose, quiet)
+        set_verbosity(verbose, quiet)
         command(**own)
 
     kind, own = inspect.Parameter.KEYWORD_ONLY, inspect.signature(command, eval_str=True)
@@ -124,12 +124,12 @@ def with_talk(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def finish(skipped: Mapping[str, str], told: Collection[str] = ()) -> None:
-    """List what was skipped, but for what the user was told already, and leave with status 3 if there was any."""
+def finish(skipped: Mapping[str, str], reported: Collection[str] = ()) -> None:
+    """List the skipped inputs that were not reported before, and exit with status 3 if there are any."""
     for name, reason in skipped.items():
-        if name not in told:
-            complain(f"skipped {printable(name)}: {reason}")
-    if told:
-        complain(f"{len(told)} skipped, each listed above with its reason")
+        if name not in reported:
+            print_error(f"skipped {printable(name)}: {reason}")
+    if reported:
+        print_error(f"{len(reported)} skipped, each listed above with its reason")
     if skipped:
         raise typer.Exit(SKIPPED)

@@ -1,4 +1,4 @@
-"""`samdiff demo`: the whole way."""
+"""`samdiff demo`: all steps on sample images."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from .common import Device, print_result, print_status
 
 
 def demo(
-    folder: Annotated[Path, typer.Option(help="Everything goes there.")] = Path("demo"),
-    rrdb_steps: Annotated[int | None, typer.Option(min=1, help="Steps of stage one.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of stage two.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace files of the demo's names that the demo did not write.")] = False,
+    folder: Annotated[Path, typer.Option(help="Folder for all files of the demo.")] = Path("demo"),
+    rrdb_steps: Annotated[int | None, typer.Option(min=1, help="Training steps of stage one.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of stage two.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace files that have names of the demo but were not written by it.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Run all steps on sample images, in minutes.
 
-    Each command is printed as you would type it.
+    Each command is printed before it runs.
     """
     from ..runtime import user_path
     from .demo_steps import DemoConfig, run_demo
 
-    usual = DemoConfig()
+    default = DemoConfig()
     folder = user_path(folder, "--folder")
     settings = DemoConfig(
-        folder, rrdb_steps=rrdb_steps or usual.rrdb_steps, steps=steps or usual.steps, device=device, overwrite=overwrite
+        folder, rrdb_steps=rrdb_steps or default.rrdb_steps, steps=steps or default.steps, device=device, overwrite=overwrite
     )
     run_demo(settings, print_status, print_result)

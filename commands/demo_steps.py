@@ -21,7 +21,7 @@ from ..errors import ConfigError, ImageError, SamdiffError, printable
 from ..model.checkpoints.format import SHIPPED_NAME
 from ..model.evaluation.metrics import psnr_y, ssim_y
 from ..model.evaluation.perceptual import choose_metrics
-from ..model.inference.image_io import file_says, open_picture, save_picture
+from ..model.inference.image_io import has_provenance, open_image, save_image
 from ..model.sheets.contact_sheet import contact_sheet
 from ..model.sheets.overlay import mask_overlay, structure_panel
 from ..pipeline.degrade.imresize import imresize
@@ -140,7 +140,7 @@ def check_folder(folder: Path, photographs: Mapping[str, np.ndarray], overwrite:
         kind = look(file).kind
         if kind not in (NOTHING, FILE, DEAD_LINK):
             raise ConfigError(f"{printable(file)}: is {kind}, expected a file or nothing; give another --folder")
-        ours = kind == NOTHING or (_holds(file, photographs[name]) if name in photographs else file_says(file, said[name]))
+        ours = kind == NOTHING or (_holds(file, photographs[name]) if name in photographs else has_provenance(file, said[name]))
         if not ours and not overwrite:
             raise ConfigError(
                 f"{printable(file)}: exists already and was not written by this demo; give --overwrite, or another --folder"
@@ -153,22 +153,22 @@ def write_photographs(folder: Path, photographs: Mapping[str, np.ndarray]) -> No
     (folder / "photos").mkdir(parents=True, exist_ok=True)
     for name, pixels in photographs.items():
         if not _holds(folder / name, pixels):
-            save_picture(pixels, folder / name)
+            save_image(pixels, folder / name)
 
 
 def _holds(file: Path, pixels: np.ndarray) -> bool:
     """Whether a file is there and holds exactly this picture."""
     try:
-        return file.exists() and np.array_equal(open_picture(file), pixels)
+        return file.exists() and np.array_equal(open_image(file), pixels)
     except ImageError:
         return False
 
 
 def compare(folder: Path, truth: np.ndarray, settings: DemoConfig) -> list[str]:
     """PSNR, SSIM and (where their weights are in the cache) LPIPS and DISTS of all methods, and a contact sheet of what was made."""
-    lr, rrdb, result = (open_picture(folder / name) for name in ("held_out_lr.png", "rrdb.png", "result.png"))
+    lr, rrdb, result = (open_image(folder / name) for name in ("held_out_lr.png", "rrdb.png", "result.png"))
     made = {"bicubic": imresize(lr, SCALE), "RRDB": rrdb, "diffusion": result}
-    made["shipped model"] = open_picture(folder / "shipped.png")
+    made["shipped model"] = open_image(folder / "shipped.png")
     notes: list[str] = []
     metrics = choose_metrics("auto", pick_device(settings.device), report=notes.append)
     scores = {name: scores_of(image, truth, metrics) for name, image in made.items()}
@@ -183,7 +183,7 @@ def compare(folder: Path, truth: np.ndarray, settings: DemoConfig) -> list[str]:
         (f"{len(masks)} masks, for show:\ninference never sees them", mask_overlay(structure.labels, truth)),
         ("E_SAM\n(mean over the mask)", structure_panel(structure.e_sam(), structure.labels)),
     ]
-    save_picture(contact_sheet(panels, columns=4), folder / SHEET, said={"Software": f"samdiff {__version__}", **_MARK})
+    save_image(contact_sheet(panels, columns=4), folder / SHEET, origin={"Software": f"samdiff {__version__}", **_MARK})
     lines = [f"{name:14s}{found[0]:>10s}  {'  '.join(found[1:])}" for name, found in scores.items()]
     return ["", f"{HELD_OUT}, which was not in the store, x{SCALE}, on Y (LPIPS and DISTS on RGB):", *lines, *notes]
 

@@ -43,5 +43,5 @@ EXAMPLES = {
 
 
 def epilog_of(name: str) -> str:
-    """The end of a command's help; one line of the terminal for each example."""
+    """The examples at the end of the help of a command."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[name])

@@ -1,7 +1,7 @@
-"""Command-line options made from dataclasses of settings: `@configured(InferSettings)` gives a command all of them.
+"""Command-line options generated from dataclasses of settings: `@configured(InferSettings)` adds all of them to a command.
 
-The options' names, help, defaults, ranges and choices come from the dataclasses (`settings/declare.py`). With them come `--config`,
-`--set` and `--print-config`. From the weakest to the strongest: defaults < `--config FILE.toml` < `--set` < named options.
+Names, help, defaults, ranges and choices of the options come from the dataclasses (`settings/declare.py`). The options `--config`, `--set`
+and `--print-config` are added too. Precedence, lowest first: defaults, `--config FILE.toml`, `--set`, named options.
 """
 
 from __future__ import annotations
@@ -26,46 +26,49 @@ C = TypeVar("C", bound="DataclassInstance")
 Command = Callable[..., None]
 
 SETTINGS = "settings_options"
-"""Attribute of a command: its options that are settings, by parameter. `panels.py` takes their help from here when it is shown."""
+"""Attribute of a command: its options that are settings, by parameter. `panels.py` reads their help from here."""
 OLD_OPTIONS = "old_options"
-"""Attribute of a command: its former options, which work and are not shown."""
+"""Attribute of a command: its former options, which work but are hidden."""
 
 _Config = Annotated[
-    Path | None, typer.Option(metavar="FILE.toml", rich_help_panel=RUN, help="Settings; --print-config prints such a file.")
+    Path | None,
+    typer.Option(metavar="FILE.toml", rich_help_panel=RUN, help="TOML file with settings, as --print-config prints it."),
 ]
 _Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", rich_help_panel=RUN, help="Stronger than --config; may be repeated."),
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", rich_help_panel=RUN, help="Set one setting; overrides --config; may be repeated."
+    ),
 ]
 _Print = Annotated[
-    bool, typer.Option("--print-config", rich_help_panel=RUN, help="Print the settings as TOML that --config reads, and stop.")
+    bool, typer.Option("--print-config", rich_help_panel=RUN, help="Print all settings as TOML for --config and exit.")
 ]
 
 
 @dataclass(frozen=True)
 class Chosen(Generic[C]):
-    """The settings that a user gave to a command."""
+    """The settings given to a command."""
 
     root: type[C]
     """The dataclass of all its settings; each field is a section."""
-    file: Mapping[str, Any] = field(default_factory=dict)
-    """What `--config` holds; read once, for it may be a pipe."""
+    file: Mapping[str, object] = field(default_factory=dict)
+    """Content of `--config`; read once, since it may be a pipe."""
     sets: tuple[str, ...] = ()
     """`--set`."""
     named: Mapping[str, Any] = field(default_factory=dict)
-    """Options of their own, by section and key."""
+    """Named options, by section and key."""
     only_print: bool = False
     """`--print-config`."""
 
     def layer(self) -> dict[str, Any]:
-        """What was given, and nothing else, by section and key."""
+        """Only the given settings, by section and key."""
         return merge(self.root, layers_of(self.file, self.sets, self.named))
 
-    def config(self, below: Mapping[str, Any] | None = None) -> C:
+    def config(self, below: Mapping[str, object] | None = None) -> C:
         """All settings; with `--print-config` they are printed and the command ends.
 
         Args:
-            below: takes the place of defaults, by section and key.
+            below: replaces defaults, by section and key.
 
         Raises:
             ConfigError: an unknown setting, or one that is out of range.
@@ -89,7 +92,7 @@ class Option:
     """Section and key."""
     setting: Setting
     panel: str
-    """The heading under which it stands."""
+    """Its heading in the help."""
     dotted: bool
     """Whether its name is `--section.key`."""
 
@@ -100,24 +103,24 @@ class Option:
 
     @property
     def shown(self) -> str:
-        """The option as the help shows it."""
+        """The option as shown in the help."""
         own = self.setting.facts.option
         return own or f"--{'.'.join(self.path) if self.dotted else self.path[-1].replace('_', '-')}"
 
     @property
     def former(self) -> tuple[str, ...]:
-        """Options that it had before."""
+        """Former names of the option."""
         old = () if self.dotted else tuple(f"--{name.replace('_', '-')}" for name in self.setting.facts.was)
         return (*old, *self.setting.facts.was_options)
 
     def declarations(self) -> list[str]:
-        """As Typer takes them."""
+        """Declarations for Typer."""
         names = [self.shown, *self.former]
         flags = [f"{name}/{_negated(name)}" for name in names] if self.setting.kind is bool else names
         return [*([self.setting.facts.short] if self.setting.facts.short else []), *flags]
 
     def parameter(self, varies: bool) -> inspect.Parameter:
-        """The parameter of the command's function; `varies`: its default is not one value."""
+        """The parameter of the command's function; `varies`: its default depends on other settings."""
         facts, kind, default = self.setting.facts, self.setting.kind, self.setting.default
         is_list = get_origin(kind) is tuple
         is_number = kind in (int, float) and not facts.choices and not _exclusive(facts)
@@ -137,12 +140,12 @@ class Option:
         return inspect.Parameter(self.name, kind, default=value, annotation=Annotated[type_ | None, option])
 
     def value(self, given: Any) -> Any:
-        """What was typed, as a TOML file would have it."""
+        """A value from the command line, as in a TOML file."""
         return parse_value(given) if get_origin(self.setting.kind) is tuple else given
 
 
 def options_of(root: type, dotted: bool = False) -> list[Option]:
-    """All options of a command's dataclass of sections; what stands in no section has an option by hand."""
+    """All options of a dataclass of sections. Fields outside of sections have options written by hand."""
     return [
         option
         for each in settings_of(root)
@@ -152,7 +155,7 @@ def options_of(root: type, dotted: bool = False) -> list[Option]:
 
 
 def _options(above: Option) -> Iterator[Option]:
-    """The options below a section."""
+    """The options of a section."""
     for each in settings_of(above.setting.kind):
         option = Option((*above.path, each.name), each, panel=each.facts.panel or above.panel, dotted=above.dotted)
         if each.facts.python_only or each.name in above.setting.facts.without:
@@ -169,7 +172,7 @@ def configured(root: type[C], *, dotted: bool = False, varying: Sequence[tuple[s
     Args:
         root: the dataclass; each of its fields that is a dataclass itself is a section.
         dotted: name options `--section.key`, unless they declare a name of their own.
-        varying: settings whose default depends on others, so that none is shown.
+        varying: settings whose default depends on others, and is not shown.
     """
     options = options_of(root, dotted)
 
@@ -208,7 +211,7 @@ def configured(root: type[C], *, dotted: bool = False, varying: Sequence[tuple[s
 
 
 def renamed(*old: str) -> Callable[[Command], Command]:
-    """A decorator: these former options of a command work and are not shown."""
+    """A decorator: these former options of a command work but are hidden."""
 
     def decorate(command: Command) -> Command:
         before: frozenset[str] = getattr(command, OLD_OPTIONS, frozenset())
@@ -231,7 +234,7 @@ def _metavar(setting: Setting) -> str | None:
     if setting.kind in (int, float):
         name = "N" if setting.kind is int else "X"
         if not _exclusive(facts):
-            return name  # the range comes after the help
+            return name  # Typer shows the range after the help
         low = (
             ""
             if facts.above is None and facts.min is None
@@ -251,7 +254,7 @@ def _metavar(setting: Setting) -> str | None:
 
 
 def _exclusive(facts: Facts) -> bool:
-    """Whether a bound itself is not allowed, which Typer cannot express: then the dataclass alone checks it."""
+    """Whether a bound is exclusive, which Typer cannot express: only the dataclass checks it."""
     return facts.above is not None or facts.below is not None
 
 

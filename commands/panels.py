@@ -1,4 +1,4 @@
-"""The help of a command: options under headings, former ones hidden, examples at the end. Plain text, on every terminal."""
+"""The help of a command: options under headings, former options hidden, examples at the end. Plain text."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .options import OLD_OPTIONS, SETTINGS
 
 _NO_PANEL = "Options"
 _OFF = re.compile(r"\[default: (?:no-[^];]*|False)\]$")
-"""The default of a flag that is off."""
+"""Default of a flag that is off; not shown."""
 _DEFAULT_IN_WORDS = re.compile(r"\[default: \(([^]]*?)\)(?=[];])")
 _FIRST, _LAST = (COMMON, _NO_PANEL), (RUN,)
 
 
 class PanelCommand(TyperCommand):
-    """A command with such a help."""
+    """A command with this help."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, then options by panel: Common first, Run last."""
@@ -39,13 +39,13 @@ class PanelCommand(TyperCommand):
                 formatter.write_dl(panels[name])
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """Completions of what is typed; former options are not offered."""
+        """Completions without former options."""
         old = self._old()
         self._read_sentences()
         return [item for item in super().shell_complete(ctx, incomplete) if item.value not in old]
 
     def _read_sentences(self) -> None:
-        """The help of settings. Not before it is shown: reading the sources takes longer than all else on the way to another command."""
+        """Set the help of settings. Only when it is shown, since reading the sources is slow."""
         options = getattr(self.callback, SETTINGS, {})
         for param in self.params:
             if param.name in options:
@@ -56,7 +56,7 @@ class PanelCommand(TyperCommand):
 
 
 def _shown(param: Any, old: frozenset[str]) -> Any:
-    """The same parameter without its former names, and without `--no-…` where that is the default."""
+    """A copy of the parameter without former names, and without `--no-…` if that is the default."""
     shown = copy.copy(param)
     shown.opts = [name for name in param.opts if name not in old]
     shown.secondary_opts = [name for name in param.secondary_opts if name not in old and param.default is not False]

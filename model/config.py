@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 PRESETS = ("tiny", "small", "paper")
 BESIDE = ("stores", "rrdb_from", "start_from", "versions", "threads")
-"""What is saved with the settings but is none."""
+"""Keys that are saved with the settings but are not settings."""
 
-# Far above what anybody trains. A configuration can come from a stranger's checkpoint, and must not ask for any memory or time.
+# Far above any useful value. A configuration can come from an untrusted checkpoint, and must not demand unlimited memory or time.
 _MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_MULTIPLIER, _MOST_THREADS = 4096, 128, 8, 64, 1024
 MOST_TIMES = 10_000
-"""T at most."""
+"""Upper bound of T."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of the two networks."""
 
-    width: int = setting(64, min=4, max=_MOST_CHANNELS)  # its half less one divides in the time's embedding
+    width: int = setting(64, min=4, max=_MOST_CHANNELS)  # width / 2 - 1 is a divisor in the time embedding
     """Channels of the U-Net's first level; an even number."""
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
     """Channels of each level as multiples of the width."""
@@ -73,9 +73,9 @@ class DiffusionConfig:
     """The process and what the network predicts."""
 
     modulation: str = setting("official", choices=MODULATIONS, option="--modulation", panel="Common")
-    """How E enters the process."""
+    """How E_SAM enters the diffusion process."""
     e_mean: str = setting("mask", choices=("mask", "image"), option="--e-mean", panel="Common")
-    """The mean that encodes a mask: over the mask (paper) or over the image (official code)."""
+    """The mean of x_RoPE that encodes a mask: over the mask (paper) or over the whole image (official code)."""
     loss: str = setting("l1", choices=("l1", "l2"), option="--loss", panel="Common")
     """Loss on the prediction: l1 (official code) or l2 (paper)."""
     timesteps: int = setting(100, min=2, max=MOST_TIMES)
@@ -83,16 +83,16 @@ class DiffusionConfig:
     schedule: str = setting("cosine", choices=("cosine", "linear"))
     """Noise schedule: cosine (as the official code builds it) or linear."""
     sampling_steps: int = setting(0, min=0)
-    """With modulation paper: the number of sampling steps that the model is trained for; 0: all T."""
+    """For modulation paper: the number of sampling steps that the model is trained for; 0: all T."""
     lr_levels: int = setting(255, choices=(255, 256))
-    """What LR is divided by before its bicubic upscaling; imported official weights need 256."""
+    """Divisor of LR pixels before bicubic upsampling; imported official weights need 256."""
 
     process: str = setting("ddpm", choices=PROCESSES)
-    """ddpm, or flow: a straight flow from the RRDB's image with noise to HR (needs base rrdb and modulation none)."""
+    """ddpm, or flow: rectified flow from the RRDB's image with noise to HR (needs base rrdb and modulation none)."""
     base: str = setting("bicubic", choices=BASES)
-    """What residuals refer to: bicubic (the upscaled LR) or rrdb (the RRDB's image)."""
+    """Base image that residuals are relative to: bicubic (the upsampled LR) or rrdb (the RRDB's image)."""
     residual_scale: float = setting(0.0, min=0, max=1000)
-    """What residuals are multiplied by. 0: 2 for bicubic (SRDiff); for rrdb it is measured when stage two begins, and saved."""
+    """Factor of residuals. 0: 2 for base bicubic (SRDiff); for base rrdb it is measured when stage two begins, and saved."""
     flow_sigma: float = setting(0.5, min=0, max=1000)
     """For flow: standard deviation of the noise at the start, in units of the scaled residual."""
     flow_prediction: str = setting("clean", choices=PREDICTIONS)
@@ -102,7 +102,7 @@ class DiffusionConfig:
         check(self)
         if self.process == "flow" and (self.modulation, self.base) != ("none", "rrdb"):
             raise ConfigError(
-                "process: 'flow' begins at the RRDB's image and has no modulation by E, got base "
+                "process: 'flow' needs base 'rrdb' and modulation 'none', got base "
                 f"{self.base!r} and modulation {self.modulation!r}; give --modulation none --set diffusion.base=rrdb"
             )
 
@@ -116,11 +116,11 @@ class DiffusionConfig:
 
     @property
     def rescale(self) -> float:
-        """What residuals are multiplied by; 0: to be measured."""
+        """Factor of residuals; 0: not measured yet."""
         return self.residual_scale or (RESCALE if self.base == "bicubic" else 0.0)
 
     def build_process(self) -> Process:
-        """The process. ConfigError if the residual's scale is not known yet."""
+        """The process. ConfigError if the scale of residuals is not measured yet."""
         from .diffusion.process import build_process
 
         return build_process(self.process, self.build(), self.rescale, sigma=self.flow_sigma, prediction=self.flow_prediction)
@@ -128,18 +128,18 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Losses of stage two beside the main one, on the image that one step gives (a second phase of the training)."""
+    """Additional losses of stage two, on the image predicted in one step (the second phase of its training)."""
 
     perceptual: str = setting("none", choices=("none", *PERCEPTUAL))
-    """Perceptual distance of the one-step image to HR; lpips is that of AlexNet."""
+    """Perceptual loss between the one-step image and HR; lpips uses AlexNet."""
     weight: float = setting(1.0, min=0, max=1e6)
-    """Weight of the perceptual distance."""
+    """Weight of the perceptual loss."""
     pixel_weight: float = setting(1.0, min=0, max=1e6)
-    """Weight of L1 between the one-step image and HR, both in [-1, 1]."""
+    """Weight of the L1 loss between the one-step image and HR, both in [-1, 1]."""
     begin: float = setting(0.2, min=0, max=1)
-    """Share of stage two's steps after which the second phase begins."""
+    """Fraction of the steps of stage two after which the second phase begins."""
     share: float = setting(0.5, min=0, max=1)
-    """Share of each batch whose one-step image is compared; these samples are at the time of one step."""
+    """Fraction of each batch that gets the additional losses; its time step is fixed to that of one-step prediction."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -148,7 +148,7 @@ class LossConfig:
 @old_names
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train; both stages share what is not named after one."""
+    """How to train. Settings apply to both stages unless they name one."""
 
     rrdb_steps: int = setting(100_000, min=0, option="--rrdb-steps", panel="Common")
     """Training steps of stage one (RRDB, L1)."""
@@ -157,7 +157,7 @@ class TrainConfig:
     batch: int = setting(16, min=1)
     """Samples per step, over all processes."""
     patch: int = setting(160, min=1)
-    """HR crop in pixels, a multiple of the scale and of the U-Net's coarsest pixel."""
+    """Side of the HR crop in pixels; a multiple of the scale and of the U-Net's total downsampling factor."""
     lr: float = setting(2e-4, above=0)
     """Adam's learning rate."""
     lr_schedule: str = setting("step", choices=("step", "cosine"))
@@ -167,23 +167,23 @@ class TrainConfig:
     warmup: int = setting(0, min=0)
     """Steps of linear warm-up."""
     grad_clip: float = setting(10.0, min=0, was=("clip",))
-    """Bound on the gradient's norm; 0: none."""
+    """Maximum norm of the gradient (clipping); 0: no clipping."""
     ema_decay: float = setting(0.999, min=0, below=1, was=("ema",))
-    """Decay of the averaged weights that inference uses, after a warm-up of (1 + n) / (10 + n); 0: no average."""
+    """Decay of the EMA weights, which inference uses; warmed up as (1 + n) / (10 + n); 0: no EMA."""
     seed: int = setting(0, min=0)
-    """Seed of the initial weights, the order, the crops, t and the noise."""
+    """Seed of the initial weights, sample order, crops, time steps and noise."""
     amp: str = setting("off", choices=("off", "bf16", "fp16"), option="--amp", panel="Run")
-    """Mixed precision: off (fp32), or autocast to bf16 or fp16 (with a scaled loss)."""
+    """Mixed precision: off (fp32), or autocast to bf16 or fp16 (with loss scaling)."""
     grad_accum: int = setting(1, min=1, was=("accumulate",))
-    """Parts of a batch that are computed one after the other: less memory, the same gradient."""
+    """Gradient accumulation: split each batch into this many parts, for less memory and the same gradient."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: about half the memory, a third more time."""
+    """Recompute activations in the backward pass: about half the memory, a third more time."""
     num_workers: int = setting(2, min=0, max=_MOST_THREADS, was=("workers",))
-    """Threads that make batches ahead of their use; 0: none. They change only the speed."""
+    """Threads that prefetch batches; 0: none. They change the speed only."""
     compile: bool = False
-    """torch.compile the trained network."""
+    """Use torch.compile for the trained network."""
     tensorboard: bool = False
-    """Write curves and sample images for TensorBoard too."""
+    """Also log metrics and sample images to TensorBoard."""
     log_every: int = setting(100, min=1)
     """Steps between lines of the log."""
     checkpoint_every: int = setting(5_000, min=1)
@@ -197,18 +197,18 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ValidateConfig:
-    """How the averaged weights are validated while training."""
+    """Validation of the EMA weights during training."""
 
     every: int = setting(5_000, min=0)
     """Steps between validations; 0: never."""
     images: int = setting(8, min=0)
-    """Images at the end of each store that training never sees, at most a tenth of them; 0: none."""
+    """Images held out at the end of each store, at most a tenth of them; 0: none."""
     tiles: int = setting(8, min=1)
-    """Tiles of them that are scored."""
-    sampler: str = setting("", choices=("", *SAMPLERS, FLOW_SAMPLER), none="the one that fits the modulation")
-    """Sampler of the validation; empty: the one that fits the modulation."""
+    """Number of their tiles to validate on."""
+    sampler: str = setting("", choices=("", *SAMPLERS, FLOW_SAMPLER), none="depends on the modulation")
+    """Sampler of the validation; empty: the default of the modulation."""
     steps: int = setting(20, min=0)
-    """Sampling steps; 0: all. Modulation paper always takes the steps that it is trained for."""
+    """Sampling steps; 0: all. Modulation paper always uses the steps that it is trained for."""
 
     perceptual: str = "auto"
     """Perceptual metrics: auto (lpips and dists where their weights are in the cache), off, or names such as lpips,dists."""
@@ -227,7 +227,7 @@ class RunConfig:
     """All settings of a run, as saved with it."""
 
     preset: str = "paper"
-    """The preset that the other settings began from."""
+    """Name of the preset."""
     scale: int = setting(4, choices=SCALES)
     """HR pixels per LR pixel; taken from the store."""
     model: ModelConfig = section(ModelConfig, panel="Model [model]")
@@ -239,13 +239,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         check(self)
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able, every setting resolved."""
+    def as_dict(self) -> dict[str, object]:
+        """All settings as JSON-serialisable values."""
         return json.loads(json.dumps(asdict(self)))
 
 
 def preset_layer(preset: str) -> dict[str, Any]:
-    """What a preset sets, by section. ConfigError for an unknown one."""
+    """Settings of a preset, by section. ConfigError for an unknown preset."""
     if preset not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {brief(preset)}{nearest(str(preset), PRESETS)}")
     return read_toml((Path(__file__).parent / "presets" / f"{preset}.toml").read_text(), preset)
@@ -253,22 +253,22 @@ def preset_layer(preset: str) -> dict[str, Any]:
 
 def load_config(
     preset: str | None = None,
-    file: Path | Mapping[str, Any] | None = None,
+    file: Path | Mapping[str, object] | None = None,
     sets: Sequence[str] = (),
     scale: int = 4,
     *,
-    named: Mapping[str, Any] | None = None,
+    named: Mapping[str, object] | None = None,
     model: RunConfig | None = None,
 ) -> RunConfig:
     """The settings of a run, from the weakest layer to the strongest: preset < file < `sets` < `named`.
 
     Args:
         preset: its name; None: the file's, else the model's, else `paper`.
-        file: TOML file, such as `--print-config` prints, or what was read from it.
+        file: TOML file as `--print-config` prints it, or its content.
         sets: `section.key=value` texts.
         scale: of the store.
-        named: settings by section that are given by options of their own.
-        model: the settings of the model that training begins from: without a preset, its networks and its process are taken too.
+        named: settings by section that are given as named options.
+        model: settings of the model for fine-tuning; without a preset, its [model] and [diffusion] are taken.
 
     Raises:
         ConfigError: an unknown preset or key (the nearest known one is named), a value of another type or out of range.
@@ -276,19 +276,19 @@ def load_config(
     layers = layers_of(file, sets, named)
     given = merge(RunConfig, layers)
     chosen = preset or given.get("preset") or (model.preset if model else "paper")
-    bottom: list[Mapping[str, Any]] = [{"scale": scale}, preset_layer(chosen)]
+    bottom: list[Mapping[str, object]] = [{"scale": scale}, preset_layer(chosen)]
     if model is not None and not (preset or given.get("preset")):
         own = model.as_dict()
         bottom.append({"model": own["model"], "diffusion": own["diffusion"]})
     return config_from(merge(RunConfig, [*bottom, *layers, {"preset": chosen}]))
 
 
-def config_from(values: Mapping[str, Any]) -> RunConfig:
+def config_from(values: Mapping[str, object]) -> RunConfig:
     """Settings from nested mappings (as `RunConfig.as_dict` gives them), every key and type checked."""
     return build(RunConfig, values)
 
 
-def config_of(values: Mapping[str, Any]) -> RunConfig:
-    """Settings as a checkpoint or `config.json` holds them, what is saved beside them left out."""
+def config_of(values: Mapping[str, object]) -> RunConfig:
+    """Settings from a checkpoint or `config.json`, without the keys of `BESIDE`."""
     own = {key: value for key, value in values.items() if key not in BESIDE} if isinstance(values, Mapping) else values
     return config_from(own)

@@ -10,16 +10,16 @@ from ..settings import check, setting
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What is evaluated, and what is kept of it."""
+    """What is evaluated, and which results are kept."""
 
     out: Path = setting(Path("evaluation"), short="-o", panel="Common")
     """Folder for figures.csv, figures.json and table.md."""
     seeds: int = setting(1, min=1, panel="Common")
-    """Samples per image: seeds 0, 1, …"""
+    """Number of samples per image, with seeds 0, 1, …"""
     metrics: str = setting("", none="none", panel="Common")
-    """More metrics, separated by commas: lpips,lpips-vgg,dists; through pyiqa maniqa,fid,… (samdiff[iqa])."""
+    """More metrics, separated by commas: lpips, lpips-vgg, dists; with samdiff[iqa] also those of pyiqa: maniqa, fid, …"""
     save: bool = setting(False, panel="Common")
-    """Keep the images in OUT/pictures."""
+    """Save the upscaled images in OUT/pictures."""
     overwrite: bool = setting(False, panel="Common")
     """Replace the metrics of an earlier evaluation."""
 

@@ -1,4 +1,4 @@
-"""Settings of super-resolving images: `InferConfig` and where results go, `OutputConfig`. Loads neither NumPy nor PyTorch."""
+"""Settings of upscaling images: `InferConfig` and where results go, `OutputConfig`. Loads neither NumPy nor PyTorch."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from .names import FLOW_SAMPLER, QUALITIES, SAMPLERS
 STARTS = ("noise", "rrdb")
 OUTPUT_FORMATS = ("png", "jpg", "webp")
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-"""Ending of a file that a result can be written to -> Pillow's name of the format."""
+"""Suffix of an output file -> Pillow's name of its format."""
 
 
 @old_names
 @dataclass(frozen=True)
 class InferConfig:
-    """How to super-resolve an image."""
+    """How to upscale an image."""
 
     steps: int | None = setting(
         None, none="as the model recommends, else all", panel="Common"
-    )  # the model knows how many there are
-    """Sampling steps, such as 100, 50, 25, 10 or 5."""
+    )  # the upper bound depends on the model
+    """Number of sampling steps, such as 100, 50, 25, 10 or 5."""
     seed: int = setting(0, min=0, panel="Common")
     """Seed of the noise; the same seed gives the same image on one device."""
-    sampler: str | None = setting(None, choices=(*SAMPLERS, FLOW_SAMPLER), none="the one that fits the model", panel="Common")
-    """The sampler."""
+    sampler: str | None = setting(None, choices=(*SAMPLERS, FLOW_SAMPLER), none="depends on the model", panel="Common")
+    """Sampling method."""
     quality: str | None = setting(None, choices=QUALITIES, none="balanced", panel="Common")
-    """Which of the model's recommended settings fill in what is not given."""
+    """Which of the model's recommended settings to use for sampler, steps and number of samples, where they are not given."""
     num_samples: int | None = setting(None, min=1, was=("average",), none="as the model recommends, else 1")
-    """Average so many samples: smoother, and closer in the mean square."""
+    """Average this many samples: smoother, with a lower mean squared error."""
     start: str = setting("noise", choices=STARTS)
-    """Start from noise, or from the RRDB's image with the noise of --start-time."""
+    """Start from noise, or from the RRDB's image noised to --start-time."""
     start_time: int | None = setting(None, min=0, none="half of T")
-    """With start rrdb: the time from 0 to T - 1; the higher, the more is generated anew."""
+    """With --start rrdb: the time step, 0 to T - 1. A higher one changes more of the RRDB's image."""
     back_project: bool = setting(False, was=("consistent",))
     """Make the result consistent with the input by back-projection: no colour shift."""
     rrdb_only: bool = setting(False, was=("regress",))
-    """Only the RRDB's image (stage one), no diffusion: smoother, and closer in the mean square."""
+    """Output the RRDB's image (stage one), without diffusion: smoother, with a lower mean squared error."""
     tile: int = setting(192, min=0, panel="Tiles")
-    """Largest side of a tile in pixels of the input; 0: no tiles."""
+    """Longest side of a tile in input pixels; 0: no tiles."""
     overlap: int = setting(16, min=0, panel="Tiles")
-    """Overlap of tiles in pixels of the input."""
+    """Overlap of tiles in input pixels."""
     batch: int = setting(1, min=1, panel="Tiles")
     """Tiles per call of the network."""
     cache_mb: int = setting(1024, min=0, panel="Tiles")
-    """Memory in MB for the RRDB's features, which each step needs; what does not fit is computed again."""
+    """Memory in MB to keep the RRDB's features between steps; those that do not fit are recomputed."""
     amp: str = setting("off", choices=("off", "bf16"), was=("precision",), was_values={"fp32": "off"}, panel="Run")
-    """Mixed precision of the U-Net: off (fp32), or bf16, which is faster where the processor has it."""
+    """Mixed precision of the U-Net: off (fp32), or bf16, which is faster on hardware that supports it."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -63,19 +63,19 @@ class OutputConfig:
     """Where the results go, and in which format."""
 
     out: Path | None = setting(None, short="-o", none="beside each input", panel="Common")
-    """A file for one image, or a folder."""
+    """Output file for one image, or output folder."""
     suffix: str | None = setting(None, none="_x4 for a model of scale 4")
-    """Added to the input's name."""
+    """Text added to the name of the input."""
     format: str = setting("png", choices=OUTPUT_FORMATS)
-    """Format of the files; a file named by --out has its own."""
+    """File format; a file given by --out has that of its suffix."""
     overwrite: bool = setting(False, panel="Common")
     """Replace files that exist."""
     bits: int = setting(8, choices=(8, 16))
     """Bits per channel; 16 with PNG only."""
     to_srgb: bool = False
-    """Convert colours to sRGB by the input's profile; otherwise the profile is kept and noted, not applied."""
+    """Convert colours to sRGB by the input's colour profile; otherwise the profile is kept, and reported."""
     provenance: bool = setting(True, was=("say_so",))
-    """Write into the file how it was made, and that it is synthesised."""
+    """Write model, settings and input hash into the file, and that its detail is synthesised."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,11 +1,11 @@
-"""Names that a setting may have as its value. They stand here, without PyTorch, for the command line's help and completion."""
+"""Names that settings may have as values. Without PyTorch, for the help and completion of the command line."""
 
 from __future__ import annotations
 
 SCALES = (1, 2, 3, 4, 8)
 """HR pixels per LR pixel that an RRDB can have."""
 MODULATIONS = ("none", "official", "paper", "joint")
-"""How E enters the process, see `diffusion/modulation.py`."""
+"""How E_SAM enters the process, see `diffusion/modulation.py`."""
 SAMPLERS = ("ddpm", "ddim", "dpm2m", "paper", "paper-clipped")
 """See `diffusion/sampler.py`."""
 FLOW_SAMPLER = "euler"
@@ -13,7 +13,7 @@ FLOW_SAMPLER = "euler"
 PROCESSES = ("ddpm", "flow")
 """See `diffusion/process.py`."""
 BASES = ("bicubic", "rrdb")
-"""What residuals refer to."""
+"""The base image of residuals."""
 PREDICTIONS = ("clean", "velocity")
 """What the network of a flow predicts."""
 PERCEPTUAL = ("lpips", "lpips-vgg", "dists")
@@ -21,4 +21,4 @@ PERCEPTUAL = ("lpips", "lpips-vgg", "dists")
 QUALITIES = ("fast", "balanced", "best")
 """Recommended settings that travel with a model, see `diffusion/recommended.py`."""
 RESCALE = 2.0
-"""SRDiff's factor of the residual to the bicubic enlargement: residuals are small, and are stretched to fill [-1, 1]."""
+"""SRDiff's factor for residuals to the bicubic upsampling: they are small, and are scaled to fill [-1, 1]."""

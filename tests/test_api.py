@@ -22,7 +22,7 @@ def snippets(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-def picture(folder: Path, name: str = "a.png", side: int = 64) -> Path:
+def write_image(folder: Path, name: str = "a.png", side: int = 64) -> Path:
     folder.mkdir(exist_ok=True)
     noise = np.random.default_rng(side).integers(0, 256, (side // 8, side // 8, 3), np.uint8)
     Image.fromarray(noise).resize((side, side)).save(folder / name)
@@ -111,7 +111,7 @@ def test_short_snippets_run(tmp_path, monkeypatch):
 def test_prepare_and_train_as_functions(tmp_path, monkeypatch):
     """Few arguments, a store and a model back; the same calls again do nothing and give the same."""
     monkeypatch.chdir(tmp_path)
-    picture(picture(tmp_path / "photos"), "b.png", side=128)
+    write_image(write_image(tmp_path / "photos"), "b.png", side=128)
     (tmp_path / "photos/notes.png").write_text("none")
     threads = torch.get_num_threads()
     store = samdiff.prepare("photos", masks=Halves(), tile=32, limits=samdiff.PrepareConfig().limits)
@@ -122,21 +122,21 @@ def test_prepare_and_train_as_functions(tmp_path, monkeypatch):
     assert store[0]["labels"].min() == 1
     again = samdiff.prepare(Path("photos"), "data/photos.zarr", masks=Halves(), config=samdiff.PrepareConfig(tile=32))
     assert again.fingerprint == store.fingerprint
-    said: list[str] = []
+    reported: list[str] = []
     small = {"train.batch": 2, "train.patch": 16, "validate.every": 0, "model.rrdb_blocks": 2, "model.multipliers": [1, 2]}
-    call = {"preset": "tiny", "steps": 1, "rrdb_steps": 1, "settings": small, "device": "cpu", "report": said.append}
+    call = {"preset": "tiny", "steps": 1, "rrdb_steps": 1, "settings": small, "device": "cpu", "report": reported.append}
     file = samdiff.train(store, **call)
     assert file == Path("runs/photos-tiny/model.safetensors")
     assert samdiff.load_model(file).upscale(np.zeros((4, 4), np.uint8), steps=1).shape == (16, 16)
     assert samdiff.train(["data/photos.zarr"], "runs/photos-tiny", **call) == file
-    assert any("nothing to do" in line for line in said)
+    assert any("nothing to do" in line for line in reported)
 
 
 def test_lr_and_imported_masks(tmp_path, monkeypatch):
     """`lr=` means given LR; a folder of JSON files means imported masks."""
     monkeypatch.chdir(tmp_path)
-    picture(tmp_path / "hr")
-    picture(tmp_path / "lr", side=16)
+    write_image(tmp_path / "hr")
+    write_image(tmp_path / "lr", side=16)
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks/a.json").write_text("[]")
     store = samdiff.prepare("hr", "s.zarr", masks="masks", lr="lr", tile=32)
@@ -148,12 +148,12 @@ def test_lr_and_imported_masks(tmp_path, monkeypatch):
 def test_calls_that_cannot_be_meant(tmp_path, monkeypatch):
     """Each is one clear error before any work."""
     monkeypatch.chdir(tmp_path)
-    picture(tmp_path / "photos")
+    write_image(tmp_path / "photos")
     for call, message in (
         ({"tiles": 32}, "prepare: unknown setting tiles.*did you mean.*tile"),
-        ({"masks": Halves(), "sam": "vit_h"}, "masks: brings the masks, so it does not go with sam"),
-        ({"masks": Halves(), "points_per_side": 8}, "does not go with .* settings of the mask generation"),
-        ({"masks_from": "lr", "degradation": "blind"}, "does not go with degradation 'blind'"),
+        ({"masks": Halves(), "sam": "vit_h"}, "masks: cannot be combined with sam"),
+        ({"masks": Halves(), "points_per_side": 8}, "cannot be combined with .* settings of the mask generation"),
+        ({"masks_from": "lr", "degradation": "blind"}, "cannot be combined with degradation 'blind'"),
         ({"masks": Halves(), "threads": 0}, "threads: expected at least 1, got 0"),
         ({"masks": Halves(), "tile": 30}, "tile: expected a multiple of the scale 4"),
     ):
@@ -165,8 +165,8 @@ def test_calls_that_cannot_be_meant(tmp_path, monkeypatch):
     for call, message in (
         ({"settings": {"train.lrr": 1}}, "unknown setting train.lrr"),
         ({"settings": {"lr": 1}}, "expected section.key=value"),
-        ({"settings": {"train.lr": object()}}, "train.lr: expected a number, a text, a list"),
-        ({"rrdb": "x.safetensors", "rrdb_steps": 3}, "rrdb: takes the place of stage one"),
+        ({"settings": {"train.lr": object()}}, "train.lr: expected a number, a string, a list"),
+        ({"rrdb": "x.safetensors", "rrdb_steps": 3}, "rrdb: replaces stage one"),
         ({"preset": "large"}, "preset: expected one of tiny, small, paper"),
     ):
         with pytest.raises(samdiff.ConfigError, match=message):

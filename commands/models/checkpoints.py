@@ -1,4 +1,4 @@
-"""`samdiff import-checkpoint`, `samdiff publish`: models in and out."""
+"""`samdiff import-checkpoint` and `samdiff publish`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from ..common import print_status
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="A published SAM-DiffSR, SRDiff or RRDB checkpoint.")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", show_default="NAME.imported.safetensors beside it", help="Our file.")
+        Path | None,
+        typer.Option("-o", "--out", show_default="NAME.imported.safetensors beside FILE", help="The converted file."),
     ] = None,
     modulation: Annotated[
-        str, typer.Option(help="What it was trained with: official (SAM-DiffSR) or none (SRDiff).")
+        str, typer.Option(help="Modulation of its training: official (SAM-DiffSR) or none (SRDiff).")
     ] = "official",
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
     """Convert a published checkpoint.
 
-    Published weights -> a checkpoint of ours, every name and shape verified.
+    Writes a samdiff checkpoint. The name and shape of every tensor is verified.
     """
     from ...model.checkpoints.convert import describe, import_official
     from ...model.checkpoints.format import save_checkpoint
@@ -41,16 +42,19 @@ def publish(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a model's file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     licence: Annotated[str, typer.Option(help="Licence of the weights, such as that of the training images.")],
-    attribution: Annotated[str, typer.Option(help="Whom the licence asks to name.")] = "",
-    half: Annotated[bool, typer.Option(help="Store float16: half the bytes.")] = True,
+    attribution: Annotated[str, typer.Option(help="Credit that the licence requires.")] = "",
+    half: Annotated[bool, typer.Option(help="Store float16, half the size.")] = True,
     recommend: Annotated[
-        list[str] | None, typer.Option(help="QUALITY=SAMPLER:STEPS[:AVERAGE], such as balanced=euler:4; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Recommended sampling settings, QUALITY=SAMPLER:STEPS[:SAMPLES], such as balanced=euler:4; may be repeated."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
     """Write a run's best model as one small file.
 
-    Without anything of this machine.
+    The file holds no paths or other facts about this machine.
     """
     from ...model.checkpoints.publish import checkpoint_files
     from ...model.checkpoints.publish import publish as write
@@ -66,7 +70,7 @@ def publish(
 
 
 def _check_target(target: Path, inputs: list[Path], overwrite: bool) -> None:
-    """Before any work."""
+    """Check the output before any work."""
     from ...pipeline.storage.outputs import claim_outputs
 
     if target.suffix != ".safetensors" or target.is_dir():

@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Measure a model on benchmarks.
 
-    PSNR, SSIM, consistency and artifacts of a model beside bicubic and its RRDB, by named protocols.
+    PSNR, SSIM, consistency and artifacts of a model, its RRDB and bicubic upsampling, by named protocols.
     """
     config = chosen.config()
     required("evaluate", **{"--benchmark": benchmark})
@@ -61,7 +61,7 @@ def evaluate(
     from ...model.evaluation.perceptual import load_measures
     from ...model.evaluation.unfinished import FILE, Unfinished
     from ...model.inference.batch import provenance
-    from ...model.inference.image_io import save_picture
+    from ...model.inference.image_io import save_image
     from ...model.inference.upscaler import load_model
     from ...pipeline.download.benchmarks import find_benchmark
     from ...pipeline.storage.outputs import claim_outputs, write_output
@@ -81,7 +81,7 @@ def evaluate(
     skipped, models = (extras.skipped, extras.models) if extras else ({}, {})
     names = [folder.resolve().name for folder in benchmark]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their figures could not be told apart; rename one")
+        raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their metrics could not be told apart; rename one")
     read = {name: read_benchmark_folder(folder, model.scale) for name, folder in zip(names, benchmark, strict=True)}
     sets, lr_from = {name: found.pairs for name, found in read.items()}, {name: found.lr_from for name, found in read.items()}
     print_status(*lr_lines(lr_from))
@@ -91,7 +91,7 @@ def evaluate(
     for what, reason in skipped.items():  # before hours of work; again at the end
         print_status(f"without {what}: {reason}")
     how = provenance(model, settings)
-    measured = sorted([*extras.pictures, *extras.folders]) if extras else []
+    measured = sorted([*extras.images, *extras.folders]) if extras else []
     decides = {"model": model.sha256, **how, "device": model.device.type, "seeds": seeds, "metrics": measured, "save": save}
     decides |= {"metric_models": models}
     claim_outputs([("--out", out / FILE)], inputs, overwrite=True)
@@ -112,12 +112,12 @@ def evaluate(
         if before:
             print_status(f"{name}: {before} of {len(pairs)} images were finished before")
         each = seeds + 2
-        bar = progress(desc=name, total=len(pairs) * each, initial=before * each, unit="picture")
+        bar = progress(desc=name, total=len(pairs) * each, initial=before * each, unit="image")
 
         def done(picture: str, method: str, found: object, name: str = name, bar: object = bar) -> None:
             if save:
                 file = out / "pictures" / name / f"{picture}_{method}.png"
-                save_picture(found, file, overwrite=overwrite or unfinished.is_ours(file))  # type: ignore[arg-type]
+                save_image(found, file, overwrite=overwrite or unfinished.is_ours(file))  # type: ignore[arg-type]
                 unfinished.saved(file)
             bar.update()  # type: ignore[attr-defined]
 
@@ -130,7 +130,7 @@ def evaluate(
             upscale=lambda lr, seed: model.upscale(lr, settings, seed=seed),
             seeds=range(seeds),
             extras=extras,
-            on_picture=done,
+            on_image=done,
             unfinished=unfinished,
         )
         bar.close()
@@ -172,7 +172,7 @@ def compare(
     """
     from ...errors import ConfigError
     from ...model.evaluation.perceptual import choose_metrics, metrics_for
-    from ...model.inference.image_io import FORMATS, open_picture, save_picture
+    from ...model.inference.image_io import FORMATS, open_image, save_image
     from ...model.sheets.comparison import comparison
     from ...pipeline.storage.outputs import claim_outputs
     from ...runtime import pick_device
@@ -181,19 +181,19 @@ def compare(
         raise ConfigError(f"--out {out}: expected a file ending in {', '.join(FORMATS)}")
     claim_outputs([("--out", out)], [*pictures, *([reference] if reference is not None else [])], overwrite)
     if label and len(label) != len(pictures):
-        raise ConfigError(f"--label: expected one per picture, got {len(label)} for {len(pictures)}")
+        raise ConfigError(f"--label: expected one per image, got {len(label)} for {len(pictures)}")
     boxes = [_box(text) for text in crop or []]
-    named = list(zip(label or [path.stem for path in pictures], map(open_picture, pictures), strict=True))
+    named = list(zip(label or [path.stem for path in pictures], map(open_image, pictures), strict=True))
     truth = None
     if reference is not None:
         height, full_width = named[0][1].shape[:2]
-        truth = open_picture(reference)[:height, :full_width]  # an HR that is no multiple of the scale is cut, as LR was
+        truth = open_image(reference)[:height, :full_width]  # an HR that is no multiple of the scale is cut, as LR was
     more = {}
     if truth is not None:
         chosen = choose_metrics(metrics, pick_device("auto"), report=lambda text: print_status(f"captions {text}"))
         more = metrics_for(chosen, min(truth.shape[:2]))
     sheet = comparison(named, truth, boxes, crop_border=crop_border, width=width, metrics=more)
-    save_picture(sheet, out, overwrite=overwrite)
+    save_image(sheet, out, overwrite=overwrite)
     print_status(f"{out}")
 
 

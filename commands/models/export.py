@@ -1,4 +1,4 @@
-"""`samdiff export-model`: a model for other runtimes."""
+"""`samdiff export-model`: exports a model for other runtimes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def export_model(
         Path | None,
         typer.Option(show_default="the newest run in runs/, else shipped", help="model.safetensors or a run's folder."),
     ] = None,
-    to: Annotated[str, typer.Option(metavar="[onnx]", help="The format.")] = "onnx",
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for rrdb.onnx, denoiser.onnx and schedule.json.")] = Path(
-        "onnx"
-    ),
+    to: Annotated[str, typer.Option(metavar="[onnx]", help="File format.")] = "onnx",
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Output folder for rrdb.onnx, denoiser.onnx and schedule.json.")
+    ] = Path("onnx"),
     overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
 ) -> None:
     """Export a model as ONNX.
 
-    RRDB and denoiser as ONNX files of dynamic sizes.
+    Writes RRDB and denoiser as ONNX files with dynamic sizes.
     """
     from ...errors import ConfigError
     from ...model.checkpoints.publish import checkpoint_files

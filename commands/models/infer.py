@@ -1,4 +1,4 @@
-"""`samdiff infer`: images out."""
+"""`samdiff infer`: upscales images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def infer(
         typer.Argument(metavar="IMAGE", help="Images, folders of images, or patterns such as 'in/*.png'."),
     ] = None,
     recursive: Annotated[
-        bool, typer.Option("-r", "--recursive", rich_help_panel=COMMON, help="Search folders with their subfolders.")
+        bool, typer.Option("-r", "--recursive", rich_help_panel=COMMON, help="Also search subfolders.")
     ] = False,
     checkpoint: Annotated[
         Path | None,
@@ -40,19 +40,21 @@ def infer(
             help="model.safetensors or a run's folder.",
         ),
     ] = None,
-    scale: Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Refuse a checkpoint of another scale.")] = None,
+    scale: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fail if the checkpoint has another scale.")
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Super-resolve images.
+    """Upscale images.
 
-    Never needs SAM or masks. The same command resumes after an interruption.
+    Needs neither SAM nor masks. The same command resumes after an interruption.
     """
     chosen_settings = chosen.config()
     required("infer", IMAGE=inputs)
     assert inputs is not None
     from ...model.checkpoints.publish import checkpoint_files
-    from ...model.inference.batch import list_inputs, others_results, plan_outputs, upscale_files
+    from ...model.inference.batch import foreign_results, list_inputs, plan_outputs, upscale_files
     from ...model.inference.upscaler import load_model
     from ...runtime import pick_device, setup_process
 
@@ -63,7 +65,7 @@ def infer(
     model.expect_scale(scale)
     suffix = f"_x{model.scale}" if output.suffix is None else output.suffix
     output = replace(output, suffix=suffix)
-    others = others_results(inputs, suffix, recursive=recursive, out=output.out) if output.overwrite else ()
+    others = foreign_results(inputs, suffix, recursive=recursive, out=output.out) if output.overwrite else ()
     jobs = plan_outputs(
         list_inputs(inputs, suffix, recursive=recursive, out=output.out), output, [*checkpoint_files(path), *others]
     )

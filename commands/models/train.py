@@ -1,4 +1,4 @@
-"""`samdiff train`: stores to a model."""
+"""`samdiff train`: trains a model on stores."""
 
 from __future__ import annotations
 
@@ -31,12 +31,10 @@ def train(
             metavar=f"[{'|'.join(PRESETS)}]",
             show_default="the preset of --init-from, else paper",
             autocompletion=lambda incomplete: [name for name in PRESETS if name.startswith(incomplete)],
-            help="Sizes and steps.",
+            help="Network sizes and training steps.",
         ),
     ] = None,
-    rrdb: Annotated[
-        Path | None, typer.Option(rich_help_panel=COMMON, help="Take the RRDB of this checkpoint in place of stage one.")
-    ] = None,
+    rrdb: Annotated[Path | None, typer.Option(rich_help_panel=COMMON, help="Checkpoint whose RRDB replaces stage one.")] = None,
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -44,24 +42,24 @@ def train(
             "--start",
             rich_help_panel=COMMON,
             show_default="random weights",
-            help="Begin both stages from a model's weights (fine-tuning): a file, a run, or `shipped`.",
+            help="Model to fine-tune; both stages start from its weights: a file, a run, or `shipped`.",
         ),
     ] = None,
     benchmark: Annotated[
         list[Path] | None,
         typer.Option(
             rich_help_panel=COMMON,
-            help="Folder of images (or with HR/ and LRxS/) to score at each validation; may be repeated.",
+            help="Benchmark for validation: a folder of images, or with HR/ and LRxS/; may be repeated.",
         ),
     ] = None,
-    scale: Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Refuse a store of another scale.")] = None,
+    scale: Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fail if the store has another scale.")] = None,
     check_shards: Annotated[
         bool,
-        typer.Option(rich_help_panel=RUN, help="Compare each shard with its recorded SHA-256 when it is first read."),
+        typer.Option(rich_help_panel=RUN, help="Verify the SHA-256 of each shard when it is first read."),
     ] = True,
     print_schema: Annotated[
         bool,
-        typer.Option("--print-schema", rich_help_panel=RUN, help="Print the JSON schema of --config files, and stop."),
+        typer.Option("--print-schema", rich_help_panel=RUN, help="Print the JSON schema of --config files and exit."),
     ] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -93,19 +91,17 @@ def train(
     from ...runtime import pick_device, setup_process, usable_cores, user_path
 
     if rrdb is not None and "rrdb_steps" in chosen.named.get("train", {}):
-        raise ConfigError(f"--rrdb {rrdb} takes the place of stage one, so --rrdb-steps would do nothing; leave one out")
+        raise ConfigError(f"--rrdb {rrdb} replaces stage one, so --rrdb-steps has no effect; leave one out")
     opened = [open_to_stream(path, check_shards=check_shards) for path in shards]
     settings = _settings(chosen, preset, init_from, scale=opened[0].scale)
     chosen.show(settings)
     name = shards[0].rstrip("/").split("/")[-1].removesuffix(".zarr")
     target = Path("runs") / f"{name}-{settings.preset}" if out is None else user_path(out, "--out")
-    setup_process(threads or threads_to_resume(target, usable_cores()))  # as many as before, to the bit
+    setup_process(threads or threads_to_resume(target, usable_cores()))  # the same number as before, for bit-identical results
     if scale is not None and scale != opened[0].scale:
         raise StoreError(f"{shards[0]}: holds x{opened[0].scale}, x{scale} was requested; prepare a store with --scale {scale}")
     if settings.scale != opened[0].scale:
-        raise StoreError(
-            f"{shards[0]}: holds x{opened[0].scale}, and --config says scale = {settings.scale}; leave it out there"
-        )
+        raise StoreError(f"{shards[0]}: holds x{opened[0].scale}, but --config has scale = {settings.scale}; remove it there")
     with join(pick_device(device)) as ranks:
         if ranks.is_main and init_from is not None and not _preset(chosen, preset):
             print_status(f"--preset {settings.preset}, and [model] and [diffusion], as in {init_from}")
@@ -126,7 +122,7 @@ def train(
 
 
 def _settings(chosen: Chosen[RunConfig], preset: str | None, init_from: Path | None, *, scale: int) -> RunConfig:
-    """See `load_config`; without a preset, the model that training begins from gives it, with its networks and its process."""
+    """See `load_config`; without a preset, those of the model to fine-tune are used: its preset, networks and process."""
     model = None
     if init_from is not None and not _preset(chosen, preset):
         from ...model.checkpoints.format import load_checkpoint
@@ -137,5 +133,5 @@ def _settings(chosen: Chosen[RunConfig], preset: str | None, init_from: Path | N
 
 
 def _preset(chosen: Chosen[RunConfig], named: str | None) -> str:
-    """The preset that the user gave, by its option or in a file; empty: none."""
+    """The preset given by option or in a file; empty if none is given."""
     return named or chosen.layer().get("preset") or ""

@@ -1,1 +1,1 @@
-"""Weights with their configuration: our files, published files, and what a file may claim."""
+"""Weights with their configuration: samdiff's files, published files, and checks of what a file declares."""

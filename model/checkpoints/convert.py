@@ -1,6 +1,6 @@
-"""Published weights in: a checkpoint of SAM-DiffSR, SRDiff or their RRDB becomes one of ours, every name and shape verified.
+"""Converts published checkpoints of SAM-DiffSR, SRDiff or their RRDB to samdiff checkpoints; every name and shape is verified.
 
-Pickles are read with `weights_only=True` only: a file that would run code is refused.
+Pickles are read with `weights_only=True` only: a file that needs code is an error.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from .plain import brief
 from .published import read_published
 
 OFFICIAL_LEVELS = 256
-"""The official code divides LR by 256 (not 255) before it enlarges it, and its weights have learnt the difference."""
+"""The official code divides LR by 256 (not 255) before bicubic upsampling, and its weights are trained for that."""
 
 
 def import_official(path: Path, modulation: str = "official") -> Checkpoint:
-    """A published checkpoint as ours: kind `diffusion` (U-Net and RRDB), or `rrdb` if the file holds no U-Net.
+    """Read a published checkpoint as one of kind `diffusion` (U-Net and RRDB), or `rrdb` if the file holds no U-Net.
 
-    Sizes, scale and T are read from the tensors' shapes; the schedule must be one that we know.
+    Sizes, scale and T are derived from the shapes of the tensors; the noise schedule must be cosine or linear.
 
     Args:
         path: the `.ckpt` / `.pth` file; `.npz` and `.safetensors` of the same names are read too.
-        modulation: what it was trained with, which the file does not say: `official` (SAM-DiffSR) or `none` (SRDiff).
-            Both are sampled the same way.
+        modulation: of its training, which the file does not state: `official` (SAM-DiffSR) or `none` (SRDiff).
+            Both are sampled in the same way.
 
     Raises:
-        ConfigError: another modulation.
-        CheckpointError: no such file, a pickle that needs code, sizes that are not there, an unknown name, a missing or misshapen tensor, another schedule.
+        ConfigError: an unknown modulation.
+        CheckpointError: a missing file, a pickle that needs code, false sizes, an unknown name, a missing or misshapen tensor, another schedule.
     """
     if modulation not in ("official", "none"):
         raise ConfigError(f"--modulation: expected official (SAM-DiffSR) or none (SRDiff), got {modulation!r}")
@@ -45,14 +45,14 @@ def import_official(path: Path, modulation: str = "official") -> Checkpoint:
     if any(name.startswith("conv_first.") for name in tensors):
         tensors = {f"rrdb.{name}": value for name, value in tensors.items()}
     unet, rrdb = _below(tensors, "denoise_fn."), _below(tensors, "rrdb.")
-    strange = [name for name in tensors if not name.startswith(("denoise_fn.", "rrdb.")) and name != "betas"]
-    if strange or not rrdb:
-        found = f"{len(strange)} unknown entries (such as {printable(strange[0])[:80]})" if strange else "no RRDB"
+    unknown = [name for name in tensors if not name.startswith(("denoise_fn.", "rrdb.")) and name != "betas"]
+    if unknown or not rrdb:
+        problem = f"{len(unknown)} unknown entries (such as {printable(unknown[0])[:80]})" if unknown else "no RRDB"
         raise CheckpointError(
-            f"{path}: expected a published SAM-DiffSR, SRDiff or RRDB checkpoint (denoise_fn.…, rrdb.…), got {found}"
+            f"{path}: expected a published SAM-DiffSR, SRDiff or RRDB checkpoint (denoise_fn.…, rrdb.…), got {problem}"
         )
     try:
-        config = config_from(_settings(unet, rrdb, tensors.get("betas"), modulation if unet else "none", path))
+        config = config_from(_settings(unet, rrdb, tensors.get("betas"), modulation=modulation if unet else "none", path=path))
         ours = {f"rrdb.{name}": value for name, value in to_ours(rrdb, RRDB_NAMES).items()}
         ours |= {f"unet.{name}": value for name, value in to_ours(unet, UNET_NAMES).items()}
         expected = model_shapes(config, "diffusion" if unet else "rrdb")
@@ -61,13 +61,13 @@ def import_official(path: Path, modulation: str = "official") -> Checkpoint:
             f"{path}: the entry {printable(error)[:80]} is unknown, missing or of another shape; not one of the published layouts"
         ) from error
     except ConfigError as error:
-        raise CheckpointError(f"{path}: its shapes give no network that samdiff knows ({error})") from error
+        raise CheckpointError(f"{path}: its shapes do not match a network that samdiff supports ({error})") from error
     check_shapes(
-        expected, {name: tuple(value.shape) for name, value in ours.items()}, str(path), "not one of the published layouts"
+        expected, {name: tuple(value.shape) for name, value in ours.items()}, str(path), hint="not one of the published layouts"
     )
     check_finite(ours, str(path), "take another copy of the file")
     facts = {"imported_from": path.name, "sha256": sha256}
-    return Checkpoint("diffusion" if unet else "rrdb", ours, config.as_dict(), facts)
+    return Checkpoint("diffusion" if unet else "rrdb", ours, config=config.as_dict(), facts=facts)
 
 
 def describe(checkpoint: Checkpoint) -> str:
@@ -79,14 +79,14 @@ def describe(checkpoint: Checkpoint) -> str:
     parts += [f"RRDB {m.rrdb_blocks} x {m.rrdb_features} ({m.rrdb_growth})"]
     if checkpoint.kind == "diffusion":
         parts += [f"U-Net {m.width} x {'-'.join(map(str, m.multipliers))}", f"T = {config.diffusion.timesteps}"]
-        parts += [f"LR divided by {config.diffusion.lr_levels} before its enlargement, as in its training"]
+        parts += [f"LR divided by {config.diffusion.lr_levels} before upsampling, as in its training"]
     return ", ".join(parts)
 
 
 def _settings(
     unet: Mapping[str, Tensor], rrdb: Mapping[str, Tensor], betas: Tensor | None, modulation: str, path: Path
 ) -> dict[str, object]:
-    """The configuration that the shapes tell. KeyError for a tensor that is missing."""
+    """The configuration that follows from the shapes. KeyError for a missing tensor."""
     model: dict[str, object] = {
         "rrdb_features": _length(rrdb, "conv_first.bias"),
         "rrdb_growth": _length(rrdb, "RRDB_trunk.0.RDB1.conv1.bias"),
@@ -104,20 +104,20 @@ def _settings(
 
 
 def _length(tensors: Mapping[str, Tensor], name: str, axes: int = 1) -> int:
-    """The last axis of a tensor. KeyError if it is missing, empty or has another number of axes."""
+    """Length of the last axis of a tensor. KeyError if the tensor is missing, empty or has another number of axes."""
     if tensors[name].ndim != axes or tensors[name].shape[-1] == 0:
         raise KeyError(name)
     return tensors[name].shape[-1]
 
 
 def _count(tensors: Mapping[str, Tensor], part: str) -> int:
-    """How many parts are numbered; not one that only claims a high number, since each has a tensor."""
+    """Number of distinct indices below `part`; each needs a tensor of its own, so a high index alone does not count."""
     numbers = {match[1] for match in (re.match(rf"{part}\.([0-9]+)\.", name) for name in tensors) if match}
     return len(numbers)
 
 
 def _schedule(betas: Tensor | None, path: Path) -> dict[str, object]:
-    """`timesteps` and `schedule` of the tables in the file; the official ones if it holds none."""
+    """`timesteps` and `schedule` from the betas in the file; empty (the official ones) if it holds none."""
     if betas is None:
         return {}
     if betas.ndim == 1 and 2 <= len(betas) <= MOST_TIMES:

@@ -1,7 +1,7 @@
-"""The tensors that a configuration implies: names, shapes and dtypes, told without taking memory for one. Pure.
+"""The tensors that a configuration implies: names, shapes and dtypes, without allocating one. Pure.
 
-A few kilobytes can claim any size. So what a file says of itself is compared with its configuration before its tensors are read, and
-the configuration's own sizes are bounded (`config.py`): the largest network takes a second to describe.
+A small file can declare tensors of any size. So the declarations of a file are compared with its configuration before its tensors are
+read, and the sizes in a configuration are bounded (`config.py`).
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from ..networks.unet import UNet
 
 Shapes = dict[str, tuple[int, ...]]
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam keeps for each parameter; `step` is one number."""
+"""State of Adam for each parameter; `step` is a scalar."""
 COUNTERS = ("skipped", "row", "longest", "scale", "calm")
-"""The fields of `training.optimizer.Guard`, one number each; a test compares them."""
+"""The fields of `training.optimizer.Guard`, all scalars; a test compares them."""
 
 
 def rrdb_shapes(config: RunConfig) -> Shapes:
-    """Of the RRDB, without a prefix. ConfigError for a scale that it does not have."""
+    """Shapes of the RRDB, without a prefix. ConfigError for an unsupported scale."""
     return dict(_rrdb(config.model, config.scale))
 
 
 def unet_shapes(config: RunConfig) -> Shapes:
-    """Of the U-Net, without a prefix. ConfigError for diffusion settings that contradict each other."""
+    """Shapes of the U-Net, without a prefix. ConfigError for contradicting diffusion settings."""
     return dict(_unet(config.model, config.scale, config.diffusion.build().outputs))
 
 
 def model_shapes(config: RunConfig, kind: str) -> Shapes:
-    """Of a checkpoint of kind `rrdb` or `diffusion`, with prefixes."""
+    """Shapes of a checkpoint of kind `rrdb` or `diffusion`, with prefixes."""
     shapes = _under("rrdb", rrdb_shapes(config))
     return shapes | _under("unet", unet_shapes(config)) if kind == "diffusion" else shapes
 
 
 def state_shapes(config: RunConfig, stage: str) -> Shapes:
-    """Of the state of stage `rrdb` or `diffusion`: network, average, Adam's moments of every parameter, counters."""
+    """Shapes of the state of stage `rrdb` or `diffusion`: network, EMA, Adam's moments of every parameter, counters."""
     network = rrdb_shapes(config) if stage == "rrdb" else unet_shapes(config)  # all their tensors are parameters
     shapes = _under("network", network) | _under("ema", network)
     for moment in MOMENTS:
@@ -54,8 +54,8 @@ def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
     Args:
         expected: of the configured network.
         found: in the file.
-        where: what the message begins with.
-        hint: what it ends with: what to do.
+        where: beginning of the message.
+        hint: end of the message: what to do.
     """
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     misshaped = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
@@ -74,14 +74,16 @@ def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
 
 @lru_cache(maxsize=8)
 def _rrdb(m: ModelConfig, scale: int) -> Iterable[tuple[str, tuple[int, ...]]]:
-    with torch.device("meta"):  # no memory, and no number from the random generator
-        return _of(RRDB(m.rrdb_blocks, m.rrdb_features, m.rrdb_growth, scale))
+    with torch.device("meta"):  # allocates no memory, draws no random numbers
+        return _of(RRDB(blocks=m.rrdb_blocks, features=m.rrdb_features, growth=m.rrdb_growth, scale=scale))
 
 
 @lru_cache(maxsize=8)
 def _unet(m: ModelConfig, scale: int, outputs: int) -> Iterable[tuple[str, tuple[int, ...]]]:
     with torch.device("meta"):
-        return _of(UNet(m.width, m.multipliers, condition_channels(m.rrdb_blocks, m.rrdb_features), scale, outputs))
+        return _of(
+            UNet(m.width, m.multipliers, condition_channels(m.rrdb_blocks, m.rrdb_features), scale=scale, out_channels=outputs)
+        )
 
 
 def _of(network: torch.nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -1,7 +1,7 @@
 """Weights with everything needed to use them: one safetensors file, the configuration as JSON in its header. No pickles.
 
-A checkpoint of stage `diffusion` holds the U-Net (`unet.…`) and the frozen RRDB (`rrdb.…`), so inference needs one file. A resume state is
-the same kind of file with the optimiser's tensors beside the weights. Each carries a digest of its content (`tensorfile.py`).
+A checkpoint of stage `diffusion` holds the U-Net (`unet.…`) and the frozen RRDB (`rrdb.…`), so inference needs one file. A state to
+resume from is the same kind of file, with the tensors of the optimiser. Each has a digest of its content (`tensorfile.py`).
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ log = logging.getLogger(__name__)
 FORMAT = "samdiff-checkpoint"
 FORMAT_VERSION = "1"
 SHIPPED = Path(__file__).parents[1] / "weights" / "tiny-x4.safetensors"
-"""The small model inside the package; `weights/README.md` says what it was trained on and under which licence it is."""
+"""The small model inside the package; see `weights/README.md` for its training data and licence."""
 SHIPPED_NAME = "shipped"
-"""What users type for it in place of a path."""
+"""Its name on the command line, in place of a path."""
 SHIPPED_DIGEST = "b636552657e8a6c624b76266808ca51d6b299d7bff0a120da43b06954271845e"
-"""Of the shipped file's content: it was written before files carried their own."""
+"""Digest of the shipped file, which was written before files had digests."""
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 RRDB_FILE = "rrdb.safetensors"
 STAGES = ("rrdb", "diffusion")
 
-_MOST_BESIDE = 1000  # files that are looked at for a name that is spelled alike
+_MOST_BESIDE = 1000  # files to search for a similar name
 _KINDS = ("rrdb", "diffusion", "state")
 _TEXTS = {"format", "format_version", "kind", "config", "facts"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name, and what they belong to."""
+    """Tensors by name, with their configuration and origin."""
 
     kind: str
     """`rrdb`, `diffusion` or `state` (to resume from)."""
     tensors: dict[str, torch.Tensor]
     """On the CPU; prefixes `unet.`, `rrdb.`, and in a state `network.`, `ema.`, `adam.…`, `guard.`."""
-    config: dict[str, Any]
+    config: dict[str, object]
     """The resolved configuration of the run, see `config.py`."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Where it came from: step, sample position, stores' fingerprints, versions."""
+    """Origin: step, sample position, fingerprints of the stores, versions."""
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors below a prefix, without it: a state dict."""
@@ -66,15 +66,15 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, overwrite: bool = True) -> None:
-    """Write a checkpoint with its digest: whole and flushed to the disk, or not at all; an older file stays until then.
+    """Write a checkpoint with its digest, atomically and flushed to disk.
 
     Args:
         path: the file.
-        checkpoint: what goes into it.
-        overwrite: whether a file that is there already is replaced.
+        checkpoint: its content.
+        overwrite: whether an existing file is replaced.
 
     Raises:
-        CheckpointError: it cannot be written, such as on a full disk, or is there already.
+        CheckpointError: it cannot be written (such as on a full disk), or exists already.
     """
     header = {
         "format": FORMAT,
@@ -90,33 +90,33 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, overwrite: bool = True) 
     except OSError as error:
         size = sum(value.nbytes for value in tensors.values()) / 1e6
         raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror or error}), it needs {size:.0f} MB; what was saved before is untouched: "
+            f"{path}: cannot be written ({error.strerror or error}), it needs {size:.0f} MB; earlier files are unchanged: "
             f"{advice(error)}, then the same command resumes from there"
         ) from error
 
 
 def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
-    """Read a checkpoint onto the CPU, as float32. Its sizes are checked against its configuration before memory is taken for them.
+    """Read a checkpoint onto the CPU, as float32. Its declared sizes are compared with its configuration before memory is allocated.
 
-    A file without a digest (samdiff 0.1 wrote none) is read too, and one warning says so.
+    A file without a digest (samdiff 0.1 wrote none) is read with a warning.
 
     Args:
-        path: the file, a run's folder (its `model.safetensors`), or the word `shipped`: the model that comes with samdiff.
-        kind: what it has to be; None takes any.
+        path: the file, a run's folder (its `model.safetensors`), or `shipped`: the model that comes with samdiff.
+        kind: the expected kind; None: any.
 
     Raises:
-        CheckpointError: there is no file, it is not one of ours, is damaged, of another format version, or of another kind. The
-            message says what to delete or to replace.
+        CheckpointError: the file is missing, is not a samdiff checkpoint, is damaged, or has another format version or kind. The
+            message says what to do.
     """
     file = _file_of(path)
 
     def accept(texts: dict[str, str], shapes: Shapes) -> None:
         _check_format(texts, file)
-        claimed = _claimed(texts, file)
-        if kind is not None and claimed.kind != kind:
-            way = f"; {way_out(file)}" if kind == "state" else ""
-            raise CheckpointError(f"{file}: expected a checkpoint of kind {kind!r}, got {claimed.kind!r}{way}")
-        check_shapes(_implied(claimed, file), shapes, str(file), way_out(file))
+        declared = _declared(texts, file)
+        if kind is not None and declared.kind != kind:
+            way = f"; {remedy(file)}" if kind == "state" else ""
+            raise CheckpointError(f"{file}: expected a checkpoint of kind {kind!r}, got {declared.kind!r}{way}")
+        check_shapes(_implied(declared, file), shapes, str(file), hint=remedy(file))
 
     try:
         with activity(f"loading {file}"):
@@ -125,16 +125,18 @@ def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
         raise
     except (OSError, ValueError) as error:
         raise _refused(file, str(error)) from error
-    found = _claimed(texts, file)
-    if found.kind == "state" and any(value.dtype != torch.float32 for value in tensors.values()):
+    declared = _declared(texts, file)
+    if declared.kind == "state" and any(value.dtype != torch.float32 for value in tensors.values()):
         raise _refused(file, "a state holds float32 only, this one has other tensors")
     if DIGEST not in texts:
         _without_digest(file, texts, tensors)
-    return Checkpoint(found.kind, {name: value.float() for name, value in tensors.items()}, found.config, found.facts)
+    return Checkpoint(
+        declared.kind, {name: value.float() for name, value in tensors.items()}, config=declared.config, facts=declared.facts
+    )
 
 
-def way_out(file: Path) -> str:
-    """What to do about a damaged file: what a run can write again may be deleted."""
+def remedy(file: Path) -> str:
+    """What to do about a damaged file. A file that a run can write again may be deleted."""
     if (file.parent / "config.json").is_file():
         again = "delete it, and the same `samdiff train` command"
         if file.name.startswith("state-"):
@@ -149,7 +151,7 @@ def way_out(file: Path) -> str:
 
 
 def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 (hex) of weights by name, whatever file they came in."""
+    """SHA-256 (hex) of weights by name, independent of the file that holds them."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(name.encode())
@@ -161,10 +163,10 @@ def load_into(module: torch.nn.Module, state: Mapping[str, torch.Tensor], where:
     """Copy weights into a module; every name and shape must fit.
 
     Raises:
-        CheckpointError: names are missing or too many, a shape differs, or a value is not finite.
+        CheckpointError: a name is missing or unexpected, a shape differs, or a value is not finite.
     """
     own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    check_shapes(own, {name: tuple(value.shape) for name, value in state.items()}, where, "check preset and scale")
+    check_shapes(own, {name: tuple(value.shape) for name, value in state.items()}, where, hint="check preset and scale")
     check_finite(state, where, "take an earlier checkpoint")
     module.load_state_dict(dict(state))
 
@@ -177,7 +179,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], where: str, hint: str) -> 
 
 
 def newest_run(runs: Path = Path("runs")) -> Path:
-    """The run whose model was written last.
+    """The model file that was written last below `runs`.
 
     Raises:
         CheckpointError: there is none.
@@ -197,47 +199,47 @@ def _file_of(path: Path) -> Path:
         file = path / MODEL_FILE if path.is_dir() else path
         if not file.exists():
             raise CheckpointError(f"{file}: there is no such checkpoint{_nearest(path) or _runs_hint(path)}")
-    except OSError as error:  # a name that is too long, a folder that may not be entered
+    except OSError as error:  # such as a name that is too long, or missing permissions
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); give a checkpoint's file") from error
     return file
 
 
 def _check_format(texts: Mapping[str, str], file: Path) -> None:
     if texts.get("format") != FORMAT:
-        raise CheckpointError(f"{file}: weights without samdiff's header; {way_out(file)}")
+        raise CheckpointError(f"{file}: weights without samdiff's header; {remedy(file)}")
     if texts.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{file}: expected checkpoint format {FORMAT_VERSION}, got {printable(texts.get('format_version'))[:40]}; "
-            f"use the samdiff release that wrote it, or if it is damaged: {way_out(file)}"
+            f"use the samdiff release that wrote it, or if it is damaged: {remedy(file)}"
         )
 
 
-def _claimed(texts: Mapping[str, str], file: Path) -> Checkpoint:
-    """What the header says; no tensors."""
+def _declared(texts: Mapping[str, str], file: Path) -> Checkpoint:
+    """The checkpoint that the header declares, without tensors."""
     wrong = sorted((texts.keys() - {DIGEST}) ^ _TEXTS)
     if wrong:
         raise _refused(file, f"the header is damaged: the entry {brief(wrong[0])} is missing or unknown")
     if texts["kind"] not in _KINDS:
         raise _refused(file, f"the header is damaged: expected kind {', '.join(_KINDS)}, got {brief(texts['kind'])}")
     try:
-        return Checkpoint(texts["kind"], {}, read_object(texts["config"]), read_object(texts["facts"]))
+        return Checkpoint(texts["kind"], {}, config=read_object(texts["config"]), facts=read_object(texts["facts"]))
     except ValueError as error:
         raise _refused(file, f"the header is damaged: {printable(error)}") from error
 
 
-def _implied(claimed: Checkpoint, file: Path) -> Shapes:
-    """The tensors that belong to what the header says."""
-    facts = claimed.facts
+def _implied(declared: Checkpoint, file: Path) -> Shapes:
+    """The shapes that follow from the header."""
+    facts = declared.facts
     if "step" in facts and not whole_number(facts["step"]):
         raise _refused(file, f"the header is damaged: expected a number of steps, got {brief(facts['step'])}")
     try:
-        config = config_of(claimed.config)
-        if claimed.kind != "state":
-            return model_shapes(config, claimed.kind)
+        config = config_of(declared.config)
+        if declared.kind != "state":
+            return model_shapes(config, declared.kind)
     except ConfigError as error:
         raise CheckpointError(
             f"{file}: its configuration is not understood ({error}); use the samdiff release that wrote it, "
-            f"or if it is damaged: {way_out(file)}"
+            f"or if it is damaged: {remedy(file)}"
         ) from error
     if facts.get("stage") not in STAGES:
         raise _refused(file, f"the header is damaged: expected stage {' or '.join(STAGES)}, got {brief(facts.get('stage'))}")
@@ -250,20 +252,20 @@ def _without_digest(file: Path, texts: Mapping[str, str], tensors: Mapping[str, 
     elif content_digest(texts, tensors) != SHIPPED_DIGEST:
         raise _refused(file, "its content is not what was shipped")
     else:
-        log.info("%s: carries no digest of its own; its content is the one that this release knows", file)
+        log.info("%s: has no digest; its content is that of this release", file)
 
 
 @lru_cache(maxsize=1024)
 def _warn_once(file: Path) -> None:
-    log.warning("%s: carries no digest (samdiff 0.1 wrote none), so damage to its values cannot be noticed", printable(file))
+    log.warning("%s: carries no digest (samdiff 0.1 wrote none), so damage to its values cannot be detected", printable(file))
 
 
 def _refused(file: Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"{file}: {reason}; {way_out(file)}")
+    return CheckpointError(f"{file}: {reason}; {remedy(file)}")
 
 
 def _nearest(path: Path) -> str:
-    """`; did you mean …?` with the word `shipped`, or the file or the run beside the path, that is spelled most alike; empty if none is."""
+    """`; did you mean …?` with the most similar name of `shipped`, the files and the runs beside the path; empty if none is similar."""
     beside = list(islice(path.parent.iterdir(), _MOST_BESIDE)) if path.parent.is_dir() else []
     names = {entry.name: str(entry) for entry in beside if entry.suffix == ".safetensors" or (entry / MODEL_FILE).is_file()}
     names |= {SHIPPED_NAME: SHIPPED_NAME} if path.parent == Path() else {}

@@ -1,4 +1,4 @@
-"""The weights that a run begins from: of the right scale, with an RRDB, fitting the configured networks; or one error before anything is written."""
+"""The initial weights of a run: checked for scale, RRDB and the configured networks before anything is written."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .plain import brief
 
 
 def of_scale(path: Path, config: RunConfig, kind: str | None = None) -> Checkpoint:
-    """A checkpoint, refused with a CheckpointError if it is of another scale than the run."""
-    found = load_checkpoint(path, kind)
-    if found.config.get("scale") != config.scale:
-        raise CheckpointError(f"{path}: trained for x{brief(found.config.get('scale'))}, the store is x{config.scale}")
-    return found
+    """Load a checkpoint. CheckpointError if its scale is not that of the run."""
+    checkpoint = load_checkpoint(path, kind)
+    if checkpoint.config.get("scale") != config.scale:
+        raise CheckpointError(f"{path}: trained for x{brief(checkpoint.config.get('scale'))}, the store is x{config.scale}")
+    return checkpoint
 
 
 def load_rrdb(network: RRDB, path: Path, config: RunConfig) -> RRDB:
-    """The RRDB of any checkpoint of ours; CheckpointError if there is none, or it does not fit the configuration."""
+    """Load the RRDB of a checkpoint. CheckpointError if it has none, or it does not fit the configuration."""
     weights = of_scale(path, config).part("rrdb")
     if not weights:
         raise CheckpointError(f"{path}: holds no RRDB; give the rrdb.safetensors or model.safetensors of a run")
@@ -30,7 +30,7 @@ def load_rrdb(network: RRDB, path: Path, config: RunConfig) -> RRDB:
 
 
 def check_given(config: RunConfig, rrdb: Path | None, start: Checkpoint | None) -> None:
-    """CheckpointError now, before anything is written, if the weights that a run begins from do not fit it."""
+    """CheckpointError, before anything is written, if the initial weights do not fit the run."""
     if rrdb is not None:
         load_rrdb(build_rrdb(config), rrdb, config)
     if start is not None:

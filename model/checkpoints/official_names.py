@@ -1,6 +1,6 @@
-"""The official names: ONE table between the tensors of the published SAM-DiffSR / SRDiff / RRDB checkpoints and ours.
+"""The table of tensor names: published SAM-DiffSR / SRDiff / RRDB checkpoints and samdiff.
 
-Facts only (names and shapes); the official repositories carry no licence and none of their code is here.
+Only names are listed; the official repositories have no licence, and none of their code is used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 _BLOCK = [("mlp.1", "time"), ("block1.block.1", "first.conv"), ("block2.block.1", "second.conv"), ("res_conv", "skip")]
 
-# (official pattern, ours); `#` stands for a number, which both share in order
+# (official pattern, ours); `#` stands for a number that is the same in both
 UNET_NAMES = [
     ("cond_proj", "condition"),
     ("mlp.#", "time.#"),
@@ -38,12 +38,12 @@ RRDB_NAMES = [
 
 
 def to_ours(state: Mapping[str, Tensor], names: list[tuple[str, str]]) -> dict[str, Tensor]:
-    """Tensors under official names -> under ours. KeyError for a name that the table does not know."""
+    """Rename tensors from official names to ours. KeyError for an unknown name."""
     return {_translate(name, names): value for name, value in state.items()}
 
 
 def to_official(state: Mapping[str, Tensor], names: list[tuple[str, str]]) -> dict[str, Tensor]:
-    """Tensors under our names -> under the official ones."""
+    """Rename tensors from our names to the official ones."""
     return to_ours(state, [(ours, theirs) for theirs, ours in names])
 
 

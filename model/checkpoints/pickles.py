@@ -1,7 +1,7 @@
-"""What a PyTorch file claims, read without making one of its tensors: before `torch.load` may take memory for them.
+"""Checks the sizes that a PyTorch file declares, without creating its tensors, before `torch.load` allocates memory.
 
-`torch.load(weights_only=True)` runs no code of the file, but believes its sizes: a few kilobytes make it take gigabytes. Here the pickle is
-followed with stand-ins for storages and tensors, and each claim is held against the bytes that are there.
+`torch.load(weights_only=True)` runs no code of the file, but trusts its sizes: a few kilobytes can make it allocate gigabytes. Here the
+pickle is interpreted with placeholders for storages and tensors, and each declared size is compared with the bytes in the file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeGuard
 
 _ZIP = b"PK\x03\x04"
 _MOST_ENTRIES, _MOST_AXES = 100_000, 8
@@ -29,7 +29,7 @@ _ITEM_BYTES = {
     "Bool": 1,
 }
 _LEGACY_PICKLES = 5  # magic number, protocol, system, content, keys of the storages; the storages' bytes follow
-_OPCODES = (  # what torch.save writes; the others make objects by other ways
+_OPCODES = (  # written by torch.save; other opcodes create objects in other ways
     "PROTO FRAME STOP MARK GLOBAL REDUCE BUILD BINPERSID NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE "
     "SHORT_BINUNICODE SHORT_BINSTRING BINSTRING EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM "
     "SETITEMS BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE"
@@ -42,19 +42,19 @@ class _Storage(NamedTuple):
     numbers: int
 
 
-class _Maker(NamedTuple):
-    make: Callable[..., Any]
+class _Constructor(NamedTuple):
+    make: Callable[..., object]
 
 
 def check_claims(data: bytes) -> None:
-    """Hold what a `.pt` file says of its sizes against its bytes.
+    """Compare the sizes that a `.pt` file declares with its bytes.
 
     Args:
         data: the whole file, in the zip format or the older one.
 
     Raises:
-        pickle.UnpicklingError: it holds anything but tensors, numbers and texts in dicts and lists.
-        ValueError: it claims more than is there, or tensors that lie over each other.
+        pickle.UnpicklingError: it holds anything but tensors, numbers and strings in dicts and lists.
+        ValueError: it declares more than it holds, or overlapping tensors.
     """
     if not data.startswith(_ZIP):
         stream = io.BytesIO(data)
@@ -76,12 +76,12 @@ def check_claims(data: bytes) -> None:
             or sum(sizes.values()) > len(data)
         ):
             raise ValueError(
-                "not an archive as PyTorch writes it: its entries are packed, too many, twice there or larger than the file"
+                "not an archive as PyTorch writes it: its entries are compressed, too many, duplicated or larger than the file"
             )
         (pickled,) = [name for name in sizes if name.count("/") == 1 and name.endswith("/data.pkl")]
         reader = _Claims(io.BytesIO(), len(data))
         reader.follow(io.BytesIO(archive.read(pickled)))
-        damaged = archive.testzip()  # torch.load does not look at the checksums
+        damaged = archive.testzip()  # torch.load does not check the checksums
         if damaged is not None:
             raise ValueError(f"the checksum of its entry {damaged} is wrong")
     for kept in reader.storages.values():
@@ -89,8 +89,8 @@ def check_claims(data: bytes) -> None:
             raise ValueError(f"claims {kept.numbers} numbers where the file has fewer")
 
 
-class _Claims(pickle._Unpickler):  # not the one in C: that takes memory for the number of a memo entry
-    """An unpickler that makes stand-ins, and bounds the bytes of all tensors."""
+class _Claims(pickle._Unpickler):  # not the one in C, which allocates memory for any memo index
+    """An unpickler that creates placeholders, and bounds the bytes of all tensors."""
 
     stack: list[Any]
 
@@ -100,7 +100,7 @@ class _Claims(pickle._Unpickler):  # not the one in C: that takes memory for the
         self.left = most
 
     def follow(self, file: io.BytesIO) -> None:
-        """One pickle, from where the file is."""
+        """Interpret one pickle from the current position of the file."""
         super().__init__(file, encoding="utf-8")
         try:
             self.load()
@@ -108,20 +108,20 @@ class _Claims(pickle._Unpickler):  # not the one in C: that takes memory for the
             raise pickle.UnpicklingError(f"opcode or entry {error}") from error
 
     def find_class(self, module: str, name: str) -> Any:
-        """A stand-in; UnpicklingError for what is none of tensors' parts."""
+        """A placeholder; UnpicklingError for anything that is not part of a tensor."""
         if (module, name) == ("collections", "OrderedDict"):
-            return _Maker(_empty)
+            return _Constructor(_empty)
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
-            return _Maker(self._tensor)
+            return _Constructor(self._tensor)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _Maker(lambda tensor, grad, hooks: tensor)
+            return _Constructor(lambda tensor, grad, hooks: tensor)
         kind = name.removesuffix("Storage")
         if module == "torch" and name.endswith("Storage") and kind in _ITEM_BYTES:
             return _ITEM_BYTES[kind]
         raise pickle.UnpicklingError(f"needs {module}.{name}")
 
     def persistent_load(self, pid: object) -> _Storage:
-        """A storage."""
+        """A placeholder for a storage."""
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or any(pid[5:]):
             raise pickle.UnpicklingError("an entry that is no storage")
         _, item, key, _, count = pid[:5]
@@ -145,10 +145,10 @@ class _Claims(pickle._Unpickler):  # not the one in C: that takes memory for the
             raise ValueError("claims more bytes of tensors than the file has")
 
     def _reduce(self) -> None:
-        arguments, maker = self.stack.pop(), self.stack[-1]
-        if not isinstance(maker, _Maker) or not isinstance(arguments, tuple):
+        arguments, constructor = self.stack.pop(), self.stack[-1]
+        if not isinstance(constructor, _Constructor) or not isinstance(arguments, tuple):
             raise pickle.UnpicklingError("calls what is no part of a tensor")
-        self.stack[-1] = maker.make(*arguments)
+        self.stack[-1] = constructor.make(*arguments)
 
     def _build(self) -> None:
         self.stack.pop()  # attributes of a state dict, such as its versions
@@ -178,10 +178,10 @@ def _empty() -> OrderedDict[str, object]:
 
 
 def _check_key(key: object) -> None:
-    """Nested tuples as keys would be hashed for ever."""
+    """Keys must be simple: hashing deeply nested tuples could take forever."""
     if not isinstance(key, str | int | float):
         raise pickle.UnpicklingError(f"a dict with a key that is {type(key).__name__}")
 
 
-def _sizes(values: Any) -> bool:
+def _sizes(values: object) -> TypeGuard[tuple[int, ...]]:
     return isinstance(values, tuple) and all(type(value) is int and 0 <= value < 1 << 48 for value in values)

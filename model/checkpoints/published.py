@@ -1,4 +1,4 @@
-"""Published files in: tensors by name out of pickles, `.npz` and safetensors, none of which may take more memory than it has bytes."""
+"""Reads tensors by name from published pickles, `.npz` and safetensors, with bounded memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,32 +23,32 @@ from .format import FORMAT
 from .pickles import check_claims
 from .plain import brief
 
-_MOST_BYTES = 4 << 30  # the published ones have 100 MB
-_MOST_UNPACKED = 20  # times the file's bytes, and 64 MB: weights are hardly packed by half
-_WRAPPERS = ("state_dict", "model", "params_ema", "params", "module")  # what published files nest their tensors in
+_MOST_BYTES = 4 << 30  # published checkpoints have about 100 MB
+_MOST_UNPACKED = 20  # times the size of the file, plus 64 MB: weights hardly compress to half
+_WRAPPERS = ("state_dict", "model", "params_ema", "params", "module")  # keys below which published files nest their tensors
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_BUFFERS = "betas|alphas_cumprod|sqrt_|log_one_minus|posterior_"  # tables of the schedule, kept in the state dict
+_BUFFERS = "betas|alphas_cumprod|sqrt_|log_one_minus|posterior_"  # noise schedule tables in the state dict
 
 
 def read_published(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Float32 tensors by name, out of whatever they are nested in, and the file's SHA-256.
+    """Float32 tensors by name, from the dict that they are nested in, and the SHA-256 of the file.
 
-    Prefixes of wrapping modules are left out, and so are the schedule's tables but `betas`.
+    Prefixes of wrapping modules are removed, and all tables of the noise schedule except `betas`.
 
     Raises:
-        CheckpointError: no such file, a pickle that needs code, sizes that are not there, a dtype that weights do not have, a name twice.
+        CheckpointError: a missing file, a pickle that needs code, false sizes, an unsupported dtype, a duplicate name.
     """
     data = _bytes_of(path)
     try:
         content = _content(path, data)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: not a checkpoint of tensors alone (or none at all): to read it as a pickle would run code from the file, which samdiff "
+            f"{path}: not a checkpoint that holds only tensors: reading it as a pickle would run code from the file, which samdiff "
             f"never does ({printable(error)[:200]}); give the published checkpoint's file"
         ) from error
     except CheckpointError:
         raise
-    except Exception as error:  # noqa: BLE001  # readers of damaged files raise many kinds: this file's reason
+    except Exception as error:  # noqa: BLE001  # damaged files raise many kinds of exceptions: reported for this file
         reason = f"{type(error).__name__}: {printable(error)[:200]}"
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}); is the file whole?") from error
     while isinstance(content, Mapping):
@@ -58,16 +57,16 @@ def read_published(path: Path) -> tuple[dict[str, Tensor], str]:
             break
         content = inner
     if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path}: expected tensors by name, possibly below state_dict.model, got something else")
+        raise CheckpointError(f"{path}: expected tensors by name, possibly nested in state_dict or model, got something else")
     return _named(path, content), hashlib.sha256(data).hexdigest()
 
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        found = os.stat(path)
-        if found.st_size > _MOST_BYTES and not why_not_regular(found.st_mode):
+        status = os.stat(path)
+        if status.st_size > _MOST_BYTES and not why_not_regular(status.st_mode):
             raise CheckpointError(
-                f"{path}: has {found.st_size >> 20} MB, published checkpoints have 100; is it the right file?"
+                f"{path}: has {status.st_size >> 20} MB, published checkpoints have 100; is it the right file?"
             )
         return read_regular(path, _MOST_BYTES)
     except FileNotFoundError as error:
@@ -77,7 +76,7 @@ def _bytes_of(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read ({printable(reason)}); give the published checkpoint's file") from error
 
 
-def _content(path: Path, data: bytes) -> Any:
+def _content(path: Path, data: bytes) -> object:
     if path.suffix == ".npz":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _MOST_UNPACKED * len(data) + (64 << 20):
@@ -88,7 +87,7 @@ def _content(path: Path, data: bytes) -> Any:
         content = load_safetensors(data)
         texts = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
         if texts.get("format") == FORMAT:
-            raise CheckpointError(f"{path}: a checkpoint of samdiff's own, which needs no import; use it as it is")
+            raise CheckpointError(f"{path}: already a samdiff checkpoint; use it without import")
         return content
     check_claims(data)
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -99,7 +98,7 @@ def _named(path: Path, content: Mapping[object, Tensor]) -> dict[str, Tensor]:
     for key, value in content.items():
         name = re.sub(r"^(module\.|model\.)+", "", str(key))
         if name in tensors:
-            raise CheckpointError(f"{path}: holds {brief(name)} twice, under two prefixes; which one is meant cannot be told")
+            raise CheckpointError(f"{path}: holds {brief(name)} twice, under two prefixes; remove one of them")
         if re.match(_BUFFERS, name) and name != "betas":
             continue
         if value.dtype not in _FLOATS:

@@ -1,7 +1,7 @@
-"""Safetensors with a digest: what a file claims is checked before memory is taken for it, what was read is checked against what was written.
+"""Safetensors with a digest: declarations are checked before memory is allocated, the content against the digest.
 
-The digest is SHA-256 over the header's texts and every tensor's name, dtype, shape and bytes, in sorted order: the same wherever the file
-lies and however its tensors are laid out in it. It stands in the header beside the texts.
+The digest is SHA-256 over the texts of the header and the name, dtype, shape and bytes of each tensor, in sorted order, so it does not
+depend on the order in the file. It is stored in the header.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ...errors import printable
 from .plain import brief
 
 DIGEST = "sha256"
-"""Its name in the header."""
+"""Key of the digest in the header."""
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""What weights may be stored in."""
+"""Allowed dtypes of weights."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -29,7 +29,7 @@ def content_digest(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> s
     """SHA-256 (hex) of a file's content.
 
     Args:
-        texts: of the header; one named `sha256` does not count.
+        texts: of the header; the key `sha256` is ignored.
         tensors: on the CPU, of one of `DTYPES`.
     """
     digest = hashlib.sha256()
@@ -56,33 +56,33 @@ def to_bytes(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bytes:
 def read(
     path: Path, accept: Callable[[dict[str, str], dict[str, tuple[int, ...]]], None]
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The header's texts and the tensors as they are stored, the digest checked if there is one.
+    """Read the texts of the header and the tensors; the digest is checked if there is one.
 
     Args:
         path: a file.
-        accept: called with the texts and the shapes by name before a tensor is read; raises if they will not do.
+        accept: called with the texts and the shapes by name before a tensor is read; raises if they are not acceptable.
 
     Raises:
-        ValueError: not a regular file, not safetensors, a dtype that weights do not have, or other content than the digest's.
+        ValueError: not a regular file, not safetensors, an unsupported dtype, or a content that does not match the digest.
         OSError: it cannot be read.
     """
-    if not path.is_file():  # a pipe would block for ever
+    if not path.is_file():  # a pipe could block forever
         raise ValueError("not a readable safetensors file (expected a regular file)")
     try:
         with safe_open(path, framework="pt", device="cpu") as opened:
             texts = dict(opened.metadata() or {})
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            shapes = {name: tuple(found.get_shape()) for name, found in slices.items()}
+            shapes = {name: tuple(entry.get_shape()) for name, entry in slices.items()}
             accept(texts, shapes)
-            for name, found in slices.items():
-                if found.get_dtype() not in DTYPES:
-                    raise ValueError(f"{printable(name)[:80]} is {found.get_dtype()}, expected weights of {', '.join(DTYPES)}")
-            # clone: memory of our own, not the file's pages, which another process may change after they were checked
+            for name, entry in slices.items():
+                if entry.get_dtype() not in DTYPES:
+                    raise ValueError(f"{printable(name)[:80]} is {entry.get_dtype()}, expected weights of {', '.join(DTYPES)}")
+            # clone: our own memory, since another process may change the pages of the file after the check
             tensors = {name: opened.get_tensor(name).clone() for name in slices}
     except SafetensorError as error:
         raise ValueError(f"not a readable safetensors file ({printable(error)[:200]})") from error
     expected = texts.get(DIGEST)
     got = None if expected is None else content_digest(texts, tensors)
     if got != expected:
-        raise ValueError(f"its content is not what was written (expected SHA-256 {brief(expected)}, got {got})")
+        raise ValueError(f"its content does not match its digest (expected SHA-256 {brief(expected)}, got {got})")
     return texts, tensors

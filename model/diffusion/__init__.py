@@ -1,1 +1,1 @@
-"""The process: schedule, modulation by E, samplers, residual, noise. Pure."""
+"""The diffusion process: noise schedule, modulation by E, samplers, residual, noise. Pure."""

@@ -1,4 +1,4 @@
-"""Rectified flow (Liu et al. 2022, arXiv 2209.03003) from the RRDB's image with noise to HR, as PMRF has it (arXiv 2410.00418). Pure.
+"""Rectified flow (Liu et al. 2022, arXiv 2209.03003) from the RRDB's image with noise to HR, as in PMRF (arXiv 2410.00418). Pure.
 
 With r the scaled residual to the base image, eps standard normal and s = t / T from 0 (noise) to 1 (HR):
 
@@ -6,13 +6,13 @@ With r the scaled residual to the base image, eps standard normal and s = t / T 
     v   = r - sigma eps = (r - x_s) / (1 - s)    its velocity
     x_s' = x_s + (s' - s) v                  Euler's step; the last one ends in the estimate of r
 
-What the network's output F means (`prediction`):
+The meaning of the network's output F (`prediction`):
 
     clean     r^ = F                                          v^ = (F - x_s) / (1 - s)
     velocity  v^ = F + (2 s - 1) / ((1 - s)^2 + s^2) x_s      r^ = x_s + (1 - s) v^
 
-For `clean`, F = 0 is the base image itself in any number of steps. For `velocity`, F = 0 is it in one step; in more steps F = 0 is the
-exact flow between Gaussians of equal spread, so noise is left over. The factor is the best linear guess of v from x_s for such a pair.
+For `clean`, F = 0 gives the base image for any number of steps. For `velocity`, F = 0 gives it in one step; with more steps F = 0 is the
+exact flow between two Gaussians of equal variance, so noise remains. The factor is the best linear estimate of v from x_s for them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from ..names import PREDICTIONS as PREDICTIONS
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 LEAST_LEFT = 0.25
-"""Bound of 1 - s where the loss divides by it: the last times would outweigh all others. Four steps of Euler go no nearer to s = 1."""
+"""Lower bound of 1 - s as a divisor in the loss: otherwise the last time steps would dominate. Four Euler steps go no closer to s = 1."""
 
 
 @dataclass(frozen=True)
 class Flow:
-    """One straight flow with its times 0 … T - 1; time T is HR."""
+    """A rectified flow with time steps 0 … T - 1; T is HR."""
 
     timesteps: int
     """T."""
@@ -56,36 +56,36 @@ class Flow:
         return (1 - s) * self.sigma * noise + s * residual
 
     def clean(self, x: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
-        """r^ as the prediction implies it, unclipped."""
+        """r^ from the prediction, not clipped."""
         if self.prediction == "clean":
             return predicted
         return x + (1 - self._share(t, x)) * self.velocity(x, predicted, t)
 
     def velocity(self, x: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
-        """v^ as the prediction implies it."""
+        """v^ from the prediction."""
         s = self._share(t, x)
         if self.prediction == "clean":
             return (predicted - x) / (1 - s)
         return predicted + (2 * s - 1) / ((1 - s) ** 2 + s**2) * x
 
     def compared(self, x: Tensor, predicted: Tensor, residual: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """What the loss compares: v^ with v; for `clean` r^ with r, both divided by max(1 - s, LEAST_LEFT)."""
+        """(prediction, target) of the loss: v^ and v; for `clean` r^ and r, both divided by max(1 - s, LEAST_LEFT)."""
         if self.prediction == "velocity":
             return self.velocity(x, predicted, t), residual - self.sigma * noise
         left = (1 - self._share(t, x)).clamp(min=LEAST_LEFT)
         return predicted / left, residual / left
 
     def check(self, sampler: str | None, steps: int | None, first: int | None = None) -> tuple[int, ...]:
-        """The times of Euler's steps, from 0 up; ConfigError for what a flow does not have."""
+        """The time steps of Euler's method, ascending from 0. ConfigError for an unsupported sampler, start or number of steps."""
         if sampler not in (None, SAMPLER):
             raise ConfigError(
-                f"sampler {sampler!r}: the model is a flow, which has one sampler, {SAMPLER!r}; leave --sampler out"
+                f"sampler {sampler!r}: the model is a flow, whose only sampler is {SAMPLER!r}; leave --sampler out"
             )
         if first is not None:
-            raise ConfigError("start: a flow begins at the RRDB's image anyway; leave --start out")
+            raise ConfigError("start: a flow always starts from the RRDB's image; leave --start out")
         number = self.timesteps if steps is None else steps
         if not 1 <= number <= self.timesteps:
-            raise ConfigError(f"steps: expected 1 to {self.timesteps} (the flow's times), got {number}")
+            raise ConfigError(f"steps: expected 1 to {self.timesteps} (the flow's time steps), got {number}")
         return tuple(index * self.timesteps // number for index in range(number))
 
     def sample_steps(
@@ -94,10 +94,10 @@ class Flow:
         """(time, state) from the start to the end: (0, x_0), …, (T, r^). The state is `x` itself, changed in place.
 
         Args:
-            predict: the network; sees x_s [B, 3, H, W] and t int64 [B].
+            predict: the network, called with x_s [B, 3, H, W] and t int64 [B].
             x: sigma eps.
             steps: number of network calls; None: all T.
-            rows: of the image per piece of arithmetic, which bounds the memory; None: all.
+            rows: rows that are updated at once, which bounds the memory; None: all.
 
         Raises:
             ConfigError: see `check`.
@@ -106,11 +106,11 @@ class Flow:
         yield grid[0], x
         for t, after in zip(grid, (*grid[1:], self.timesteps), strict=True):
             predicted = predict(x, torch.full((len(x),), t, dtype=torch.int64, device=x.device))
-            weight = (after - t) / (self.timesteps - t)  # of the way that is left; 1 in the last step
+            weight = (after - t) / (self.timesteps - t)  # fraction of the remaining time; 1 in the last step
             for top in range(0, x.shape[2], rows or x.shape[2]):
                 part = x[:, :, top : top + (rows or x.shape[2])]
-                found = predicted[:, :, top : top + (rows or x.shape[2])]
-                part.lerp_(self.clean(part, found, torch.full((len(x),), t, device=x.device)).to(part.dtype), weight)
+                output = predicted[:, :, top : top + (rows or x.shape[2])]
+                part.lerp_(self.clean(part, output, torch.full((len(x),), t, device=x.device)).to(part.dtype), weight)
             yield after, x
 
     def _share(self, t: Tensor, like: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Noise as a function of (seed, sample, step, place), so that no field of it need be held whole. Pure.
+"""Noise as a function of (seed, sample, step, position), so that no whole noise image is kept. Pure.
 
-The same pixel gets the same noise whatever the picture's size, the tiles or the order of work.
+A pixel gets the same noise for any image size, tiling and order of computation.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from torch import Tensor
 
 from ...errors import ConfigError
 
-BLOCK = 128  # pixels; a block is drawn whole, so rows are best asked for in multiples of it
+BLOCK = 128  # pixels; whole blocks are drawn, so requests should be aligned to it
 
 
 @dataclass(frozen=True)
 class NoiseField:
-    """Standard normal numbers for every pixel of a picture, at every step."""
+    """Standard normal noise for each pixel of an image and each step."""
 
     seed: int
-    """What makes one picture's noise another's; 0 … 2^64 - 1."""
+    """0 … 2^64 - 1."""
     width: int
-    """Of the picture, in pixels."""
+    """Width of the image in pixels."""
     sample: int = 0
-    """Which of several samples of one seed."""
+    """Index of the sample."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 64:
@@ -43,7 +43,7 @@ class NoiseField:
         return torch.from_numpy(out)[None]
 
     def _block(self, step: int, block_y: int, block_x: int) -> np.ndarray:
-        """Philox (Salmon et al. 2011) counts: the block's place is in the upper words of the counter, the lowest is left to run."""
+        """Philox (Salmon et al. 2011), a counter-based generator: the upper words of the counter hold the position of the block."""
         counter = np.array([0, block_x, block_y, step], np.uint64)
         bits = np.random.Philox(key=np.array([self.seed, self.sample], np.uint64), counter=counter)
         return np.random.Generator(bits).standard_normal((3, BLOCK, BLOCK), dtype=np.float32)

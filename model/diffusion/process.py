@@ -1,6 +1,6 @@
-"""The two processes behind the same functions, for training and inference: `ddpm` (with a modulation) and `flow`. Pure.
+"""The two processes with a common interface for training and inference: `ddpm` (with a modulation) and `flow`. Pure.
 
-residual  what is diffused: (image - base) * rescale, base the bicubic enlargement or the RRDB's image, all in [-1, 1]
+They work on the residual (image - base) * rescale; the base is the bicubic upsampling of LR or the RRDB's image, all in [-1, 1].
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from .residual import RESCALE, from_residual, to_residual
 from .sampler import DEFAULT, Noise, Predict, check_pair, sample_steps
 
 SPREAD = {"ddpm": 0.25, "flow": 0.5}
-"""process -> standard deviation that a residual to the RRDB's image is scaled to. ddpm's is clipped to [-1, 1], four deviations."""
-NO_ONE_STEP = (
-    "loss.perceptual with modulation 'paper': the x_0 of one step is off by a multiple of E; use none, official or joint"
-)
+"""process -> standard deviation that residuals to the RRDB's image are scaled to. ddpm clips them to [-1, 1], four standard deviations."""
+NO_ONE_STEP = "loss.perceptual with modulation 'paper': its one-step x_0 has an error that is a multiple of E; use none, official or joint"
 ONE_STEP_SIGNAL = 0.5
-"""`ddpm`: share of x_0, sqrt(abar), in the states whose x_0 is looked at as an image; below it the network's error is magnified too much."""
+"""`ddpm`: minimum of sqrt(abar) for one-step prediction; below it the error of the network is magnified too much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +34,17 @@ class DdpmProcess:
 
     @property
     def sampler(self) -> str:
-        """The sampler that fits."""
+        """The default sampler."""
         return DEFAULT[self.modulation.name]
 
     @property
     def times(self) -> tuple[int, ...]:
-        """The times to train on, ascending."""
+        """The time steps to train on, ascending."""
         return tuple(sorted(self.modulation.grid))
 
     @cached_property
     def one_step_time(self) -> int:
-        """The latest time at which an x_0 may be judged as an image. ConfigError for `paper`, whose x_0 is off by a multiple of E."""
+        """The largest time step for one-step prediction. ConfigError for `paper`, whose x_0 has an error that is a multiple of E."""
         if self.modulation.name == "paper":
             raise ConfigError(NO_ONE_STEP)
         return max(0, int((self.modulation.schedule.alpha_bars.sqrt() >= ONE_STEP_SIGNAL).sum()) - 1)
@@ -66,23 +64,23 @@ class DdpmProcess:
     def compared(
         self, x: Tensor, predicted: Tensor, residual: Tensor, e: Tensor | None, t: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What the loss compares: the prediction and `Modulation.target`."""
+        """(prediction, target) of the loss, see `Modulation.target`."""
         return predicted, self.modulation.target(e, t, noise)
 
     def clean(self, x: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
-        """x_0 as the prediction implies it, unclipped."""
+        """x_0 from the prediction, not clipped."""
         return self.modulation.x_0(x, predicted, t)
 
     def check(self, sampler: str | None, steps: int | None, first: int | None = None) -> tuple[int, ...]:
         """See `sampler.check_pair`."""
         if sampler == SAMPLER:
             raise ConfigError(
-                f"sampler {sampler!r}: for models with diffusion.process 'flow', this one is 'ddpm'; leave --sampler out"
+                f"sampler {sampler!r}: only for models with diffusion.process 'flow', this one has 'ddpm'; leave --sampler out"
             )
-        return check_pair(self.modulation, sampler or self.sampler, steps, first)
+        return check_pair(self.modulation, sampler or self.sampler, steps, first=first)
 
     def start(self, noise: Tensor, residual: Tensor, first: int | None) -> Tensor:
-        """The state to sample from: noise, or (time `first`) the residual with noise: that of `none`; of `official` but for its small multiple of E."""
+        """The initial state: noise, or the residual noised to time step `first`, without the small multiple of E of `official`."""
         if first is None:
             return noise
         abar = self.modulation.schedule.alpha_bar(first)
@@ -100,12 +98,12 @@ class DdpmProcess:
         rows: int | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """See `sampler.sample_steps`."""
-        return sample_steps(predict, self.modulation, x, noise, sampler, steps, first=first, rows=rows)
+        return sample_steps(predict, self.modulation, x, noise=noise, sampler=sampler, steps=steps, first=first, rows=rows)
 
 
 @dataclass(frozen=True, eq=False)
 class FlowProcess:
-    """A straight flow from the base image with noise to HR; E has no part in it."""
+    """A rectified flow from the base image with noise to HR; it does not use E."""
 
     flow: Flow
     rescale: float
@@ -115,7 +113,7 @@ class FlowProcess:
 
     @property
     def times(self) -> tuple[int, ...]:
-        """The times to train on, ascending."""
+        """The time steps to train on, ascending."""
         return tuple(range(self.flow.timesteps))
 
     def residual(self, image: Tensor, base: Tensor) -> Tensor:
@@ -137,7 +135,7 @@ class FlowProcess:
         return self.flow.compared(x, predicted, residual=residual, t=t, noise=noise)
 
     def clean(self, x: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
-        """r as the prediction implies it."""
+        """r from the prediction, not clipped."""
         return self.flow.clean(x, predicted, t)
 
     def check(self, sampler: str | None, steps: int | None, first: int | None = None) -> tuple[int, ...]:
@@ -145,7 +143,7 @@ class FlowProcess:
         return self.flow.check(sampler, steps, first)
 
     def start(self, noise: Tensor, residual: Tensor, first: int | None) -> Tensor:
-        """The state to sample from: sigma eps."""
+        """The initial state: sigma eps."""
         return self.flow.sigma * noise
 
     def sample_steps(
@@ -159,7 +157,7 @@ class FlowProcess:
         first: int | None = None,
         rows: int | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """See `Flow.sample_steps`; no noise is drawn on the way."""
+        """See `Flow.sample_steps`; draws no noise."""
         self.check(sampler, steps, first)
         return self.flow.sample_steps(predict, x, steps, rows=rows)
 
@@ -172,13 +170,13 @@ def build_process(name: str, modulation: Modulation, rescale: float, *, sigma: f
 
     Args:
         name: one of PROCESSES.
-        modulation: for `ddpm`; its schedule has as many times as a flow gets.
-        rescale: what residuals are multiplied by.
+        modulation: of `ddpm`; a flow takes its number of time steps.
+        rescale: factor of residuals.
         sigma: for `flow`, see `Flow`.
         prediction: for `flow`, see `Flow`.
 
     Raises:
-        ConfigError: `rescale` is 0, which means that it is not known.
+        ConfigError: `rescale` is 0, that is, not measured yet.
     """
     if not rescale:
         raise ConfigError("diffusion.residual_scale: not measured yet; a model with base 'rrdb' is saved with its own")
@@ -188,6 +186,6 @@ def build_process(name: str, modulation: Modulation, rescale: float, *, sigma: f
 
 
 def measured_rescale(residual: Tensor, process: str) -> float:
-    """What scales residuals [N, 3, H, W] to the standard deviation `SPREAD[process]` about 0, rounded to two digits; 1 … 64."""
+    """The factor that scales residuals [N, 3, H, W] to an RMS of `SPREAD[process]`, rounded to two digits; 1 … 64."""
     spread = float(residual.double().square().mean().sqrt())
     return min(64.0, max(1.0, float(f"{SPREAD[process] / max(spread, 1e-6):.2g}")))

@@ -1,15 +1,14 @@
-"""How a model is best sampled: settings that travel with it, as `recommended` among a checkpoint's facts. Pure.
+"""Recommended sampling settings of a model, stored as `recommended` in the facts of its checkpoint. Pure.
 
     {"fast": {"sampler": "euler", "steps": 1, "average": 1, "regress": false}, "balanced": {…}, "best": {…}}
 
-`balanced` is what inference does where nothing is requested. A checkpoint without the entry is sampled as before: all steps, one sample.
+`balanced` is the default of inference. A checkpoint without the entry is sampled with all steps, one sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from ...errors import CheckpointError, ConfigError, printable
 from ..config import RunConfig
@@ -21,16 +20,16 @@ _MOST_STEPS, _MOST_AVERAGE, _LONGEST_NAME = 10_000, 64, 40
 
 @dataclass(frozen=True)
 class Sampling:
-    """One way to sample a model."""
+    """Sampling settings."""
 
     sampler: str | None = None
-    """None: the one that fits the process."""
+    """None: the default of the process."""
     steps: int | None = None
     """None: all."""
     average: int = 1
-    """Mean of so many samples."""
+    """Number of samples to average."""
     regress: bool = False
-    """The RRDB's image alone."""
+    """Only the RRDB's image, no sampling."""
 
 
 Recommended = Mapping[str, Sampling]
@@ -38,10 +37,10 @@ Recommended = Mapping[str, Sampling]
 
 
 def recommended_for(config: RunConfig) -> Recommended:
-    """What is recommended for a configuration before anything was measured on the model itself.
+    """Default recommendations for a configuration.
 
-    A flow: 1, 4 or 8 steps of Euler. A diffusion: 5 steps, the best row of docs' table on samplers, as one sample or the mean of four;
-    its fast way is the RRDB. `paper` has only the steps that it was trained for.
+    A flow: 1, 4 or 8 Euler steps. A diffusion: `fast` is the RRDB's image, `balanced` one sample with 5 steps (the best row of the table of
+    samplers in the docs), `best` the mean of four. `paper` always uses the steps that it was trained for.
     """
     d = config.diffusion
     if d.process == "flow":
@@ -56,7 +55,7 @@ def parse_sampling(text: str) -> tuple[str, Sampling]:
     """`balanced=euler:4` or `best=ddpm:5:4` (sampler:steps:average), or `fast=rrdb` (no diffusion) -> quality and sampling.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: another form.
     """
     quality, equals, value = text.partition("=")
     sampler, *numbers = value.split(":")
@@ -72,20 +71,20 @@ def parse_sampling(text: str) -> tuple[str, Sampling]:
     return quality, Sampling(sampler, steps, average or 1)
 
 
-def as_facts(recommended: Recommended) -> dict[str, dict[str, Any]]:
-    """JSON-able, for `Checkpoint.facts["recommended"]`."""
+def as_facts(recommended: Recommended) -> dict[str, dict[str, object]]:
+    """JSON-serialisable, for `Checkpoint.facts["recommended"]`."""
     return {quality: asdict(sampling) for quality, sampling in recommended.items()}
 
 
-def read_recommended(facts: Mapping[str, Any], where: str) -> Recommended | None:
-    """The entry of a checkpoint's facts, every value checked: it may be a stranger's. None if there is none.
+def read_recommended(facts: Mapping[str, object], where: str) -> Recommended | None:
+    """The entry in the facts of a checkpoint, with every value checked, since it is untrusted. None if there is no entry.
 
     Args:
         facts: of the checkpoint.
-        where: what an error's message begins with.
+        where: beginning of error messages.
 
     Raises:
-        CheckpointError: the entry is there and is not what `as_facts` gives.
+        CheckpointError: the entry does not have the form of `as_facts`.
     """
     entry = facts.get(FACT)
     if entry is None:
@@ -95,22 +94,22 @@ def read_recommended(facts: Mapping[str, Any], where: str) -> Recommended | None
     return {quality: _sampling(entry[quality], f"{where}: {FACT}.{quality}") for quality in QUALITIES if quality in entry}
 
 
-def _sampling(values: Any, where: str) -> Sampling:
+def _sampling(values: object, where: str) -> Sampling:
     known = Sampling.__dataclass_fields__.keys()
     if not isinstance(values, dict) or not known >= values.keys():
         raise CheckpointError(f"{where}: expected {', '.join(known)}, got {_short(values)}")
-    found = Sampling(**values)
+    sampling = Sampling(**values)
     fits = (
-        (found.sampler is None or (isinstance(found.sampler, str) and len(found.sampler) <= _LONGEST_NAME))
-        and (found.steps is None or (type(found.steps) is int and 1 <= found.steps <= _MOST_STEPS))
-        and (type(found.average) is int and 1 <= found.average <= _MOST_AVERAGE)
-        and isinstance(found.regress, bool)
+        (sampling.sampler is None or (isinstance(sampling.sampler, str) and len(sampling.sampler) <= _LONGEST_NAME))
+        and (sampling.steps is None or (type(sampling.steps) is int and 1 <= sampling.steps <= _MOST_STEPS))
+        and (type(sampling.average) is int and 1 <= sampling.average <= _MOST_AVERAGE)
+        and isinstance(sampling.regress, bool)
     )
     if not fits:
         raise CheckpointError(f"{where}: a value is out of range: {_short(values)}; take another copy of the file")
-    return found
+    return sampling
 
 
 def _short(value: object) -> str:
-    """A value as it may stand in a message."""
+    """A value for a message, shortened."""
     return printable(repr(value))[:80]

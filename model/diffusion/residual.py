@@ -1,6 +1,6 @@
-"""Pictures and residuals: what the diffusion works on. Pure.
+"""Conversion between images and residuals, which the diffusion models. Pure.
 
-Pictures are in [-1, 1]; x_0 = clip((HR - up(LR)) * 2, -1, 1) (SRDiff, Li et al. 2022), up = MATLAB's bicubic.
+Images are in [-1, 1]; x_0 = clip((HR - up(LR)) * 2, -1, 1) (SRDiff, Li et al. 2022), up = MATLAB's bicubic.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from ...pipeline.degrade.imresize import resize_weights
 from ..names import RESCALE as RESCALE
 
 
-def to_picture_range(pixels: Tensor) -> Tensor:
+def to_model_range(pixels: Tensor) -> Tensor:
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
     return pixels.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
 
 
-def to_pixels(picture: Tensor) -> Tensor:
+def to_pixels(image: Tensor) -> Tensor:
     """float [B, 3, H, W] in [-1, 1] (clipped) -> uint8 [B, H, W, 3], rounded."""
-    return ((picture.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def to_residual(hr: Tensor, base: Tensor, rescale: float = RESCALE) -> Tensor:
-    """x_0 of an image [B, 3, H, W] and its base: the enlarged LR, or the RRDB's image."""
+    """x_0 of an image [B, 3, H, W] and its base, the upsampled LR or the RRDB's image."""
     return ((hr - base) * rescale).clamp(-1, 1)
 
 
@@ -34,12 +34,12 @@ def from_residual(x_0: Tensor, base: Tensor, rescale: float = RESCALE) -> Tensor
 
 
 def upsample(lr: Tensor, scale: int) -> Tensor:
-    """MATLAB's bicubic enlargement of float pictures [B, C, h, w] -> [B, C, s h, s w], on their device (no rounding, no clipping)."""
-    return upsample_rows(lr, scale, 0, lr.shape[2] * scale)
+    """MATLAB's bicubic upsampling of float images [B, C, h, w] -> [B, C, s h, s w], on their device (no rounding, no clipping)."""
+    return upsample_rows(lr, scale, top=0, bottom=lr.shape[2] * scale)
 
 
 def upsample_rows(lr: Tensor, scale: int, top: int, bottom: int) -> Tensor:
-    """Rows top … bottom - 1 of `upsample`, from the few LR rows that they need."""
+    """Rows top … bottom - 1 of `upsample`, from the LR rows that they depend on."""
     if scale == 1:
         return lr[:, :, top:bottom]
     indices, weights = resize_weights(lr.shape[2], lr.shape[2] * scale, scale)
@@ -49,28 +49,28 @@ def upsample_rows(lr: Tensor, scale: int, top: int, bottom: int) -> Tensor:
     return _weighted_sum(wide, 2, needed - first, weights)
 
 
-def base_picture(lr: Tensor, scale: int, levels: int = 255) -> Tensor:
-    """The enlarged LR that residuals refer to: pixels / 255, or / 256 as the official code has it (its weights know the difference)."""
-    return base_rows(lr, scale, 0, lr.shape[2] * scale, levels)
+def base_image(lr: Tensor, scale: int, levels: int = 255) -> Tensor:
+    """The upsampled LR as the base of residuals: pixels / 255, or / 256 as in the official code."""
+    return base_rows(lr, scale, top=0, bottom=lr.shape[2] * scale, levels=levels)
 
 
 def base_rows(lr: Tensor, scale: int, top: int, bottom: int, levels: int = 255) -> Tensor:
-    """Rows top … bottom - 1 of `base_picture`."""
-    enlarged = upsample_rows(lr, scale, top, bottom)
-    return enlarged if levels == 255 else (enlarged + 1) * (255 / levels) - 1
+    """Rows top … bottom - 1 of `base_image`."""
+    upsampled = upsample_rows(lr, scale, top=top, bottom=bottom)
+    return upsampled if levels == 255 else (upsampled + 1) * (255 / levels) - 1
 
 
-def reduce(picture: Tensor, scale: int) -> Tensor:
-    """MATLAB's bicubic reduction with antialiasing of float pictures [B, C, s h, s w] -> [B, C, h, w] (no rounding, no clipping)."""
+def reduce(image: Tensor, scale: int) -> Tensor:
+    """MATLAB's bicubic downsampling with antialiasing of float images [B, C, s h, s w] -> [B, C, h, w] (no rounding, no clipping)."""
     if scale == 1:
-        return picture
-    height, width = picture.shape[2:]
-    low = _weighted_sum(picture, 2, *resize_weights(height, height // scale, 1 / scale))
+        return image
+    height, width = image.shape[2:]
+    low = _weighted_sum(image, 2, *resize_weights(height, height // scale, 1 / scale))
     return _weighted_sum(low, 3, *resize_weights(width, width // scale, 1 / scale))
 
 
 def _weighted_sum(x: Tensor, axis: int, indices: np.ndarray, weights: np.ndarray) -> Tensor:
-    """Along an axis: each output is a weighted sum of a few neighbours, summed tap by tap so that no big table is made."""
+    """Along an axis, each output is a weighted sum of a few neighbours, accumulated tap by tap to save memory."""
     index, weight = torch.from_numpy(indices).to(x.device), torch.from_numpy(weights).to(x.device, x.dtype)
     shape = [-1 if i == axis else 1 for i in range(x.ndim)]
     out = x.index_select(axis, index[:, 0]) * weight[:, 0].view(shape)

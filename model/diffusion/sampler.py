@@ -1,10 +1,10 @@
-"""Sampling: from noise to x_0, given a model that predicts. Pure; neither E nor SAM is needed.
+"""Sampling from noise to x_0, given a prediction function. Pure; needs neither E nor SAM.
 
     predict(x_t, t) -> c          x_t [B, 3, H, W], t int64 [B], c [B, 3 or 4, H, W]
-    noise(i, top, bottom) -> eps  standard normal like rows top … bottom of x, for step i = 1, 2, …; asked for once per step and row
+    noise(i, top, bottom) -> eps  standard normal like rows top … bottom of x, for step i = 1, 2, …; called once per step and row
 
-The jump t -> s < t of `ddpm` is the posterior q(x_s | x_t, x_0) of the process between the two times; with all T steps it is Ho et
-al.'s sampler. `joint` runs the same jump on y_t = x_t - phi_t E^, and puts phi_s E^ back. `dpm2m` is DPM-Solver++(2M).
+The step t -> s < t of `ddpm` samples the posterior q(x_s | x_t, x_0); with all T steps it is the sampler of Ho et al. `joint` makes the
+same step on y_t = x_t - phi_t E^, and adds phi_s E^ again. `dpm2m` is DPM-Solver++(2M).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ RANDOM = ("ddpm", "paper", "paper-clipped")
 """Samplers that draw noise at each step."""
 
 _NO_X0 = (
-    "the x_0 that this sampler takes from a `paper` prediction is off by a multiple of E (2.4 E at t = 50), "
-    "and a sample without E drifts; sample with 'paper' (its one-step mean, all steps), or 'paper-clipped' knowing that it is biased"
+    "the x_0 that this sampler derives from a `paper` prediction has an error that is a multiple of E (2.4 E at t = 50), "
+    "so samples drift; use 'paper' (all of its steps), or 'paper-clipped', which is biased"
 )
-_NO_MEAN = "its one-step mean holds for the `paper` process only; sample with 'ddpm' or 'ddim'"
+_NO_MEAN = "it is defined for modulation 'paper' only; use 'ddpm' or 'ddim'"
 _NO_HISTORY = (
-    "a second-order step continues the x_0 of the step before, and there another E^ was taken out; sample with 'ddpm' or 'ddim'"
+    "a second-order step uses the x_0 of the previous step, from which another E^ was subtracted; use 'ddpm' or 'ddim'"
 )
 
 INCOMPATIBLE = {
@@ -42,25 +42,24 @@ INCOMPATIBLE = {
     ("joint", "dpm2m"): _NO_HISTORY,
     **{(name, sampler): _NO_MEAN for name in ("none", "official", "joint") for sampler in ("paper", "paper-clipped")},
 }
-"""(modulation, sampler) -> why the pair is wrong."""
+"""(modulation, sampler) -> why they are incompatible."""
 
 DEFAULT = {"none": "ddpm", "official": "ddpm", "paper": "paper", "joint": "ddpm"}
-"""modulation -> the sampler that fits it."""
+"""modulation -> its default sampler."""
 
 
 def check_pair(modulation: Modulation, sampler: str, steps: int | None, first: int | None = None) -> tuple[int, ...]:
-    """The times that a sampler will use.
+    """The time steps that a sampler will use.
 
     Args:
         modulation: how the model was trained.
         sampler: one of SAMPLERS.
-        steps: how many times; None: all.
-        first: the time to start from; None: T - 1 with all steps, and the schedule's `t_start` with fewer (`paper-clipped`, whose
-            states at all times hold much of E, is left as it is).
+        steps: number of time steps; None: all.
+        first: the time step to start from; None: T - 1 with all steps, the schedule's `t_start` with fewer (except for `paper-clipped`,
+            whose states contain E at all time steps).
 
     Raises:
-        ConfigError: an unknown sampler, a pair of modulation and sampler that is wrong, or a number of steps or a start that it does
-            not allow.
+        ConfigError: an unknown sampler, an incompatible modulation, or an unsupported number of steps or start.
     """
     if sampler not in SAMPLERS:
         raise ConfigError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
@@ -69,15 +68,15 @@ def check_pair(modulation: Modulation, sampler: str, steps: int | None, first: i
     total = len(modulation.schedule)
     if first is not None and modulation.name in ("paper", "joint"):
         raise ConfigError(
-            f"start: a picture cannot be brought to time {first} of the {modulation.name!r} process, whose state there holds phi_t E "
-            "and no E is known; start from noise"
+            f"start: an image cannot be noised to time step {first} of modulation {modulation.name!r}, whose state contains phi_t E, "
+            "and E is unknown; start from noise"
         )
     if first is not None and not 0 <= first < total:
-        raise ConfigError(f"start: expected a time of 0 to {total - 1}, got {first}")
+        raise ConfigError(f"start: expected a time step of 0 to {total - 1}, got {first}")
     if sampler == "paper" and steps not in (None, len(modulation.grid)):
         raise ConfigError(
-            f"sampler 'paper': the model was trained for {len(modulation.grid)} steps, got {steps}; other numbers need training "
-            "with the coefficient of their grid"
+            f"sampler 'paper': the model was trained for {len(modulation.grid)} steps, got {steps}; another number needs training "
+            "with the coefficients of its time steps"
         )
     if sampler == "paper":
         return modulation.grid
@@ -91,7 +90,7 @@ def sample(
     predict: Predict, modulation: Modulation, x: Tensor, noise: Noise, sampler: str | None = None, steps: int | None = None
 ) -> Tensor:
     """The last state of `sample_steps`: x_0 [B, 3, H, W]."""
-    last = deque(sample_steps(predict, modulation, x, noise, sampler, steps), maxlen=1)
+    last = deque(sample_steps(predict, modulation, x, noise=noise, sampler=sampler, steps=steps), maxlen=1)
     return last[0][1]
 
 
@@ -109,25 +108,25 @@ def sample_steps(
     """(time, state) from the start to the end: (T-1, x_{T-1}), …, (-1, x_0). The state is `x` itself, changed in place.
 
     Args:
-        predict: the model; sees x_t and t [B].
+        predict: the model, called with x_t and t [B].
         modulation: how the model was trained.
-        x: standard normal [B, 3, H, W], or the state at time `first`.
-        noise: standard normal by step and rows; inject a fixed stream to repeat a sample.
-        sampler: one of SAMPLERS; None takes the one that fits the modulation.
-        steps: number of network calls (`joint` makes one more, to find its start); None: all T.
-        first: the time of x; None: as of `check_pair`.
-        rows: of the picture per piece of arithmetic, which bounds the memory beside x and the prediction; None: all.
+        x: standard normal [B, 3, H, W], or the state at time step `first`.
+        noise: standard normal by step and rows; a fixed stream repeats a sample.
+        sampler: one of SAMPLERS; None: the default of the modulation.
+        steps: number of network calls (`joint` makes one more, for its start); None: all T.
+        first: the time step of x; None: see `check_pair`.
+        rows: rows that are updated at once, which bounds the memory; None: all.
 
     Raises:
         ConfigError: see `check_pair`.
     """
     sampler = sampler or DEFAULT[modulation.name]
-    grid = check_pair(modulation, sampler, steps, first)
+    grid = check_pair(modulation, sampler, steps, first=first)
     if modulation.name == "joint":
-        # The state is noise about phi_t E: E^ is read from noise and LR at the process's end, then put in.
+        # The state is noise with mean phi_t E: E^ is predicted from noise and LR at the last time step, then added.
         x += modulation.schedule.phi_at(grid[0]) * predict(x, _times(x, len(modulation.schedule) - 1))[:, 3:]
     yield grid[0], x
-    history = torch.empty_like(x) if sampler == "dpm2m" else None  # x_0 of the step before
+    history = torch.empty_like(x) if sampler == "dpm2m" else None  # x_0 of the previous step
     before = None
     for number, (t, s) in enumerate(zip(grid, (*grid[1:], -1), strict=True), start=1):
         predicted = predict(x, _times(x, t))
@@ -152,7 +151,7 @@ def _times(x: Tensor, t: int) -> Tensor:
 
 
 def _split(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: int) -> tuple[Tensor, Tensor, Tensor | float]:
-    """x_0 clipped to its range, y_t = x_t - phi_t E^, and what the state at s gets back: phi_s E^ (0 but for `joint`)."""
+    """x_0 clipped to [-1, 1], y_t = x_t - phi_t E^, and phi_s E^, which is added to the state at s (0 except for `joint`)."""
     x_0 = modulation.x_0(x, predicted, _times(x, t)).clamp(-1, 1)
     if modulation.name != "joint":
         return x_0, x, 0.0
@@ -172,12 +171,12 @@ def _ddpm_step(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: 
 def _ddim_step(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: int) -> Tensor:
     x_0, y, back = _split(modulation, x, predicted, t, s)
     abar_t, abar_s = modulation.schedule.alpha_bar(t), modulation.schedule.alpha_bar(s)
-    eps = (y - abar_t**0.5 * x_0) / (1 - abar_t) ** 0.5  # of the clipped x_0, so that the state stays consistent
+    eps = (y - abar_t**0.5 * x_0) / (1 - abar_t) ** 0.5  # from the clipped x_0, so that the state stays consistent
     return abar_s**0.5 * x_0 + (1 - abar_s) ** 0.5 * eps + back  # Song et al. 2021, eq. 12, eta = 0
 
 
 def _paper_step(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: int, eps: Tensor) -> Tensor:
-    """SAM-DiffSR's posterior mean, with its c = eps + k_t E in place of eps; x_0 is never formed and nothing is clipped."""
+    """SAM-DiffSR's posterior mean, with c = eps + k_t E instead of eps; without x_0 and without clipping."""
     a, _, variance = posterior_coefs(modulation.schedule, t, s)
     abar_t = modulation.schedule.alpha_bar(t)
     return (x - (1 - a * a) / (1 - abar_t) ** 0.5 * predicted) / a + variance**0.5 * eps
@@ -186,10 +185,10 @@ def _paper_step(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s:
 def _dpm2m_step(
     modulation: Modulation, x: Tensor, x_0: Tensor, x_0_before: Tensor, before: int | None, t: int, s: int
 ) -> Tensor:
-    """DPM-Solver++(2M), Lu et al. 2022, algorithm 2: x_0 is taken as linear in lambda = log(alpha / sigma) through this and the last time."""
+    """DPM-Solver++(2M), Lu et al. 2022, algorithm 2: x_0 is extrapolated linearly in lambda = log(alpha / sigma) from this and the previous time step."""
     abar_s = modulation.schedule.alpha_bar(s)
     if s < 0:
-        return x_0  # lambda is infinite at the clean picture: the step is of first order, and ends in x_0
+        return x_0  # lambda is infinite for the clean image: a first-order step, which returns x_0
     lambda_t, lambda_s = _log_snr(modulation, t), _log_snr(modulation, s)
     if before is not None:
         slope = (lambda_s - lambda_t) / (2 * (lambda_t - _log_snr(modulation, before)))

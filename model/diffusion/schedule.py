@@ -1,6 +1,6 @@
-"""The noise schedule as data: betas, and everything that follows from them. Pure.
+"""The noise schedule: betas, and all tables that follow from them. Pure.
 
-Times are 0-based here: `t` = 0 … T-1 is the paper's t+1. `t = -1` stands for the clean picture (abar = 1, phi = 0).
+Time steps are 0-based: `t` = 0 … T-1 is the paper's t+1. `t = -1` stands for the clean image (abar = 1, phi = 0).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...errors import ConfigError
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A diffusion's noise schedule. All tables are float64 [T] on the CPU; `gather` brings values to where they are used."""
+    """A noise schedule. All tables are float64 [T] on the CPU; `gather` moves values to a device."""
 
     betas: Tensor
     """b_t in (0, 1)."""
@@ -25,19 +25,19 @@ class Schedule:
     def __post_init__(self) -> None:
         betas = torch.as_tensor(self.betas, dtype=torch.float64)
         if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas < 1)).all():
-            raise ConfigError(f"betas: expected a row of numbers between 0 and 1, got shape {list(betas.shape)}")
+            raise ConfigError(f"betas: expected a 1-D tensor of numbers between 0 and 1, got shape {list(betas.shape)}")
         object.__setattr__(self, "betas", betas)
 
     @classmethod
     def cosine(cls, steps: int = 100, s: float = 0.008) -> Schedule:
-        """The official cosine schedule: T+1 points over 0 … T+1 (not T), betas at most .999 (FACTS of the official configuration)."""
+        """The official cosine schedule: T+1 points over 0 … T+1 (not T), betas at most .999 (the official configuration)."""
         points = torch.linspace(0, steps + 1, steps + 1, dtype=torch.float64)
         squared = torch.cos((points / (steps + 1) + s) / (1 + s) * math.pi / 2) ** 2
         return cls((1 - squared[1:] / squared[:-1]).clamp(max=0.999))
 
     @classmethod
     def linear(cls, steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
-        """Betas on a line (Ho et al. 2020), scaled so that any T destroys the picture as 1000 steps do."""
+        """Linear betas (Ho et al. 2020), scaled so that any T adds as much noise as 1000 steps do."""
         scale = 1000 / steps
         return cls(torch.linspace(first * scale, last * scale, steps, dtype=torch.float64).clamp(max=0.999))
 
@@ -61,9 +61,9 @@ class Schedule:
 
     @cached_property
     def phi(self) -> Tensor:
-        """What E has gathered by step t: phi_t = sqrt(1 - b_t) phi_{t-1} + sqrt(b_t), phi_{-1} = 0.
+        """Coefficient of E accumulated up to step t: phi_t = sqrt(1 - b_t) phi_{t-1} + sqrt(b_t), phi_{-1} = 0.
 
-        Follows from the forward step of SAM-DiffSR; some write-ups print sqrt(abar_t / abar_i) b_i as the summand, a misprint.
+        Follows from the forward step of SAM-DiffSR. Some texts print sqrt(abar_t / abar_i) b_i as the summand, which is a misprint.
         """
         values, phi = [], 0.0
         for beta in self.betas.tolist():
@@ -92,10 +92,10 @@ class Schedule:
 
     @cached_property
     def t_start(self) -> int:
-        """Where few steps begin: the last time at which x_t holds a tenth of x_0; T - 1 if the schedule has none that holds so little.
+        """The first time step of sampling with few steps: the last one with sqrt(abar) >= 0.1; T - 1 if the schedule ends before.
 
-        Later times tell nothing about x_0 (sqrt(abar) is .0005 at t = 99 of the cosine schedule, so an x_0 read there is an error
-        magnified 2000 times), and x_t is noise but for a hundredth of the variance of x_0.
+        Later time steps hold almost no information about x_0: sqrt(abar) is .0005 at t = 99 of the cosine schedule, which magnifies the error
+        of an x_0 derived there 2000 times.
         """
         known = self.alpha_bars.sqrt()
         t = int((known >= 0.1).sum()) - 1

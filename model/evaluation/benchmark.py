@@ -29,12 +29,12 @@ class Pair:
     lr: np.ndarray
     """uint8 [h, w] or [h, w, 3]."""
     hr: np.ndarray
-    """uint8, s times larger, cut at the bottom and the right to what LR covers."""
+    """uint8, s times larger, cropped at the bottom and the right to the area that LR covers."""
 
 
 @dataclass(frozen=True)
 class BenchmarkImages:
-    """What is read of a benchmark folder."""
+    """The images of a benchmark folder."""
 
     pairs: list[Pair]
     """In the order of their names."""
@@ -45,14 +45,14 @@ class BenchmarkImages:
 
 
 def read_benchmark_folder(folder: Path, scale: int) -> BenchmarkImages:
-    """The images of a benchmark with their LR.
+    """Read the images of a benchmark with their LR.
 
     Args:
-        folder: in one of the layouts above.
+        folder: in one of the layouts of `benchmark_layout`.
         scale: s.
 
     Raises:
-        ConfigError: no folder, no images, several benchmarks in it, an HR image without its LR where LR is there, or LR of another size.
+        ConfigError: no folder, no images, several benchmarks, an HR image without LR although others have one, or LR of a wrong size.
     """
     if not folder.is_dir():
         raise ConfigError(
@@ -66,7 +66,7 @@ def read_benchmark_folder(folder: Path, scale: int) -> BenchmarkImages:
         ) from error
     skipped = {name: image.trouble for name, image in files.items() if image.trouble}
     for name, reason in skipped.items():
-        if may_be_lr(name):  # else LR would be made, and the metrics be those of another task
+        if may_be_lr(name):  # else LR would be made from HR, which is another task
             raise ConfigError(f"--benchmark {folder}: {printable(name)}: {reason}; make it readable, or move it away")
     layout = benchmark_layout([name for name in files if name not in skipped], scale, str(printable(folder)))
     if layout.unread:
@@ -76,7 +76,7 @@ def read_benchmark_folder(folder: Path, scale: int) -> BenchmarkImages:
     pairs = []
     for name in layout.hr:
         try:
-            pairs.append(_pair(names[name], files[name], files[lows[name]] if lows else None, scale))
+            pairs.append(_pair(names[name], files[name], files[lows[name]] if lows else None, scale=scale))
         except ImageError as error:
             skipped[name] = str(error)
     if not pairs:
@@ -92,22 +92,22 @@ def read_pairs(folder: Path, scale: int) -> list[Pair]:
         ConfigError: as there.
         ImageError: an image cannot be used.
     """
-    found = read_benchmark_folder(folder, scale)
-    for name, reason in found.skipped.items():
+    benchmark = read_benchmark_folder(folder, scale)
+    for name, reason in benchmark.skipped.items():
         raise ImageError(f"--benchmark {folder}: {printable(name)}: {reason}")
-    return found.pairs
+    return benchmark.pairs
 
 
 def benchmark_files(folder: Path) -> list[Path]:
-    """All images of a benchmark, of any scale: none of them is an output."""
+    """All images of a benchmark, of any scale; none of them may be an output."""
     try:
         return [Path(image.path) for image in list_source(folder)] if folder.is_dir() else []
-    except ImageError:  # told by whoever reads it
+    except ImageError:  # reported when the benchmark is read
         return []
 
 
 def _lows(layout: Layout, scale: int, folder: Path) -> dict[str, str]:
-    """HR name -> LR name; empty if LR is made."""
+    """HR name -> LR name; empty if LR is made from HR."""
     if not layout.lr:
         return {}
     short = {inside(name): name for name in layout.hr}, {inside(name): name for name in layout.lr}
@@ -124,7 +124,7 @@ def _lows(layout: Layout, scale: int, folder: Path) -> dict[str, str]:
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """HR name -> its name in tables: the stem without `_HR`, or what else is unique."""
+    """HR name -> its name in tables: the stem without `_HR` if that is unique."""
     for short in (hr_stem, lambda name: PurePosixPath(name).name, lambda name: name.replace("/", "_")):
         if len(set(map(short, names))) == len(names):
             return {name: short(name) for name in names}
@@ -148,6 +148,6 @@ def _pair(name: str, high: ImageFile, low: ImageFile | None, scale: int) -> Pair
     if problem := why_not_lr(lr.shape[:2], shape, scale):
         raise ConfigError(
             f"{printable(low.path)}: expected {printable(os.path.basename(high.path))} reduced {scale} times: {problem}; "
-            "with an LR of another size the result would be shifted against HR"
+            "with a wrong size the result would be shifted against HR"
         )
     return Pair(name, np.ascontiguousarray(lr[of_lr]), hr)

@@ -1,4 +1,4 @@
-"""Benchmark folders as they are downloaded: which files are HR, and which are their LR. Pure.
+"""Layouts of benchmark folders: which files are HR, and which are LR. Pure.
 
 | layout | where it comes from |
 |---|---|
@@ -41,16 +41,16 @@ class Layout:
     hr: tuple[str, ...]
     """Names of HR files."""
     lr: tuple[str, ...] = ()
-    """Names of LR files of the scale; empty: LR is made."""
+    """Names of LR files of the scale; empty: LR is made from HR."""
     lr_from: str = BICUBIC
     """Where LR comes from."""
     unread: str = ""
-    """What lies there and is not read, in words; empty if all is."""
+    """A note on images that are not read; empty if there are none."""
 
 
 @dataclass(frozen=True)
 class _Place:
-    """What a file's folders, or the end of its name, say."""
+    """Role and scale of a file, from its folders or the end of its name."""
 
     name: str
     role: str
@@ -73,7 +73,7 @@ def benchmark_layout(names: Sequence[str], scale: int, where: str = "the folder"
         where: the folder's name, for messages.
 
     Raises:
-        ConfigError: several benchmarks, or several folders of HR or of LR that could be meant.
+        ConfigError: several benchmarks, or several possible folders of HR or LR.
     """
     ends = _folders_of_pairs(names)
     places = [_place(name, ends) for name in names]
@@ -91,9 +91,9 @@ def benchmark_layout(names: Sequence[str], scale: int, where: str = "the folder"
     read = {place.name for place in (*highs, *chosen)}
     unread = sorted({place.folder or str(PurePosixPath(place.name).parent) for place in places if place.name not in read})
     left = sum(place.name not in read for place in places)
-    note = f"not looked at: {left} images ({', '.join(map(printable, unread[:4]))})" if left else ""
+    note = f"not read: {left} images ({', '.join(map(printable, unread[:4]))})" if left else ""
     lr_from = (chosen[0].folder or "files named NAME_LR") if chosen else BICUBIC
-    return Layout(tuple(p.name for p in highs), tuple(p.name for p in chosen), lr_from, note)
+    return Layout(tuple(p.name for p in highs), tuple(p.name for p in chosen), lr_from=lr_from, unread=note)
 
 
 def _refuse_others(above: str, places: Sequence[_Place], where: str) -> None:
@@ -105,13 +105,13 @@ def _refuse_others(above: str, places: Sequence[_Place], where: str) -> None:
 
 
 def _place(name: str, ends: frozenset[str]) -> _Place:
-    """What a name says: of its folders the last that names a role counts, and the last that names a scale."""
+    """Role and scale from a name: the last folder that names a role counts, and the last that names a scale."""
     *folders, file = PurePosixPath(name).parts
     folder = "/".join(folders)
     scales = [int(next(filter(None, m.groups()))) for part in folders if (m := _SCALE.fullmatch(part))]
     scale = scales[-1] if scales else None
     if folder in ends:
-        return _by_stem(name, folder, PurePosixPath(file).stem, scale)
+        return _by_stem(name, folder, PurePosixPath(file).stem, scale=scale)
     roles = [(depth, _LR.fullmatch(part), _HR.fullmatch(part)) for depth, part in enumerate(folders)]
     roles = [(depth, low, high) for depth, low, high in roles if low or high]
     if not roles:
@@ -119,22 +119,22 @@ def _place(name: str, ends: frozenset[str]) -> _Place:
     depth, low, high = roles[-1]
     above = "/".join(folders[: roles[0][0]])
     own = "/".join([*folders[: depth + 1], *(part for part in folders[depth + 1 :] if _SCALE.fullmatch(part))])
-    said = low or high
-    assert said is not None
-    scale = int(said["scale"]) if said["scale"] else scale
+    match = low or high
+    assert match is not None
+    scale = int(match["scale"]) if match["scale"] else scale
     if low:
-        return _Place(name, "lr", above, own, scale, kind=(low["kind"] or "").lower())
-    return _Place(name, "hr", above, own, scale, mod=int(said["mod"]) if said["mod"] else None)
+        return _Place(name, "lr", above=above, folder=own, scale=scale, kind=(low["kind"] or "").lower())
+    return _Place(name, "hr", above=above, folder=own, scale=scale, mod=int(match["mod"]) if match["mod"] else None)
 
 
 def _by_stem(name: str, folder: str, stem: str, scale: int | None) -> _Place:
     """In a folder with files `NAME_HR` and `NAME_LR`."""
     end = _STEM.fullmatch(stem)
     if end is None:
-        return _Place(name, "other", folder, folder)
-    told = end["scale"] or next(iter(re.findall(r"(?:SRF[-_]|x)(\d+)$", end[1], re.IGNORECASE)), None)
+        return _Place(name, "other", above=folder, folder=folder)
+    number = end["scale"] or next(iter(re.findall(r"(?:SRF[-_]|x)(\d+)$", end[1], re.IGNORECASE)), None)
     role = "hr" if end["role"].upper() in ("HR", "GT") else "lr"
-    return _Place(name, role, folder, "", int(told) if told else scale)
+    return _Place(name, role, above=folder, folder="", scale=int(number) if number else scale)
 
 
 def _folders_of_pairs(names: Sequence[str]) -> frozenset[str]:
@@ -175,19 +175,19 @@ def _plain(places: Sequence[_Place], where: str) -> list[_Place]:
 
 
 def _one_folder(places: Sequence[_Place], what: str, where: str) -> list[_Place]:
-    """The places, if all lie in one folder; else a ConfigError that names the folders."""
+    """The places if all are in one folder; else a ConfigError that names the folders."""
     folders = sorted({(place.above, place.folder) for place in places})
     if len({above for above, _ in folders}) > 1:
         names = ", ".join(printable(above or ".") for above in sorted({above for above, _ in folders})[:4])
         raise ConfigError(f"--benchmark {where}: expected one benchmark, found several ({names}); give one of them")
     if len(folders) > 1:
         names = ", ".join(printable(folder) for _, folder in folders[:4])
-        raise ConfigError(f"--benchmark {where}: several folders of {what} could be meant ({names}); move away all but one")
+        raise ConfigError(f"--benchmark {where}: several possible folders of {what} ({names}); move away all but one")
     return list(places)
 
 
 def may_be_lr(name: str) -> bool:
-    """Whether a file or folder (`NAME (folder)`) is, or lies in, a folder of LR by its name."""
+    """Whether a file or folder (`NAME (folder)`) is in a folder of LR, by its name."""
     return any(_LR.fullmatch(part) for part in PurePosixPath(name.removesuffix(" (folder)")).parts)
 
 

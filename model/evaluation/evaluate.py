@@ -1,14 +1,14 @@
-"""Figures that others can check: a model beside bicubic and its RRDB on benchmark folders, by protocols that are named.
+"""Metrics of a model, bicubic upsampling and the RRDB on benchmarks, by named protocols.
 
-| figure | protocol |
+| metric | protocol |
 |---|---|
-| psnr_y, ssim_y | the field's tables: Y of BT.601 (16 … 235, not rounded), borders shaved by the scale |
-| psnr_y_full, ssim_y_full | the official SAM-DiffSR code: the same without a shave |
-| psnr_rgb | RGB, borders shaved by the scale |
-| psnr_lr | consistency: the result reduced by MATLAB's bicubic against LR, RGB, no shave |
-| ldl | mean of LDL's artifact map (see `artifacts`), the RRDB's picture as its reference; lower is better |
+| psnr_y, ssim_y | the field's tables: Y of BT.601 (16 … 235, not rounded), borders of `scale` pixels cropped |
+| psnr_y_full, ssim_y_full | the official SAM-DiffSR code: the same without cropping |
+| psnr_rgb | RGB, borders of `scale` pixels cropped |
+| psnr_lr | consistency: the result downsampled by MATLAB's bicubic against LR, RGB, not cropped |
+| ldl | mean of LDL's artifact map (see `ldl.py`), with the RRDB's image as reference; lower is better |
 
-A grey HR file is scored on its grey values, and its LR taken as grey. SAM-DiffSR's own "artifact" measure has no published definition.
+Grey HR files are evaluated on grey values, with grey LR. SAM-DiffSR's own "artifact" measure has no published definition.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import numpy as np
 
 from ...errors import printable
 from ...pipeline.degrade.imresize import imresize
-from ..inference.image_io import save_picture
+from ..inference.image_io import save_image
 from .benchmark import Pair
 from .ldl import LDL_SIDE, artifact_map
 from .metrics import SSIM_SIDE, mean_of_defined, psnr, psnr_y, ssim_y
-from .perceptual import FolderMeasure, Measures, PictureMeasure
+from .perceptual import FolderMetric, ImageMetric, Measures
 
 if TYPE_CHECKING:
     from .unfinished import Unfinished
@@ -44,27 +44,27 @@ DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5, "lpips": 4, "lpips-vgg": 4, "
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one picture, or of a whole benchmark (such as FID), by one method."""
+    """The metrics of one image, or of a whole benchmark (such as FID), by one method."""
 
     benchmark: str
     """Name of the folder."""
-    picture: str
-    """Name of the picture; empty for the whole benchmark."""
+    image: str
+    """Name of the image; empty for the whole benchmark."""
     method: str
     """bicubic, rrdb or samdiff."""
     seed: int
-    """Of the sample; 0 for the methods that draw nothing."""
+    """Of the sample; 0 for the deterministic methods."""
     metrics: Mapping[str, float]
-    """Figure -> value."""
+    """Metric -> value."""
 
 
 def methods(seeds: Sequence[int]) -> list[str]:
-    """The names by which `evaluate` calls `on_picture` with the results of one picture."""
+    """The method names that `evaluate` passes to `on_image`."""
     return ["bicubic", "rrdb", *(f"samdiff-seed{seed}" for seed in seeds)]
 
 
 def undefined_metrics(pair: Pair, scale: int) -> list[tuple[str, str]]:
-    """The metrics that an image is too small for, which are NaN then, each with the reason."""
+    """(metric, reason) for the metrics that an image is too small for; their values are NaN."""
     side, shaved = min(pair.hr.shape[:2]), min(pair.hr.shape[:2]) - 2 * scale
     needs = {
         "psnr_y": (1, shaved),
@@ -77,7 +77,7 @@ def undefined_metrics(pair: Pair, scale: int) -> list[tuple[str, str]]:
     return [
         (
             name,
-            f"{name} needs {least} pixels per side{' after the shave' if got == shaved else ''}, the image has {width} x {height}",
+            f"{name} needs {least} pixels per side{' after cropping the border' if got == shaved else ''}, the image has {width} x {height}",
         )
         for name, (least, got) in needs.items()
         if got < least
@@ -85,29 +85,29 @@ def undefined_metrics(pair: Pair, scale: int) -> list[tuple[str, str]]:
 
 
 def metrics_of(
-    found: np.ndarray, pair: Pair, scale: int, reference: np.ndarray, extras: Mapping[str, PictureMeasure]
+    sr: np.ndarray, pair: Pair, scale: int, reference: np.ndarray, extras: Mapping[str, ImageMetric]
 ) -> dict[str, float]:
-    """All figures of one result.
+    """All metrics of one result.
 
     Args:
-        found: uint8, like `pair.hr`.
+        sr: the result, uint8, like `pair.hr`.
         pair: LR and HR.
         scale: s.
-        reference: a stable result for LDL's map (the RRDB's).
-        extras: more figures by name, of (result, HR), such as LPIPS.
+        reference: the stable result for LDL's map (the RRDB's image).
+        extras: more metrics by name, of (result, HR), such as LPIPS.
     """
-    hr, back = pair.hr, imresize(np.ascontiguousarray(found), 1 / scale)
+    hr, back = pair.hr, imresize(np.ascontiguousarray(sr), 1 / scale)
     tiny = {name for name, _ in undefined_metrics(pair, scale)}
     ours = {
-        "psnr_y": psnr_y(found, hr, scale),
-        "ssim_y": ssim_y(found, hr, scale),
-        "psnr_y_full": psnr_y(found, hr, 0),
-        "ssim_y_full": ssim_y(found, hr, 0),
-        "psnr_rgb": psnr(found, hr, scale),
+        "psnr_y": psnr_y(sr, hr, scale),
+        "ssim_y": ssim_y(sr, hr, scale),
+        "psnr_y_full": psnr_y(sr, hr, 0),
+        "ssim_y_full": ssim_y(sr, hr, 0),
+        "psnr_rgb": psnr(sr, hr, scale),
         "psnr_lr": psnr(back, pair.lr),
-        "ldl": math.nan if "ldl" in tiny else float(artifact_map(found, hr, reference).mean()),
+        "ldl": math.nan if "ldl" in tiny else float(artifact_map(sr, hr, reference).mean()),
     }
-    return ours | {name: measure(found, hr) for name, measure in extras.items()}
+    return ours | {name: measure(sr, hr) for name, measure in extras.items()}
 
 
 def evaluate(
@@ -118,22 +118,22 @@ def evaluate(
     upscale: Upscale,
     seeds: Sequence[int],
     extras: Measures | None = None,
-    on_picture: Callable[[str, str, np.ndarray], None] = lambda *_: None,
+    on_image: Callable[[str, str, np.ndarray], None] = lambda *_: None,
     unfinished: Unfinished | None = None,
 ) -> list[Row]:
-    """Figures of bicubic, the RRDB and the samples of all seeds, picture by picture.
+    """Evaluate bicubic upsampling, the RRDB and samples of all seeds on a benchmark.
 
     Args:
         pairs: see `read_pairs`.
         benchmark: its name.
         scale: s.
-        regress: LR -> the RRDB's picture.
-        upscale: (LR, seed) -> a sample.
+        regress: LR -> the RRDB's image.
+        upscale: (LR, seed) -> sample.
         seeds: of the samples.
-        extras: more figures, see `load_measures`.
-        on_picture: called with picture, method and result, to save it or to show progress.
-        unfinished: has the images that an interrupted evaluation finished, and gets those that are finished now. Not used where
-            `extras` compares whole folders, which needs all results.
+        extras: more metrics, see `load_measures`.
+        on_image: called with image name, method and result, to save it or show progress.
+        unfinished: the finished images of an interrupted evaluation, and the place to record new ones. Not used if `extras` has
+            metrics of whole folders, which need all results.
     """
     rows: list[Row] = []
     more = extras or Measures()
@@ -147,26 +147,38 @@ def evaluate(
             first, rrdb = len(rows), regress(pair.lr)
             made = [("bicubic", 0, imresize(pair.lr, scale)), ("rrdb", 0, rrdb)]
             made += [("samdiff", seed, upscale(pair.lr, seed)) for seed in seeds]
-            for method, seed, found in made:
-                rows.append(Row(benchmark, pair.name, method, seed, metrics_of(found, pair, scale, rrdb, more.pictures)))
+            for method, seed, sr in made:
+                rows.append(
+                    Row(
+                        benchmark,
+                        pair.name,
+                        method,
+                        seed=seed,
+                        metrics=metrics_of(sr, pair, scale, reference=rrdb, extras=more.images),
+                    )
+                )
                 if more.folders:
-                    save_picture(found, Path(scratch, f"{method}-{seed}", f"{number}.png"))
-                on_picture(pair.name, method if method != "samdiff" else f"{method}-seed{seed}", found)
+                    save_image(sr, Path(scratch, f"{method}-{seed}", f"{number}.png"))
+                on_image(pair.name, method if method != "samdiff" else f"{method}-seed{seed}", sr)
             made_now = rows[first:]
             if kept and not any(
                 math.isnan(value) for row in made_now for value in row.metrics.values()
-            ):  # its reason is reported again
+            ):  # so that its reason is reported again
                 kept.finished(benchmark, pair, made_now)
             if more.folders:
-                save_picture(pair.hr, Path(scratch, "HR", f"{number}.png"))
+                save_image(pair.hr, Path(scratch, "HR", f"{number}.png"))
         return rows + (_of_folders(rows, Path(scratch), more.folders) if more.folders else [])
 
 
-def _of_folders(rows: Sequence[Row], folder: Path, measures: Mapping[str, FolderMeasure]) -> list[Row]:
+def _of_folders(rows: Sequence[Row], folder: Path, measures: Mapping[str, FolderMetric]) -> list[Row]:
     """A row for the whole benchmark per method and seed."""
     return [
         Row(
-            benchmark, "", method, seed, {name: of(folder / f"{method}-{seed}", folder / "HR") for name, of in measures.items()}
+            benchmark,
+            "",
+            method,
+            seed=seed,
+            metrics={name: of(folder / f"{method}-{seed}", folder / "HR") for name, of in measures.items()},
         )
         for benchmark, method, seed in dict.fromkeys((row.benchmark, row.method, row.seed) for row in rows)
     ]
@@ -177,23 +189,23 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 
 def summarise(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, tuple[float, float]]]:
-    """(benchmark, method) -> figure -> (mean over the pictures and seeds, standard error over the seeds' means; NaN for one seed)."""
-    found: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
+    """(benchmark, method) -> metric -> (mean over the images and seeds, standard error over the seeds' means; NaN for one seed)."""
+    summary: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
     for key in dict.fromkeys((row.benchmark, row.method) for row in rows):
         own = [row for row in rows if (row.benchmark, row.method) == key]
         seeds = sorted({row.seed for row in own})
-        found[key] = {}
+        summary[key] = {}
         for name in _names(own):
             each = [[row.metrics[name] for row in own if row.seed == seed and name in row.metrics] for seed in seeds]
             means = [mean_of_defined(values) for values in each]
-            with np.errstate(invalid="ignore"):  # of infinite figures
+            with np.errstate(invalid="ignore"):  # infinite values
                 error = float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
-            found[key][name] = (float(np.mean(means)), error)
-    return found
+            summary[key][name] = (float(np.mean(means)), error)
+    return summary
 
 
 def lr_lines(lr_from: Mapping[str, str]) -> list[str]:
-    """Where the LR of each benchmark came from, one line each, for below the table."""
+    """The source of the LR images, one line per benchmark."""
     return [f"LR of {printable(benchmark)}: {printable(source)}" for benchmark, source in lr_from.items()]
 
 
@@ -220,13 +232,13 @@ def as_markdown(
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """One line per picture, method and seed; a last one without a picture's name for figures of the whole benchmark."""
+    """One line per image, method and seed; rows for the whole benchmark have no image name."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["benchmark", "picture", "method", "seed", *_names(rows)])
     for row in rows:
         cells = [f"{row.metrics[name]:.6f}" if name in row.metrics else "" for name in _names(rows)]
-        writer.writerow([printable(row.benchmark), printable(row.picture), row.method, row.seed, *cells])
+        writer.writerow([printable(row.benchmark), printable(row.image), row.method, row.seed, *cells])
     return out.getvalue()
 
 
@@ -242,7 +254,7 @@ def as_json(rows: Sequence[Row], facts: Mapping[str, object]) -> str:
         for (benchmark, method), metrics in summarise(rows).items()
     ]
     lines = [
-        {"benchmark": printable(row.benchmark), "picture": printable(row.picture), "method": row.method, "seed": row.seed}
+        {"benchmark": printable(row.benchmark), "picture": printable(row.image), "method": row.method, "seed": row.seed}
         | {name: number(value) for name, value in row.metrics.items()}
         for row in rows
     ]

@@ -1,7 +1,7 @@
-"""What an evaluation has finished, image by image, so that the same command resumes after an interruption.
+"""Records the finished images of an evaluation, so that the same command resumes after an interruption.
 
-`OUT/unfinished.jsonl` is there while an evaluation runs: one line that names what is evaluated and how, then one line for each image with
-its metrics, and one for each image file that was saved. Every line carries a digest. The file goes when the tables are written.
+`OUT/unfinished.jsonl` exists while an evaluation runs: one line that identifies model and settings, then one line for each image with its
+metrics, and one for each saved image file. Every line has a digest. The file is deleted when the tables are written.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _LARGEST, _LARGEST_IMAGE = 1 << 28, 1 << 32  # bytes
 class Unfinished:
     """Finished images of one evaluation.
 
-    A file of another evaluation (another model, other settings or metrics) is begun anew; one that is not ours is an error.
+    A file of another evaluation (another model, other settings or metrics) is replaced; a foreign file of this name is an error.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, object]) -> None:
         """
         Args:
-            folder: of the evaluation's results; made if need be.
-            facts: everything that decides the metrics of an image, as JSON values: model, settings, seeds, names of the metrics.
+            folder: of the evaluation's results; created if missing.
+            facts: everything that determines the metrics of an image, as JSON values: model, settings, seeds, names of the metrics.
 
         Raises:
-            ConfigError: a file of that name is not ours.
+            ConfigError: a foreign file has the name of the list.
             StoreError: it cannot be read or written.
         """
         self.file = folder / FILE
@@ -46,27 +46,27 @@ class Unfinished:
         existed = os.path.lexists(self.file)
         whole = self._read()
         self.replaced = existed and whole is None
-        """Whether another evaluation was unfinished in the folder; its list is gone."""
+        """Whether the list of another unfinished evaluation was replaced."""
         self._begun = whole is not None  # the file is made with the first finished image: a refused command leaves none
-        if whole is not None and whole < self.file.stat().st_size:  # a last line that was cut short
+        if whole is not None and whole < self.file.stat().st_size:  # an incomplete last line
             os.truncate(self.file, whole)
 
     def rows(self, benchmark: str, pair: Pair) -> list[Row] | None:
-        """The rows of an image that was finished before; None if it was not."""
-        found = self._rows.get(_key_of(benchmark, pair))
-        if found is None:
+        """The rows of an image that is already finished; None if it is not."""
+        saved = self._rows.get(_key_of(benchmark, pair))
+        if saved is None:
             return None
-        return [Row(benchmark, pair.name, str(method), int(seed), metrics) for method, seed, metrics in found]  # type: ignore[arg-type, call-overload]
+        return [Row(benchmark, pair.name, str(method), seed=int(seed), metrics=metrics) for method, seed, metrics in saved]  # type: ignore[arg-type, call-overload]
 
     def finished(self, benchmark: str, pair: Pair, rows: Sequence[Row]) -> None:
-        """An image is finished: its rows are on the disk when this returns."""
+        """Record a finished image; flushed to disk."""
         kept: list[list[object]] = [[row.method, row.seed, dict(row.metrics)] for row in rows]
         key = _key_of(benchmark, pair)
         self._append({"image": key, "rows": kept})
         self._rows[key] = kept
 
     def saved(self, path: Path) -> None:
-        """An image file below the folder was written by this evaluation."""
+        """Record an image file below the folder as written by this evaluation."""
         name, digest = self._name(path), _file_digest(path)
         self._append({"saved": name, "sha256": digest})
         self._saved[name] = digest
@@ -77,7 +77,7 @@ class Unfinished:
         return digest is not None and os.path.lexists(path) and _file_digest(path) == digest
 
     def remove(self) -> None:
-        """The tables are written."""
+        """Delete the list: the tables are written."""
         self.file.unlink(missing_ok=True)
 
     def _name(self, path: Path) -> str:
@@ -97,7 +97,7 @@ class Unfinished:
             raise unwritable(self.file, error) from error
 
     def _read(self) -> int | None:
-        """Take in the file; the bytes of its whole lines. None: there is none, or it is another evaluation's."""
+        """Read the list. Returns the number of bytes of its complete lines; None if there is no list, or another evaluation's."""
         if not os.path.lexists(self.file):
             return None
         try:
@@ -124,7 +124,7 @@ class Unfinished:
 
 
 def _key_of(benchmark: str, pair: Pair) -> str:
-    """Of an image: its benchmark, name and pixels."""
+    """Digest of benchmark, name and pixels of an image."""
     parts = [benchmark.encode(errors="surrogateescape"), pair.name.encode(errors="surrogateescape")]
     for pixels in (pair.lr, pair.hr):
         parts += [f"{pixels.dtype} {pixels.shape}".encode(), pixels.tobytes()]
@@ -132,13 +132,13 @@ def _key_of(benchmark: str, pair: Pair) -> str:
 
 
 def _line(values: Mapping[str, object]) -> bytes:
-    """A line with the digest of what stands before it."""
+    """A JSON line with a digest of its other entries."""
     text = json.dumps(values)[:-1]
     return f'{text}, "digest": "{_digest(text.encode())}"}}\n'.encode()
 
 
 def _parsed(line: bytes) -> dict[str, object] | None:
-    """The values of a whole line; None for one that is cut short or damaged."""
+    """The values of a line; None if it is incomplete or damaged."""
     text, mark, rest = line.rpartition(b', "digest": "')
     if not mark or rest != f'{_digest(text)}"}}\n'.encode():
         return None

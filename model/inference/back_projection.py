@@ -1,7 +1,7 @@
-"""Making a picture consistent with its LR: back-projection (Irani and Peleg 1991). Pure.
+"""Makes an image consistent with its LR by back-projection (Irani and Peleg 1991). Pure.
 
-A sample may drift in colour, and its reduction differs from LR. Two projections in turn put that right: the reduction's difference from
-LR is enlarged and added, and where LR is flat the picture is held to LR's own range (`reach`), so that a flat colour stays flat.
+A sample may drift in colour, so that its bicubic downsampling differs from LR. Two projections correct this: the difference is upsampled
+and added, and each pixel is clamped to the range of its LR neighbourhood (`reach`), so that a flat colour stays flat.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ REACH = 1.0  # how far beyond the neighbourhood's range, in units of that range,
 _ROWS = 256
 
 
-def make_consistent(picture: Tensor, lr: Tensor, scale: int, rounds: int = ROUNDS, reach: float | None = REACH) -> Tensor:
-    """Change a picture in place until MATLAB's bicubic reduction of it is LR.
+def make_consistent(image: Tensor, lr: Tensor, scale: int, rounds: int = ROUNDS, reach: float | None = REACH) -> Tensor:
+    """Change an image in place until MATLAB's bicubic downsampling of it equals LR.
 
     Args:
-        picture: [1, 3, s h, s w] in [-1, 1].
+        image: [1, 3, s h, s w] in [-1, 1].
         lr: [1, 3, h, w] in [-1, 1].
         scale: s.
-        rounds: of back-projection.
-        reach: a pixel stays within the range of its 5 x 5 LR neighbourhood, widened at both ends by `reach` times that range; None: no
-            such bound.
+        rounds: iterations of back-projection.
+        reach: a pixel is clamped to the range of its 5 x 5 LR neighbourhood, widened at both ends by `reach` times that range; None: not
+            clamped.
     """
     if reach is not None:
-        _bound(picture, lr, scale, reach)
+        _bound(image, lr, scale, reach=reach)
     for _ in range(rounds):
-        for channel in range(picture.shape[1]):  # one at a time, which bounds the memory
-            part = picture[:, channel : channel + 1]
-            missing = lr[:, channel : channel + 1] - reduce(part, scale)
+        for channel in range(image.shape[1]):  # one at a time, which bounds the memory
+            part = image[:, channel : channel + 1]
+            difference = lr[:, channel : channel + 1] - reduce(part, scale)
             for top in range(0, part.shape[2], _ROWS):
                 rows = part[:, :, top : top + _ROWS]
-                rows += upsample_rows(missing, scale, top, top + rows.shape[2])
+                rows += upsample_rows(difference, scale, top=top, bottom=top + rows.shape[2])
                 rows.clamp_(-1, 1)
-    return picture
+    return image
 
 
-def _bound(picture: Tensor, lr: Tensor, scale: int, reach: float) -> None:
+def _bound(image: Tensor, lr: Tensor, scale: int, reach: float) -> None:
     padded = F.pad(lr, (2, 2, 2, 2), mode="replicate")
     high, low = F.max_pool2d(padded, 5, 1), -F.max_pool2d(-padded, 5, 1)
     span = reach * (high - low)
     high, low = high + span, low - span
     for row in range(lr.shape[2]):
-        lines = picture[:, :, row * scale : (row + 1) * scale]
+        lines = image[:, :, row * scale : (row + 1) * scale]
         lines.copy_(
             torch.minimum(torch.maximum(lines, _wide(low[:, :, row : row + 1], scale)), _wide(high[:, :, row : row + 1], scale))
         )

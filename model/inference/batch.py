@@ -1,4 +1,4 @@
-"""Many files in, many files out: what `samdiff infer` does around a model."""
+"""Upscales many files: what `samdiff infer` does around a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,11 +19,12 @@ from ...pipeline.images.inputs import InputFile, inputs_of_folder
 from ...pipeline.images.inputs import list_inputs as list_inputs
 from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, sweep_outputs, try_place
 from ...pipeline.storage.regular import read_regular
+from ...progress import Progress
 from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
 from ..infer_config import FORMATS, InferConfig
 from ..infer_config import OutputConfig as OutputConfig
-from .image_io import MAX_BYTES, file_says, is_result, plan_picture, read_picture_file, write_planned
+from .image_io import MAX_BYTES, has_provenance, is_result, plan_write, read_image_file, write_planned
 from .upscaler import SuperResolver
 
 log = logging.getLogger(__name__)
@@ -32,29 +32,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """One image to be made."""
+    """One output file to be written."""
 
     source: Path
     """The input."""
     target: Path
     """The output."""
     trouble: str = ""
-    """Why it is not made, if that is known beforehand: words that follow the target's name."""
+    """Why it cannot be written, if that is known beforehand: words that follow the target's name."""
     unreadable: str = ""
     """Why its source cannot be read, if that is known from the listing."""
 
 
-def others_results(inputs: Sequence[str | Path], suffix: str, recursive: bool = False, out: Path | None = None) -> list[Path]:
-    """What `list_inputs` leaves out of folders for its name alone, and what does not say that samdiff made it: nobody's to overwrite."""
+def foreign_results(inputs: Sequence[str | Path], suffix: str, recursive: bool = False, out: Path | None = None) -> list[Path]:
+    """Files that `list_inputs` skips because their names end like results, but that samdiff did not write. They must not be overwritten."""
     folders = [Path(given) for given in inputs if os.path.isdir(given)]
     results = [file for folder in folders for file in inputs_of_folder(folder, suffix, recursive=recursive, out=out)[1]]
     return [file.path for file in results if not is_result(file.path)]
 
 
 def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, read: Iterable[Path] = ()) -> list[Job]:
-    """What is made from which, decided before anything is computed.
+    """Decide which output is written for which input, before anything is computed.
 
-    An output is never an input of the same run, neither its own nor another's: such a job has its reason in `trouble`.
+    An output is never an input of the same run: a job for which it would be has the reason in `trouble`.
 
     Args:
         inputs: from `list_inputs`, or paths.
@@ -67,7 +67,7 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
     out = settings.out
     files = [file if isinstance(file, InputFile) else InputFile(file) for file in inputs]
     if settings.is_file() and len(inputs) > 1:
-        raise ConfigError(f"--out: {len(inputs)} pictures cannot go to one file {out}; give a folder")
+        raise ConfigError(f"--out: {len(inputs)} images cannot go to one file {out}; give a folder")
     if out is not None and not settings.is_file() and out.suffix and not out.is_dir():
         raise ConfigError(f"--out: expected a folder or a file ending in {', '.join(FORMATS)}, got {out}")
     name = f"{settings.ending}.{settings.format}"
@@ -82,7 +82,7 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
     if double is not None:
         raise ConfigError(f"--out: two of the images would both become {printable(double)}; rename one, or run them apart")
     jobs = [
-        Job(file.path, target, guard.trouble(target, file.path), file.trouble)
+        Job(file.path, target, guard.trouble(target, file.path), unreadable=file.trouble)
         for file, target in zip(files, targets, strict=True)
     ]
     if len(jobs) == 1 and jobs[0].unreadable:
@@ -95,19 +95,19 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
 def upscale_files(
     model: SuperResolver, jobs: Sequence[Job], settings: InferConfig, output: OutputConfig, report: Callable[[str], None]
 ) -> dict[str, str]:
-    """Do what `plan_outputs` planned; returns name -> reason of the inputs of which nothing was made. The others go on.
+    """Upscale the files of `plan_outputs`. Returns name -> reason for the inputs that failed; a failure does not stop the others.
 
-    An output that exists is kept if its file says that the same work made it: so an interrupted command can be given again.
+    An output that exists is kept if its provenance shows the same input, model and settings, so the same command resumes.
 
     Raises:
         ConfigError: settings that do not fit the model.
-        ImageError: the only input cannot be read, or its output not be written.
+        ImageError: the only input cannot be read, or its output cannot be written.
     """
     times, settings = model.check(settings), model.resolve(settings)
     guard = Outputs([*(job.source for job in jobs), *checkpoint_files(Path(model.name))], output.overwrite)
     sweep_outputs(job.target for job in jobs)
     total = 1 if settings.rrdb_only else (settings.num_samples or 1) * (len(times) + 1)
-    bar = progress(desc="pictures", total=len(jobs) * total, unit="step")
+    bar = progress(desc="images", total=len(jobs) * total, unit="step")
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
         name = printable(job.source.name)
@@ -116,19 +116,19 @@ def upscale_files(
             if job.unreadable:
                 raise ImageError(job.unreadable)
             if job.trouble == EXISTS:
-                line = _kept(model, job, settings, output)
+                line = _kept(model, job, settings, output=output)
             elif job.trouble:
                 raise ImageError(job.trouble if job.trouble == ITSELF else f"{printable(job.target)} {job.trouble}")
             else:
-                line = _upscale_file(model, job, settings, output, guard, partial(_advance, bar))
-        except Exception as error:  # noqa: BLE001 - what nobody foresaw in one file is that file's reason, and the others are made
+                line = _upscale_file(model, job, settings, output=output, guard=guard, on_step=partial(_advance, bar))
+        except Exception as error:  # noqa: BLE001 - any other error is reported for this file, and the other files are processed
             known = isinstance(error, SamdiffError)
             if len(jobs) == 1:
                 bar.close()
                 if known:
                     raise
-                raise _unforeseen(job.source, error) from error
-            reason = str(error if known else _unforeseen(job.source, error))
+                raise _unexpected(job.source, error) from error
+            reason = str(error if known else _unexpected(job.source, error))
             failed[str(job.source)] = reason.removeprefix(f"{job.source}: ")
         else:
             bar.clear()
@@ -138,11 +138,11 @@ def upscale_files(
     return failed
 
 
-def _unforeseen(source: Path, error: Exception) -> ImageError:
-    """The reason of an exception that is none of ours; its traceback is logged for `-vv`."""
+def _unexpected(source: Path, error: Exception) -> ImageError:
+    """An ImageError for an exception that is not ours; its traceback is logged for `-vv`."""
     log.debug("%s", printable(source), exc_info=error)
     what = printable(" ".join(str(error).split()))[:300]
-    return ImageError(f"{source}: failed for a reason that was not foreseen ({type(error).__name__}: {what})")
+    return ImageError(f"{source}: failed with an unexpected error ({type(error).__name__}: {what})")
 
 
 def _upscale_file(
@@ -151,16 +151,16 @@ def _upscale_file(
     settings: InferConfig,
     output: OutputConfig,
     guard: Outputs,
-    on_step: Callable[[int], Any],
+    on_step: Callable[[int], object],
 ) -> str:
     _check_place(job, guard)
-    source = read_picture_file(job.source, output.to_srgb)
+    source = read_image_file(job.source, output.to_srgb)
     pixels = source.pixels if output.bits == 8 and source.pixels.dtype.kind == "u" else sixteen_bit(source.pixels)
     height, width, *bands = pixels.shape
-    said = _said(model, job.source, settings, output) if output.provenance else {}
+    origin = _origin(model, job.source, settings, output=output) if output.provenance else {}
     dtype = np.uint16 if output.bits == 16 else np.uint8
     large = (height * model.scale, width * model.scale, *bands)
-    plan = plan_picture(job.target, large, dtype, source=source, said=said)  # before hours of work
+    plan = plan_write(job.target, large, dtype, source=source, origin=origin)  # before hours of work
     result = model.upscale(pixels, settings, on_step=on_step)
     _check_target(job, guard)  # again: hours may have passed
     lost = write_planned(result if output.bits == 16 else eight_bit(result), plan, output.overwrite)
@@ -171,13 +171,13 @@ def _upscale_file(
 
 
 def _kept(model: SuperResolver, job: Job, settings: InferConfig, output: OutputConfig) -> str:
-    """The line about an output that is there already; an ImageError if it may be something else than what would be made."""
+    """Report an output that exists already. ImageError if it may differ from what would be written."""
     if not output.provenance:
-        raise ImageError(f"{job.target} {EXISTS} (with --no-provenance it cannot be told whether this command made it)")
+        raise ImageError(f"{job.target} {EXISTS} (with --no-provenance samdiff cannot check whether this command wrote it)")
     try:
         if not job.source.is_file():  # a FIFO would never end
             raise ImageError(f"{job.source}: there is no such file, or it is no regular file")
-        same = file_says(job.target, _said(model, job.source, settings, output))
+        same = has_provenance(job.target, _origin(model, job.source, settings, output=output))
     except OSError as error:
         raise ImageError(f"{job.source}: cannot be read ({error.strerror or error})") from error
     if not same:
@@ -185,16 +185,16 @@ def _kept(model: SuperResolver, job: Job, settings: InferConfig, output: OutputC
     return f"kept {job.target}, made from {job.source} before"
 
 
-def _said(model: SuperResolver, source: Path, settings: InferConfig, output: OutputConfig) -> dict[str, str]:
-    """`provenance` of a result, with its input: all that decides the file's pixels."""
-    said = provenance(model, settings)
-    said["samdiff-settings"] += ", 16 bits" if output.bits == 16 else ""
-    said["samdiff-settings"] += ", colours converted to sRGB" if output.to_srgb else ""
-    return {**said, "samdiff-input": f"sha256 {hashlib.sha256(read_regular(source, MAX_BYTES)).hexdigest()[:16]}"}
+def _origin(model: SuperResolver, source: Path, settings: InferConfig, output: OutputConfig) -> dict[str, str]:
+    """`provenance` with the hash of the input: everything that determines the pixels of the file."""
+    origin = provenance(model, settings)
+    origin["samdiff-settings"] += ", 16 bits" if output.bits == 16 else ""
+    origin["samdiff-settings"] += ", colours converted to sRGB" if output.to_srgb else ""
+    return {**origin, "samdiff-input": f"sha256 {hashlib.sha256(read_regular(source, MAX_BYTES)).hexdigest()[:16]}"}
 
 
 def provenance(model: SuperResolver, settings: InferConfig) -> dict[str, str]:
-    """What a result's file says about itself: PNG keywords and their text."""
+    """How a result was made: PNG keywords and their text."""
     settings = model.resolve(settings)
     if settings.rrdb_only:
         how = "regression (RRDB)"
@@ -220,7 +220,7 @@ def _check_target(job: Job, guard: Outputs) -> None:
 
 
 def _check_place(job: Job, guard: Outputs) -> None:
-    """Before hours of work: may the file be written there, and can it?"""
+    """Check that the file may and can be written, before hours of work."""
     _check_target(job, guard)
     try:
         try_place(job.target)
@@ -230,5 +230,5 @@ def _check_place(job: Job, guard: Outputs) -> None:
         ) from error
 
 
-def _advance(bar: Any, _: int) -> None:
+def _advance(bar: Progress[object], _: int) -> None:
     bar.update()

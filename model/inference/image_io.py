@@ -1,4 +1,4 @@
-"""Image files: read with all that belongs to them, and written whole or not at all. Whether a file can be written is decided before the work."""
+"""Reads image files with their metadata, and writes them atomically. Whether a file can be written is checked before the work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ...pipeline.storage.outputs import write_output
 from ...pipeline.storage.regular import read_regular
 from ..infer_config import FORMATS as FORMATS
 from .result_file import Accessories, plan_accessories
-from .result_file import file_says as file_says
+from .result_file import has_provenance as has_provenance
 from .result_file import is_result as is_result
 
 log = logging.getLogger(__name__)
@@ -36,17 +36,17 @@ _TIFF_BYTES = (1 << 32) - (1 << 20)  # offsets have 32 bits
 _PNG_COLOUR = {1: 0, 2: 4, 3: 2, 4: 6}  # bands -> colour type
 
 
-def open_picture(path: Path) -> np.ndarray:
-    """The pixels of `read_picture_file` in 8 bits; its notes are logged as warnings."""
-    image = read_picture_file(path)
+def open_image(path: Path) -> np.ndarray:
+    """The pixels of `read_image_file` in 8 bits; its notes are logged as warnings."""
+    image = read_image_file(path)
     for note in image.notes:
         log.warning("%s: %s", printable(path), note)
     return eight_bit(image.pixels)
 
 
 def open_opaque(path: Path) -> np.ndarray:
-    """`open_picture` over white, as `prepare` takes transparent images: uint8 [H, W] of a grey image, else [H, W, 3]."""
-    pixels = open_picture(path)
+    """`open_image` over white, as `prepare` takes transparent images: uint8 [H, W] of a grey image, else [H, W, 3]."""
+    pixels = open_image(path)
     if pixels.ndim == 2 or pixels.shape[2] == 3:
         return pixels
     over, transparent = over_white(pixels)
@@ -55,15 +55,15 @@ def open_opaque(path: Path) -> np.ndarray:
     return np.ascontiguousarray(over[..., 0] if pixels.shape[2] == 2 else over)
 
 
-def read_picture_file(path: Path, to_srgb: bool = False) -> ImageData:
-    """An image as the file shows it, EXIF orientation applied.
+def read_image_file(path: Path, to_srgb: bool = False) -> ImageData:
+    """An image file with its metadata, EXIF orientation applied.
 
     Args:
         path: of the file.
         to_srgb: whether colours are converted to sRGB by the file's profile.
 
     Raises:
-        ImageError: there is no such file, it is no image or no regular file, it is damaged, or larger than 50 megapixels.
+        ImageError: the file is missing, damaged, not an image, not a regular file, or larger than 50 megapixels.
     """
     try:
         data = read_regular(path, MAX_BYTES)
@@ -94,16 +94,16 @@ class WritePlan:
     accessories: Accessories
     quality: int
     notes: tuple[str, ...]
-    """What of the source could not be kept."""
+    """Metadata of the source that could not be kept."""
 
 
-def plan_picture(
+def plan_write(
     path: Path,
     shape: tuple[int, ...],
     dtype: np.dtype | type,
     *,
     source: ImageData | None = None,
-    said: Mapping[str, str] | None = None,
+    origin: Mapping[str, str] | None = None,
     quality: int = 95,
 ) -> WritePlan:
     """Decide how an image of a given shape is written; its suffix names the format. Nothing is written.
@@ -113,7 +113,7 @@ def plan_picture(
         shape: [H, W] or [H, W, 1 to 4].
         dtype: uint8, or uint16 for PNG.
         source: whose colour profile and EXIF are kept.
-        said: how the image was made, see `plan_accessories`.
+        origin: how the image was made, see `plan_accessories`.
         quality: of JPEG and WebP, 1 … 100.
 
     Raises:
@@ -135,34 +135,34 @@ def plan_picture(
     tiny = np.zeros((1, 1, *shape[2:]), dtype)
     accessories, notes = plan_accessories(
         source,
-        said or {},
+        origin or {},
         kind=kind,
         size=(shape[1], shape[0]),
-        encode=lambda chosen: _encode(tiny, WritePlan(path, kind, chosen, quality, ())),
+        encode=lambda chosen: _encode(tiny, WritePlan(path, kind, chosen, quality=quality, notes=())),
     )
-    return WritePlan(path, kind, accessories, quality, tuple(notes))
+    return WritePlan(path, kind, accessories, quality=quality, notes=tuple(notes))
 
 
 def write_planned(image: np.ndarray, plan: WritePlan, overwrite: bool = True) -> list[str]:
-    """Write an image as it was planned, whole or not at all; returns what had to be left out.
+    """Write an image as planned, atomically. Returns a note for all metadata that had to be left out.
 
     Args:
         image: of the planned shape and dtype.
-        plan: of `plan_picture`.
+        plan: from `plan_write`.
         overwrite: whether a file that is there already is replaced.
 
     Raises:
-        ImageError: the file cannot be written, or is there already.
+        ImageError: the file cannot be written, or exists already.
     """
     lost: list[str] = []
     try:
         data = _encode(image, plan)
-    except Exception as error:  # noqa: BLE001 - the accessories fitted a tiny image; if they are the cause, the result must not be lost
+    except Exception as error:  # noqa: BLE001 - the metadata could be written with a tiny image; if it is the cause, the result must not be lost
         try:
-            data = _encode(image, WritePlan(plan.path, plan.kind, Accessories(), plan.quality, ()))
+            data = _encode(image, WritePlan(plan.path, plan.kind, Accessories(), quality=plan.quality, notes=()))
         except (OSError, ValueError) as second:
             raise ImageError(f"{plan.path}: cannot be encoded as {plan.kind} ({second})") from second
-        lost.append(f"its EXIF, colour profile and origin could not be written ({printable(error)[:100]})")
+        lost.append(f"its EXIF, colour profile and provenance could not be written ({printable(error)[:100]})")
     try:
         write_output(plan.path, data, overwrite)
     except SamdiffError as error:
@@ -170,28 +170,28 @@ def write_planned(image: np.ndarray, plan: WritePlan, overwrite: bool = True) ->
     return lost
 
 
-def save_picture(
+def save_image(
     image: np.ndarray,
     path: Path,
     source: ImageData | None = None,
-    said: Mapping[str, str] | None = None,
+    origin: Mapping[str, str] | None = None,
     quality: int = 95,
     overwrite: bool = True,
 ) -> None:
-    """`plan_picture` and `write_planned` in one, for images that are there already; what is left out is logged as a warning.
+    """`plan_write` and `write_planned` in one call. Metadata that is left out is logged as a warning.
 
     Args:
         image: uint8, or uint16 for PNG; [H, W] or [H, W, 1 to 4].
         path: where; missing folders are made.
         source: whose colour profile and EXIF are kept.
-        said: how the image was made.
+        origin: how the image was made.
         quality: of JPEG and WebP, 1 … 100.
         overwrite: whether a file that is there already is replaced.
 
     Raises:
-        ImageError: the format cannot hold the image's alpha, bits or size, or the file cannot be written, or is there already.
+        ImageError: the format cannot hold the image's alpha, bits or size, the file cannot be written, or it exists already.
     """
-    plan = plan_picture(path, image.shape, image.dtype, source=source, said=said, quality=quality)
+    plan = plan_write(path, image.shape, image.dtype, source=source, origin=origin, quality=quality)
     for note in [*plan.notes, *write_planned(image, plan, overwrite)]:
         log.warning("%s: %s", printable(path), note)
 

@@ -1,4 +1,4 @@
-"""Memory that enlarging an image takes, against what there is: refused with a reason before it is taken, not killed in the middle."""
+"""Compares the memory that upscaling an image needs with the free memory: an error before the work, instead of a killed process."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import torch
 from ...errors import ImageError
 
 _PLANE = 12  # bytes of a pixel of float32 RGB
-_MAPS = 3  # feature maps of a network that are there at once, at the least
+_MAPS = 3  # feature maps of a network that exist at the same time, at least
 
 
 def needed_bytes(
     height_lr: int, width_lr: int, scale: int, *, channels: int, planes: int, pixel_bytes: int, tile_lr: int, batch: int
 ) -> int:
-    """About what is taken at the peak, from below: RGB planes of the result's size, the result, and the networks' features of a tile.
+    """Lower estimate of the peak memory: RGB planes of the result's size, the result, and the networks' features of a tile.
 
     Args:
         height_lr: of the input in pixels.
-        width_lr: likewise.
+        width_lr: of the input in pixels.
         scale: HR pixels per LR pixel.
         channels: of the features at full resolution.
-        planes: RGB float32 images of the result's size that exist at once.
-        pixel_bytes: of one pixel of the result.
+        planes: float32 RGB images of the result's size that exist at the same time.
+        pixel_bytes: bytes of one pixel of the result.
         tile_lr: largest side of a tile in LR pixels; 0: no tiles.
-        batch: tiles at once.
+        batch: tiles per call of the network.
     """
     pixels_hr = height_lr * width_lr * scale**2
     tiled = 0 < tile_lr < max(height_lr, width_lr)
@@ -39,7 +39,7 @@ def needed_bytes(
 
 
 def check_memory(height_lr: int, width_lr: int, scale: int, needed: int, free: int | None) -> None:
-    """ImageError if more is needed than there is; None means that it is not known."""
+    """ImageError if more memory is needed than is free. None: the free memory is unknown."""
     if free is not None and needed > free:
         raise ImageError(
             f"{width_lr} x {height_lr} pixels become {width_lr * scale} x {height_lr * scale}, which takes about {needed / 1e9:.1f} GB of "
@@ -49,7 +49,7 @@ def check_memory(height_lr: int, width_lr: int, scale: int, needed: int, free: i
 
 @contextmanager
 def memory_errors(height_lr: int, width_lr: int) -> Iterator[None]:
-    """Inside, memory that cannot be had is an ImageError: the system may have less than it said, and a GPU has its own."""
+    """Converts failed allocations into an ImageError: the system may have less memory than it reported, and a GPU has its own."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # PyTorch raises a plain RuntimeError on the CPU
@@ -62,7 +62,7 @@ def memory_errors(height_lr: int, width_lr: int) -> Iterator[None]:
 
 
 def free_bytes() -> int | None:
-    """Memory that this process may still take: of the system, of its control group (containers) and by `ulimit -v`. None: not known."""
+    """Memory that this process may still allocate: the least of system, control group (containers) and `ulimit -v`. None: unknown."""
     known = [value for value in (_system(), _control_group(), _address_space()) if value is not None]
     return min(known, default=None)
 
@@ -74,12 +74,12 @@ def _system() -> int | None:
 
 
 def _control_group() -> int | None:
-    """The tightest limit of the process's group and those above it, version 1 or 2, less what is in use; file cache can be given up."""
+    """The lowest limit of the process's cgroup and its parents (v1 or v2), minus the memory in use; file cache counts as free."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return None
-    found = []
+    limits = []
     for line in lines:
         number, controllers, inside = line.split(":", 2)
         if number != "0" and "memory" not in controllers.split(","):
@@ -96,8 +96,8 @@ def _control_group() -> int | None:
                 break
             limit, now = _number(place / most), _number(place / used)
             if limit is not None and now is not None:
-                found.append(max(0, limit - now + _numbers(place / "memory.stat").get(cache, 0)))
-    return min(found, default=None)
+                limits.append(max(0, limit - now + _numbers(place / "memory.stat").get(cache, 0)))
+    return min(limits, default=None)
 
 
 def _address_space() -> int | None:

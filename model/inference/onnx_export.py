@@ -1,4 +1,4 @@
-"""The two networks as ONNX files with dynamic sizes, so that a picture can be sampled without PyTorch."""
+"""The two networks as ONNX files with dynamic sizes, for sampling without PyTorch."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ FILES = ("rrdb.onnx", "denoiser.onnx", "schedule.json")
 
 
 class Encoder(nn.Module):
-    """LR [B, 3, h, w] in [-1, 1] -> the RRDB's picture [B, 3, s h, s w] and the denoiser's condition [B, K, h, w]."""
+    """LR [B, 3, h, w] in [-1, 1] -> the RRDB's image [B, 3, s h, s w] and the denoiser's condition [B, K, h, w]."""
 
     def __init__(self, rrdb: RRDB) -> None:
         super().__init__()
         self.rrdb = rrdb
 
     def forward(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, from one pass."""
+        """Both outputs from one forward pass."""
         maps = self.rrdb.features(lr)
-        return self.rrdb.picture(maps[-1]), condition(maps)
+        return self.rrdb.image(maps[-1]), condition(maps)
 
 
 def export_onnx(model: SuperResolver, folder: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> list[Path]:
     """Write rrdb.onnx, denoiser.onnx and schedule.json (scale, modulation, alpha_bars, first_time) into a folder.
 
-    The files appear when all of them are whole.
+    The files appear only when all of them are complete.
 
     Args:
         model: what to export.
-        folder: made if need be; what else it holds is left alone.
+        folder: created if missing; its other files are not changed.
         overwrite: replace files of these names.
-        inputs: files that are never replaced, such as the checkpoint's.
+        inputs: files that are never replaced, such as the checkpoint.
 
     Raises:
-        ConfigError: onnx or onnxscript is not installed, a file exists or is an input, or the model is a flow or refers to its RRDB.
+        ConfigError: onnx or onnxscript is not installed, a file exists or is an input, or the model is a flow or has base rrdb.
         BusyError: another process exports into this folder.
         StoreError: they cannot be written.
     """
     diffusion = model.config.diffusion
     if (diffusion.process, diffusion.base) != ("ddpm", "bicubic"):
         raise ConfigError(
-            f"export: written for process ddpm with base bicubic, the model has {diffusion.process} with {diffusion.base}, whose sampler "
-            "schedule.json cannot describe yet; export a model of the former kind"
+            f"export: supports process ddpm with base bicubic only, the model has process {diffusion.process} with base {diffusion.base}; "
+            "export another model"
         )
     claim_outputs([("--out", folder / name) for name in FILES], inputs, overwrite)
     try:

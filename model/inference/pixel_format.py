@@ -1,4 +1,4 @@
-"""What kind of picture an array or a PIL image is, and how it gets its kind back: grey, alpha, bits. Pure."""
+"""The pixel format of an array or a PIL image (grey, alpha, bits), and conversion of a result back to it. Pure."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601, full range
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """What a picture was before it became RGB in [-1, 1]."""
+    """The format of an image before its conversion to RGB in [-1, 1]."""
 
     dtype: np.dtype
     """uint8, uint16, float32 or float64."""
     grey: bool
-    """Whether it had one colour band."""
+    """Whether it has one colour band."""
     flat: bool
-    """Whether it was [H, W] without an axis of bands."""
+    """Whether it is [H, W], without an axis of bands."""
     alpha: np.ndarray | None
-    """Its last band [H, W], if it was transparent."""
+    """Its alpha band [H, W], if it has one."""
 
     def empty(self, height: int, width: int) -> np.ndarray:
-        """An array for the result's colours, to be filled with `restore`: [H, W] or [H, W, 3]."""
+        """An uninitialised array for the colours of the result: [H, W] or [H, W, 3]."""
         return np.empty((height, width) if self.grey else (height, width, 3), self.dtype)
 
-    def restore(self, picture: np.ndarray) -> np.ndarray:
-        """float32 [H, W, 3] in [-1, 1] (clipped) -> dtype [H, W, 3] or, if it was grey, the luma [H, W]."""
-        unit = (picture.clip(-1, 1) + 1) / 2
+    def restore(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [H, W, 3] in [-1, 1] (clipped) -> dtype [H, W, 3] or, for a grey image, the luma [H, W]."""
+        unit = (pixels.clip(-1, 1) + 1) / 2
         if self.grey:
             unit = unit @ _LUMA
         top = _top(self.dtype)
         return (unit * top).round().astype(self.dtype) if self.dtype.kind == "u" else unit.astype(self.dtype)
 
     def with_alpha(self, colours: np.ndarray, scale: int) -> np.ndarray:
-        """Add the alpha band, enlarged bicubically."""
+        """Add the alpha band, upsampled bicubically."""
         if self.alpha is None:
             return colours if self.flat or not self.grey else colours[..., None]
         alpha = self.alpha if self.dtype == np.uint8 else self.alpha / _top(self.dtype)
@@ -55,16 +55,16 @@ class PixelFormat:
 
 
 def split_pixel_format(image: np.ndarray) -> tuple[np.ndarray, PixelFormat]:
-    """(RGB float32 [H, W, 3] in [-1, 1], its nature) of a picture of one to four bands: grey, grey with alpha, RGB, RGBA.
+    """(RGB float32 [H, W, 3] in [-1, 1], its format) of an image of one to four bands: grey, grey with alpha, RGB, RGBA.
 
     Raises:
-        ImageError: another dtype, another number of bands, no pixel, or floats outside 0 … 1.
+        ImageError: an unsupported dtype or number of bands, an empty image, or floats outside 0 … 1.
     """
     bands = image.shape[2] if image.ndim == 3 else 1
     known = image.dtype in (np.uint8, np.uint16, np.float32, np.float64)
     if not known or image.ndim not in (2, 3) or not 1 <= bands <= 4 or image.size == 0:
         raise ImageError(
-            "expected a picture [H, W] or [H, W, 1 to 4] with pixels, uint8, uint16 or float32/float64 of 0 to 1, "
+            "expected an image [H, W] or [H, W, 1 to 4] with pixels, uint8, uint16 or float32/float64 of 0 to 1, "
             f"got {image.dtype} {list(image.shape)}{layout_hint(image.shape)}"
         )
     if image.dtype.kind == "f" and not (image.min() >= 0 and image.max() <= 1):  # false for NaN too
@@ -75,13 +75,13 @@ def split_pixel_format(image: np.ndarray) -> tuple[np.ndarray, PixelFormat]:
     if alpha is not None:
         colour = bled(colour, alpha)
     unit = colour.astype(np.float32) / _top(image.dtype)
-    return unit * 2 - 1, PixelFormat(image.dtype, bands < 3, image.ndim == 2, alpha)
+    return unit * 2 - 1, PixelFormat(image.dtype, grey=bands < 3, flat=image.ndim == 2, alpha=alpha)
 
 
 def pad_lr(lr: np.ndarray, multiple: int, scale: int) -> np.ndarray:
     """Mirror LR [h, w, 3] at the bottom and the right until HR fits the U-Net: sides multiples of `multiple`, at least twice it.
 
-    Mirroring is what the bicubic enlargement does at its borders, so the networks see what they know.
+    The bicubic upsampling mirrors at the borders too, so the networks see what they were trained on.
     """
     step = multiple // math.gcd(multiple, scale)
     least = -(-2 * multiple // scale)
@@ -93,13 +93,13 @@ def array_of(image: Image.Image) -> np.ndarray:
     """The pixels of a PIL image as `split_pixel_format` takes them: a transparent colour becomes an alpha band, CMYK becomes RGB.
 
     Raises:
-        ImageError: whole numbers of unknown range, or colours such as LAB.
+        ImageError: integers of unknown range, or an unsupported colour mode such as LAB.
     """
     return native_pixels(image.convert("RGB") if image.mode == "CMYK" else image)
 
 
 def bled(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Give fully transparent pixels the colour of the nearest visible pixel, so that their own (usually black) does not leak into edges.
+    """Give fully transparent pixels the colour of the nearest visible pixel, so that their own colour (usually black) does not bleed into edges.
 
     Args:
         colour: [H, W, C].

@@ -1,6 +1,6 @@
-"""What the file of a result carries besides its pixels: the source's EXIF and profile, and how it was made; and finding that again.
+"""Metadata of a result's file: EXIF and colour profile of the source, and the provenance of the result; writing and reading it.
 
-All of it is an accessory. It is tried before the work, on an image of one pixel; what cannot be written is left out with a note.
+Metadata is optional. It is tried before the work, on an image of one pixel; what cannot be written is left out with a note.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_EXIF = {"JPEG": 65_533}  # bytes: one APP1 segment
 
 @dataclass(frozen=True)
 class Accessories:
-    """What is written beside the pixels."""
+    """Metadata that is written with the pixels."""
 
     exif: bytes = b""
     icc: bytes | None = None
@@ -34,24 +34,24 @@ class Accessories:
 
 def plan_accessories(
     source: ImageData | None,
-    said: Mapping[str, str],
+    origin: Mapping[str, str],
     *,
     kind: str,
     size: tuple[int, int],
     encode: Callable[[Accessories], object],
 ) -> tuple[Accessories, list[str]]:
-    """What can be written beside the pixels, and notes of what cannot.
+    """The metadata that can be written, and notes on what cannot.
 
     Args:
-        source: whose EXIF and profile are kept.
-        said: how the image was made: PNG text, or EXIF's Software (and ImageDescription, if that is free) in other formats.
+        source: its EXIF and colour profile are kept.
+        origin: how the image was made: PNG text, or EXIF's Software (and ImageDescription, unless the source has one) in other formats.
         kind: Pillow's name of the format.
         size: (width, height) of the result.
-        encode: encodes a tiny image with accessories; whatever it raises means that they cannot be written.
+        encode: encodes a tiny image with metadata; an exception means that the metadata cannot be written.
     """
     notes: list[str] = []
-    text = tuple(said.items()) if kind == "PNG" else ()
-    in_exif = {} if kind == "PNG" else said
+    text = tuple(origin.items()) if kind == "PNG" else ()
+    in_exif = {} if kind == "PNG" else origin
     exif = b""
     if source is not None and len(source.exif):
         exif, reason = _tried(lambda: _exif(source.exif, size, in_exif), kind, encode)
@@ -68,7 +68,7 @@ def plan_accessories(
 
 
 def _tried(make: Callable[[], bytes], kind: str, encode: Callable[[Accessories], object]) -> tuple[bytes, str]:
-    """EXIF that can be written, and otherwise nothing and the reason."""
+    """(EXIF, "") if it can be written, else (b"", reason)."""
     made: list[bytes] = []
     reason = _problem(lambda: made.append(make())) or _problem(lambda: encode(Accessories(made[0])))
     most = _MAX_EXIF.get(kind)
@@ -80,13 +80,13 @@ def _tried(make: Callable[[], bytes], kind: str, encode: Callable[[Accessories],
 def _problem(work: Callable[[], object]) -> str:
     try:
         work()
-    except Exception as error:  # noqa: BLE001 - Pillow raises whatever comes, and an accessory is no reason to lose a result
+    except Exception as error:  # noqa: BLE001 - Pillow raises many kinds of exceptions, and metadata is no reason to lose a result
         return printable(" ".join(str(error).split()))[:100] or type(error).__name__
     return ""
 
 
-def _exif(source: Image.Exif, size: tuple[int, int], said: Mapping[str, str]) -> bytes:
-    """The source's EXIF with the new size, and what is said about the making."""
+def _exif(source: Image.Exif, size: tuple[int, int], origin: Mapping[str, str]) -> bytes:
+    """The source's EXIF with the new size and the provenance."""
     exif = Image.Exif()
     if len(source):
         exif.load(source.tobytes())
@@ -94,31 +94,31 @@ def _exif(source: Image.Exif, size: tuple[int, int], said: Mapping[str, str]) ->
         for tag, value in zip((_WIDTH, _HEIGHT), size, strict=True):
             if tag in inner:
                 inner[tag] = value
-    if said:
-        exif[SOFTWARE] = in_one_line(said)
-        exif.setdefault(DESCRIPTION, said.get("Description", ""))
+    if origin:
+        exif[SOFTWARE] = in_one_line(origin)
+        exif.setdefault(DESCRIPTION, origin.get("Description", ""))
     return exif.tobytes() if len(exif) else b""
 
 
-def in_one_line(said: Mapping[str, str]) -> str:
-    """ASCII, as EXIF holds it."""
-    return "; ".join(f"{name}: {value}" for name, value in said.items()).encode("ascii", "replace").decode()
+def in_one_line(origin: Mapping[str, str]) -> str:
+    """The provenance as one line of ASCII, for EXIF."""
+    return "; ".join(f"{name}: {value}" for name, value in origin.items()).encode("ascii", "replace").decode()
 
 
-def file_says(path: Path, said: Mapping[str, str]) -> bool:
-    """Whether a PNG, JPEG or WebP file says all this, as `image_io.save_picture` writes it, and is not cut short; pixels stay unread."""
-    found = _said_by(path)
-    return said.items() <= found.items() if isinstance(found, Mapping) else found == in_one_line(said)
+def has_provenance(path: Path, origin: Mapping[str, str]) -> bool:
+    """Whether a complete PNG, JPEG or WebP file holds this provenance, as `image_io.save_image` writes it. Pixels are not decoded."""
+    written = _read_provenance(path)
+    return origin.items() <= written.items() if isinstance(written, Mapping) else written == in_one_line(origin)
 
 
 def is_result(path: Path) -> bool:
-    """Whether a PNG, JPEG or WebP file says that `samdiff infer` made it."""
-    found = _said_by(path)
-    return "samdiff-model" in found if isinstance(found, Mapping) else "; samdiff-model: " in str(found)
+    """Whether a PNG, JPEG or WebP file holds provenance of `samdiff infer`."""
+    written = _read_provenance(path)
+    return "samdiff-model" in written if isinstance(written, Mapping) else "; samdiff-model: " in str(written)
 
 
-def _said_by(path: Path) -> Mapping[str, object] | object:
-    """A PNG's text by keyword, other formats' EXIF Software; empty for a file that is damaged or says nothing."""
+def _read_provenance(path: Path) -> Mapping[str, object] | object:
+    """A PNG's text by keyword, other formats' EXIF Software; empty for a file that is damaged or has none."""
     try:
         if not path.is_file() or not _has_end(path):
             return {}
@@ -133,7 +133,7 @@ def _said_by(path: Path) -> Mapping[str, object] | object:
             with JpegImageFile(path) as image:
                 exif = image.getexif()
         return exif.get(SOFTWARE)
-    except Exception:  # noqa: BLE001 - damaged, or of another format than its name says: Pillow raises whatever comes
+    except Exception:  # noqa: BLE001 - damaged, or of another format than its suffix: Pillow raises many kinds of exceptions
         return {}
 
 
@@ -150,7 +150,7 @@ def _exif_of_webp(path: Path) -> bytes:
 
 
 def _has_end(path: Path) -> bool:
-    """Whether a PNG, JPEG or WebP file ends as it must: a copy that was broken off says all that the whole one says."""
+    """Whether a PNG, JPEG or WebP file has its end marker: a truncated copy holds the same metadata as the complete file."""
     with path.open("rb") as file:
         head = file.read(12)
         size = file.seek(0, io.SEEK_END)

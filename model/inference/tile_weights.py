@@ -1,7 +1,7 @@
-"""Tiles over a picture, and smooth weights that blend them without a seam. Pure.
+"""The tiles of an image, and smooth weights that blend them without a seam. Pure.
 
-A tiling is the product of two axes. Along an axis the weights of the tiles that cover a pixel sum to 1: they rise and fall as half a
-cosine over the overlap, and are 0 on the outermost quarter of it, where a network sees the tile's edge instead of the picture.
+A tiling is the product of two axes. Along an axis the weights of the tiles that cover a pixel sum to 1: they follow
+half a cosine over the overlap, and are 0 on its outermost quarter, where a network sees the edge of the tile instead of the image.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class Axis:
     size_lr: int
     """Pixels of a tile."""
     starts_lr: tuple[int, ...]
-    """First pixel of each tile; the last tile ends with the picture."""
+    """First pixel of each tile; the last tile ends with the image."""
     weights: np.ndarray
-    """float32 [tiles, s size_lr], HR: the share that each tile has in its pixels; 1 in all where tiles overlap."""
+    """float32 [tiles, s size_lr]: weight of each tile per HR pixel; the weights of overlapping tiles sum to 1."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile: where it lies and its weights."""
+    """One tile: its position and its weights."""
 
     index: int
     """In reading order."""
@@ -44,7 +44,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiling:
-    """All tiles of a picture have one size, so they can share a batch."""
+    """All tiles of an image have one size, so they can share a batch."""
 
     rows: Axis
     columns: Axis
@@ -54,25 +54,31 @@ class Tiling:
     def tiles(self) -> list[Tile]:
         """In reading order."""
         return [
-            Tile(i * len(self.columns.starts_lr) + j, y, x, self.rows.weights[i], self.columns.weights[j])
+            Tile(
+                i * len(self.columns.starts_lr) + j,
+                y_lr=y,
+                x_lr=x,
+                weight_y=self.rows.weights[i],
+                weight_x=self.columns.weights[j],
+            )
             for i, y in enumerate(self.rows.starts_lr)
             for j, x in enumerate(self.columns.starts_lr)
         ]
 
 
 def plan_tiles(height: int, width: int, scale: int, multiple: int, tile: int, overlap: int) -> Tiling:
-    """Cover a picture with tiles.
+    """Cover an image with tiles.
 
     Args:
         height: of LR in pixels, such that s height is a multiple of `multiple`.
-        width: likewise.
+        width: of LR in pixels, likewise.
         scale: HR pixels per LR pixel.
         multiple: HR pixels of the network's coarsest pixel; tiles start and end on multiples of it.
         tile: largest side of a tile in LR pixels; 0: one tile.
         overlap: least overlap of neighbours in LR pixels.
 
     Raises:
-        ConfigError: a tile that is smaller than the network's least size, or too small for its overlap.
+        ConfigError: a tile smaller than the minimum of the network, or too small for its overlap.
     """
     step = multiple // math.gcd(multiple, scale)
     least = -(-max(-(-2 * multiple // scale), 2 * overlap + 1, overlap + step) // step) * step
@@ -82,19 +88,21 @@ def plan_tiles(height: int, width: int, scale: int, multiple: int, tile: int, ov
             f"{multiple}/{scale}, and more than twice the overlap of {overlap}), got {tile} with overlap {overlap}"
         )
     size = tile // step * step
-    rows, columns = (_axis(side, size or side, overlap, step, scale) for side in (height, width))
+    rows, columns = (_axis(side, size or side, overlap, step=step, scale=scale) for side in (height, width))
     return Tiling(rows, columns, scale)
 
 
 def _axis(length: int, size: int, overlap: int, step: int, scale: int) -> Axis:
-    """Tiles spread evenly, so that no two overlap much more than others do."""
+    """Evenly spread tiles, so that all overlaps are about equal."""
     if size >= length:
         return Axis(length, (0,), np.ones((1, length * scale), np.float32))
     stride = (size - overlap) // step * step
     count = math.ceil((length - size) / stride) + 1
     starts = tuple(round(i * (length - size) / (count - 1) / step) * step for i in range(count))
     total = np.zeros(length * scale)
-    windows = [_window(size * scale, overlap * scale, index > 0, index < count - 1) for index in range(count)]
+    windows = [
+        _window(size * scale, overlap * scale, fades_in=index > 0, fades_out=index < count - 1) for index in range(count)
+    ]
     for start, window in zip(starts, windows, strict=True):
         total[start * scale : (start + size) * scale] += window
     cut = [window / total[start * scale : (start + size) * scale] for start, window in zip(starts, windows, strict=True)]
@@ -102,7 +110,7 @@ def _axis(length: int, size: int, overlap: int, step: int, scale: int) -> Axis:
 
 
 def _window(size: int, overlap: int, fades_in: bool, fades_out: bool) -> np.ndarray:
-    """float64 [size]: 1, but for half a cosine over the middle half of the overlap at the sides that have a neighbour."""
+    """float64 [size]: 1, except for half a cosine over the middle half of the overlap at each side that has a neighbour."""
     ramp = np.clip((np.arange(overlap) + 0.5 - overlap / 4) / max(overlap / 2, 1), 0, 1)
     rise = np.sin(np.pi / 2 * ramp) ** 2
     window = np.ones(size)

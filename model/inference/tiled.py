@@ -1,4 +1,4 @@
-"""The two networks over one picture of any size: tile by tile, blended into one canvas."""
+"""The two networks on one image of any size: tile by tile, blended at every step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .tile_weights import Tile, Tiling
 
 @dataclass
 class TiledPredictor:
-    """What the networks say about one picture LR [1, 3, h, w] in [-1, 1], as if they saw it whole."""
+    """Predictions of the networks for a whole LR image [1, 3, h, w] in [-1, 1], computed tile by tile."""
 
     rrdb: RRDB
     unet: UNet
@@ -23,7 +23,7 @@ class TiledPredictor:
     """On the networks' device."""
     tiling: Tiling
     cache_bytes: int = 1 << 30
-    """How much of the RRDB's features is kept from step to step; what does not fit is computed again."""
+    """Bytes of the RRDB's features that are kept between steps; the rest is recomputed."""
     batch: int = 1
     """Tiles per call of the U-Net."""
 
@@ -33,62 +33,62 @@ class TiledPredictor:
         self._out: Tensor | None = None
 
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
-        """The U-Net's prediction [1, 3 or 4, H, W] for the state x [1, 3, H, W]; the same memory at every call."""
+        """The U-Net's prediction [1, 3 or 4, H, W] for the state x [1, 3, H, W]; the returned tensor is overwritten by the next call."""
         dtype = next(self.unet.parameters()).dtype
 
         def network(tiles: list[Tile]) -> Tensor:
-            seen = torch.cat([self._part(x, tile, self.tiling.scale) for tile in tiles])
+            x_t = torch.cat([self._part(x, tile, self.tiling.scale) for tile in tiles])
             given = torch.cat([self._condition(tile) for tile in tiles])
-            seen = seen.to(self.lr.device, dtype, memory_format=torch.channels_last)
-            return self.unet(seen, t.to(self.lr.device).expand(len(tiles)), given)
+            x_t = x_t.to(self.lr.device, dtype, memory_format=torch.channels_last)
+            return self.unet(x_t, t.to(self.lr.device).expand(len(tiles)), given)
 
         self._out = self._blend(network, self._out, x.device)
         return self._out
 
     def regress(self, device: torch.device, keep: bool = False) -> Tensor:
-        """The RRDB's image [1, 3, H, W], not clipped; `keep`: the features that it comes from are kept for `predict`, as far as they fit."""
+        """The RRDB's image [1, 3, H, W], not clipped; `keep`: cache the features for `predict`, as far as they fit."""
 
         def network(tiles: list[Tile]) -> Tensor:
             maps = self.rrdb.features(torch.cat([self._part(self.lr, tile, 1) for tile in tiles]))
             for number, tile in enumerate(tiles if keep else ()):
-                self._keep(tile, [found[number : number + 1] for found in maps])
-            return self.rrdb.picture(maps[-1])
+                self._keep(tile, [feature_map[number : number + 1] for feature_map in maps])
+            return self.rrdb.image(maps[-1])
 
         return self._blend(network, None, device)
 
     def _blend(self, network: Callable[[list[Tile]], Tensor], out: Tensor | None, device: torch.device) -> Tensor:
-        """Weighted sum of a network's tiles, in reading order whatever the batch, so that it does not depend on it."""
+        """Weighted sum of a network's tiles, always in reading order, so that it does not depend on the batch size."""
         tiles, scale = self.tiling.tiles, self.tiling.scale
         if len(tiles) == 1:
             return network(tiles).float().to(device)
         height, width = (side * scale for side in self.lr.shape[2:])
         for number, group in enumerate(_groups(tiles, self.batch)):
-            for tile, found in zip(group, network(group).float().to(device), strict=True):
+            for tile, result in zip(group, network(group).float().to(device), strict=True):
                 if out is None:
-                    out = found.new_empty((1, len(found), height, width))
+                    out = result.new_empty((1, len(result), height, width))
                 if number == 0 and tile is group[0]:
                     out.zero_()
                 weight = torch.from_numpy(tile.weight_y)[:, None] * torch.from_numpy(tile.weight_x)
-                self._part(out, tile, scale)[0].addcmul_(found, weight.to(device))
+                self._part(out, tile, scale)[0].addcmul_(result, weight.to(device))
         assert out is not None
         return out
 
     def _condition(self, tile: Tile) -> Tensor:
-        """The U-Net's condition [1, K, h, w] of a tile; the first tiles that fit are kept, none is ever driven out."""
+        """The U-Net's condition [1, K, h, w] of a tile; the first tiles that fit are cached, none is evicted."""
         kept = self._kept.get(tile.index)
         return self._keep(tile, self.rrdb.features(self._part(self.lr, tile, 1))) if kept is None else kept
 
     def _keep(self, tile: Tile, maps: list[Tensor]) -> Tensor:
-        """The condition of a tile's feature maps, kept if it fits."""
-        made = condition(maps).to(next(self.unet.parameters()).dtype)
-        size = made.numel() * made.element_size()
+        """The condition from a tile's feature maps, cached if it fits."""
+        features = condition(maps).to(next(self.unet.parameters()).dtype)
+        size = features.numel() * features.element_size()
         if tile.index not in self._kept and self._kept_bytes + size <= self.cache_bytes:
-            self._kept[tile.index] = made
+            self._kept[tile.index] = features
             self._kept_bytes += size
-        return made
+        return features
 
     def _part(self, x: Tensor, tile: Tile, scale: int) -> Tensor:
-        """The tile's view of a picture [1, C, H, W] that has `scale` pixels per LR pixel."""
+        """The tile's view of an image [1, C, H, W] that has `scale` pixels per LR pixel."""
         top, left = tile.y_lr * scale, tile.x_lr * scale
         height, width = self.tiling.rows.size_lr * scale, self.tiling.columns.size_lr * scale
         return x[:, :, top : top + height, left : left + width]

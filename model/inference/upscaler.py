@@ -1,4 +1,4 @@
-"""Pictures out: `load_model(path).upscale(image)`. Neither SAM nor masks are needed."""
+"""Upscales images: `load_model(path).upscale(image)`. Needs neither SAM nor masks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from ..networks.build import build_rrdb, build_unet
 from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
 from .back_projection import make_consistent
-from .image_io import read_picture_file, to_pil
+from .image_io import read_image_file, to_pil
 from .memory import check_memory, free_bytes, memory_errors, needed_bytes
 from .pixel_format import array_of, pad_lr, split_pixel_format
 from .tile_weights import plan_tiles
@@ -39,26 +39,27 @@ from .tiled import TiledPredictor
 
 log = logging.getLogger(__name__)
 
-OnStep = Callable[[int], Any] | None
+OnStep = Callable[[int], object] | None
+N = TypeVar("N", bound=torch.nn.Module)
 
 
 def load_model(path: Path | str, device: str | torch.device = "auto") -> SuperResolver:
-    """A trained model, ready to use.
+    """Load a trained model for inference.
 
     Args:
-        path: `model.safetensors`, or the run's folder, or the word `shipped`: the small model that comes with samdiff.
+        path: `model.safetensors`, a run's folder, or `shipped`: the small model that comes with samdiff.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps` or a torch device.
 
     Raises:
-        CheckpointError: there is no such file, it is not one of ours, or its weights do not fit its configuration.
-        ConfigError: the device is not there.
+        CheckpointError: the file is missing, is not a samdiff checkpoint, or its weights do not fit its configuration.
+        ConfigError: the device is not available.
     """
     checkpoint = load_checkpoint(Path(path), kind="diffusion")
     return SuperResolver(checkpoint, str(path), pick_device(device))
 
 
 class SuperResolver:
-    """A diffusion model with its condition network: `model(image)` is `scale` times larger. The checkpoint decides sizes and scale."""
+    """A diffusion model with its RRDB: `model(image)` is `scale` times larger. The checkpoint determines sizes and scale."""
 
     def __init__(self, checkpoint: Checkpoint, name: str, device: torch.device) -> None:
         self.name, self.device = name, device
@@ -95,22 +96,22 @@ class SuperResolver:
     ) -> Image.Image: ...
 
     def upscale(self, image: Any, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any) -> Any:
-        """One sample of the image `scale` times larger; the same for the same seed on one device.
+        """Upscale an image by `scale`: one sample, the same for the same seed on one device.
 
         Args:
             image: an array [H, W] grey, [H, W, 2] grey with alpha, [H, W, 3] RGB or [H, W, 4] RGBA, of any size from 1 x 1; uint8,
                 uint16, or floats of 0 to 1. Or a PIL image, a file's path, or a tensor: [H, W], [C, H, W], [H, W, C] or a batch of them
                 (where both fit, channels first).
             settings: see `InferConfig`; None: the defaults.
-            on_step: called with the time after each step, for progress.
+            on_step: called with the time step after each sampling step, for progress.
             changes: fields of the settings, such as `steps=25, seed=1`; `seed=None` draws one at random.
 
         Returns:
             The same kind of image, [s H, s W, …]; for a path a PIL image of 8 bits, upright, with the file's colour profile and EXIF. Grey
-            stays grey; alpha is enlarged bicubically. Tensors keep layout, dtype and device; each image of a batch is upscaled as if alone.
+            stays grey; alpha is upsampled bicubically. Tensors keep layout, dtype and device; each image of a batch gives the same result as alone.
 
         Raises:
-            ImageError: an array of another dtype or shape, floats out of range, a file that cannot be read, or more than the memory holds.
+            ImageError: an unsupported dtype or shape, floats out of range, a file that cannot be read, or not enough memory.
             ConfigError: a sampler, a number of steps or a tile that does not fit the model.
         """
         if changes.get("seed", 0) is None:
@@ -119,7 +120,7 @@ class SuperResolver:
         settings = self.resolve(changed(settings or InferConfig(), changes, "upscale"))
         self.check(settings)
         if isinstance(image, str | Path):
-            file = read_picture_file(Path(image))
+            file = read_image_file(Path(image))
             return to_pil(self._in_memory(file.pixels, settings, on_step), file)
         if isinstance(image, Image.Image):
             large = Image.fromarray(self._in_memory(array_of(image), settings, on_step))
@@ -139,52 +140,59 @@ class SuperResolver:
         return self.upscale(image, rrdb_only=True)
 
     def resolve(self, settings: InferConfig) -> InferConfig:
-        """The settings with sampler, steps and average decided: what was given, then what the model recommends, then all steps and 1.
+        """The settings with sampler, steps and num_samples filled in: given values, else those that the model recommends, else all steps and 1.
 
-        Recommended steps and averages belong to the recommended sampler and to a start from noise: with others they are left alone.
+        Recommended values apply only to the recommended sampler and a start from noise.
         """
-        found = self.recommended.get(settings.quality or "balanced")
-        if found is None and settings.quality is not None:
+        recommended = self.recommended.get(settings.quality or "balanced")
+        if recommended is None and settings.quality is not None:
             raise ConfigError(f"quality: {self.name} recommends {', '.join(self.recommended)} only, got {settings.quality}")
         given = replace(settings, sampler=settings.sampler or self.process.sampler, num_samples=settings.num_samples or 1)
-        if found is None or settings.rrdb_only or settings.start != "noise":
+        if recommended is None or settings.rrdb_only or settings.start != "noise":
             return given
         free = settings.sampler is None and settings.steps is None and settings.num_samples is None
-        if found.regress:
+        if recommended.regress:
             return replace(given, rrdb_only=True) if free else given
-        if settings.steps is not None or settings.sampler not in (None, found.sampler or self.process.sampler):
+        if settings.steps is not None or settings.sampler not in (None, recommended.sampler or self.process.sampler):
             return given
-        sampler = found.sampler or self.process.sampler
-        return replace(given, sampler=sampler, steps=found.steps, num_samples=settings.num_samples or found.average)
+        sampler = recommended.sampler or self.process.sampler
+        return replace(given, sampler=sampler, steps=recommended.steps, num_samples=settings.num_samples or recommended.average)
 
     def check(self, settings: InferConfig) -> tuple[int, ...]:
-        """The times that will be sampled; ConfigError for settings that do not fit this model."""
+        """The time steps that will be sampled. ConfigError for settings that do not fit this model."""
         settings = self.resolve(settings)
-        plan_tiles(self.unet.multiple, self.unet.multiple, self.scale, self.unet.multiple, settings.tile, settings.overlap)
+        plan_tiles(
+            self.unet.multiple,
+            self.unet.multiple,
+            self.scale,
+            multiple=self.unet.multiple,
+            tile=settings.tile,
+            overlap=settings.overlap,
+        )
         return self.process.check(settings.sampler, settings.steps, self._start_time(settings))
 
     def expect_scale(self, scale: int | None) -> None:
         """CheckpointError if `scale` is given and the model was trained for another."""
         if scale is not None and scale != self.scale:
-            raise CheckpointError(f"{self.name}: trained for x{self.scale}, x{scale} was asked for; give another checkpoint")
+            raise CheckpointError(f"{self.name}: trained for x{self.scale}, x{scale} was requested; give another checkpoint")
 
     def _start_time(self, settings: InferConfig) -> int | None:
         if settings.start != "rrdb":
             return None
         return self.config.diffusion.timesteps // 2 if settings.start_time is None else settings.start_time
 
-    def _ready(self, network: Any, weights: dict[str, Tensor]) -> Any:
+    def _ready(self, network: N, weights: dict[str, Tensor]) -> N:
         load_into(network, weights, self.name)
-        return network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        return network.to(self.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def _in_memory(self, image: np.ndarray, settings: InferConfig, on_step: OnStep) -> np.ndarray:
-        """`_upscale`, refused if the memory does not suffice; a wrong shape is told by `split_pixel_format`."""
+        """`_upscale`, with an ImageError before the work if memory is short; `split_pixel_format` reports a wrong shape."""
         if image.ndim not in (2, 3) or image.size == 0:
             return self._upscale(image, settings, on_step)
         height, width = image.shape[:2]
         tiled = 0 < settings.tile < max(height, width)
-        if tiled or self.device.type != "cuda":  # else a GPU's own
-            least = -(-2 * self.unet.multiple // self.scale)  # as pad_lr makes of thinner ones
+        if tiled or self.device.type != "cuda":  # else it needs the GPU's memory
+            least = -(-2 * self.unet.multiple // self.scale)  # pad_lr pads smaller images to it
             needed = needed_bytes(
                 max(height, least),
                 max(width, least),
@@ -197,56 +205,56 @@ class SuperResolver:
                 tile_lr=settings.tile,
                 batch=settings.batch,
             )
-            check_memory(height, width, self.scale, needed, free_bytes())
+            check_memory(height, width, self.scale, needed=needed, free=free_bytes())
         with memory_errors(height, width):
             return self._upscale(image, settings, on_step)
 
     @torch.inference_mode()
     def _upscale(self, image: np.ndarray, settings: InferConfig, on_step: OnStep) -> np.ndarray:
-        colour, nature = split_pixel_format(image)
-        canvas = self._canvas(colour, settings)
+        colour, pixel_format = split_pixel_format(image)
+        predictor = self._predictor(colour, settings)
         lr = (
             torch.from_numpy(colour).permute(2, 0, 1)[None].contiguous()
-        )  # not padded: the bicubic part must not lean on padding
-        if len(canvas.tiling.tiles) == 1:  # otherwise it may be too large for a GPU
+        )  # not padded: the bicubic upsampling must not depend on padding
+        if len(predictor.tiling.tiles) == 1:  # with several tiles it may be too large for the GPU
             lr = lr.to(self.device)
         height, width = (side * self.scale for side in lr.shape[2:])
-        whole = self._regress(canvas, lr) if settings.rrdb_only else self._sample(canvas, lr, settings, on_step)
-        picture = whole[:, :, :height, :width]
+        whole = self._regress(predictor, lr) if settings.rrdb_only else self._sample(predictor, lr, settings, on_step=on_step)
+        result = whole[:, :, :height, :width]
         if settings.back_project:
-            make_consistent(picture, lr, self.scale)
-        out = nature.empty(height, width)
+            make_consistent(result, lr, self.scale)
+        out = pixel_format.empty(height, width)
         for top in range(0, height, BLOCK):
-            out[top : top + BLOCK] = nature.restore(picture[0, :, top : top + BLOCK].permute(1, 2, 0).cpu().numpy())
-        return nature.with_alpha(out, self.scale)
+            out[top : top + BLOCK] = pixel_format.restore(result[0, :, top : top + BLOCK].permute(1, 2, 0).cpu().numpy())
+        return pixel_format.with_alpha(out, self.scale)
 
-    def _canvas(self, colour: np.ndarray, settings: InferConfig) -> TiledPredictor:
+    def _predictor(self, colour: np.ndarray, settings: InferConfig) -> TiledPredictor:
         padded = torch.from_numpy(pad_lr(colour, self.unet.multiple, self.scale)).permute(2, 0, 1)[None]
         lr = padded.to(self.device).contiguous(memory_format=torch.channels_last)
         height, width = lr.shape[2:]
-        tiling = plan_tiles(height, width, self.scale, self.unet.multiple, settings.tile, settings.overlap)
+        tiling = plan_tiles(
+            height, width, self.scale, multiple=self.unet.multiple, tile=settings.tile, overlap=settings.overlap
+        )
         unet = self.unet if settings.amp == "off" else self._in_bf16()
-        return TiledPredictor(self.rrdb, unet, lr, tiling, settings.cache_mb << 20, settings.batch)
+        return TiledPredictor(self.rrdb, unet, lr, tiling=tiling, cache_bytes=settings.cache_mb << 20, batch=settings.batch)
 
     def _in_bf16(self) -> UNet:
         if self._halved is None:
             self._halved = copy.deepcopy(self.unet).to(torch.bfloat16)
         return self._halved
 
-    def _regress(self, canvas: TiledPredictor, lr: Tensor, keep: bool = False) -> Tensor:
-        return canvas.regress(lr.device, keep).clamp_(-1, 1)
+    def _regress(self, predictor: TiledPredictor, lr: Tensor, keep: bool = False) -> Tensor:
+        return predictor.regress(lr.device, keep).clamp_(-1, 1)
 
-    def _sample(
-        self, canvas: TiledPredictor, lr: Tensor, settings: InferConfig, on_step: Callable[[int], Any] | None
-    ) -> Tensor:
-        """The picture [1, 3, H, W] where lr is; H and W of the padded canvas, whose margin holds anything."""
+    def _sample(self, predictor: TiledPredictor, lr: Tensor, settings: InferConfig, on_step: OnStep) -> Tensor:
+        """The image [1, 3, H, W] on the device of lr; H and W include the padding, whose content is undefined."""
         first = self._start_time(settings)
-        height, width = (side * self.scale for side in canvas.lr.shape[2:])
-        base = self._regress(canvas, lr, keep=True) if self.config.diffusion.base == "rrdb" else None
-        begin = self._regress(canvas, lr, keep=True) if first is not None and base is None else base
-        number_of = settings.num_samples or 1
+        height, width = (side * self.scale for side in predictor.lr.shape[2:])
+        base = self._regress(predictor, lr, keep=True) if self.config.diffusion.base == "rrdb" else None
+        begin = self._regress(predictor, lr, keep=True) if first is not None and base is None else base
+        count = settings.num_samples or 1
         mean: Tensor | None = None
-        for number in range(number_of):
+        for number in range(count):
             field = NoiseField(settings.seed, width, number)
 
             def noise(step: int, top: int, bottom: int, field: NoiseField = field) -> Tensor:
@@ -255,47 +263,51 @@ class SuperResolver:
             x = torch.zeros(1, 3, height, width, device=lr.device)
             if first is not None and begin is not None:
                 for (rows, lr_up), (image, _) in zip(
-                    self._bands(x, canvas.lr.to(lr.device), base), self._bands(begin, canvas.lr, begin), strict=True
+                    self._bands(x, predictor.lr.to(lr.device), base), self._bands(begin, predictor.lr, begin), strict=True
                 ):
                     rows.copy_(self.process.residual(image, lr_up))
             for top in range(0, height, BLOCK):
                 rows = x[:, :, top : top + BLOCK]
                 rows.copy_(self.process.start(noise(0, top, min(top + BLOCK, height)), rows, first))
             states = self.process.sample_steps(
-                canvas.predict, x, noise, sampler=settings.sampler, steps=settings.steps, first=first, rows=BLOCK
+                predictor.predict, x, noise, sampler=settings.sampler, steps=settings.steps, first=first, rows=BLOCK
             )
             for t, _ in states:
                 if on_step is not None:
                     on_step(t)
             mean = x if mean is None else mean.add_(x)
         assert mean is not None
-        for rows, lr_up in self._bands(mean.div_(number_of), lr, base):
+        for rows, lr_up in self._bands(mean.div_(count), lr, base):
             rows.copy_(self.process.image(rows, lr_up))
         return mean
 
     def _bands(self, x: Tensor, lr: Tensor, base: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows of x as far as LR reaches, each with those of the base image (None: the enlarged LR), band by band."""
+        """Bands of rows of x without padding, each with the same rows of the base image (None: the upsampled LR)."""
         levels = self.config.diffusion.lr_levels
         height, width = (side * self.scale for side in lr.shape[2:])
         for top in range(0, height, BLOCK):
             bottom = min(top + BLOCK, height)
-            given = base_rows(lr, self.scale, top, bottom, levels) if base is None else base[:, :, top:bottom, :width]
+            given = (
+                base_rows(lr, self.scale, top=top, bottom=bottom, levels=levels)
+                if base is None
+                else base[:, :, top:bottom, :width]
+            )
             yield x[:, :, top:bottom, :width], given
 
 
 def _recommended(checkpoint: Checkpoint, config: RunConfig, name: str) -> Recommended:
-    """What the checkpoint recommends. Flows without an entry, and the model that comes with samdiff, have what is recommended for their kind."""
-    found = read_recommended(checkpoint.facts, name)
-    if found is not None:
-        return found
-    ways = dict(recommended_for(config))
+    """The checkpoint's recommended settings. Flows without an entry and the shipped model get those of their configuration."""
+    recommended = read_recommended(checkpoint.facts, name)
+    if recommended is not None:
+        return recommended
+    by_quality = dict(recommended_for(config))
     if config.diffusion.process != "flow" and Path(name) not in (SHIPPED, Path(SHIPPED_NAME)):
-        ways["balanced"] = Sampling()  # as before there was the entry
-    return ways
+        by_quality["balanced"] = Sampling()  # the behaviour before checkpoints had the entry
+    return by_quality
 
 
 def config_in(checkpoint: Checkpoint, name: str) -> RunConfig:
-    """The settings that a checkpoint was trained with; a CheckpointError, which names the file, if they are not understood."""
+    """The settings that a checkpoint was trained with; a CheckpointError with the name of the file if they are not valid."""
     try:
         return config_of(checkpoint.config)
     except ConfigError as error:

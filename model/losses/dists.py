@@ -9,14 +9,14 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own abbreviation
 from .features import VGG_CHANNELS, vgg16
 from .lpips import check_pair
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for images in [0, 1]
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet statistics, for images in [0, 1]
 _C = 1e-6  # the authors' c1 and c2
 CHANNELS = (3, *VGG_CHANNELS)
-"""Channels of what is compared: the image itself, then VGG16's five blocks."""
+"""Channels of the compared feature maps: the image itself, then the five blocks of VGG16."""
 
 
 class L2Pool(nn.Module):
-    """The root of a local mean of squares (Hann window of 3 x 3), at half of the size. DISTS has it in place of max pooling, against aliasing."""
+    """L2 pooling with a 3 x 3 Hann window and stride 2, which DISTS uses instead of max pooling to avoid aliasing."""
 
     kernel: Tensor
 
@@ -33,10 +33,10 @@ class L2Pool(nn.Module):
 
 
 class DISTS(nn.Module):
-    """The distance of two images by means and covariances of features over the whole image: tolerant of resampled texture.
+    """Distance of two images by means and covariances of features over the whole image; tolerant of resampled texture.
 
-    Its parameters are frozen: gradients flow to the images alone. The authors reduce images of more than 256 pixels to that size in their
-    experiments; the package does not, and neither is it done here.
+    Its parameters are frozen: only the images get gradients. The authors resize images to 256 pixels in their experiments; the package
+    does not, and neither does this class.
     """
 
     mean: Tensor
@@ -52,32 +52,32 @@ class DISTS(nn.Module):
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
         self.min_side = 16
-        """Pixels that each side of an image needs at least."""
+        """Minimum side of an image in pixels."""
         self.requires_grad_(False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The distance of each pair: float32 [B], about 0 … 1, lower is more alike.
+        """The distance of each pair: float32 [B], about 0 … 1, lower is more similar.
 
         Args:
             a: float [B, 3, H, W], sRGB scaled to [-1, 1].
             b: likewise.
 
         Raises:
-            ValueError: other shapes, or sides that are too short.
+            ValueError: wrong shapes, or sides that are too short.
         """
         check_pair(a, b, min_side=self.min_side)
         a, b = (a + 1) / 2, (b + 1) / 2
         whole = self.alpha.sum() + self.beta.sum()
         alphas, betas = (weights.split(CHANNELS) for weights in (self.alpha / whole, self.beta / whole))
-        alike = _likeness(a.float(), b.float(), alphas[0], betas[0])
+        alike = _similarity(a.float(), b.float(), alphas[0], betas[0])
         a, b = (a - self.mean) / self.std, (b - self.mean) / self.std
         for stage, alpha, beta in zip(self.trunk.stages, alphas[1:], betas[1:], strict=True):
             a, b = stage(a), stage(b)
-            alike = alike + _likeness(a.float(), b.float(), alpha, beta)
+            alike = alike + _similarity(a.float(), b.float(), alpha, beta)
         return 1 - alike
 
 
-def _likeness(x: Tensor, y: Tensor, /, alpha: Tensor, beta: Tensor) -> Tensor:
+def _similarity(x: Tensor, y: Tensor, /, alpha: Tensor, beta: Tensor) -> Tensor:
     """[B]: the weighted sum over channels of SSIM's two terms, with statistics of whole feature maps."""
     mean_x, mean_y = x.mean((2, 3)), y.mean((2, 3))
     texture = (2 * mean_x * mean_y + _C) / (mean_x**2 + mean_y**2 + _C)

@@ -1,4 +1,4 @@
-"""The two image classifiers whose features LPIPS and DISTS compare: AlexNet and VGG16 up to their last ReLU, torchvision's names of tensors."""
+"""The classifiers whose features LPIPS and DISTS compare: AlexNet and VGG16 up to the last ReLU, with torchvision's tensor names."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _VGG_DEPTHS = (2, 2, 3, 3, 3)
 
 
 class Features(nn.Module):
-    """A chain of layers that gives its features after several of them.
+    """A sequence of layers that returns intermediate features.
 
     Args:
-        layers: numbered as torchvision numbers `features` of the same network.
-        ends: for each stage, the number of the layer behind its last.
+        layers: in the order of `features` of the same torchvision network.
+        ends: for each stage, the index after its last layer.
     """
 
     def __init__(self, layers: Sequence[nn.Module], ends: Sequence[int]) -> None:
@@ -29,16 +29,16 @@ class Features(nn.Module):
 
     @property
     def stages(self) -> list[nn.Sequential]:
-        """The parts of the chain between two features, in order: [B, C, H, W] -> [B, C', H', W'] each."""
+        """The layers between two outputs, in order: [B, C, H, W] -> [B, C', H', W'] each."""
         return [self.features[start:end] for start, end in pairwise((0, *self.ends))]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W], normalised as the network expects -> one [B, C, H', W'] per stage."""
-        found = []
+        features = []
         for stage in self.stages:
             images = stage(images)
-            found.append(images)
-        return found
+            features.append(images)
+        return features
 
 
 def alexnet() -> Features:

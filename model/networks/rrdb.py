@@ -1,4 +1,4 @@
-"""RRDB: the regression network of ESRGAN (Wang et al. 2018), which SRDiff and SAM-DiffSR pretrain and freeze as their condition."""
+"""RRDB: the generator of ESRGAN (Wang et al. 2018), which SRDiff and SAM-DiffSR pretrain and freeze as their condition network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RESIDUAL = 0.2  # residual scaling, ESRGAN section 3.1
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each of the first four adding `growth` channels that all later ones see."""
+    """Five densely connected convolutions; each of the first four adds `growth` channels."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class DenseBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Three dense blocks inside one more residual."""
+    """Three dense blocks with a residual connection."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -50,12 +50,12 @@ class RRDB(nn.Module):
             blocks: residual blocks; the published configuration has 17.
             features: channels; 64.
             growth: channels that each dense convolution adds; 32.
-            scale: 1, 2, 3, 4 or 8; powers of two enlarge by steps of 2, each followed by a convolution.
+            scale: 1, 2, 3, 4 or 8; powers of two are upsampled in steps of 2, each followed by a convolution.
         """
         super().__init__()
         if scale not in SCALES:
             raise ConfigError(f"scale: expected one of {SCALES}, got {scale}")
-        self.recompute = False  # gradient checkpointing: each block's activations are computed again in the backward pass
+        self.recompute = False  # gradient checkpointing: activations of each block are recomputed in the backward pass
         self.factors = (3,) if scale == 3 else (2,) * (scale.bit_length() - 1)
         self.first = nn.Conv2d(3, features, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(features, growth) for _ in range(blocks))
@@ -65,7 +65,7 @@ class RRDB(nn.Module):
         self.last = nn.Conv2d(features, 3, 3, padding=1)
 
     def features(self, lr: Tensor) -> list[Tensor]:
-        """All blocks + 1 feature maps [B, features, h, w]: after each block, then with the trunk's residual added."""
+        """Feature maps [B, features, h, w]: the output of each block, and last the output of the trunk with its residual."""
         x = first = self.first((lr + 1) / 2)
         maps = []
         for block in self.blocks:
@@ -73,20 +73,20 @@ class RRDB(nn.Module):
             maps.append(x)
         return [*maps, first + self.trunk(x)]
 
-    def picture(self, last: Tensor) -> Tensor:
-        """The HR picture from the last feature map, not clipped."""
+    def image(self, last: Tensor) -> Tensor:
+        """The HR image from the last feature map, not clipped."""
         x = last
         for factor, conv in zip(self.factors, self.up, strict=True):
             x = F.leaky_relu(conv(F.interpolate(x, scale_factor=factor, mode="nearest")), 0.2)
         return self.last(F.leaky_relu(self.hr(x), 0.2)) * 2 - 1
 
     def forward(self, lr: Tensor) -> Tensor:
-        """The HR picture, not clipped (clip before looking at it; a loss wants the gradient)."""
-        return self.picture(self.features(lr)[-1])
+        """The HR image, not clipped, so that a loss has gradients everywhere."""
+        return self.image(self.features(lr)[-1])
 
 
 def condition(maps: list[Tensor]) -> Tensor:
-    """Every third feature map, joined: the U-Net's condition [B, n features, h, w] (official code: `[2::3]`)."""
+    """Every third feature map, concatenated: the U-Net's condition [B, n features, h, w] (official code: `[2::3]`)."""
     return torch.cat(maps[2::3], dim=1)
 
 

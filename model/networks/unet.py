@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class ConvMish(nn.Module):
-    """3 x 3 convolution with reflected borders, then Mish."""
+    """3 x 3 convolution with reflection padding, then Mish."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class ConvMish(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions around the time's shift, and a residual."""
+    """Residual block: two convolutions, with the time embedding added between them."""
 
     def __init__(self, channels_in: int, channels_out: int, time_width: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution: two blocks, then a change of resolution (or none)."""
+    """One resolution: two blocks, then downsampling or upsampling (or neither)."""
 
     def __init__(self, channels_in: int, channels_out: int, time_width: int, resample: nn.Module | None) -> None:
         super().__init__()
@@ -49,12 +49,12 @@ class Level(nn.Module):
         self.resample = resample or nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """The two blocks; the caller changes the resolution, so that it can take what lies between."""
+        """The two blocks; the caller resamples, since it needs the output before that."""
         return self.second(self.first(x, time), time)
 
 
 class Down(nn.Module):
-    """Half the size: 3 x 3 convolution of stride 2, reflected borders."""
+    """Downsampling: 3 x 3 convolution of stride 2, reflection padding."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Down(nn.Module):
 
 
 def resample(level: nn.Module, x: Tensor) -> Tensor:
-    """The level's change of resolution."""
+    """Downsampling or upsampling of a level."""
     assert isinstance(level, Level)
     return level.resample(x)
 
@@ -85,25 +85,25 @@ class UNet(nn.Module):
     ) -> None:
         """
         Args:
-            width: channels of the first level, and of the time's embedding; 64 in the published configuration.
+            width: channels of the first level and of the time embedding; 64 in the published configuration.
             multipliers: channels of each level as multiples of the width; 1-2-3-4.
             condition_channels: K, see `rrdb.condition_channels`.
-            scale: HR pixels per LR pixel; the condition is enlarged by one transposed convolution.
+            scale: HR pixels per LR pixel; the condition is upsampled by one transposed convolution.
             out_channels: 3, or 4 for the `joint` modulation.
             in_channels: 3.
         """
         super().__init__()
         widths = [width * multiplier for multiplier in multipliers]
         self.width, self.multiple = width, 2 ** (len(widths) - 1)
-        self.recompute = False  # gradient checkpointing: each level's activations are computed again in the backward pass
-        kernel, padding = _enlarging(scale)
+        self.recompute = False  # gradient checkpointing: activations of each level are recomputed in the backward pass
+        kernel, padding = _upsampling_kernel(scale)
         self.condition = nn.ConvTranspose2d(condition_channels, width, kernel, scale, padding)
         self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
         downs = zip([in_channels, *widths], widths, [*map(Down, widths[:-1]), None], strict=False)
-        self.down = nn.ModuleList(Level(i, o, width, resample) for i, o, resample in downs)
+        self.down = nn.ModuleList(Level(i, o, width, resample=resample) for i, o, resample in downs)
         self.middle = nn.ModuleList(Block(widths[-1], widths[-1], width) for _ in range(2))
         ups = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.up = nn.ModuleList(Level(2 * i, o, width, nn.ConvTranspose2d(o, o, 4, 2, 1)) for i, o in ups)
+        self.up = nn.ModuleList(Level(2 * i, o, width, resample=nn.ConvTranspose2d(o, o, 4, 2, 1)) for i, o in ups)
         self.final = ConvMish(width, width)
         self.out = nn.Conv2d(width, out_channels, 1)
 
@@ -139,8 +139,8 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def _enlarging(scale: int) -> tuple[int, int]:
-    """(kernel, padding) of the transposed convolution with stride `scale` that enlarges exactly `scale` times."""
+def _upsampling_kernel(scale: int) -> tuple[int, int]:
+    """(kernel, padding) of the transposed convolution with stride `scale` that upsamples exactly by `scale`."""
     if scale == 1:
         return 3, 1
     return (2 * scale, scale // 2) if scale % 2 == 0 else (2 * scale - 1, (scale - 1) // 2)

@@ -1,1 +1,1 @@
-"""What stage two is trained for beside its main loss, and how its collapse is seen: perceptual distance, scale of the residual, diversity."""
+"""Additional losses of stage two, the scale of its residuals, and a measure of collapse to the RRDB."""

@@ -1,4 +1,4 @@
-"""Whether a diffusion model has collapsed to its RRDB: how much it adds, and how much that differs from seed to seed. Pure."""
+"""Whether a diffusion model has collapsed to its RRDB: how much detail it adds, and how much that varies between seeds. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 MOST_IMAGES = 4
-"""Looked at; each costs one more sample and one pass of the RRDB."""
+"""Images that are measured; each costs one more sample and one pass of the RRDB."""
 
 
 def diversity(
@@ -15,7 +15,7 @@ def diversity(
     regress: Callable[[np.ndarray], np.ndarray],
     sample: Callable[[np.ndarray, int], np.ndarray],
 ) -> dict[str, float]:
-    """Root mean squares in levels of 255, over the first few images.
+    """Root mean squares over the first few images, in units of 1/255.
 
     Args:
         pairs: (LR, HR), uint8.
@@ -24,8 +24,8 @@ def diversity(
 
     Returns:
         residual_rms: of result - RRDB; 0 is a collapse to the RRDB.
-        residual_rms_hr: of HR - RRDB, what it would be if the model knew HR.
-        seed_rms: standard deviation over seeds (of two), per pixel; 0 for a model without chance.
+        residual_rms_hr: of HR - RRDB, the value of a perfect model.
+        seed_rms: standard deviation over seeds (of two), per pixel; 0 for a deterministic model.
     """
     added, missing, spread = [], [], []
     for lr, hr in pairs[:MOST_IMAGES]:
@@ -35,4 +35,6 @@ def diversity(
         missing.append(np.mean((hr[:height, :width].astype(np.float32) - base[:height, :width]) ** 2))
         spread.append(np.mean((one - other) ** 2) / 2)
     names = ("residual_rms", "residual_rms_hr", "seed_rms")
-    return {name: round(float(np.sqrt(np.mean(found))), 3) for name, found in zip(names, (added, missing, spread), strict=True)}
+    return {
+        name: round(float(np.sqrt(np.mean(values))), 3) for name, values in zip(names, (added, missing, spread), strict=True)
+    }

@@ -1,4 +1,4 @@
-"""The second phase of stage two: a perceptual distance and L1 on the image that one step gives, beside the main loss."""
+"""The second phase of stage two: a perceptual loss and L1 on the image predicted in one step, in addition to the main loss."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def chosen(count: int, share: float) -> list[int]:
-    """Which of `count` samples in a row are looked at: evenly spread, the first among them (none for a share of 0). Pure.
+    """Indices of the samples that get the additional losses: evenly spread over `count`, starting with the first (none for a share of 0). Pure.
 
-    Pieces of a batch choose the same samples as the whole batch where `share` of each piece is a whole number.
+    The parts of an accumulated batch choose the same samples as the whole batch if `share` of each part is an integer.
     """
     part = Fraction(share).limit_denominator(1000)
     return [index for index in range(count) if ceil((index + 1) * part) > ceil(index * part)]
@@ -33,7 +33,7 @@ def in_second_phase(position: int, batch: int, steps: int, loss: LossConfig) -> 
         position: of the sample, counted from the beginning of the stage.
         batch: samples per step, over all processes.
         steps: of the whole stage.
-        loss: `begin` is the share of the steps that come before.
+        loss: `begin` is the fraction of the steps before it.
     """
     return loss.perceptual != "none" and position // batch >= loss.begin * steps
 
@@ -44,9 +44,9 @@ def one_step_loss(image: Tensor, hr: Tensor, distance: Distance, loss: LossConfi
 
 
 def load_distance(kind: str, device: torch.device) -> Distance:
-    """A perceptual distance by name (see `LossConfig.perceptual`), its weights frozen; they have to be in the cache.
+    """A perceptual distance by name (see `LossConfig.perceptual`), with frozen weights, which must be in the cache.
 
     Raises:
-        WeightsError: they are not; the message says how to get them.
+        WeightsError: the weights are missing; the message says how to get them.
     """
     return load_perceptual(kind, device)

@@ -1,4 +1,4 @@
-"""How large residuals to the RRDB's image are: measured once, before stage two's first step, on training samples."""
+"""Measures the scale of residuals to the RRDB's image, once, on training samples before the first step of stage two."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..diffusion.process import measured_rescale
-from ..diffusion.residual import to_picture_range
+from ..diffusion.residual import to_model_range
 from ..networks.rrdb import RRDB
 
 SAMPLES, _AT_ONCE = 128, 16
 
 
 def with_rescale(config: RunConfig, value: float) -> RunConfig:
-    """The configuration with its residual's scale decided."""
+    """The configuration with `diffusion.residual_scale` set."""
     return replace(config, diffusion=replace(config.diffusion, residual_scale=value))
 
 
@@ -30,13 +30,13 @@ def measure_rescale(
         rrdb: trained, on `device`.
         config: of the run.
         batch: (position, size) -> tensors `hr` and `lr`, uint8 [size, h, w, 3].
-        count: samples that there are; at most SAMPLES are taken.
+        count: available samples; at most SAMPLES are used.
         device: to compute on.
     """
-    found = []
+    residuals = []
     with torch.inference_mode():
         for position in range(0, min(count, SAMPLES), _AT_ONCE):
             pixels = batch(position, min(_AT_ONCE, count - position))
-            hr, lr = (to_picture_range(pixels[name].to(device)) for name in ("hr", "lr"))
-            found.append((hr - rrdb(lr).clamp_(-1, 1)).cpu())
-    return measured_rescale(torch.cat(found), config.diffusion.process)
+            hr, lr = (to_model_range(pixels[name].to(device)) for name in ("hr", "lr"))
+            residuals.append((hr - rrdb(lr).clamp_(-1, 1)).cpu())
+    return measured_rescale(torch.cat(residuals), config.diffusion.process)

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures side by side with a caption each, for people to look at. Pure: arrays in, one array out."""
+"""Contact sheets: images side by side with captions. Pure: arrays in, one array out."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _MARGIN, _LINE, _SHORTEST = 8, 18, 2  # pixels, pixels, lines
 
 
 def contact_sheet(panels: Sequence[tuple[str, np.ndarray]], columns: int, width: int = 320) -> np.ndarray:
-    """Panels in reading order on white, each with its caption above.
+    """Panels in reading order on white, with captions above them.
 
     Args:
-        panels: (caption, picture); pictures uint8 [H, W, 3] RGB or [H, W], all of one aspect ratio. A caption may hold line breaks.
+        panels: (caption, image); images uint8 [H, W, 3] RGB or [H, W], all of one aspect ratio. A caption may hold line breaks.
         columns: panels per row.
-        width: of a panel in pixels; smaller pictures are enlarged by whole pixels (nearest), larger ones reduced by area.
+        width: of a panel in pixels; smaller images are resized by nearest neighbour, larger ones by area averaging.
 
     Returns:
         uint8 [h, w, 3] RGB.
     """
     lines = max([_SHORTEST, *(caption.count("\n") + 1 for caption, _ in panels)])
-    cells = [_cell(caption, picture, width=width, top=8 + _LINE * lines) for caption, picture in panels]
+    cells = [_cell(caption, image, width=width, top=8 + _LINE * lines) for caption, image in panels]
     height = max(cell.shape[0] for cell in cells)
     blank = np.full((height, width + 2 * _MARGIN, 3), 255, np.uint8)
     cells += [blank] * (-len(cells) % columns)
@@ -40,14 +40,14 @@ def colour_map(values: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
-def _cell(caption: str, picture: np.ndarray, *, width: int, top: int) -> np.ndarray:
-    if picture.ndim == 2:
-        picture = np.repeat(picture[..., None], 3, axis=2)
-    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
-    how = cv2.INTER_NEAREST if width >= picture.shape[1] else cv2.INTER_AREA
-    picture = cv2.resize(picture, (width, height), interpolation=how)
+def _cell(caption: str, image: np.ndarray, *, width: int, top: int) -> np.ndarray:
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    how = cv2.INTER_NEAREST if width >= image.shape[1] else cv2.INTER_AREA
+    image = cv2.resize(image, (width, height), interpolation=how)
     cell = np.full((height + top + _MARGIN, width + 2 * _MARGIN, 3), 255, np.uint8)
-    cell[top : top + height, _MARGIN : _MARGIN + width] = picture
+    cell[top : top + height, _MARGIN : _MARGIN + width] = image
     for line, text in enumerate(caption.split("\n")):
         cell = draw_text(cell, text, x=_MARGIN, y=5 + _LINE * line, width=width)
     return cell

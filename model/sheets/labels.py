@@ -1,6 +1,6 @@
-"""Text in images, whatever a file is called: drawn by Pillow with the font that Pillow ships. Pure.
+"""Text in images, for any file name: drawn by Pillow with the font that it ships. Pure.
 
-OpenCV's text drawing ends the process on names that are not UTF-8 and knows ASCII only.
+OpenCV's text drawing is limited to ASCII, and aborts the process on names that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from ...errors import printable
 
 INK = (20, 20, 20)
 _CUT = "…"
-_NOBODYS = "\uffff"  # no font has a glyph for it: it is drawn as a missing one is
+_MISSING_GLYPH = "\uffff"  # a noncharacter: drawn with the glyph for missing characters
 
 
 def draw_text(
     image: np.ndarray, text: str, *, x: int, y: int, width: int, size: int = 13, ink: tuple[int, int, int] = INK
 ) -> np.ndarray:
-    """An image with one line of text on it.
+    """A copy of an image with one line of text.
 
     Args:
         image: uint8 [H, W, 3] RGB.
-        text: any, surrogates and control characters too: these, and what the font has no glyph for, are drawn as escapes such as `\\u65e5`.
+        text: any text; control characters, surrogates and characters without a glyph are drawn as escapes such as `\\u65e5`.
         x: of the left end, in pixels.
         y: of the top of the line.
-        width: room for the line; a longer one loses its middle.
+        width: maximum width in pixels; the middle of a longer text is replaced by `…`.
         size: of the font in pixels.
-        ink: its colour.
+        ink: its RGB colour.
 
     Returns:
         uint8 [H, W, 3], a copy.
     """
-    canvas = Image.fromarray(image)
-    ImageDraw.Draw(canvas).text((x, y), fitted(text, width, size), fill=ink, font=_font(size))
-    return np.array(canvas)
+    drawing = Image.fromarray(image)
+    ImageDraw.Draw(drawing).text((x, y), fitted(text, width, size), fill=ink, font=_font(size))
+    return np.array(drawing)
 
 
 def fitted(text: str, width: int, size: int) -> str:
-    """The text as it is drawn: escaped, and with `…` for its middle if it is longer than `width` pixels."""
+    """The text as drawn: escaped, and with its middle replaced by `…` if it is wider than `width` pixels."""
     shown = "".join(map(_drawable, unicodedata.normalize("NFC", printable(text))))
     font, keep = _font(size), len(shown)
     line = shown
@@ -54,13 +54,13 @@ def fitted(text: str, width: int, size: int) -> str:
 
 
 def text_width(text: str, size: int) -> int:
-    """Pixels that a line of plain text takes."""
+    """Width of a line of text in pixels."""
     return math.ceil(_font(size).getlength(text))
 
 
 @cache
 def _drawable(character: str) -> str:
-    """A character as the font has it: itself, without its accents, or as an escape."""
+    """A character as the font can draw it: itself, without accents, or as an escape."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
     known = next((text for text in (character, plain) if text and all(map(_has_glyph, text))), None)
     return character.encode("unicode_escape").decode() if known is None else known
@@ -68,7 +68,7 @@ def _drawable(character: str) -> str:
 
 def _has_glyph(character: str) -> bool:
     font = _font(13)
-    return character.isascii() or bytes(font.getmask(character)) != bytes(font.getmask(_NOBODYS))
+    return character.isascii() or bytes(font.getmask(character)) != bytes(font.getmask(_MISSING_GLYPH))
 
 
 @cache

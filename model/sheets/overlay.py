@@ -1,4 +1,4 @@
-"""Masks and maps as images for people to look at: mask overlay, structure map, colour bar. Pure: arrays in, arrays out."""
+"""Visualises masks and E_SAM: mask overlay, structure map, colour bar. Pure: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from .labels import draw_text, text_width
 
 E_LIMIT = math.sqrt(2)
-"""x_RoPE lies in [-sqrt 2, sqrt 2] (`structure.rope_table`), and so does a mean of it: the fixed range of the structure map."""
+"""Range of the structure map: x_RoPE is in [-sqrt 2, sqrt 2] (`structure.rope_table`), and so is any mean of it."""
 
 _PALETTE = np.array(
     [
@@ -19,8 +19,8 @@ _PALETTE = np.array(
     ],
     np.uint8,
 )  # fmt: skip
-"""Okabe and Ito's colours for the colour-blind and five more."""
-_REACH = 6  # pixels: masks that are nearer than this are neighbours
+"""The colour-blind-safe palette of Okabe and Ito, and five more colours."""
+_REACH = 6  # pixels: masks closer than this are neighbours
 
 
 def mask_overlay(labels: np.ndarray, image: np.ndarray, opacity: float = 0.5) -> np.ndarray:
@@ -42,7 +42,7 @@ def mask_overlay(labels: np.ndarray, image: np.ndarray, opacity: float = 0.5) ->
 
 
 def neighbour_colours(labels: np.ndarray) -> np.ndarray:
-    """A colour number for each label, int64 [n + 1]: neighbours have different numbers as far as twelve colours go round.
+    """A colour number for each label, int64 [n + 1]: neighbours have different numbers if twelve colours suffice.
 
     Greedy colouring from the largest mask to the smallest: the first of the least used colours that no neighbour has. The entry of
     label 0 has no meaning.
@@ -100,7 +100,9 @@ def structure_panel(e_sam: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """`structure_map` with its colour bar below, whose height is a twentieth of the map's width: uint8 [H + bar, W, 3]."""
     width = labels.shape[1]
     ends = f"{E_LIMIT:.2f}"
-    return np.concatenate([structure_map(e_sam, labels), colour_bar(f"-{ends}", "0", ends, width, max(24, width // 20))])
+    return np.concatenate(
+        [structure_map(e_sam, labels), colour_bar(f"-{ends}", "0", ends, width=width, height=max(24, width // 20))]
+    )
 
 
 def diverging(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a run will cost: memory from one sample, time from three steps of each stage before the first, corrected while it runs."""
+"""Estimates the cost of a run: memory from one sample, time from three trial steps of each stage, corrected during the run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .state import steps_done
 from .tasks import DiffusionTask, RrdbTask
 
 TIMED, CORRECTED = 3, 20
-"""Steps that the first estimate is made from, and after which it is corrected."""
+"""Trial steps of the first estimate; steps after which it is corrected."""
 _STAGES = ("rrdb", "diffusion")
-_LONGEST_TRIAL = 30.0  # seconds; then fewer than three steps have to do
-_FORWARD = 1 / 3  # of a training step's time, per pixel: the backward pass takes twice as long as the forward pass
+_LONGEST_TRIAL = 30.0  # seconds; if trial steps take longer, fewer are made
+_FORWARD = 1 / 3  # share of the forward pass in the time of a training step; the backward pass takes twice as long
 
 
 class Steps(Protocol):
-    """What is timed; see `loop.Task`."""
+    """The part of `loop.Task` that is timed."""
 
     network: nn.Module
 
@@ -42,13 +42,13 @@ class Steps(Protocol):
 
 @dataclass(frozen=True)
 class Memory:
-    """What one sample showed."""
+    """Memory of a training step, measured on one sample."""
 
     parameters: int
     per_sample: int
-    """Bytes that the backward pass needs of one sample's forward pass."""
+    """Bytes of activations per sample that the backward pass needs."""
     fixed: int
-    """Bytes of weights, gradients, Adam's moments and average: 20 per parameter."""
+    """Bytes of weights, gradients, Adam's moments and EMA: 20 per parameter."""
 
     def line(self, name: str, *, at_once: int, ranks: int, device: torch.device) -> str:
         """`rrdb: 0.91 M parameters on cpu; about 240 MB (…)`."""
@@ -66,7 +66,7 @@ class Memory:
 def measure(
     network: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor], sample: dict[str, Tensor], device: torch.device
 ) -> Memory:
-    """Run one sample forward and backward; weights are untouched, gradients dropped again."""
+    """Run one sample forward and backward; weights do not change, gradients are dropped."""
     sizes: dict[int, int] = {}
     own = {value.untyped_storage().data_ptr() for value in network.state_dict().values()}
 
@@ -85,12 +85,12 @@ def measure(
 
 
 def time_step(task: Steps, *, share: int, pieces: int, device: torch.device) -> float:
-    """Seconds of a training step: the median of three that change no weight, or of fewer where they take longer than 30 seconds.
+    """Seconds of a training step: the median of three trial steps, which change no weights; of fewer if they take longer than 30 seconds.
 
     Args:
         task: of the stage.
         share: samples of this process per step.
-        pieces: into which they are cut (gradient accumulation).
+        pieces: parts of a batch (gradient accumulation).
         device: to train on.
     """
     taken: list[float] = []
@@ -111,15 +111,15 @@ def validation_seconds(step_s: float, *, step_pixels: int, pixels: int, evaluati
 
     Args:
         step_s: seconds of a training step.
-        step_pixels: HR pixels of one.
+        step_pixels: HR pixels of one training step.
         pixels: HR pixels of all images that are scored.
-        evaluations: of the network for each image.
+        evaluations: network calls per image.
     """
     return _FORWARD * step_s * evaluations * pixels / step_pixels
 
 
 def validations_left(done: int, steps: int, every: int) -> int:
-    """Validations that a stage will make after `done` of `steps` steps: every so many, and after the last; 0 for `every` = 0."""
+    """Validations that a stage has left after `done` of `steps` steps: one per `every` steps and one at the end; 0 for `every` = 0."""
     if not every or done >= steps:
         return 0
     return steps // every - done // every + (steps % every > 0)
@@ -133,11 +133,11 @@ class Part:
     steps: int
     """Steps left."""
     step_s: float
-    """Seconds of one."""
+    """Seconds per step."""
     validations: int = 0
     """Validations left."""
     validation_s: float = 0.0
-    """Seconds of one."""
+    """Seconds per validation."""
 
     @property
     def seconds(self) -> float:
@@ -146,7 +146,7 @@ class Part:
 
 
 class Pace:
-    """How long a run has left: both stages with their validation, estimated before the first step and corrected from then on."""
+    """Estimates the remaining time of a run: both stages with their validation, corrected during the run."""
 
     def __init__(
         self,
@@ -157,10 +157,10 @@ class Pace:
     ) -> None:
         """
         Args:
-            parts: the stages that have something left, in their order.
-            report: gets one line when the estimate is corrected.
-            device: to wait for at the first and the twentieth step of a stage; None: for none.
-            clock: seconds.
+            parts: the stages that are not finished, in order.
+            report: called with one line when the estimate is corrected.
+            device: synchronised at the first and the twentieth step of a stage; None: not synchronised.
+            clock: returns seconds.
         """
         self.parts = {part.name: part for part in parts}
         self._report, self._device, self._clock = report, device, clock
@@ -168,7 +168,7 @@ class Pace:
 
     @property
     def left(self) -> float:
-        """Seconds, of all stages."""
+        """Remaining seconds of all stages."""
         return sum(part.seconds for part in self.parts.values())
 
     def line(self, name: str, batch: int) -> str:
@@ -184,7 +184,7 @@ class Pace:
         self._count = 0
 
     def step(self, name: str) -> None:
-        """A step of a stage is done. The first one is not timed: it may compile, and choose kernels."""
+        """Count a finished step. The first one is not timed: it may compile and select kernels."""
         part = self.parts.get(name)
         if part is None:
             return
@@ -200,12 +200,12 @@ class Pace:
             self._report(f"{name}: after {CORRECTED} steps, about {duration(self.left)} left in all")
 
     def rate(self, name: str, seconds: float) -> None:
-        """Seconds per step, as the log has them; taken once the first steps are over."""
+        """Update the seconds per step from the log, after the first steps."""
         if name in self.parts and self._count > CORRECTED:
             self.parts[name].step_s = seconds
 
     def paused(self, name: str, seconds: float, validated: bool) -> None:
-        """So many seconds went into validation or saving."""
+        """Exclude seconds of validation or saving from the time of steps."""
         self._held += seconds
         part = self.parts.get(name)
         if part is not None and validated:
@@ -223,34 +223,34 @@ def expected_pace(
     has_rrdb: bool,
     report: Callable[[str], None],
 ) -> Pace:
-    """How long both stages and their validation will take, from three steps of each with random weights.
+    """Estimate the time of both stages and their validation from three trial steps of each, with random weights.
 
     Args:
-        data: to train on.
-        out: the run's folder, for the steps that were done before.
-        config: of the run; everything that decides the networks and the process.
+        data: training data.
+        out: the run's folder, for the number of finished steps.
+        config: of the run, with `residual_scale` set.
         ranks: the processes.
-        images: HR images [H, W] or [H, W, 3] that a validation scores; none: there is no validation.
-        sampling_steps: of a validation.
-        has_rrdb: there is no stage one, the RRDB comes from a file.
+        images: HR images [H, W] or [H, W, 3] of the validation; empty: no validation.
+        sampling_steps: of the validation.
+        has_rrdb: stage one is finished or skipped.
         report: see `Pace`.
     """
     device, settings = ranks.device, config.train
     share, done = ranks.local_batch(settings.batch, settings.grad_accum), {name: steps_done(out, name) for name in _STAGES}
     ends = {"rrdb": 0 if has_rrdb or done["diffusion"] else settings.rrdb_steps, "diffusion": settings.steps}
-    evaluations = {"rrdb": 1, "diffusion": sampling_steps + 1}  # and one of the RRDB
+    evaluations = {"rrdb": 1, "diffusion": sampling_steps + 1}  # plus one of the RRDB
     make: dict[str, Callable[[], Steps]] = {
         "rrdb": lambda: RrdbTask(data, build_rrdb(config), config, device),
-        "diffusion": lambda: DiffusionTask(data, build_unet(config), build_rrdb(config), config, device),
+        "diffusion": lambda: DiffusionTask(data, build_unet(config), build_rrdb(config), config=config, device=device),
     }
     pixels, step_pixels = sum(hr.shape[0] * hr.shape[1] for hr in images), share * settings.patch**2
     parts = []
     for name in [name for name in _STAGES if done[name] < ends[name]]:
         with activity(f"timing {TIMED} steps of the {name} stage"):
             step_s = time_step(make[name](), share=share, pieces=settings.grad_accum, device=device)
-        looks = validations_left(done[name], ends[name], config.validate.every if images else 0)
+        validations = validations_left(done[name], ends[name], config.validate.every if images else 0)
         each = validation_seconds(step_s, step_pixels=step_pixels, pixels=pixels, evaluations=evaluations[name])
-        parts.append(Part(name, ends[name] - done[name], step_s, looks, each))
+        parts.append(Part(name, ends[name] - done[name], step_s, validations=validations, validation_s=each))
     return Pace(parts, report, device)
 
 

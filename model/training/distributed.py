@@ -1,7 +1,7 @@
-"""Several processes, started by `torchrun`: who does which part of a batch, and what they tell each other.
+"""Distributed training with `torchrun`: the part of a batch that each process computes, and the communication between processes.
 
-A batch is one piece of the global order of samples; rank r takes the r-th share of it. All ranks make the same number of steps, whatever
-the stores hold, so none waits for one that is done; and a run may go on with another number of processes.
+A batch is a range of the global sample order, and rank r takes the r-th part of it. All ranks make the same number of steps, so none waits
+for another that has finished. A run can be resumed with another number of processes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 from ...errors import ConfigError, SamdiffError
 
 T = TypeVar("T")
-_PATIENCE = timedelta(hours=2)  # validation of whole pictures happens on rank 0 while the others wait
+_TIMEOUT = timedelta(hours=2)  # validation of whole images happens on rank 0 while the others wait
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among all of them."""
+    """The rank of this process, and the operations that all ranks take part in."""
 
     device: torch.device
     rank: int = 0
@@ -34,14 +34,14 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process writes files and reports."""
         return self.rank == 0
 
     def local_batch(self, batch: int, pieces: int) -> int:
         """Samples of this rank per step.
 
         Raises:
-            ConfigError: the batch cannot be cut evenly.
+            ConfigError: the batch cannot be divided evenly.
         """
         if batch % (self.world * pieces):
             raise ConfigError(
@@ -50,47 +50,47 @@ class ProcessGroup:
         return batch // self.world
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network whose gradients are the mean over all ranks."""
+        """The network in DistributedDataParallel, which averages gradients over all ranks; unchanged for one process."""
         if self.world == 1:
             return network
         return DistributedDataParallel(network, device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def no_sync(self, network: nn.Module, last: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged with the last piece of a batch only."""
+        """Skip the exchange of gradients for all but the last part of an accumulated batch."""
         return nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
     def all_reduce(self, loss: Tensor, stop: bool) -> tuple[Tensor, bool]:
-        """The mean loss of all ranks, and whether any was asked to stop."""
+        """The mean loss over all ranks, and whether any rank was requested to stop."""
         if self.world == 1:
             return loss, stop
         both = torch.stack([loss, torch.tensor(float(stop), device=loss.device)])
         dist.all_reduce(both)
         return both[0] / self.world, bool(both[1] > 0)
 
-    def one_for_all(self, work: Callable[[], T]) -> T:
-        """What rank 0 makes of it, on all ranks. Its error too, so that all end with the reason and none waits for it."""
+    def run_on_main(self, work: Callable[[], T]) -> T:
+        """Run `work` on rank 0 and return its result on all ranks. An error is raised on all ranks, so that none waits forever."""
         if self.world == 1:
             return work()
-        made: list[Any] = [None, None]
+        result: list[Any] = [None, None]
         if self.is_main:
             try:
-                made[0] = work()
+                result[0] = work()
             except (SamdiffError, OSError) as error:
-                made[1] = error
-        dist.broadcast_object_list(made, device=self.device)
-        if made[1] is not None:
-            raise made[1]
-        return made[0]
+                result[1] = error
+        dist.broadcast_object_list(result, device=self.device)
+        if result[1] is not None:
+            raise result[1]
+        return result[0]
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks have arrived."""
         if self.world > 1:
             dist.barrier()
 
 
 @contextmanager
 def join(device: torch.device) -> Iterator[ProcessGroup]:
-    """The ranks that `torchrun` started (its environment says so), or this process alone."""
+    """The process group if `torchrun` started this process (see its environment variables), else this process alone."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield ProcessGroup(device)
@@ -98,7 +98,7 @@ def join(device: torch.device) -> Iterator[ProcessGroup]:
     own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.type == "cuda" else device
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield ProcessGroup(own, dist.get_rank(), world)
     finally:

@@ -1,4 +1,4 @@
-"""Where figures go: every one to `log.jsonl`; to TensorBoard, with sample pictures, if it is asked for."""
+"""Logs metrics to `log.jsonl`, and on request to TensorBoard, with sample images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ...pipeline.storage.atomic import unwritable
 from ..checkpoints.plain import read_object
 
 LOG_FILE = "log.jsonl"
-_TAIL = 1 << 16  # bytes; a line has some hundreds
+_TAIL = 1 << 16  # bytes; a line has a few hundred
 _BEGINNING = b'{"stage": '  # of every line
 
 
-def mend_log(file: Path) -> list[str]:
-    """See to it that the next line of a log begins a line: a run that was killed while it wrote leaves half of one, which is cut off.
+def repair_log(file: Path) -> list[str]:
+    """Remove an incomplete last line from a log, which a run leaves that was killed while it wrote.
 
     Returns:
-        What to tell the user.
+        Lines to report to the user.
 
     Raises:
-        ConfigError: it is no log of a run; nothing is changed.
+        ConfigError: the file is not a log of a run; it is not changed.
         StoreError: it cannot be written.
     """
     if not file.exists():
@@ -44,7 +44,7 @@ def mend_log(file: Path) -> list[str]:
                 log.write(b"\n")
                 return []
             log.truncate(size - len(last))
-            return [f"{file}: its last line was cut short when the run was killed; it is left out"]
+            return [f"{file}: removed an incomplete last line, from when the run was killed"]
     except OSError as error:
         raise unwritable(file, error) from error
 
@@ -58,12 +58,12 @@ def _whole(line: bytes) -> bool:
 
 
 class Tracker:
-    """The log of a run's folder."""
+    """Writes the log of a run."""
 
     def __init__(self, folder: Path, tensorboard: bool = False) -> None:
         """
         Raises:
-            ConfigError: TensorBoard is asked for and not installed.
+            ConfigError: TensorBoard is requested but not installed.
         """
         self.file = folder / LOG_FILE
         self._board: Any = None
@@ -76,8 +76,8 @@ class Tracker:
                 ) from error
             self._board = SummaryWriter(str(folder / "tensorboard"))
 
-    def metrics(self, line: dict[str, Any]) -> None:
-        """One line; its numbers become curves named STAGE/FIGURE, or STAGE/SET/FIGURE for validation."""
+    def metrics(self, line: dict[str, object]) -> None:
+        """Write one line. TensorBoard gets its numbers as STAGE/METRIC, or STAGE/SET/METRIC for validation."""
         with open(self.file, "a") as file:
             file.write(json.dumps(line) + "\n")
         if self._board is not None:
@@ -86,8 +86,8 @@ class Tracker:
                 if isinstance(value, int | float) and name != "step":
                     self._board.add_scalar(f"{prefix}/{name}", value, line["step"])
 
-    def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """A picture uint8 [H, W, 3], for TensorBoard only."""
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """An image uint8 [H, W, 3], for TensorBoard only."""
         if self._board is not None:
             self._board.add_image(name, image, step, dataformats="HWC")
             self._board.flush()

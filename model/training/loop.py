@@ -1,7 +1,7 @@
-"""The training loop: batches by position, one step, log, validation, checkpoint, resume. What is trained comes in as a `Task`.
+"""The training loop: batch, step, log, validation, checkpoint, resume. A `Task` defines what is trained.
 
-The sample position is step x batch, and everything random about a sample is a function of (seed, position), so a resumed run sees
-what an uninterrupted one would have seen. Nothing in a step waits for the device.
+The sample position is step x batch size, and all randomness of a sample is a function of (seed, position), so a resumed run sees the
+same samples as an uninterrupted one. No step waits for the device.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,30 +33,30 @@ from .state import State, fresh, resume, save_state
 
 log = logging.getLogger(__name__)
 
-BAD_ROW = 10
-"""Steps in a row without a finite loss after which a run stops. Looked at every so many steps."""
-_GAP = 1.0  # seconds at least between two plain lines of fast steps
+MAX_BAD_STEPS = 10
+"""Consecutive steps without a finite loss after which a run stops. Checked every 10 steps."""
+_GAP = 1.0  # minimum seconds between two plain lines of progress
 
 
 class TrainingError(SamdiffError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class Task(Protocol):
-    """What the loop trains."""
+    """A network with its batches and its loss."""
 
     name: str
     """`rrdb` or `diffusion`: names the log's lines and the state files."""
     network: nn.Module
-    """Its parameters are trained, and averaged."""
+    """Its parameters are trained, and averaged (EMA)."""
     forward: nn.Module
-    """What `loss` calls: the network, possibly compiled or spread over processes."""
+    """Called by `loss`: the network, possibly compiled or in DistributedDataParallel."""
 
     def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
-        """The samples from a global position on, on the CPU; a function of its arguments and the seed."""
+        """`size` samples from a global position on, on the CPU; deterministic given the seed."""
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Scalar loss of a batch that lies on the training device."""
+        """Scalar loss of a batch on the training device."""
 
 
 @dataclass(frozen=True)
@@ -65,40 +65,46 @@ class Stage:
 
     settings: TrainConfig
     steps: int
-    """To be done in all."""
+    """Total number of training steps."""
     folder: Path
-    """Of the run; gets `state-TASK-STEP.safetensors`."""
-    config: dict[str, Any]
+    """The run's folder, where `state-TASK-STEP.safetensors` is written."""
+    config: dict[str, object]
     """Saved with each state."""
     tracker: Tracker
-    """Gets the figures."""
+    """Logs the metrics."""
     on_checkpoint: Callable[[State], None]
-    """Called after each saved state, on rank 0, to write what others read."""
+    """Called on rank 0 after each saved state, to write the model file."""
     validate: Callable[[State], None]
-    """Called every `validate_every` steps and at the end, on rank 0."""
+    """Called on rank 0 every `validate_every` steps and at the end."""
     validate_every: int = 0
     """0: never."""
-    beneath: str | None = None
-    """SHA-256 of the frozen weights that it is trained on, saved with each state."""
+    frozen_sha256: str | None = None
+    """SHA-256 of the frozen RRDB's weights, saved with each state; None for stage one."""
     pace: Pace = field(default_factory=Pace)
-    """How long the whole run has left."""
+    """Estimate of the remaining time."""
 
 
 def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
-    """Train until the stage's number of steps, resuming from the folder's newest state; the final state, and how many steps were done now.
+    """Train up to the stage's number of steps, resuming from the newest state. Returns the final state and the number of steps done now.
 
     Raises:
-        TrainingError: the loss was not finite ten times in a row.
+        TrainingError: the loss was not finite in ten consecutive steps.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
     """
     settings, steps = stage.settings, stage.steps
     share = ranks.local_batch(settings.batch, settings.grad_accum)
     optimiser, guard = make_optimiser(task.network, settings), Guard.new(settings.amp, ranks.device)
-    state = resume(task.name, task.network, optimiser, guard, stage.folder, stage.config, stage.beneath) or fresh(
-        task.network, guard
-    )
-    called: Any = torch.compile(task.network) if settings.compile else task.network
-    task.forward = ranks.wrap(called)
+    state = resume(
+        task.name,
+        task.network,
+        optimiser,
+        guard=guard,
+        folder=stage.folder,
+        config=stage.config,
+        frozen_sha256=stage.frozen_sha256,
+    ) or fresh(task.network, guard)
+    compiled = cast(nn.Module, torch.compile(task.network)) if settings.compile else task.network
+    task.forward = ranks.wrap(compiled)
     clock, begun = _Clock(state.step), state.step
     stage.pace.begin()
     bar = progress(desc=task.name, total=steps, initial=state.step, unit="step") if ranks.is_main else None
@@ -113,19 +119,21 @@ def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
         workers=settings.num_workers,
         device=ranks.device,
     )
-    with _stop_asked() as asked, contextlib.closing(iter(loader)) as batches:  # type: ignore[type-var]
+    with _stop_requested() as requested, contextlib.closing(iter(loader)) as batches:  # type: ignore[type-var]
         task.network.train()
         for batch in batches:
             set_lr(optimiser, learning_rate(state.step, settings, steps))
-            loss, stop = ranks.all_reduce(_backward(task, batch, settings.grad_accum, guard, ranks), asked.is_set())
-            bad = update(optimiser, guard, loss, settings)
+            loss, stop = ranks.all_reduce(
+                _backward(task, batch, settings.grad_accum, guard=guard, ranks=ranks), requested.is_set()
+            )
+            bad = update(optimiser, guard, loss, settings=settings)
             optimiser.zero_grad(set_to_none=True)
             state.step += 1
             average(state.ema, task.network, ema_decay(state.step, settings.ema_decay))
             clock.add(loss, bad)
             stage.pace.step(task.name)
-            stop = stop or (ranks.world == 1 and asked.is_set())
-            _after_step(task, stage, ranks, optimiser, state, clock, bar, stop)
+            stop = stop or (ranks.world == 1 and requested.is_set())
+            _after_step(task, stage, ranks, optimiser=optimiser, state=state, clock=clock, bar=bar, stop=stop)
             if stop and state.step < steps:
                 raise KeyboardInterrupt
     if bar is not None:
@@ -134,7 +142,7 @@ def run(task: Task, stage: Stage, ranks: ProcessGroup) -> tuple[State, int]:
 
 
 def _backward(task: Task, batch: dict[str, Tensor], pieces: int, guard: Guard, ranks: ProcessGroup) -> Tensor:
-    """Gradients of the mean loss over a batch that is taken in equal pieces; the loss, detached."""
+    """Accumulate gradients of the mean loss over equal parts of a batch. Returns the loss, detached."""
     size = len(next(iter(batch.values()))) // pieces
     total: Tensor | float = 0.0
     for number in range(pieces):
@@ -157,29 +165,37 @@ def _after_step(
     bar: Progress[object] | None,
     stop: bool,
 ) -> None:
-    """What happens only now and then: the look at the counters, the log, validation, the checkpoint."""
+    """Periodic work: check the counters, log, validate, save."""
     settings, done = stage.settings, state.step == stage.steps
-    look = stage.validate_every > 0 and (state.step % stage.validate_every == 0 or done)
+    validating = stage.validate_every > 0 and (state.step % stage.validate_every == 0 or done)
     save = state.step % settings.checkpoint_every == 0 or done or stop
-    if (state.step % BAD_ROW == 0 or look or save) and float(state.guard.longest) >= BAD_ROW:
+    if (state.step % MAX_BAD_STEPS == 0 or validating or save) and float(state.guard.longest) >= MAX_BAD_STEPS:
         raise TrainingError(
-            f"{task.name}: the loss was not finite in {BAD_ROW} steps running (before step {state.step}); the last good state is in "
+            f"{task.name}: the loss was not finite in {MAX_BAD_STEPS} consecutive steps (before step {state.step}); the last good state is in "
             f"{stage.folder}; try a smaller --set train.lr, --set train.warmup=1000 or train.amp=off, or check the store with `samdiff verify`"
         )
     if ranks.is_main:
-        _record(task, stage, state, clock, bar, done)
-    if look or save:
+        _record(task, stage, state, clock=clock, bar=bar, done=done)
+    if validating or save:
         clock.hold()
         started = time.perf_counter()
         if ranks.is_main:
-            if look:
+            if validating:
                 stage.validate(state)
                 stage.pace.paused(task.name, time.perf_counter() - started, validated=True)
                 started = time.perf_counter()
             if save:
-                folder, frozen = stage.folder, stage.beneath
+                folder, frozen_sha256 = stage.folder, stage.frozen_sha256
                 save_state(
-                    task.name, task.network, optimiser, state, folder, stage.config, settings.batch, settings.keep, frozen
+                    task.name,
+                    task.network,
+                    optimiser,
+                    state=state,
+                    folder=folder,
+                    config=stage.config,
+                    batch=settings.batch,
+                    keep=settings.keep,
+                    frozen_sha256=frozen_sha256,
                 )
                 stage.on_checkpoint(state)
         ranks.wait()
@@ -188,11 +204,11 @@ def _after_step(
 
 
 def _record(task: Task, stage: Stage, state: State, clock: _Clock, bar: Progress[object] | None, done: bool) -> None:
-    """A line of the log every `log_every` steps; what the user sees then, and where that is longer ago than 30 seconds."""
+    """Write a line of the log every `log_every` steps, and update the progress then, or after 30 seconds."""
     settings, logged = stage.settings, state.step % stage.settings.log_every == 0 or done
     if logged or clock.shown_ago() >= EVERY:
         rate = learning_rate(state.step - 1, settings, stage.steps)
-        metrics = clock.take(state.step, settings.batch) if logged else clock.look(state.step, settings.batch)
+        metrics = clock.take(state.step, settings.batch) if logged else clock.peek(state.step, settings.batch)
         stage.pace.rate(task.name, settings.batch / metrics["samples_per_s"] if metrics["samples_per_s"] else 0.0)
         if logged:
             line = {"stage": task.name, "step": state.step, **metrics, "lr": rate}
@@ -209,7 +225,7 @@ def _record(task: Task, stage: Stage, state: State, clock: _Clock, bar: Progress
 
 
 class _Clock:
-    """Mean loss (kept on the device until it is asked for) and samples per second, validation and saving left out."""
+    """Mean loss (kept on the device until it is read) and samples per second, without validation and saving."""
 
     def __init__(self, step: int) -> None:
         self.total: Tensor | float = 0.0
@@ -218,26 +234,26 @@ class _Clock:
         self._shown = self.since
 
     def shown(self) -> None:
-        """The user sees numbers of now."""
+        """Note that the progress was updated."""
         self._shown = time.perf_counter()
 
     def shown_ago(self) -> float:
-        """Seconds since the user was shown numbers."""
+        """Seconds since the progress was updated."""
         return time.perf_counter() - self._shown
 
     def add(self, loss: Tensor, bad: Tensor) -> None:
-        """A step's loss; one that was left out does not count."""
+        """Add the loss of a step; skipped steps do not count."""
         self.total, self.good = self.total + torch.where(bad > 0, torch.zeros_like(loss), loss), self.good + (1 - bad)
 
     def hold(self) -> None:
-        """What follows is not training."""
+        """Stop the clock: validation or saving follows."""
         self.spent += time.perf_counter() - self.since
 
     def go(self) -> None:
-        """Training goes on."""
+        """Continue the clock."""
         self.since = time.perf_counter()
 
-    def look(self, step: int, batch: int) -> dict[str, float]:
+    def peek(self, step: int, batch: int) -> dict[str, float]:
         """Loss and samples per second since the last `take`."""
         seconds, good = self.spent + time.perf_counter() - self.since, float(self.good)
         return {
@@ -246,29 +262,29 @@ class _Clock:
         }
 
     def take(self, step: int, batch: int) -> dict[str, float]:
-        """What `look` returns; the next one begins here."""
-        metrics = self.look(step, batch)
+        """Return what `peek` returns, and start again from zero."""
+        metrics = self.peek(step, batch)
         self.total, self.good, self.step, self.spent, self.since = 0.0, 0.0, step, 0.0, time.perf_counter()
         return metrics
 
 
 @contextmanager
-def _stop_asked() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; the loop then saves before it stops. A second Ctrl-C stops at once."""
-    asked = threading.Event()
+def _stop_requested() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set: the loop then saves the state and stops. A second Ctrl-C stops at once."""
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield requested
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
-        log.warning("stopping after this step, the state is saved first")
+        requested.set()
+        log.warning("stopping after this step; saving the state first")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

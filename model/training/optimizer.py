@@ -1,6 +1,6 @@
-"""Rates, averages, and an optimiser step that decides on the device whether it happens: no value is brought to the host.
+"""Learning rates, EMA, and an optimiser step that is skipped on the device: no value is copied to the host.
 
-A step whose loss or gradient is not finite is left out by the fused kernel itself (`found_inf`); the counters are tensors.
+The fused kernel skips a step whose loss or gradient is not finite (`found_inf`); the counters are tensors.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ _GROW_AFTER, _FIRST_SCALE = 2000, 65536.0  # as torch.amp.GradScaler
 
 @dataclass
 class Guard:
-    """What the device counts. float32 scalars on the training device; saved with a state."""
+    """Counters of skipped steps, and the loss scale: float32 scalars on the training device, saved with each state."""
 
     skipped: Tensor
-    """Steps left out so far."""
+    """Skipped steps so far."""
     row: Tensor
-    """Steps left out in a row until now."""
+    """Consecutive steps skipped until now."""
     longest: Tensor
-    """The longest such row so far."""
+    """Most consecutive steps skipped so far."""
     scale: Tensor
-    """Factor of the loss before its gradient is taken; 1 but for fp16."""
+    """Loss scale; 1 unless amp is fp16."""
     calm: Tensor
     """Steps since the scale last changed."""
 
     @classmethod
     def new(cls, amp: str, device: torch.device) -> Guard:
-        """Nothing counted yet."""
+        """Initial values."""
         start = {"scale": _FIRST_SCALE if amp == "fp16" else 1.0}
         return cls(**{name: torch.tensor(start.get(name, 0.0), device=device) for name in cls.__dataclass_fields__})
 
     def count(self, bad: Tensor, scaled: bool) -> None:
-        """Take note of a step; `bad` is 1.0 if it was left out. The scale halves then, and doubles after 2000 calm steps."""
+        """Count a step; `bad` is 1.0 if it was skipped. The scale then halves; it doubles after 2000 steps without a skip."""
         self.skipped += bad
         self.row = (self.row + 1) * bad
         self.longest = torch.maximum(self.longest, self.row)
@@ -49,12 +49,12 @@ class Guard:
 
 
 def make_optimiser(network: nn.Module, settings: TrainConfig) -> torch.optim.Adam:
-    """Adam as the official code sets it, one fused kernel for all tensors."""
+    """Adam with the settings of the official code, fused."""
     return torch.optim.Adam(network.parameters(), lr=settings.lr, betas=(0.9, 0.99), fused=True)
 
 
 def update(optimiser: torch.optim.Adam, guard: Guard, loss: Tensor, settings: TrainConfig) -> Tensor:
-    """One optimiser step from the gradients that are there (of `loss` times the guard's scale); 1.0 if it was left out."""
+    """Make one optimiser step from the accumulated gradients (of `loss` times the guard's scale). Returns 1.0 if it was skipped, else 0.0."""
     parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
     scaled = settings.amp == "fp16"
     if scaled:
@@ -68,7 +68,7 @@ def update(optimiser: torch.optim.Adam, guard: Guard, loss: Tensor, settings: Tr
 
 
 def learning_rate(step: int, settings: TrainConfig, total: int) -> float:
-    """The rate of a 0-based step of `total`, after a linear warm-up.
+    """The learning rate of a 0-based step of `total`, with linear warm-up.
 
     `step`: halved every `halve_every` steps (the official schedule); `cosine`: falls to 0 at the end.
     """
@@ -79,13 +79,13 @@ def learning_rate(step: int, settings: TrainConfig, total: int) -> float:
 
 
 def set_lr(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group this learning rate."""
+    """Set the learning rate of every parameter group."""
     for group in optimiser.param_groups:
         group["lr"] = rate
 
 
 def ema_decay(step: int, decay: float) -> float:
-    """The average's decay at a 1-based step: warms up as (1 + n) / (10 + n), so early weights are forgotten."""
+    """The EMA's decay at a 1-based step, warmed up as (1 + n) / (10 + n), so that early weights are forgotten."""
     return min(decay, (1 + step) / (10 + step))
 
 

@@ -1,7 +1,7 @@
 """Training: stage one pretrains the RRDB, stage two the diffusion model on its frozen features.
 
-A run is a folder: `config.json` (everything resolved), `log.jsonl`, `state-…` files to resume from, `rrdb.safetensors` after stage one,
-`model.safetensors` (averaged weights of both networks, all that inference needs) and `best.safetensors`, the best of them by PSNR.
+A run is a folder: `config.json` (all settings), `log.jsonl`, `state-…` files to resume from, `rrdb.safetensors` after stage one,
+`model.safetensors` (EMA weights of both networks, all that inference needs) and `best.safetensors`, the one with the best PSNR.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,8 +27,8 @@ from ..checkpoints.format import (
     Checkpoint,
     load_checkpoint,
     load_into,
+    remedy,
     save_checkpoint,
-    way_out,
     weights_digest,
 )
 from ..checkpoints.initial import check_given, load_rrdb, of_scale
@@ -45,9 +44,9 @@ from .cost_estimate import Pace, expected_pace, measure
 from .distributed import ProcessGroup
 from .logger import Tracker
 from .loop import Stage, run
-from .run_dir import acquire_run_dir, asked_of, versions
+from .run_dir import acquire_run_dir, requested_settings, versions
 from .state import State, states, steps_done
-from .tasks import DiffusionTask, RrdbTask, check_inputs, looked_at_by
+from .tasks import DiffusionTask, RrdbTask, check_inputs, validation_sampler
 from .validation import Benchmark, Upscale, describe, held_out, regress, score, with_perceptual
 
 log = logging.getLogger(__name__)
@@ -55,14 +54,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Run:
-    """What both stages need."""
+    """Arguments of both stages."""
 
     data: ShardDataset
     out: Path
     config: RunConfig
     ranks: ProcessGroup
-    saved: dict[str, Any]
-    facts: dict[str, Any]
+    saved: dict[str, object]
+    facts: dict[str, object]
     tracker: Tracker
     benchmarks: tuple[Benchmark, ...]
     report: Callable[[str], None]
@@ -81,50 +80,50 @@ def train(
     ranks: ProcessGroup | None = None,
     start: Path | None = None,
 ) -> Path:
-    """Train both stages into a run's folder, or go on with it; returns the model's file.
+    """Train both stages into a run's folder, or resume it. Returns the model's file.
 
     Args:
-        stores: opened stores of the configuration's scale.
+        stores: opened stores, of the scale in the configuration.
         out: the run's folder.
-        config: every setting.
+        config: all settings.
         device: to train on.
-        rrdb: a checkpoint whose RRDB is taken in place of stage one.
-        report: gets what happens, one line each.
-        benchmarks: scored whole at each validation, beside the held-out tiles; see `validate.read_benchmark`.
-        ranks: the processes of `torchrun`, see `parallel.join`; None: this one alone.
-        start: a model whose weights both stages begin from (fine-tuning), `shipped` for the one that comes with samdiff; None: random weights.
+        rrdb: checkpoint whose RRDB replaces stage one.
+        report: called with each status line.
+        benchmarks: whole images that are validated on, in addition to the held-out tiles; see `validation.read_benchmark`.
+        ranks: the processes of `torchrun`, see `distributed.join`; None: this process alone.
+        start: model to fine-tune: both stages start from its weights; `shipped` for the one that comes with samdiff; None: random weights.
 
     Raises:
-        ConfigError: patch or batch do not fit, the folder holds a run of other settings, or masks are needed and missing.
-        BusyError: another process trains into the folder.
+        ConfigError: patch or batch do not fit, the folder holds a run with other settings, or masks are missing.
+        BusyError: another process is training into the folder.
         CheckpointError: `rrdb` or `start` does not fit, or a file cannot be written.
-        KeyboardInterrupt: asked to stop; the state is saved.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved.
     """
     ranks = ranks or ProcessGroup(device)
-    data = ShardDataset(stores, config.train.patch, config.train.seed, config.validate.images)
-    check_inputs(config, stores, data, ranks)
+    data = ShardDataset(stores, config.train.patch, config.train.seed, hold_out=config.validate.images)
+    check_inputs(config, stores, data, ranks=ranks)
     speak = report if ranks.is_main else log.debug
     beginning = None if start is None else of_scale(start, config, "diffusion")
     check_given(config, rrdb, beginning)
-    asked = asked_of(config, stores, rrdb, start)
-    # on every rank, so that all of them know when rank 0 will look
+    requested = requested_settings(config, stores, rrdb, start=start)
+    # on every rank, so that all know when rank 0 validates
     own = held_out(stores, config.validate.images, config.validate.tiles) if config.validate.every else None
     every = tuple(benchmarks) if own is None else (own, *benchmarks)
-    facts = {"stores": asked["stores"], "version": __version__, "versions": versions()}
+    facts = {"stores": requested["stores"], "version": __version__, "versions": versions()}
     with ExitStack() as held:
-        for line in ranks.one_for_all(lambda: acquire_run_dir(out, asked, held)):
+        for line in ranks.run_on_main(lambda: acquire_run_dir(out, requested, held)):
             speak(line)
         if config.validate.every and not every:
             most = f"validate.images={config.validate.images}, at most a tenth of them"
-            speak(f"no validation: no photograph is held out ({most}), and there is no --benchmark")
-        if config.validate.every and every and ranks.is_main:  # the others only need to know that rank 0 looks
+            speak(f"no validation: no image is held out ({most}), and there is no --benchmark")
+        if config.validate.every and every and ranks.is_main:  # the others only need to know that rank 0 validates
             every = with_perceptual(every, config.validate.perceptual, device=device, report=speak)
         tracker = Tracker(out, config.train.tensorboard and ranks.is_main)
         scored = every if config.validate.every else ()
-        pace = Pace()  # rank 0 alone reports
+        pace = Pace()  # only rank 0 reports
         if ranks.is_main:
             images = [hr for benchmark in scored for _, hr in benchmark.pairs]
-            steps = looked_at_by(config)[1] or config.diffusion.timesteps
+            steps = validation_sampler(config)[1] or config.diffusion.timesteps
             has_rrdb = rrdb is not None or (out / RRDB_FILE).exists() and not steps_done(out, "rrdb")
             pace = expected_pace(
                 data,
@@ -136,7 +135,7 @@ def train(
                 has_rrdb=has_rrdb,
                 report=speak,
             )
-        this = _Run(data, out, config, ranks, asked, facts, tracker, scored, speak, beginning, pace)
+        this = _Run(data, out, config, ranks, requested, facts, tracker, scored, speak, beginning, pace)
         first = _rrdb_stage(this, rrdb)
         torch.manual_seed(int(mix(config.train.seed, Stream.WEIGHTS, 2)) >> 1)
         _diffusion_stage(this, build_unet(config), first)
@@ -150,27 +149,28 @@ def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
         if this.config.diffusion.process == "flow" != config_of(this.start.config).diffusion.process:
             zero_output(unet)
             this.report(
-                "--init-from: a model of another process; its U-Net is taken but for the last layer, which begins at zero"
+                "--init-from: a model of another process; all of its U-Net is used except for the last layer, which starts from zero"
             )
-    task = DiffusionTask(this.data, unet, rrdb, this.config, this.ranks.device)
+    task = DiffusionTask(this.data, unet, rrdb, config=this.config, device=this.ranks.device)
     frozen = {f"rrdb.{name}": value for name, value in rrdb.state_dict().items()}
     facts = {**this.facts, "recommended": as_facts(recommended_for(this.config))}
 
     def model(state: State) -> Checkpoint:
         averaged = {f"unet.{name}": value for name, value in state.ema.items()}
-        return Checkpoint("diffusion", {**averaged, **frozen}, this.saved, {**facts, "step": state.step})
+        return Checkpoint("diffusion", {**averaged, **frozen}, this.saved, facts={**facts, "step": state.step})
 
     def upscaler(state: State) -> Upscale:
         resolver = SuperResolver(model(state), "the averaged weights", this.ranks.device)
-        sampler, steps = looked_at_by(this.config)
+        sampler, steps = validation_sampler(this.config)
         return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler, num_samples=1)
 
-    beneath = weights_digest({name: value.cpu() for name, value in rrdb.state_dict().items()})
-    _stage(this, task, this.config.train.steps, model, upscaler, MODEL_FILE, BEST_FILE, beneath)
+    frozen_sha256 = weights_digest({name: value.cpu() for name, value in rrdb.state_dict().items()})
+    files = {"file": MODEL_FILE, "best": BEST_FILE}
+    _stage(this, task, this.config.train.steps, model=model, upscaler=upscaler, **files, frozen_sha256=frozen_sha256)
 
 
 def _with_rescale(this: _Run, rrdb: RRDB) -> _Run:
-    """With the scale of residuals to the RRDB decided: what the newest state was trained with, else measured now. It is saved with every model."""
+    """Set the scale of residuals to the RRDB: that of the newest state, else measured now. It is saved with every model."""
     if this.config.diffusion.rescale:
         return this
 
@@ -180,7 +180,7 @@ def _with_rescale(this: _Run, rrdb: RRDB) -> _Run:
             return config_of(load_checkpoint(saved[-1], "state").config).diffusion.residual_scale
         return measure_rescale(rrdb, this.config, batch=_tensors_of(this.data), count=len(this.data), device=this.ranks.device)
 
-    value = this.ranks.one_for_all(decide)
+    value = this.ranks.run_on_main(decide)
     config = with_rescale(this.config, value)
     this.report(f"diffusion: residuals to the RRDB's image are multiplied by {value:g}")
     return replace(this, config=config, saved={**this.saved, "diffusion": config.as_dict()["diffusion"]})
@@ -191,39 +191,39 @@ def _tensors_of(data: ShardDataset) -> Callable[[int, int], dict[str, torch.Tens
 
 
 def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
-    """The trained RRDB: from a file, from this run's finished stage one, or by training it now."""
+    """The trained RRDB: from a file, from this run's finished stage one, or trained now."""
     torch.manual_seed(int(mix(this.config.train.seed, Stream.WEIGHTS, 1)) >> 1)
-    network, looker = build_rrdb(this.config), build_rrdb(this.config)
+    network, averaged = build_rrdb(this.config), build_rrdb(this.config)
     finished, steps = given or this.out / RRDB_FILE, this.config.train.rrdb_steps
 
     def model(state: State) -> Checkpoint:
         tensors = {f"rrdb.{name}": value for name, value in state.ema.items()}
-        return Checkpoint("rrdb", tensors, this.saved, {**this.facts, "step": state.step})
+        return Checkpoint("rrdb", tensors, this.saved, facts={**this.facts, "step": state.step})
 
     def upscaler(state: State) -> Upscale:
-        looker.load_state_dict(state.ema)
-        looker.to(this.ranks.device)
-        return lambda lr, _: regress(looker, lr, this.ranks.device)
+        averaged.load_state_dict(state.ema)
+        averaged.to(this.ranks.device)
+        return lambda lr, _: regress(averaged, lr, this.ranks.device)
 
-    begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change any more
+    begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change
     if given is None and begun:
         _restore_rrdb(this, finished)
     done = _steps_of(finished) if given is None and finished.exists() else None
     if given is not None:
-        this.report(f"rrdb: taken from {finished}, in place of stage one")
+        this.report(f"rrdb: from {finished}, instead of stage one")
     elif done is not None and (begun or done >= steps):
-        late = f"; the {steps} asked for come too late, stage two has begun on its features" if done < steps else ""
-        this.report(f"rrdb: finished before, {done} steps{late}; {finished}")
+        late = f"; it cannot be trained to {steps}, since stage two has begun on its features" if done < steps else ""
+        this.report(f"rrdb: already finished, {done} steps{late}; {finished}")
     else:
         if this.start is not None:
             load_into(network, this.start.part("rrdb"), "--init-from")
         task = RrdbTask(this.data, network, this.config, this.ranks.device)
-        _stage(this, task, steps, model, upscaler, RRDB_FILE, None)
+        _stage(this, task, steps, model=model, upscaler=upscaler, file=RRDB_FILE, best=None)
     return load_rrdb(network, finished, this.config).to(this.ranks.device)
 
 
 def _restore_rrdb(this: _Run, file: Path) -> None:
-    """Stage two has begun: a lost RRDB comes out of the model, which holds the one that it was trained on. On rank 0, while all wait."""
+    """Restore a missing rrdb.safetensors from the model file once stage two has begun. On rank 0, while the others wait."""
 
     def restore() -> str:
         if file.exists():
@@ -231,14 +231,14 @@ def _restore_rrdb(this: _Run, file: Path) -> None:
         model = this.out / MODEL_FILE
         if not model.exists():
             raise CheckpointError(
-                f"{file}: missing, and stage two has begun on its features; restore it, or begin again with another --out"
+                f"{file}: missing, and stage two has begun on its features; restore it, or start again with another --out"
             )
         tensors = {f"rrdb.{name}": value for name, value in load_checkpoint(model, "diffusion").part("rrdb").items()}
         facts = {**this.facts, "step": steps_done(this.out, "rrdb")}
-        save_checkpoint(file, Checkpoint("rrdb", tensors, this.saved, facts))
+        save_checkpoint(file, Checkpoint("rrdb", tensors, this.saved, facts=facts))
         return f"{file}: was missing, restored from {MODEL_FILE}"
 
-    line = this.ranks.one_for_all(restore)
+    line = this.ranks.run_on_main(restore)
     if line:
         this.report(line)
 
@@ -246,7 +246,7 @@ def _restore_rrdb(this: _Run, file: Path) -> None:
 def _steps_of(file: Path) -> int:
     step = load_checkpoint(file).facts.get("step")
     if step is None:
-        raise CheckpointError(f"{file}: does not say how many steps it was trained for; {way_out(file)}")
+        raise CheckpointError(f"{file}: does not state the number of its training steps; {remedy(file)}")
     return int(step)
 
 
@@ -258,9 +258,9 @@ def _stage(
     upscaler: Callable[[State], Upscale],
     file: str,
     best: str | None,
-    beneath: str | None = None,
+    frozen_sha256: str | None = None,
 ) -> None:
-    """Estimate, train, report. `file` is written at each checkpoint (the RRDB's at the end only), `best` at the best validation."""
+    """Estimate the cost, train, report. `file` is written at each checkpoint (the RRDB's at the end only), `best` at the best validation."""
     settings, v, ranks = this.config.train, this.config.validate, this.ranks
     option = "--rrdb-steps" if task.name == "rrdb" else "--steps"
 
@@ -276,7 +276,7 @@ def _stage(
                 metrics |= diversity(benchmark.pairs, lambda lr: regress(task.rrdb, lr, ranks.device), upscale)  # type: ignore[union-attr]
             how = {"sampler": v.sampler or "default", "sampling_steps": v.steps} if task.name == "diffusion" else {}
             this.tracker.metrics({"stage": task.name, "step": state.step, **metrics, **how})
-            this.tracker.picture(f"{task.name}/{benchmark.name}", sheet, state.step)
+            this.tracker.image(f"{task.name}/{benchmark.name}", sheet, state.step)
             if "psnr_y" not in metrics:
                 this.report(f"{task.name} {state.step}: {benchmark.name} has no image large enough for PSNR")
                 continue
@@ -284,29 +284,37 @@ def _stage(
             if number == 0 and (state.best is None or metrics["psnr_y"] > state.best):
                 state.best = metrics["psnr_y"]
                 if best is not None:
-                    found = model(state)
-                    save_checkpoint(
-                        this.out / best,
-                        Checkpoint(found.kind, found.tensors, found.config, {**found.facts, "validation": metrics}),
-                    )
+                    checkpoint = model(state)
+                    save_checkpoint(this.out / best, replace(checkpoint, facts={**checkpoint.facts, "validation": metrics}))
 
     share = ranks.local_batch(settings.batch, settings.grad_accum)
     if ranks.is_main and task.name in this.pace.parts:
-        memory = measure(task.network, task.loss, task.make_batch(0, 1), ranks.device)
+        memory = measure(task.network, task.loss, task.make_batch(0, 1), device=ranks.device)
         line = memory.line(task.name, at_once=share // settings.grad_accum, ranks=ranks.world, device=ranks.device)
         this.report(f"{line}, {this.pace.line(task.name, settings.batch)}")
     every = v.every if this.benchmarks else 0
-    stage = Stage(settings, steps, this.out, this.saved, this.tracker, publish, validate, every, beneath, this.pace)
+    stage = Stage(
+        settings,
+        steps,
+        this.out,
+        config=this.saved,
+        tracker=this.tracker,
+        on_checkpoint=publish,
+        validate=validate,
+        validate_every=every,
+        frozen_sha256=frozen_sha256,
+        pace=this.pace,
+    )
     state, done = run(task, stage, ranks)
     if not done and ranks.is_main and (steps == 0 or not (this.out / file).exists()):
         publish(state)
     ranks.wait()
     if done:
         this.report(
-            f"{task.name}: {done} steps done, {state.step} in all, {int(state.guard.skipped)} left out; {this.out / file}"
+            f"{task.name}: {done} steps done, {state.step} in all, {int(state.guard.skipped)} skipped; {this.out / file}"
         )
     elif state.step:
-        this.report(f"{task.name}: finished before, {state.step} steps; nothing to do (more with {option} N)")
+        this.report(f"{task.name}: already finished, {state.step} steps; nothing to do (more with {option} N)")
     else:
         whose = "random" if this.start is None else "--init-from's"
-        this.report(f"{task.name}: no step asked for ({option} 0), {whose} weights as they are; {this.out / file}")
+        this.report(f"{task.name}: no steps requested ({option} 0), {whose} weights unchanged; {this.out / file}")

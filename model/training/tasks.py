@@ -1,4 +1,4 @@
-"""What the two stages train: batches by position and the loss, and whether data and settings fit. The loop around them is in `loop.py`."""
+"""The two stages as tasks: their batches and losses, and checks of data and settings. `loop.py` runs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..diffusion.flow import SAMPLER as FLOW_SAMPLER
 from ..diffusion.modulation import Modulation
 from ..diffusion.process import Process
 from ..diffusion.recommended import recommended_for
-from ..diffusion.residual import base_picture, to_picture_range
+from ..diffusion.residual import base_image, to_model_range
 from ..diffusion.sampler import DEFAULT
 from ..networks.rrdb import RRDB, condition
 from ..networks.unet import UNet
@@ -35,7 +35,7 @@ _DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class _Task:
-    """What both stages share: samples by position, precision and memory format of the forward pass."""
+    """Common to both stages: batches, precision and memory format."""
 
     name: str = ""
 
@@ -46,16 +46,16 @@ class _Task:
         self.forward: nn.Module = self.network
 
     def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
-        """The data set's samples as tensors on the CPU."""
+        """Samples of the data set as tensors on the CPU."""
         return {name: torch.from_numpy(values) for name, values in self.data.batch(position, size).items()}
 
-    def pictures(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def images(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """HR and LR in [-1, 1], float32."""
-        hr, lr = (to_picture_range(batch[name]).contiguous(memory_format=torch.channels_last) for name in ("hr", "lr"))
+        hr, lr = (to_model_range(batch[name]).contiguous(memory_format=torch.channels_last) for name in ("hr", "lr"))
         return hr, lr
 
     def autocast(self) -> torch.autocast:
-        """bf16 or fp16 for the networks if the configuration says so."""
+        """Autocast to bf16 or fp16 if configured."""
         amp = self.config.train.amp
         return torch.autocast(self.device.type, _DTYPES[amp] if amp != "off" else torch.bfloat16, enabled=amp != "off")
 
@@ -66,20 +66,20 @@ class RrdbTask(_Task):
     name = "rrdb"
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean |RRDB(LR) - HR|, pictures in [-1, 1]."""
-        hr, lr = self.pictures(batch)
+        """Mean |RRDB(LR) - HR|, images in [-1, 1]."""
+        hr, lr = self.images(batch)
         with self.autocast():
             predicted = self.forward(lr)
         return F.l1_loss(predicted.float(), hr)
 
 
 class DiffusionTask(_Task):
-    """Stage two: the U-Net learns the modulated noise of the residual, or the flow from the RRDB's image to HR."""
+    """Stage two: the U-Net learns to predict the modulated noise, or the flow from the RRDB's image to HR."""
 
     name = "diffusion"
 
     def __init__(self, data: ShardDataset, network: UNet, rrdb: RRDB, config: RunConfig, device: torch.device) -> None:
-        super().__init__(data, network, config, device)
+        super().__init__(data, network, config, device=device)
         self.rrdb = rrdb.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.modulation: Modulation = config.diffusion.build()
         self.process: Process = config.diffusion.build_process()
@@ -92,50 +92,50 @@ class DiffusionTask(_Task):
         self.table, self.offset = torch.from_numpy(table).to(device), torch.from_numpy(offset).to(device)
 
     def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
-        """The samples with their time and noise: functions of (seed, position), like the crops.
+        """The samples with their time steps and noise, which are functions of (seed, position), like the crops.
 
-        In the second phase there is an entry `one_step`, bool [B], true for the samples whose one-step image is looked at; their time is
-        that of one step. That the entry is there tells the phase without a look at a value on the device.
+        In the second phase the entry `one_step`, bool [B], marks the samples that get the additional losses. Their time step is that of
+        one-step prediction. The presence of the entry shows the phase, without reading a value from the device.
         """
         batch, train = super().make_batch(position, size), self.config.train
         positions = batch["position"].numpy()
         times = self.grid[draw(0, len(self.grid), train.seed, Stream.TIME, positions)]
         if in_second_phase(position, batch=train.batch, steps=train.steps, loss=self.config.loss):
             piece = max(1, size // train.grad_accum)
-            looked_at = np.zeros(size, bool)
-            looked_at[[i for i in range(size) if i % piece in chosen(piece, self.config.loss.share)]] = True
-            times = np.where(looked_at, self.process.one_step_time, times)
-            batch["one_step"] = torch.from_numpy(looked_at)
+            compared = np.zeros(size, bool)
+            compared[[i for i in range(size) if i % piece in chosen(piece, self.config.loss.share)]] = True
+            times = np.where(compared, self.process.one_step_time, times)
+            batch["one_step"] = torch.from_numpy(compared)
         batch["t"] = torch.from_numpy(times)
         patch = self.data.patch
         batch["noise"] = torch.stack([_noise((3, patch, patch), train.seed, int(p)) for p in positions])
         return batch
 
     def condition(self, lr: Tensor) -> Tensor:
-        """The frozen RRDB's features; joined outside of inference mode, so that the U-Net may keep them for its gradient."""
+        """The frozen RRDB's features, concatenated outside of inference mode, so that autograd can save them."""
         with torch.inference_mode():
             maps = self.rrdb.features(lr)
         with torch.no_grad():
             return condition(maps)
 
     def given(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """(condition, base image [B, 3, H, W] in [-1, 1]) from one pass of the RRDB; in float32 where the base is its image, as in inference."""
+        """(condition, base image [B, 3, H, W] in [-1, 1]) from one pass of the RRDB, in float32 if the base is its image, as in inference."""
         if self.config.diffusion.base == "bicubic":
             with self.autocast():
-                return self.condition(lr), base_picture(lr, self.config.scale, self.config.diffusion.lr_levels)
+                return self.condition(lr), base_image(lr, self.config.scale, self.config.diffusion.lr_levels)
         with torch.autocast(self.device.type, enabled=False):
             with torch.inference_mode():
                 maps = self.rrdb.features(lr)
-                base = self.rrdb.picture(maps[-1])
+                base = self.rrdb.image(maps[-1])
             with torch.no_grad():
                 return condition(maps), base.clamp(-1, 1)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """|| c - c_theta(x_t, LR, t) ||, L1 or L2 (SAM-DiffSR's loss; for `joint` both outputs with the same norm; `Flow.compared` for a flow).
+        """|| c - c_theta(x_t, LR, t) ||, L1 or L2: the loss of SAM-DiffSR, over both outputs for `joint`; see `Flow.compared` for flows.
 
-        In the second phase `one_step_loss` is added.
+        The second phase adds `one_step_loss`.
         """
-        (hr, lr), t, noise = self.pictures(batch), batch["t"], batch["noise"]
+        (hr, lr), t, noise = self.images(batch), batch["t"], batch["noise"]
         given, base = self.given(lr)
         residual = self.process.residual(hr, base)
         e = e_sam(batch["labels"], batch["image"], self.table, self.offset) if self.modulation.needs_masks else None
@@ -149,10 +149,10 @@ class DiffusionTask(_Task):
             return main
         index = self._index(len(hr))
         x_0 = self.process.clean(x_t[index], predicted[index], t[index])
-        return main + one_step_loss(self.process.image(x_0, base[index]), hr[index], self.distance, self.config.loss)
+        return main + one_step_loss(self.process.image(x_0, base[index]), hr[index], self.distance, loss=self.config.loss)
 
     def _index(self, count: int) -> Tensor:
-        """`chosen` as a tensor on the device, made once: an index made from values on the device would wait for it."""
+        """`chosen` as a tensor on the device, cached, so that no step waits for the device."""
         if count not in self._chosen:
             self._chosen[count] = torch.tensor(chosen(count, self.config.loss.share), device=self.device)
         return self._chosen[count]
@@ -163,8 +163,8 @@ def _noise(shape: tuple[int, ...], seed: int, position: int) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def looked_at_by(config: RunConfig) -> tuple[str, int | None]:
-    """Sampler and steps of the validation; a flow is looked at in no more steps than it is recommended to be sampled with."""
+def validation_sampler(config: RunConfig) -> tuple[str, int | None]:
+    """Sampler and steps of the validation; a flow uses at most its recommended number of steps."""
     v, d = config.validate, config.diffusion
     if d.process == "flow":
         most = recommended_for(config)["balanced"].steps or d.timesteps
@@ -181,17 +181,17 @@ def check_inputs(config: RunConfig, stores: Sequence[Store], data: ShardDataset,
         )
     if config.train.batch > len(data):
         raise ConfigError(
-            f"train.batch: expected at most the {len(data)} tiles that there are to train on, got {config.train.batch}; "
-            "prepare more pictures, or take a smaller batch"
+            f"train.batch: expected at most the {len(data)} training tiles, got {config.train.batch}; "
+            "prepare more images, or use a smaller batch"
         )
     ranks.local_batch(config.train.batch, config.train.grad_accum)
     process = with_rescale(config, config.diffusion.rescale or 1.0).diffusion.build_process()
-    process.check(*looked_at_by(config))
+    process.check(*validation_sampler(config))
     if config.loss.perceptual != "none":
-        _ = process.one_step_time  # refused for `paper`
-        load_distance(config.loss.perceptual, ranks.device)  # weights that are missing are reported before stage one's hours
+        _ = process.one_step_time  # an error for `paper`
+        load_distance(config.loss.perceptual, ranks.device)  # missing weights are reported before the hours of stage one
     if config.train.amp == "fp16" and ranks.device.type == "cpu":
-        raise ConfigError("train.amp: fp16 is for CUDA, the device is the CPU; use bf16 or off")
+        raise ConfigError("train.amp: fp16 needs CUDA, the device is the CPU; use bf16 or off")
     if config.train.amp == "bf16" and not has_bf16(ranks.device):
         log.warning(
             "train.amp=bf16: this device has no instructions for bfloat16 and emulates them, several times slower than train.amp=off"

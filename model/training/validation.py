@@ -1,4 +1,4 @@
-"""What a model is worth while it trains: PSNR, SSIM on Y, LPIPS and DISTS of held-out tiles and whole benchmark images, averaged weights."""
+"""Validation during training: PSNR and SSIM on Y, LPIPS and DISTS on held-out tiles and whole benchmark images, with EMA weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from ...pipeline.degrade.imresize import imresize
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import held_out_from
-from ..diffusion.residual import to_picture_range, to_pixels
+from ..diffusion.residual import to_model_range, to_pixels
 from ..evaluation.benchmark import read_pairs
 from ..evaluation.metrics import mean_of_defined, psnr_y, ssim_y
 from ..evaluation.perceptual import choose_metrics, metrics_for
@@ -23,34 +23,34 @@ from ..names import PERCEPTUAL
 from ..networks.rrdb import RRDB
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
-"""(LR uint8 [h, w, 3] or [h, w], the picture's number, which seeds the noise) -> HR of the same kind."""
+"""(LR uint8 [h, w, 3] or [h, w], index of the image, which seeds the noise) -> SR of the same kind."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Pictures with their LR, and what bicubic enlargement reaches on them."""
+    """Pairs of LR and HR, with the metrics of bicubic upsampling."""
 
     name: str
     pairs: tuple[tuple[np.ndarray, np.ndarray], ...]
     """(LR, HR), uint8."""
     scale: int
     bicubic: tuple[float, float]
-    """PSNR and SSIM."""
+    """PSNR and SSIM on Y of bicubic upsampling."""
     perceptual: Mapping[str, PerceptualMetric] = field(default_factory=dict)
     """More metrics, see `with_perceptual`."""
     bicubic_perceptual: Mapping[str, float] = field(default_factory=dict)
-    """What bicubic enlargement reaches in them."""
+    """Their values for bicubic upsampling."""
 
 
 def with_perceptual(
     benchmarks: Sequence[Benchmark], choice: str, *, device: torch.device, report: Callable[[str], None]
 ) -> tuple[Benchmark, ...]:
-    """The benchmarks with the perceptual metrics of `validate.perceptual`, see `choose_metrics` for arguments and errors.
+    """The benchmarks with the perceptual metrics of `validate.perceptual`; see `choose_metrics` for arguments and errors.
 
-    A metric that a benchmark's smallest image is too small for is left out there, and reported.
+    A metric is left out, and reported, for a benchmark that has an image too small for it.
     """
     metrics = choose_metrics(
-        choice, device, report=lambda text: report(f"validation {text}; validate.perceptual=off is silent")
+        choice, device, report=lambda text: report(f"validation {text}; validate.perceptual=off turns this message off")
     )
     return tuple(_with(benchmark, metrics, report) for benchmark in benchmarks)
 
@@ -66,7 +66,7 @@ def _with(benchmark: Benchmark, metrics: Mapping[str, PerceptualMetric], report:
     return replace(benchmark, perceptual=fitting, bicubic_perceptual=_perceptual_means(benchmark, fitting, bicubic))
 
 
-def describe(metrics: Mapping[str, Any]) -> str:
+def describe(metrics: Mapping[str, object]) -> str:
     """The metrics of `score` as one line, those of bicubic in parentheses."""
     names = [name for name in PERCEPTUAL if name in metrics]
     more = "".join(f", {name} {metrics[name]:.4f} ({metrics[f'bicubic_{name}']:.4f})" for name in names)
@@ -83,11 +83,11 @@ def _perceptual_means(
 
 def benchmark_of(name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], scale: int) -> Benchmark:
     """A benchmark of (LR, HR) pairs."""
-    return Benchmark(name, tuple(pairs), scale, _means(pairs, [imresize(lr, scale) for lr, _ in pairs], scale))
+    return Benchmark(name, tuple(pairs), scale, bicubic=_means(pairs, [imresize(lr, scale) for lr, _ in pairs], scale))
 
 
 def held_out(stores: Sequence[Store], images: int, tiles: int) -> Benchmark | None:
-    """Up to `tiles` tiles, evenly spread over the photographs that training leaves out; None if there are none."""
+    """Up to `tiles` tiles, evenly spread over the held-out images; None if there are none."""
     places = [(store, row) for store in stores for row in range(held_out_from(store, images), len(store))]
     if not places:
         return None
@@ -102,35 +102,35 @@ def read_benchmark(folder: Path, scale: int) -> Benchmark:
 
 
 def score(benchmark: Benchmark, upscale: Upscale) -> tuple[dict[str, Any], np.ndarray]:
-    """Mean figures over the benchmark's pictures, and its first picture: bicubic, ours and HR side by side, uint8 [H, 3 W, 3]."""
-    found = [upscale(lr, number) for number, (lr, _) in enumerate(benchmark.pairs)]
-    psnr, ssim = _means(benchmark.pairs, found, benchmark.scale)
+    """Mean metrics of the benchmark, and its first image as bicubic, SR and HR side by side, uint8 [H, 3 W, 3]."""
+    results = [upscale(lr, number) for number, (lr, _) in enumerate(benchmark.pairs)]
+    psnr, ssim = _means(benchmark.pairs, results, benchmark.scale)
     lr, hr = benchmark.pairs[0]
-    panels = [np.atleast_3d(picture) for picture in (imresize(lr, benchmark.scale), found[0], hr)]
+    panels = [np.atleast_3d(image) for image in (imresize(lr, benchmark.scale), results[0], hr)]
     sheet = np.hstack([np.broadcast_to(panel, (*panel.shape[:2], 3)) for panel in panels])
     means = {"psnr_y": (psnr, 4), "ssim_y": (ssim, 5), "bicubic_psnr_y": (benchmark.bicubic[0], 4)}
     means |= {"bicubic_ssim_y": (benchmark.bicubic[1], 5)}
-    # JSON has no NaN: a metric that no image is large enough for is left out
+    # JSON has no NaN: metrics that all images are too small for are left out
     defined = {name: round(value, digits) for name, (value, digits) in means.items() if not math.isnan(value)}
     return {
         "validation": benchmark.name,
-        "pictures": len(found),
+        "pictures": len(results),
         **defined,
-        **_perceptual_means(benchmark, benchmark.perceptual, found),
+        **_perceptual_means(benchmark, benchmark.perceptual, results),
         **{f"bicubic_{name}": value for name, value in benchmark.bicubic_perceptual.items()},
     }, sheet
 
 
-def _means(pairs: Sequence[tuple[np.ndarray, np.ndarray]], found: Sequence[np.ndarray], scale: int) -> tuple[float, float]:
-    metrics = [(psnr_y(ours, hr, scale), ssim_y(ours, hr, scale)) for ours, (_, hr) in zip(found, pairs, strict=True)]
+def _means(pairs: Sequence[tuple[np.ndarray, np.ndarray]], results: Sequence[np.ndarray], scale: int) -> tuple[float, float]:
+    metrics = [(psnr_y(ours, hr, scale), ssim_y(ours, hr, scale)) for ours, (_, hr) in zip(results, pairs, strict=True)]
     psnr, ssim = zip(*metrics, strict=True)
     return mean_of_defined(psnr), mean_of_defined(ssim)
 
 
 @torch.inference_mode()
-def regress(network: RRDB, lr: Any, device: torch.device) -> Any:
-    """The RRDB's image of LR uint8 [h, w] or [h, w, 3], of the same kind."""
-    grey, own = lr.ndim == 2, torch.tensor(lr)  # a copy: pictures from files are read-only
+def regress(network: RRDB, lr: np.ndarray, device: torch.device) -> np.ndarray:
+    """The RRDB's image of LR, both uint8 [H, W, 3] or [H, W]."""
+    grey, own = lr.ndim == 2, torch.tensor(lr)  # a copy: images from files are read-only
     rgb = own[..., None].expand(-1, -1, 3) if grey else own
-    out = to_pixels(network(to_picture_range(rgb[None]).to(device)))[0].cpu().numpy()
+    out = to_pixels(network(to_model_range(rgb[None]).to(device)))[0].cpu().numpy()
     return out[..., 1] if grey else out

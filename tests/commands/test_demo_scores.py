@@ -11,9 +11,9 @@ def test_scores_in_their_order():
     image = truth + np.uint8(10)
     change = 10 * (65.481 + 128.553 + 24.966) / 255
     seen = []
-    found = scores_of(image, truth, {"lpips": lambda a, b: seen.append((a, b)) or 0.25, "dists": lambda *_: 0.5})
-    assert found[0] == f"{20 * np.log10(255 / change):.2f} dB"
-    assert found[1].startswith("SSIM 0.9")
-    assert found[2:] == ["LPIPS 0.2500", "DISTS 0.5000"]
+    result = scores_of(image, truth, {"lpips": lambda a, b: seen.append((a, b)) or 0.25, "dists": lambda *_: 0.5})
+    assert result[0] == f"{20 * np.log10(255 / change):.2f} dB"
+    assert result[1].startswith("SSIM 0.9")
+    assert result[2:] == ["LPIPS 0.2500", "DISTS 0.5000"]
     assert seen[0][0] is image
     assert seen[0][1] is truth

@@ -1,11 +1,11 @@
-"""Ctrl-C promises what the command keeps; `-v` shows whose messages."""
+"""The message after Ctrl-C matches what the command keeps; the levels of `-v`."""
 
 import logging
 
 import pytest
 
 from samdiff.cli import app
-from samdiff.commands.common import set_talk
+from samdiff.commands.common import set_verbosity
 from samdiff.commands.interruption import _RESUMES, after_interrupt
 from samdiff.model.evaluation.perceptual import OF_FOLDERS
 
@@ -31,14 +31,14 @@ from samdiff.model.evaluation.perceptual import OF_FOLDERS
 )
 def test_the_promise(words, resumes):
     assert ("resumes" in after_interrupt(words)) == resumes
-    assert ("begins anew" in after_interrupt(words)) != resumes
+    assert ("starts again" in after_interrupt(words)) != resumes
 
 
 def test_the_table_names_commands_and_metrics_that_exist():
     names = {command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands}
     assert set(_RESUMES) <= names
     for name in OF_FOLDERS:
-        assert after_interrupt(["evaluate", "--metrics", name]) == "begins anew"
+        assert after_interrupt(["evaluate", "--metrics", name]) == "starts again"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_whose_messages_are_shown(verbose, ours, others):
         loggers[0].setLevel(logging.WARNING)
         loggers[1].setLevel(logging.NOTSET)
         logging.getLogger("distributed").setLevel(logging.NOTSET)
-        set_talk(verbose, quiet=False)
+        set_verbosity(verbose, quiet=False)
         assert loggers[2].getEffectiveLevel() == ours
         assert [logger.getEffectiveLevel() for logger in loggers[3:]] == [others, others]
     finally:

@@ -1,4 +1,4 @@
-"""Options made from settings: every face shows every setting, former names work, and the help says what there is."""
+"""Options generated from settings: all settings in help, --set, TOML and schema; former names work."""
 
 import ast
 import contextlib
@@ -52,15 +52,15 @@ def another(option) -> tuple[str, object]:
     """A value that is not the default: as it is typed, and as it is in TOML."""
     setting = option.setting
     if setting.facts.choices:
-        found = next(choice for choice in reversed(setting.facts.choices) if choice != setting.default)
-        return str(found), found
+        result = next(choice for choice in reversed(setting.facts.choices) if choice != setting.default)
+        return str(result), result
     if setting.kind is bool:
         return "", not setting.default
     if setting.kind in (int, float):
         step = 4 if setting.kind is int else 0.125
         low = setting.facts.min if setting.facts.min is not None else 0
-        found = setting.kind(low + step) if setting.default != low + step else setting.kind(low + 2 * step)
-        return str(found), found
+        result = setting.kind(low + step) if setting.default != low + step else setting.kind(low + 2 * step)
+        return str(result), result
     if option.path[-1] == "perceptual":
         return "dists", "dists"
     if setting.kind in (str, Path):
@@ -93,7 +93,7 @@ def test_every_setting_in_the_help(command):
 
 @pytest.mark.parametrize(("command", "option"), every())
 def test_all_faces_agree(command, option, tmp_path):
-    """The same value by the option, by --set and from a file makes the same TOML, which has it; some need others beside them."""
+    """A value given by option, by --set and in a file prints the same TOML. Some settings need others."""
     typed, value = another(option)
     beside = {"start_time": ["infer.start=rrdb"], "compile": ["masks.mode=fast"], "bits": ["output.format=png"]}
     needed = beside.get(option.path[-1], []) if command != "train" else []
@@ -116,10 +116,10 @@ def test_all_faces_agree(command, option, tmp_path):
     file.write_text(by_option)
     by_file = run(command, "--print-config", "--config", str(file))
     assert by_option == by_set == by_file
-    found = tomllib.loads(by_option)
+    result = tomllib.loads(by_option)
     for key in option.path:
-        found = found[key]
-    assert found == value
+        result = result[key]
+    assert result == value
 
 
 @pytest.mark.parametrize("command", ROOTS)
@@ -146,8 +146,8 @@ def test_precedence(tmp_path):
         "--steps",
         "100",
     ]
-    found = tomllib.loads(run(*words))["infer"]
-    assert (found["steps"], found["tile"], found["batch"], found["overlap"]) == (100, 20, 3, 16)
+    result = tomllib.loads(run(*words))["infer"]
+    assert (result["steps"], result["tile"], result["batch"], result["overlap"]) == (100, 20, 3, 16)
 
 
 @pytest.mark.parametrize(
@@ -258,9 +258,9 @@ def completions(words: str) -> list[str]:
 def test_choices_and_options_are_completed():
     assert completions("samdiff infer --sampler d") == ["ddpm", "ddim", "dpm2m"]
     assert completions("samdiff train --modulation ") == ["none", "official", "paper", "joint"]
-    found = completions("samdiff infer --")
-    assert "--num-samples" in found
-    assert "--average" not in found
+    result = completions("samdiff infer --")
+    assert "--num-samples" in result
+    assert "--average" not in result
     assert "--train.grad_clip" in completions("samdiff train --train.g")
 
 
@@ -290,7 +290,7 @@ def test_print_config_is_light():
 
 
 def test_few_positional_arguments():
-    """No call in the commands has more than three: with more, nobody sees which is which."""
+    """No call in the commands has more than three positional arguments."""
     many = [
         f"{file.name}:{node.lineno}"
         for file in (ROOT / "commands").rglob("*.py")
@@ -311,8 +311,8 @@ def test_a_configuration_from_a_pipe():
 
 def test_the_preset_of_the_model(tmp_path):
     """`--init-from` without `--preset`: the model's networks; what is printed is TOML and nothing else."""
-    found = build(RunConfig, read_toml(run("train", "--init-from", "shipped", "--print-config"), "printed"))
-    assert found == build(RunConfig, read_toml(run("train", "--start", "shipped", "--print-config"), "printed"))
-    assert found.preset == "tiny"
-    assert found.train == load_config("tiny").train
+    result = build(RunConfig, read_toml(run("train", "--init-from", "shipped", "--print-config"), "printed"))
+    assert result == build(RunConfig, read_toml(run("train", "--start", "shipped", "--print-config"), "printed"))
+    assert result.preset == "tiny"
+    assert result.train == load_config("tiny").train
     assert run("train", "--init-from", "shipped", "--preset", "small", "--print-config") == to_toml(load_config("small"))

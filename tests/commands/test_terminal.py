@@ -26,8 +26,8 @@ def in_process(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[
             main([str(argument) for argument in arguments])
     finally:
         root.handlers = before
-    said = capsys.readouterr()
-    return int(stopped.value.code or 0), said.out, said.err
+    reported = capsys.readouterr()
+    return int(stopped.value.code or 0), reported.out, reported.err
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ def test_only_free_cores_count(cores: int, busy: float | None, threads: int) -> 
     ("busy", "usable", "quota", "threads"),
     [
         (0.0, 16, None, 8),
-        (1.0, 16, None, 8),  # hyper-threading: 8 cores, shown as 16
+        (1.0, 16, None, 8),  # hyper-threading: 8 cores, 16 logical
         (12.0, 16, None, 4),
         (16.0, 16, None, 1),
         (0.0, 64, 2.0, 2),  # a container of two cores on a machine of 64
@@ -81,7 +81,7 @@ def test_a_run_of_a_larger_machine_and_a_request_of_the_user(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"threads": 64}')
     assert threads_to_resume(tmp_path, 64, {}) == 64
     assert threads_to_resume(tmp_path, 2, {}) is None  # 64 threads would crawl on 2 cores
-    assert threads_to_resume(tmp_path, 64, {"OMP_NUM_THREADS": "1"}) is None  # torchrun says so, or the user
+    assert threads_to_resume(tmp_path, 64, {"OMP_NUM_THREADS": "1"}) is None  # set by torchrun or the user
 
 
 def test_own_settings_of_the_user_stay() -> None:
@@ -120,12 +120,12 @@ def test_a_resumed_run_computes_with_the_threads_that_it_was_begun_with(tmp_path
     store = make_store(tmp_path / "a.zarr")
     words = ["train", "--shards", str(store), "--out", str(tmp_path / "r"), "--preset", "tiny", "--set", "train.patch=12"]
     words += ["--set", "train.batch=2", "--steps", "0", "--rrdb-steps", "0", "--set", "validate.every=0"]
-    asked = []
+    requested = []
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for module in ("runtime", "model.training.run_dir"):
         monkeypatch.setattr(f"samdiff.{module}.usable_cores", lambda: 8)
     monkeypatch.setattr(
-        "samdiff.runtime.setup_process", lambda threads=None: asked.append(threads) or torch.set_num_threads(threads or 3)
+        "samdiff.runtime.setup_process", lambda threads=None: requested.append(threads) or torch.set_num_threads(threads or 3)
     )
     before = torch.get_num_threads()
     try:
@@ -135,10 +135,10 @@ def test_a_resumed_run_computes_with_the_threads_that_it_was_begun_with(tmp_path
             assert not ended.value.code
     finally:
         torch.set_num_threads(before)
-    assert asked == [None, 3, 1]
-    said = capsys.readouterr().out
-    assert said.count("3 of 8 compute threads, as before (--threads N decides otherwise)") == 1
-    assert said.count("changed in this run: compute threads: was 3, now 1") == 1
+    assert requested == [None, 3, 1]
+    reported = capsys.readouterr().out
+    assert reported.count("3 of 8 compute threads, as before (--threads N decides otherwise)") == 1
+    assert reported.count("changed in this run: compute threads: was 3, now 1") == 1
     for odd in ("[]", '{"threads": "3"}', '{"threads": true}', '{"threads": 100000}', "{"):
         (tmp_path / "r" / "config.json").write_text(odd)
         assert recorded_threads(tmp_path / "r") is None

@@ -59,8 +59,8 @@ def test_a_closed_stdout_ends_quietly():
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        said = process.stderr.read()
-    assert (process.returncode, said) == (1, b"")
+        reported = process.stderr.read()
+    assert (process.returncode, reported) == (1, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
@@ -121,9 +121,9 @@ def test_lines_cannot_be_forged(capsys):
     print_status(FORGED)
     with pytest.raises(typer.Exit):
         finish({FORGED: FORGED})
-    said = capsys.readouterr()
-    assert said.out.splitlines() == [r"one x\nsamdiff: all is well\nWARNING ", "two", r"x\nsamdiff: all is well\nWARNING "]
-    assert_harmless(said.out, said.err)
+    reported = capsys.readouterr()
+    assert reported.out.splitlines() == [r"one x\nsamdiff: all is well\nWARNING ", "two", r"x\nsamdiff: all is well\nWARNING "]
+    assert_harmless(reported.out, reported.err)
     record = logging.LogRecord("a", logging.WARNING, "f", 1, "%s", (HOSTILE + FORGED,), None)
     line = VisibleFormatter("%(levelname)s %(message)s").format(record)
     assert_harmless(line)
@@ -142,7 +142,7 @@ def test_warnings_of_libraries_and_faults_of_ours(capsys, monkeypatch):
     with pytest.raises(RuntimeError) as raised:
         main(["info", "x"])
     sys.excepthook(RuntimeError, raised.value, raised.value.__traceback__)
-    said = capsys.readouterr()
-    assert "UserWarning" in said.err
-    assert "Traceback" in said.err
-    assert_harmless(said.out, said.err)
+    reported = capsys.readouterr()
+    assert "UserWarning" in reported.err
+    assert "Traceback" in reported.err
+    assert_harmless(reported.out, reported.err)

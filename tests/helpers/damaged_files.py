@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image, features
 
 from samdiff.errors import ImageError
-from samdiff.model.inference.image_io import file_says, read_picture_file, save_picture
+from samdiff.model.inference.image_io import has_provenance, read_image_file, save_image
 from samdiff.pipeline.images.decode import Limits, decode_picture
 from samdiff.pipeline.images.sources import SourceReader, check_archives, list_source
 
@@ -254,16 +254,14 @@ def read_everywhere(name: str, data: bytes, folder: Path) -> int:
             good += 1
         except ImageError as error:
             _check_message(error)
-        assert not file_says(path, {"Software": "samdiff"})
+        assert not has_provenance(path, {"Software": "samdiff"})
         try:
-            found = read_picture_file(path)
+            found = read_image_file(path)
             assert found.pixels.dtype in (np.uint8, np.uint16, np.float32)
             assert found.pixels.ndim == 2 or found.pixels.shape[2] in (2, 3, 4)
             grey = found.pixels.ndim == 2
             for suffix in (".png", ".jpg"):  # what was read beside the pixels can be written
-                save_picture(
-                    np.zeros((2, 3) if grey else (2, 3, 3), np.uint8), folder / f"out{suffix}", found, {"Software": "s"}
-                )
+                save_image(np.zeros((2, 3) if grey else (2, 3, 3), np.uint8), folder / f"out{suffix}", found, {"Software": "s"})
             good += 1
         except ImageError as error:
             _check_message(error)

@@ -23,7 +23,7 @@ class _Quiet(ThreadingHTTPServer):
 
 
 class Server:
-    """Answers each request with the next step of `script`, then with `whole`; keeps the ranges that were asked for."""
+    """Answers each request with the next step of `script`, then with `whole`; keeps the ranges that were requested."""
 
     def __init__(self) -> None:
         self.script: list = []

@@ -1,4 +1,4 @@
-"""Stores made for tests, without pictures or masks of the real world."""
+"""Stores made for tests, without images or masks of the real world."""
 
 from pathlib import Path
 

@@ -10,13 +10,13 @@ from PIL import Image
 
 
 def photo(height=48, width=64, seed=0):
-    """A smooth random picture, uint8 [H, W, 3]."""
+    """A smooth random image, uint8 [H, W, 3]."""
     noise = np.random.default_rng(seed).normal(size=(height, width, 3)).cumsum(0).cumsum(1)
     return np.clip(noise * 4 + 128, 0, 255).astype(np.uint8)
 
 
 def file_of(image, kind, **options):
-    """A picture (array or Pillow's) as the bytes of a file."""
+    """An image (array or Pillow's) as the bytes of a file."""
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
     return buffer.getvalue()
@@ -81,7 +81,7 @@ def unusual_tiff():
 
 
 def float_tiff(value):
-    """A grey float picture with one odd value."""
+    """A grey float image with one odd value."""
     grey = np.full((3, 4), 0.5, np.float32)
     grey[1, 2] = value
     return file_of(grey, "TIFF")

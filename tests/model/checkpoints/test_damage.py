@@ -1,4 +1,4 @@
-"""What is damaged, claims sizes that are not there, or was written by 0.1: refused with one error, or read and said to carry no digest."""
+"""Damaged files and false sizes are one clear error; files of version 0.1 are read with a warning that they have no digest."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from samdiff.model.checkpoints.format import SHIPPED, load_checkpoint, weights_d
 from samdiff.model.checkpoints.plain import read_object
 from samdiff.model.config import config_of, load_config
 from samdiff.model.inference.upscaler import load_model
-from samdiff.model.training.logger import mend_log
+from samdiff.model.training.logger import repair_log
 from samdiff.model.training.run import train
 from samdiff.model.training.run_dir import acquire_run_dir
 from samdiff.model.training.state import states, steps_done
@@ -154,26 +154,26 @@ def test_settings_of_a_file_that_is_none(tmp_path):
 
 
 def test_a_half_line_of_the_log(tmp_path):
-    """Cut off and said; a whole line without its end gets it; other people's text is refused and left."""
+    """An incomplete last line is removed and reported; a missing line break is added; foreign text is an error and is not changed."""
     log, line = tmp_path / "log.jsonl", '{"stage": "rrdb", "step": 2}\n'
-    for tail, kept, said in (("", "", 0), (line[:-1], line, 0), (line[:17], "", 1), ("{", "", 1), ('{"stage": [[[', "", 1)):
+    for tail, kept, reported in (("", "", 0), (line[:-1], line, 0), (line[:17], "", 1), ("{", "", 1), ('{"stage": [[[', "", 1)):
         log.write_text(line + tail)
-        assert len(mend_log(log)) == said
+        assert len(repair_log(log)) == reported
         assert log.read_text() == line + kept
     for other in ("my notes", "x" * 100_000, "null"):
         log.write_text(other)
         with pytest.raises(ConfigError, match="does not end in a line of a run's log"):
-            mend_log(log)
+            repair_log(log)
         assert log.read_text() == other
     log.unlink()
-    assert mend_log(log) == []
+    assert repair_log(log) == []
     log.mkdir()
     with pytest.raises(ConfigError, match="expected a run's log"):
-        mend_log(log)
+        repair_log(log)
 
 
 def test_names_of_states(sound, tmp_path):
-    """A copy under another name is no state; one whose name says another step is refused."""
+    """A copy with another name is ignored; a state whose name contradicts its step is an error."""
     run = shutil.copytree(sound["state"].parent, tmp_path / "run")
     file = states(run, "diffusion")[0]
     for name in (
@@ -185,7 +185,7 @@ def test_names_of_states(sound, tmp_path):
     assert (states(run, "diffusion"), steps_done(run, "diffusion")) == ([file], 3)
     assert damage.same(damage.content("state", file), damage.content("state", sound["state"]))
     moved = file.rename(run / "state-diffusion-00000004.safetensors")
-    with pytest.raises(CheckpointError, match="00000004.*holds step 3 of stage 'diffusion', which is not what its name says"):
+    with pytest.raises(CheckpointError, match="00000004.*holds step 3 of stage 'diffusion', which contradicts its name"):
         damage.content("state", moved)
     moved.unlink()
     moved.mkdir()
@@ -194,7 +194,7 @@ def test_names_of_states(sound, tmp_path):
 
 
 def test_a_state_without_a_digest_still_has_to_agree_with_itself(sound, tmp_path):
-    """A missing moment, another position, a step that is no number, a negative square: told by what else the file holds."""
+    """A missing moment, another position, an invalid step, a negative square: found by other contents of the file."""
     file = tmp_path / sound["state"].name
     with safe_open(sound["state"], framework="pt") as opened:
         texts = {name: text for name, text in opened.metadata().items() if name != "sha256"}
@@ -228,7 +228,7 @@ def test_a_state_without_a_digest_still_has_to_agree_with_itself(sound, tmp_path
             damage.content("state", file)
     other = {**damage.saved_config(), "stores": ["another"]}
     save_file(tensors, file, {**texts, "config": json.dumps(other)})
-    with pytest.raises(CheckpointError, match="saved by a run of other settings"):
+    with pytest.raises(CheckpointError, match="saved by a run with other settings"):
         damage.content("state", file)
 
 
@@ -245,8 +245,8 @@ def test_files_of_0_1(tmp_path, caplog):
     sets = [f"{part}.{key}={value}" for part in ("model", "train") for key, value in given[part].items() if value is not False]
     caplog.clear()
     model = train([store], frozen / "run", load_config("tiny", sets=[*sets, "validate.every=0"]), torch.device("cpu"))
-    said = [record.getMessage() for record in caplog.records if "carries no digest" in record.getMessage()]
-    assert [line.split(":")[0].rpartition("/")[2] for line in said] == [
+    reported = [record.getMessage() for record in caplog.records if "carries no digest" in record.getMessage()]
+    assert [line.split(":")[0].rpartition("/")[2] for line in reported] == [
         "rrdb.safetensors",
         "state-diffusion-00000002.safetensors",
     ]
@@ -255,12 +255,12 @@ def test_files_of_0_1(tmp_path, caplog):
         assert "sha256" in opened.metadata()
     again = Path(shutil.copytree(FROZEN, tmp_path / "again")) / "run"
     second = train([store], again, load_config("tiny", sets=[*sets, "validate.every=0"]), torch.device("cpu"))
-    found, other = load_checkpoint(model).tensors, load_checkpoint(second).tensors
-    assert all(torch.equal(found[name], other[name]) for name in other)
+    result, other = load_checkpoint(model).tensors, load_checkpoint(second).tensors
+    assert all(torch.equal(result[name], other[name]) for name in other)
 
 
 def test_the_shipped_model_is_known(tmp_path, monkeypatch):
-    """It carries no digest of its own: the package knows it. One bit of it flipped is noticed."""
+    """Its digest is in the package, not in the file. A flipped bit is an error."""
     data = SHIPPED.read_bytes()
     bad = tmp_path / "weights.safetensors"
     bad.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])

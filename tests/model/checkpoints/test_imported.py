@@ -14,7 +14,7 @@ from samdiff.model.checkpoints.convert import import_official
 from samdiff.model.checkpoints.format import load_checkpoint
 from samdiff.model.checkpoints.publish import SHIPPED, default_checkpoint, publish
 from samdiff.model.diffusion.noise import NoiseField
-from samdiff.model.diffusion.residual import base_picture, from_residual, to_picture_range, to_pixels, upsample
+from samdiff.model.diffusion.residual import base_image, from_residual, to_model_range, to_pixels, upsample
 from samdiff.model.diffusion.sampler import sample
 from samdiff.model.inference.upscaler import load_model
 from samdiff.model.networks.rrdb import condition
@@ -41,14 +41,14 @@ def command(*arguments: object) -> int:
 
 
 def test_import_and_the_golden_sample(state, golden, tmp_path, capsys):
-    """Nested and prefixed as published, through the command line: the loaded model gives the golden pictures and sample."""
+    """Nested and prefixed as published, through the command line: the loaded model gives the golden images and sample."""
     torch.save({"state_dict": {"model": {f"module.{n}": v for n, v in state.items()}}, "epoch": 3}, tmp_path / "p.ckpt")
     assert command("import-checkpoint", tmp_path / "p.ckpt", "-o", tmp_path / "m.safetensors") == 0
-    said = capsys.readouterr().out
-    assert "x4" in said
-    assert "U-Net 16 x 1-2-3-4" in said
-    assert "RRDB 5 x 16 (8)" in said
-    assert "LR divided by 256" in said
+    reported = capsys.readouterr().out
+    assert "x4" in reported
+    assert "U-Net 16 x 1-2-3-4" in reported
+    assert "RRDB 5 x 16 (8)" in reported
+    assert "LR divided by 256" in reported
     model = load_model(tmp_path / "m.safetensors", "cpu")
     torch.testing.assert_close(model.rrdb(golden["lr"]).clamp(-1, 1), golden["rrdb_out"], atol=1e-5, rtol=0)
     given = condition(model.rrdb.features(golden["lr"][:1]))
@@ -68,27 +68,27 @@ def test_the_whole_way_from_a_published_file_to_a_picture(state, golden, tmp_pat
     assert command("import-checkpoint", tmp_path / "p.ckpt", "-o", tmp_path / "m.safetensors") == 0
     assert command("infer", tmp_path / "a.png", "-o", tmp_path / "b.png", "--checkpoint", tmp_path / "m.safetensors") == 0
     model = load_model(tmp_path / "m.safetensors", "cpu")
-    given = condition(model.rrdb.features(to_picture_range(torch.from_numpy(lr)[None])))
+    given = condition(model.rrdb.features(to_model_range(torch.from_numpy(lr)[None])))
     noise = golden["sample_noise"]
     x_0 = sample(lambda x, t: model.unet(x, t, given), model.modulation, noise[0].clone(), lambda i, *_: noise[i])
     pixels = torch.from_numpy(lr)[None].permute(0, 3, 1, 2).float()
     expected = to_pixels(from_residual(x_0, upsample(pixels / 256, 4) * 2 - 1))[0].numpy()
-    found = np.asarray(Image.open(tmp_path / "b.png"))
-    assert np.abs(found.astype(int) - expected).max() <= 1
+    result = np.asarray(Image.open(tmp_path / "b.png"))
+    assert np.abs(result.astype(int) - expected).max() <= 1
 
 
 def test_the_quirk_is_a_256th(golden):
-    """A white LR enlarged as the official code does it is 255/256 white."""
+    """A white LR upsampled as in the official code is 255/256 white."""
     white = torch.ones(1, 3, 4, 4)
-    assert torch.allclose((base_picture(white, 4, 256) + 1) / 2, torch.tensor(255 / 256))
-    assert torch.equal(base_picture(white, 4), upsample(white, 4))
+    assert torch.allclose((base_image(white, 4, 256) + 1) / 2, torch.tensor(255 / 256))
+    assert torch.equal(base_image(white, 4), upsample(white, 4))
 
 
 def test_an_rrdb_alone(state, golden, tmp_path):
     """The RRDB's own checkpoint becomes one that `train --rrdb` takes."""
     torch.save({"state_dict": {"model": {n[5:]: v for n, v in state.items() if n.startswith("rrdb.")}}}, tmp_path / "r.ckpt")
-    found = import_official(tmp_path / "r.ckpt")
-    assert (found.kind, found.config["scale"], found.config["model"]["rrdb_features"]) == ("rrdb", 4, 16)
+    result = import_official(tmp_path / "r.ckpt")
+    assert (result.kind, result.config["scale"], result.config["model"]["rrdb_features"]) == ("rrdb", 4, 16)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_published_files_are_small_and_say_their_licence(state, tmp_path):
 
 
 def test_the_model_that_comes_with_samdiff(tmp_path):
-    """At most 6 MB, with its licence beside it; it is the default where no run is, and enlarges a picture four times."""
+    """At most 6 MB, with its licence beside it; it is the default without runs, and upscales an image four times."""
     readme = (SHIPPED.parent / "README.md").read_text()
     assert "CC BY-SA 4.0" in readme
     assert "Cloudinary" in readme
@@ -153,5 +153,5 @@ def test_the_model_that_comes_with_samdiff(tmp_path):
     assert "comes with samdiff" in why
     model = load_model(path, "cpu")
     assert load_checkpoint(path).facts["licence"] == "CC BY-SA 4.0"
-    picture = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-    assert model.upscale(picture, steps=2).shape == (36, 48, 3)
+    image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    assert model.upscale(image, steps=2).shape == (36, 48, 3)

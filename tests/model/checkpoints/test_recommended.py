@@ -23,13 +23,13 @@ FLOW = (NONE, "diffusion.base=rrdb", "diffusion.process=flow", "diffusion.residu
 
 
 def decided(model, **given) -> tuple:
-    found = model.resolve(InferConfig(**given))
-    return found.sampler, found.steps, found.average, found.regress
+    result = model.resolve(InferConfig(**given))
+    return result.sampler, result.steps, result.average, result.regress
 
 
 def with_facts(path, **facts):
-    found = load_checkpoint(path)
-    save_checkpoint(path, replace(found, facts={**found.facts, **facts}))
+    result = load_checkpoint(path)
+    save_checkpoint(path, replace(result, facts={**result.facts, **facts}))
     return path
 
 
@@ -37,8 +37,8 @@ def test_what_is_recommended_for_a_kind():
     """5 steps of DDPM, the RRDB as the fast way; 1, 4, 8 Euler steps of a flow; `paper` keeps to its grid."""
     kinds = {"none": ("ddpm", 5), "official": ("ddpm", 5), "joint": ("ddpm", 5), "paper": ("paper", None)}
     for name, (sampler, steps) in kinds.items():
-        found = recommended_for(load_config("tiny", sets=[f"diffusion.modulation={name}"]))
-        assert found == {
+        result = recommended_for(load_config("tiny", sets=[f"diffusion.modulation={name}"]))
+        assert result == {
             "fast": Sampling(regress=True),
             "balanced": Sampling(sampler, steps),
             "best": Sampling(sampler, steps, 4),

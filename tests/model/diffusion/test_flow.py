@@ -20,7 +20,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def output_for(flow: Flow, x: torch.Tensor, clean: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The network's output that says `clean`, by the equations of the module's text."""
+    """The network output for a given `clean`, by the equations in the module docstring."""
     if flow.prediction == "clean":
         return clean
     s = float(t[0]) / flow.timesteps
@@ -35,13 +35,13 @@ def end(flow: Flow, predict, x: torch.Tensor, steps: int, rows: int | None = Non
 @pytest.mark.parametrize("steps", [1, 3, 8, 100])
 def test_a_known_target_is_reached_in_any_number_of_steps(prediction, steps):
     flow, r = Flow(100, SIGMA, prediction), noise(2, 3, 6, 5, seed=1)
-    found = end(flow, lambda x, t: output_for(flow, x, r, t), SIGMA * noise(2, 3, 6, 5), steps, rows=4)
-    torch.testing.assert_close(found, r, rtol=0, atol=1e-9)
+    result = end(flow, lambda x, t: output_for(flow, x, r, t), SIGMA * noise(2, 3, 6, 5), steps, rows=4)
+    torch.testing.assert_close(result, r, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_a_gaussian_target_has_the_right_mean_and_spread(prediction):
-    """r ~ N(m, q^2): E[r | x_s] is linear. One step gives the mean alone; a hundred give mean and spread; four what the product of slopes says."""
+    """r ~ N(m, q^2): E[r | x_s] is linear. One step gives the mean; a hundred give mean and variance; four the product of slopes."""
     flow, q = Flow(100, SIGMA, prediction), SPREAD_OF_R
 
     def slope(s: float) -> float:
@@ -53,11 +53,11 @@ def test_a_gaussian_target_has_the_right_mean_and_spread(prediction):
 
     x = SIGMA * noise(400, 3, 8, 8)
     for steps in (1, 4, 100):
-        found = end(flow, predict, x, steps)
+        result = end(flow, predict, x, steps)
         gain = math.prod(1 + (slope(i / steps) - 1) / (steps - i) for i in range(steps))  # Euler on a linear velocity
-        assert float(found.mean()) == pytest.approx(MEAN, abs=0.005)
-        assert float(found.std()) == pytest.approx(abs(gain) * SIGMA, rel=0.01, abs=1e-9)
-    assert float(found.std()) == pytest.approx(q, rel=0.05)
+        assert float(result.mean()) == pytest.approx(MEAN, abs=0.005)
+        assert float(result.std()) == pytest.approx(abs(gain) * SIGMA, rel=0.01, abs=1e-9)
+    assert float(result.std()) == pytest.approx(q, rel=0.05)
     assert float(end(flow, predict, x, 1).std()) < 1e-9
 
 
@@ -66,8 +66,8 @@ def test_where_training_begins():
     x = SIGMA * noise(50, 3, 8, 8)
     zero = lambda x, t: torch.zeros_like(x)  # noqa: E731
     for prediction, steps, spread in (("clean", 1, 0), ("clean", 5, 0), ("velocity", 1, 0), ("velocity", 100, SIGMA)):
-        found = end(Flow(100, SIGMA, prediction), zero, x, steps)
-        assert float(found.std()) == pytest.approx(spread, rel=0.03, abs=1e-12), (prediction, steps)
+        result = end(Flow(100, SIGMA, prediction), zero, x, steps)
+        assert float(result.std()) == pytest.approx(spread, rel=0.03, abs=1e-12), (prediction, steps)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -79,9 +79,9 @@ def test_the_loss_is_zero_for_the_truth_alone(prediction):
     x = flow.q_sample(r, t, eps)
     torch.testing.assert_close(x, r + (1 - (t / 100).double()).view(4, 1, 1, 1) * (SIGMA * eps - r))
     for off in (0.0, 0.1):
-        found = torch.cat([output_for(flow, x[i : i + 1], r[i : i + 1] + off, t[i : i + 1]) for i in range(4)])
-        torch.testing.assert_close(flow.clean(x, found, t), r + off)
-        ours, target = flow.compared(x, found, residual=r, t=t, noise=eps)
+        result = torch.cat([output_for(flow, x[i : i + 1], r[i : i + 1] + off, t[i : i + 1]) for i in range(4)])
+        torch.testing.assert_close(flow.clean(x, result, t), r + off)
+        ours, target = flow.compared(x, result, residual=r, t=t, noise=eps)
         weights = [1, 2, 4, 4] if prediction == "clean" else [1, 2, 5, 100]
         errors = (ours - target).abs().mean(dim=(1, 2, 3))
         torch.testing.assert_close(errors, off * torch.tensor(weights, dtype=torch.float64), rtol=1e-6, atol=1e-9)
@@ -93,10 +93,10 @@ def test_times_and_what_a_flow_does_not_have():
     assert flow.check("euler", 3) == (0, 33, 66)
     assert len(flow.check(None, None)) == 100
     for arguments, match in (
-        (("ddpm", 4), "one sampler, 'euler'"),
+        (("ddpm", 4), "only sampler is 'euler'"),
         ((None, 0), "expected 1 to 100"),
         ((None, 101), "expected 1 to 100"),
-        ((None, 4, 50), "begins at the RRDB's image"),
+        ((None, 4, 50), "always starts from the RRDB's image"),
     ):
         with pytest.raises(ConfigError, match=match):
             flow.check(*arguments)

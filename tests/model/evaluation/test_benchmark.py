@@ -14,7 +14,7 @@ from samdiff.model.evaluation.benchmark import Pair, benchmark_files, read_bench
 from samdiff.model.evaluation.benchmark_layout import BICUBIC, benchmark_layout
 from samdiff.model.evaluation.evaluate import Row, metrics_of, summarise, undefined_metrics
 from samdiff.model.evaluation.metrics import psnr_y, ssim_y
-from samdiff.model.inference.image_io import save_picture
+from samdiff.model.inference.image_io import save_image
 from samdiff.model.sheets.comparison import comparison
 from samdiff.model.training.validation import benchmark_of, score
 from samdiff.pipeline.degrade.imresize import imresize
@@ -44,21 +44,21 @@ def write_layout(folder, layout, scales=(4,)):
     """Two HR images with LR that is plainly not bicubic (every fourth pixel), and LR of other scales."""
     for k in range(2):
         hr = photo(48, 64, k)
-        save_picture(hr, folder / layout[0].format(k))
+        save_image(hr, folder / layout[0].format(k))
         for scale in scales:
             name = layout[1].format(k).replace("x4", f"x{scale}").replace("X4", f"X{scale}").replace("SRF_4", f"SRF_{scale}")
-            save_picture(np.ascontiguousarray(hr[::scale, ::scale]), folder / name)
+            save_image(np.ascontiguousarray(hr[::scale, ::scale]), folder / name)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts(name, tmp_path):
-    """LR that lies there is used, pixel for pixel, and it is said where it lies."""
+    """Existing LR is used unchanged, and its folder is reported."""
     write_layout(tmp_path / "b", LAYOUTS[name])
-    found = read_benchmark_folder(tmp_path / "b", 4)
-    assert len(found.pairs) == 2
-    assert found.lr_from != BICUBIC
-    assert found.skipped == {}
-    for k, pair in enumerate(found.pairs):
+    result = read_benchmark_folder(tmp_path / "b", 4)
+    assert len(result.pairs) == 2
+    assert result.lr_from != BICUBIC
+    assert result.skipped == {}
+    for k, pair in enumerate(result.pairs):
         np.testing.assert_array_equal(pair.hr, photo(48, 64, k))
         np.testing.assert_array_equal(pair.lr, pair.hr[::4, ::4])
         assert pair.name.replace("img_", "").replace("_SRF_4", "") == str(k)
@@ -66,14 +66,14 @@ def test_layouts(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["good", "edsr", "div2k"])
 def test_lr_of_another_scale_is_not_taken(name, tmp_path, caplog):
-    """Beside the right one it is told; alone, LR is made, which is said."""
+    """With LR of the right scale it is reported as not read; alone, LR is made from HR, which is reported."""
     write_layout(tmp_path / "b", LAYOUTS[name], scales=(2, 4))
     assert all(len(pair.lr) == 12 for pair in read_pairs(tmp_path / "b", 4))
-    assert "not looked at: 2 images" in caplog.text
+    assert "not read: 2 images" in caplog.text
     write_layout(tmp_path / "c", LAYOUTS[name], scales=(2,))
-    found = read_benchmark_folder(tmp_path / "c", 4)
-    assert found.lr_from == BICUBIC
-    np.testing.assert_array_equal(found.pairs[0].lr, imresize(found.pairs[0].hr, 0.25))
+    result = read_benchmark_folder(tmp_path / "c", 4)
+    assert result.lr_from == BICUBIC
+    np.testing.assert_array_equal(result.pairs[0].lr, imresize(result.pairs[0].hr, 0.25))
 
 
 def test_the_other_methods_of_selfexsr_are_not_scored():
@@ -91,7 +91,7 @@ def test_the_other_methods_of_selfexsr_are_not_scored():
         (["Set5/HR/a.png", "Set14/HR/a.png"], "several"),
         (["Set5/a.png", "Set14/a.png"], "folders of images"),
         (["LRx4/a.png"], "LR only"),
-        (["HR/a.png", "LR_unknown/X4/a.png", "LR_difficult/X4/a.png"], "several folders of LR"),
+        (["HR/a.png", "LR_unknown/X4/a.png", "LR_difficult/X4/a.png"], "several possible folders of LR"),
     ],
 )
 def test_what_could_mean_two_things_is_refused(names, says):
@@ -107,8 +107,8 @@ def test_bicubic_goes_before_other_kinds_and_the_cut_before_others():
 
 @pytest.mark.parametrize(("low", "fits"), [(16, True), (15, False), (17, False)])
 def test_lr_of_another_size_is_refused(low, fits, tmp_path):
-    save_picture(photo(64, 64, 0), tmp_path / "b" / "HR" / "a.png")
-    save_picture(photo(low, low, 0), tmp_path / "b" / "LRx4" / "a.png")
+    save_image(photo(64, 64, 0), tmp_path / "b" / "HR" / "a.png")
+    save_image(photo(low, low, 0), tmp_path / "b" / "LRx4" / "a.png")
     if fits:
         read_pairs(tmp_path / "b", 4)
     else:
@@ -119,29 +119,29 @@ def test_lr_of_another_size_is_refused(low, fits, tmp_path):
 def test_lr_of_a_size_rounded_up_lies_on_the_grid_of_hr(tmp_path):
     """As MATLAB's imresize leaves 321 x 481: what is left over is cut, nothing moves."""
     hr, lr = photo(35, 42, 0), photo(9, 11, 1)
-    save_picture(hr, tmp_path / "b" / "HR" / "a.png")
-    save_picture(lr, tmp_path / "b" / "LRx4" / "a.png")
+    save_image(hr, tmp_path / "b" / "HR" / "a.png")
+    save_image(lr, tmp_path / "b" / "LRx4" / "a.png")
     (pair,) = read_pairs(tmp_path / "b", 4)
     np.testing.assert_array_equal(pair.hr, hr[:32, :40])
     np.testing.assert_array_equal(pair.lr, lr[:8, :10])
 
 
 def test_names_in_other_normal_forms(tmp_path):
-    save_picture(photo(32, 32, 0), tmp_path / "b" / "HR" / f"{unicodedata.normalize('NFD', 'Übung')}.png")
-    save_picture(photo(8, 8, 1), tmp_path / "b" / "LRx4" / "Übung.png")
+    save_image(photo(32, 32, 0), tmp_path / "b" / "HR" / f"{unicodedata.normalize('NFD', 'Übung')}.png")
+    save_image(photo(8, 8, 1), tmp_path / "b" / "LRx4" / "Übung.png")
     assert len(read_pairs(tmp_path / "b", 4)[0].lr) == 8
 
 
 def test_one_image_that_cannot_be_used_is_listed(tmp_path):
     """The others are scored; `read_pairs`, which lists nothing, refuses."""
-    save_picture(photo(32, 32, 0), tmp_path / "b" / "a.png")
-    save_picture(photo(3, 40, 0), tmp_path / "b" / "strip.png")
+    save_image(photo(32, 32, 0), tmp_path / "b" / "a.png")
+    save_image(photo(3, 40, 0), tmp_path / "b" / "strip.png")
     (tmp_path / "b" / "broken.png").write_bytes(b"no image")
     (tmp_path / "b" / "phone.jxl").write_bytes(b"x")
-    found = read_benchmark_folder(tmp_path / "b", 4)
-    assert [pair.name for pair in found.pairs] == ["a"]
-    assert found.skipped.keys() == {"strip.png", "broken.png", "phone.jxl"}
-    assert "40 x 3 pixels, expected at least 4 x 4" in found.skipped["strip.png"]
+    result = read_benchmark_folder(tmp_path / "b", 4)
+    assert [pair.name for pair in result.pairs] == ["a"]
+    assert result.skipped.keys() == {"strip.png", "broken.png", "phone.jxl"}
+    assert "40 x 3 pixels, expected at least 4 x 4" in result.skipped["strip.png"]
     with pytest.raises(ImageError, match=r"phone\.jxl: JPEG XL, a format"):
         read_pairs(tmp_path / "b", 4)
     assert {path.name for path in benchmark_files(tmp_path / "b")} >= {"a.png", "broken.png"}
@@ -152,8 +152,8 @@ def test_metrics_of_tiny_images(side):
     """NaN exactly where a reason is given, at scale 4."""
     pair = Pair("a", photo(side // 4, side // 4, 1), photo(side // 4 * 4, side // 4 * 4, 0))
     side = len(pair.hr)
-    found = metrics_of(photo(side, side, 2), pair, 4, photo(side, side, 3), {})
-    assert {name for name, value in found.items() if math.isnan(value)} == {name for name, _ in undefined_metrics(pair, 4)}
+    result = metrics_of(photo(side, side, 2), pair, 4, photo(side, side, 3), {})
+    assert {name for name, value in result.items() if math.isnan(value)} == {name for name, _ in undefined_metrics(pair, 4)}
     assert ("ssim_y" in dict(undefined_metrics(pair, 4))) == (side - 8 < 11)
     assert ("psnr_y" in dict(undefined_metrics(pair, 4))) == (side <= 8)
 
@@ -182,14 +182,14 @@ def test_evaluate_lists_small_images_and_says_where_lr_came_from(tmp_path, monke
     """Status 3; the table, the CSV and the JSON are there, names that are not UTF-8 as escapes."""
     monkeypatch.chdir(tmp_path)
     for side, name in ((16, "icon"), (32, "large")):
-        save_picture(photo(side, side, 0), tmp_path / "b" / f"{name}.png")
+        save_image(photo(side, side, 0), tmp_path / "b" / f"{name}.png")
     (tmp_path / "b" / "large.png").rename(tmp_path / "b" / "caf\udce9.png")
     model = write_model(tmp_path / "m.safetensors")
     with pytest.raises(SystemExit, match="3"):
         main(["evaluate", "--benchmark", "b", "--checkpoint", str(model), "--steps", "1", "-o", "ev", "--save"])
-    said = capsys.readouterr()
-    assert "skipped b/icon: ssim_y needs 11 pixels per side after the shave, the image has 16 x 16" in said.err
-    assert f"LR of b: {BICUBIC}" in said.out
+    reported = capsys.readouterr()
+    assert "skipped b/icon: ssim_y needs 11 pixels per side after cropping the border, the image has 16 x 16" in reported.err
+    assert f"LR of b: {BICUBIC}" in reported.out
     facts = json.loads((tmp_path / "ev" / "figures.json").read_text())
     assert facts["lr_from"] == {"b": BICUBIC}
     assert facts["pictures"][0]["picture"] == "caf\\xe9"
@@ -201,7 +201,7 @@ def test_evaluate_lists_small_images_and_says_where_lr_came_from(tmp_path, monke
 @pytest.mark.parametrize("closed_folder", ["LRx4", "more"])
 def test_a_folder_that_cannot_be_read(closed_folder, tmp_path, monkeypatch):
     """One of LR is an error, or LR would be made; any other is listed."""
-    save_picture(photo(32, 32, 0), tmp_path / "b" / "HR" / "a.png")
+    save_image(photo(32, 32, 0), tmp_path / "b" / "HR" / "a.png")
     (tmp_path / "b" / closed_folder).mkdir()
     real = os.scandir
 

@@ -1,4 +1,4 @@
-"""Figures by their protocols, tables, sheets, and the exported networks against PyTorch."""
+"""Metrics by their protocols, tables, sheets, and the exported networks against PyTorch."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from samdiff.model.evaluation.evaluate import Row, as_csv, as_json, as_markdown,
 from samdiff.model.evaluation.ldl import artifact_map
 from samdiff.model.evaluation.metrics import psnr
 from samdiff.model.evaluation.perceptual import load_measures
-from samdiff.model.inference.image_io import save_picture
+from samdiff.model.inference.image_io import save_image
 from samdiff.model.sheets.comparison import comparison, detailed_box
 from samdiff.pipeline.degrade.imresize import imresize
 from samdiff.runtime import brief_downloads
@@ -35,7 +35,7 @@ def random_image(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).integers(0, 256, shape, dtype=np.uint8)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the benchmark photographs are not part of the project")
+@pytest.mark.skipif(not SHARED.exists(), reason="the benchmark images are not part of the project")
 @pytest.mark.parametrize(
     ("name", "scale", "expected"),
     [("set5", 4, (28.429, 0.8111)), ("set14", 2, (30.230, 0.8691)), ("set14", 4, (25.994, 0.7029))],
@@ -43,27 +43,27 @@ def random_image(*shape: int) -> np.ndarray:
 def test_the_bicubic_rows_of_the_field_through_evaluate(name, scale, expected):
     """To .005 dB, grey files on their grey values; the RRDB's place is taken by bicubic here."""
     rows = evaluate(read_pairs(SHARED / name, scale), name, scale, lambda lr: imresize(lr, scale), lambda lr, _: lr, [])
-    found = summarise(rows)[name, "bicubic"]
-    assert found["psnr_y"][0] == pytest.approx(expected[0], abs=0.005)
-    assert found["ssim_y"][0] == pytest.approx(expected[1], abs=0.0005)
-    assert found["ldl"] == summarise(rows)[name, "rrdb"]["ldl"]
+    result = summarise(rows)[name, "bicubic"]
+    assert result["psnr_y"][0] == pytest.approx(expected[0], abs=0.005)
+    assert result["ssim_y"][0] == pytest.approx(expected[1], abs=0.0005)
+    assert result["ldl"] == summarise(rows)[name, "rrdb"]["ldl"]
 
 
 def test_pairs_of_a_folder(tmp_path):
-    """HR alone is cut and reduced by us; LR beside it is used, NAMEx4 too; a missing or wrong LR is an error."""
+    """HR alone is cropped and downsampled; existing LR is used, also NAMEx4; a missing or wrong LR is an error."""
     hr = random_image(35, 41, 3)
-    save_picture(hr, tmp_path / "a" / "x.png")
+    save_image(hr, tmp_path / "a" / "x.png")
     (pair,) = read_pairs(tmp_path / "a", 4)
     np.testing.assert_array_equal(pair.hr, hr[:32, :40])
     np.testing.assert_array_equal(pair.lr, imresize(np.ascontiguousarray(hr[:32, :40]), 0.25))
-    save_picture(hr, tmp_path / "b" / "HR" / "x.png")
-    save_picture(random_image(8, 10, 3), tmp_path / "b" / "LRx4" / "xx4.png")
+    save_image(hr, tmp_path / "b" / "HR" / "x.png")
+    save_image(random_image(8, 10, 3), tmp_path / "b" / "LRx4" / "xx4.png")
     (pair,) = read_pairs(tmp_path / "b", 4)
     np.testing.assert_array_equal(pair.lr, random_image(8, 10, 3))
-    save_picture(hr, tmp_path / "b" / "HR" / "y.png")
+    save_image(hr, tmp_path / "b" / "HR" / "y.png")
     with pytest.raises(ConfigError, match="has no LR for y.png"):
         read_pairs(tmp_path / "b", 4)
-    save_picture(random_image(4, 5, 3), tmp_path / "b" / "LRx4" / "y.png")
+    save_image(random_image(4, 5, 3), tmp_path / "b" / "LRx4" / "y.png")
     with pytest.raises(ConfigError, match="expected y.png reduced 4 times"):
         read_pairs(tmp_path / "b", 4)
     with pytest.raises(ConfigError, match=r"expected one benchmark, found several \(b, a\)"):
@@ -78,7 +78,7 @@ def test_pairs_of_a_folder(tmp_path):
 def test_two_benchmarks_of_one_name_are_refused(tmp_path, capsys):
     """Set5/HR and Set14/HR: one would silently take the other's place."""
     for name in ("Set5", "Set14"):
-        save_picture(random_image(32, 32, 3), tmp_path / name / "HR" / "x.png")
+        save_image(random_image(32, 32, 3), tmp_path / name / "HR" / "x.png")
     write_model(tmp_path / "m.safetensors")
     folders = [part for name in ("Set5", "Set14") for part in ("--benchmark", str(tmp_path / name / "HR"))]
     with pytest.raises(SystemExit, match="2"):
@@ -87,7 +87,7 @@ def test_two_benchmarks_of_one_name_are_refused(tmp_path, capsys):
 
 
 def test_means_and_errors_over_seeds():
-    """Mean over pictures, then mean and standard error over seeds; the same in table, CSV and JSON."""
+    """Mean over images, then mean and standard error over seeds; the same in table, CSV and JSON."""
     values = {0: (20.0, 22.0), 1: (21.0, 25.0), 2: (23.0, 27.0)}
     rows = [Row("b", str(i), "samdiff", seed, {"psnr_y": v}) for seed, pair in values.items() for i, v in enumerate(pair)]
     mean, error = summarise(rows)["b", "samdiff"]["psnr_y"]
@@ -99,8 +99,8 @@ def test_means_and_errors_over_seeds():
 
 def test_the_artifact_map_by_its_definition():
     """Against a plain loop over windows; nothing is marked where the stable result is worse."""
-    hr, found, stable = (random_image(12, 10 + i, 3)[:, :10] for i in range(3))
-    residual = np.abs(hr.astype(float) - found).sum(axis=2) / 255
+    hr, result, stable = (random_image(12, 10 + i, 3)[:, :10] for i in range(3))
+    residual = np.abs(hr.astype(float) - result).sum(axis=2) / 255
     other = np.abs(hr.astype(float) - stable).sum(axis=2) / 255
     padded = np.pad(residual, 3, mode="reflect")
     expected = np.zeros_like(residual)
@@ -108,12 +108,12 @@ def test_the_artifact_map_by_its_definition():
         for x in range(10):
             expected[y, x] = residual.var(ddof=1) ** 0.2 * padded[y : y + 7, x : x + 7].var(ddof=1)
     expected[residual < other] = 0
-    np.testing.assert_allclose(artifact_map(found, hr, stable), expected, atol=1e-12)
+    np.testing.assert_allclose(artifact_map(result, hr, stable), expected, atol=1e-12)
     assert artifact_map(hr, hr, stable).max() == 0
 
 
 def test_sheets_show_crops_and_differences():
-    """One row of whole pictures, one per box, one of maps; the box is found where the detail is; wrong boxes and sizes are refused."""
+    """One row of whole images, one per box, one of maps; the box is found where the detail is; wrong boxes and sizes are refused."""
     hr = np.full((64, 80, 3), 90, np.uint8)
     hr[40:56, 8:24] = random_image(16, 16, 3)
     blurred = cv2.GaussianBlur(hr, (5, 5), 1)
@@ -132,7 +132,7 @@ def test_sheets_show_crops_and_differences():
     for boxes in ([(70, 0, 16, 16)], [(0, 0, 0, 4)]):
         with pytest.raises(ConfigError, match="expected a box inside 80 x 64"):
             comparison([("a", hr)], hr, boxes)
-    with pytest.raises(ConfigError, match="expected pictures of one size"):
+    with pytest.raises(ConfigError, match="expected images of one size"):
         comparison([("a", hr), ("b", hr[1:])], None, [])
 
 
@@ -145,7 +145,7 @@ def test_without_pyiqa_the_way_is_told(monkeypatch):
 
 @pytest.fixture
 def pyiqa(monkeypatch):
-    """A stand-in: `l1` works, but not for small pictures; `musiq` cannot be fetched; `fid` compares the means of folders."""
+    """A stand-in: `l1` works, but not for small images; `musiq` cannot be fetched; `fid` compares the means of folders."""
 
     def create_metric(name, device):
         sys.stdout.write("Loading\n")  # as pyiqa does
@@ -153,14 +153,14 @@ def pyiqa(monkeypatch):
             raise OSError("no route to host\nmore")
         return {"l1": l1, "fid": fid, "drawn": lambda *_: torch.rand(()) + np.random.rand()}[name]  # noqa: NPY002
 
-    def l1(found, hr):
-        assert found.shape[1] == 3
-        if found.shape[2] < 4:
+    def l1(result, hr):
+        assert result.shape[1] == 3
+        if result.shape[2] < 4:
             raise RuntimeError("too small")
-        return (found - hr).abs().mean()
+        return (result - hr).abs().mean()
 
-    def fid(found, hr, num_workers, verbose):
-        means = [np.mean([cv2.imread(str(path)).mean() for path in Path(folder).iterdir()]) for folder in (found, hr)]
+    def fid(result, hr, num_workers, verbose):
+        means = [np.mean([cv2.imread(str(path)).mean() for path in Path(folder).iterdir()]) for folder in (result, hr)]
         return means[0] - means[1]
 
     stand_in = types.SimpleNamespace(create_metric=create_metric, list_models=lambda: ["l1", "musiq", "fid", "drawn"])
@@ -169,12 +169,12 @@ def pyiqa(monkeypatch):
 
 
 def test_measures_that_cannot_be_had_leave_the_others_alone(pyiqa, capsys):
-    """No weights: a reason. A picture that is too small: NaN and a reason. An unknown name is an error."""
+    """No weights: a reason. An image that is too small: NaN and a reason. An unknown name is an error."""
     measures = load_measures(["l1", "musiq"], torch.device("cpu"))
-    assert list(measures.pictures) == ["l1"]
+    assert list(measures.images) == ["l1"]
     assert capsys.readouterr().out == ""
     assert measures.skipped["musiq"].endswith("(OSError: no route to host)")
-    l1 = measures.pictures["l1"]
+    l1 = measures.images["l1"]
     assert l1(np.zeros((4, 4), np.uint8), np.full((4, 4), 51, np.uint8)) == pytest.approx(0.2)
     assert list(measures.skipped) == ["musiq"]
     assert np.isnan(l1(np.zeros((3, 4), np.uint8), np.zeros((3, 4), np.uint8)))
@@ -184,7 +184,7 @@ def test_measures_that_cannot_be_had_leave_the_others_alone(pyiqa, capsys):
 
 
 def test_figures_of_a_whole_benchmark(pyiqa):
-    """A row per method and seed, beside those of the pictures; in CSV, JSON and the table. One picture is too few."""
+    """A row per method and seed, in addition to those of the images; in CSV, JSON and the table. One image is not enough."""
     pairs = [Pair(str(n), random_image(8 + n, 9), random_image(32 + 4 * n, 36)) for n in range(2)]
 
     def metrics(pairs):
@@ -196,7 +196,7 @@ def test_figures_of_a_whole_benchmark(pyiqa):
 
     rows, skipped = metrics(pairs)
     assert skipped == {}
-    whole = {(row.method, row.seed): row.metrics for row in rows if not row.picture}
+    whole = {(row.method, row.seed): row.metrics for row in rows if not row.image}
     hr = np.mean([pair.hr.mean() for pair in pairs])
     assert whole["rrdb", 0] == {"fid": pytest.approx(9 - hr)}
     assert whole["samdiff", 2] == {"fid": pytest.approx(11 - hr)}
@@ -208,22 +208,22 @@ def test_figures_of_a_whole_benchmark(pyiqa):
     assert lines[1].endswith(",")
     assert json.loads(as_json(rows, {}))["summary"][1]["fid"]["mean"] == pytest.approx(9 - hr)
     rows, skipped = metrics(pairs[:1])
-    assert "at least 2 pictures, got 1" in skipped["fid"]
+    assert "at least 2 images, got 1" in skipped["fid"]
     assert json.loads(as_json(rows, {}))["summary"][1]["fid"]["mean"] is None
 
 
 def test_evaluate_lists_the_figures_it_could_not_make(pyiqa, tmp_path, capsys, monkeypatch):
     """The others are there; status 3; `-q` leaves the table and the reasons."""
     monkeypatch.setenv("SAMDIFF_QUIET", "")
-    save_picture(random_image(32, 32, 3), tmp_path / "set" / "x.png")
+    save_image(random_image(32, 32, 3), tmp_path / "set" / "x.png")
     words = ["--benchmark", str(tmp_path / "set"), "--checkpoint", str(write_model(tmp_path / "m.safetensors")), "--steps", "1"]
     with pytest.raises(SystemExit, match="3"):
         main(["evaluate", "-q", *words, "--metrics", "l1,musiq", "-o", str(tmp_path / "out")])
-    said = capsys.readouterr()
-    assert said.out.splitlines()[4].startswith("| set | samdiff |")
-    assert "LR of set: made from HR by MATLAB's bicubic" in said.out
-    assert "l1: pyiqa of unknown version, its model 'l1'" in said.out
-    assert "skipped musiq: pyiqa could not" in said.err
+    reported = capsys.readouterr()
+    assert reported.out.splitlines()[4].startswith("| set | samdiff |")
+    assert "LR of set: made from HR by MATLAB's bicubic" in reported.out
+    assert "l1: pyiqa of unknown version, its model 'l1'" in reported.out
+    assert "skipped musiq: pyiqa could not" in reported.err
     assert json.loads((tmp_path / "out" / "figures.json").read_text())["skipped"].keys() == {"musiq"}
     assert " l1 |" in (tmp_path / "out" / "table.md").read_text()
     with pytest.raises(SystemExit, match="2"):
@@ -232,7 +232,7 @@ def test_evaluate_lists_the_figures_it_could_not_make(pyiqa, tmp_path, capsys, m
 
 
 def test_downloads_give_up_soon(monkeypatch):
-    """A hub that cannot be reached is not asked for each file; sockets time out inside, and not after."""
+    """An unreachable hub is not queried for each file; sockets have a timeout inside only."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
     monkeypatch.delenv("HF_HUB_OFFLINE")
@@ -244,7 +244,7 @@ def test_downloads_give_up_soon(monkeypatch):
 
 
 def test_onnx_equals_pytorch_at_other_sizes(tmp_path):
-    """RRDB and denoiser with onnxruntime, at sizes that the export did not see; then a whole picture by the example."""
+    """RRDB and denoiser with onnxruntime, at sizes that the export did not see; then a whole image by the example."""
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     from samdiff.model.inference.onnx_export import Encoder, export_onnx
@@ -258,19 +258,19 @@ def test_onnx_equals_pytorch_at_other_sizes(tmp_path):
         x = torch.randn(batch, 3, 4 * height, 4 * width, generator=generator)
         t = torch.arange(batch) * 30
         with torch.inference_mode():
-            picture, given = Encoder(model.rrdb)(lr)
+            base, given = Encoder(model.rrdb)(lr)
             predicted = model.unet(x, t, given)
-        found = rrdb.run(None, {"lr": lr.numpy()})
-        np.testing.assert_allclose(found[0], picture.numpy(), atol=2e-5)
-        np.testing.assert_allclose(found[1], given.numpy(), atol=2e-5)
+        result = rrdb.run(None, {"lr": lr.numpy()})
+        np.testing.assert_allclose(result[0], base.numpy(), atol=2e-5)
+        np.testing.assert_allclose(result[1], given.numpy(), atol=2e-5)
         ours = denoiser.run(None, {"x": x.numpy(), "t": t.numpy(), "condition": given.numpy()})[0]
         np.testing.assert_allclose(ours, predicted.numpy(), atol=2e-4)
-    save_picture(random_image(11, 13, 3), tmp_path / "lr.png")
+    save_image(random_image(11, 13, 3), tmp_path / "lr.png")
     example = Path(__file__).parents[3] / "docs" / "onnx_example.py"
     words = [sys.executable, str(example), str(tmp_path / "onnx"), str(tmp_path / "lr.png"), str(tmp_path / "sr.png"), "4"]
     subprocess.run(words, check=True)
-    found = cv2.imread(str(tmp_path / "sr.png"))[..., ::-1]
-    assert found.shape == (44, 52, 3)
+    result = cv2.imread(str(tmp_path / "sr.png"))[..., ::-1]
+    assert result.shape == (44, 52, 3)
     ours = model.upscale(random_image(11, 13, 3), steps=4, sampler="ddim")
-    assert psnr(found, ours) < 100  # another noise, the same kind of picture
+    assert psnr(result, ours) < 100  # another noise, the same kind of image
     assert len(example.read_text().splitlines()) <= 36

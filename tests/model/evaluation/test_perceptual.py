@@ -14,7 +14,7 @@ import torch
 from samdiff.cli import main
 from samdiff.model.evaluation import perceptual
 from samdiff.model.evaluation.perceptual import load_measures, seeded
-from samdiff.model.inference.image_io import open_picture, save_picture
+from samdiff.model.inference.image_io import open_image, save_image
 from samdiff.model.losses import DISTS, LPIPS, METRICS
 from samdiff.model.losses.perceptual import load_perceptual
 from samdiff.model.losses.weights import has_weights
@@ -51,7 +51,7 @@ def random_weights(monkeypatch):
 def test_evaluate_names_the_exact_model(random_weights, tmp_path, monkeypatch, capsys):
     """No pyiqa needed; a column per metric in their order; the models in the table and in JSON; NaN and a reason where sides are too short."""
     monkeypatch.setitem(sys.modules, "pyiqa", None)
-    save_picture(textured(32, 40), tmp_path / "set" / "x.png")
+    save_image(textured(32, 40), tmp_path / "set" / "x.png")
     words = ["--benchmark", str(tmp_path / "set"), "--checkpoint", str(write_model(tmp_path / "m.safetensors")), "--steps", "1"]
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", *words, "--metrics", "dists,lpips,lpips-vgg", "-o", str(tmp_path / "out")])
@@ -66,27 +66,27 @@ def test_evaluate_names_the_exact_model(random_weights, tmp_path, monkeypatch, c
     expected = random_weights("lpips", torch.device("cpu"))(a, b).item()
     assert facts["pictures"][0]["lpips"] == pytest.approx(expected, abs=1e-6)
     measures = load_measures(["lpips"], torch.device("cpu"))
-    assert np.isnan(measures.pictures["lpips"](hr[:30], hr[:30]))
+    assert np.isnan(measures.images["lpips"](hr[:30], hr[:30]))
     assert "at least 31 pixels" in measures.skipped["lpips"]
 
 
 def test_grey_is_rgb_with_equal_bands(random_weights):
-    metric = load_measures(["lpips"], torch.device("cpu")).pictures["lpips"]
+    metric = load_measures(["lpips"], torch.device("cpu")).images["lpips"]
     a, b = textured(40, 36)[..., 0], textured(40, 36)[..., 1]
     assert metric(a, b) == metric(np.stack([a] * 3, axis=2), np.stack([b] * 3, axis=2)) > 0
 
 
 def test_compare_captions(random_weights, tmp_path, capsys, monkeypatch):
-    """With the weights at hand the sheet has a third line; `off` has none; without weights it says so; other names are an error."""
+    """With weights in the cache the captions have a third line, with `off` none; missing weights are reported; unknown names are an error."""
     for name, image in (("hr", textured(40, 44)), ("a", textured(40, 44)[::-1])):
-        save_picture(np.ascontiguousarray(image), tmp_path / f"{name}.png")
+        save_image(np.ascontiguousarray(image), tmp_path / f"{name}.png")
     words = ["compare", str(tmp_path / "a.png"), "--reference", str(tmp_path / "hr.png"), "-o", str(tmp_path / "sheet.png")]
 
     def sheet(*more: str) -> np.ndarray:
         with pytest.raises(SystemExit) as stopped:
             main([*words, "--overwrite", *more])
         assert not stopped.value.code
-        return open_picture(tmp_path / "sheet.png")
+        return open_image(tmp_path / "sheet.png")
 
     monkeypatch.setattr(perceptual, "has_weights", lambda name: name == "lpips")
     plain, more = sheet("--metrics", "off"), sheet()
@@ -120,7 +120,7 @@ def test_random_metrics_draw_the_same(monkeypatch):
 
 
 FROZEN = {"lpips": 0.686330, "lpips-vgg": 0.438941, "dists": 0.391951}
-"""Of `textured` reduced and enlarged again, made with the packages `lpips` and `dists-pytorch` and these weights."""
+"""Of `textured` downsampled and upsampled, made with the packages `lpips` and `dists-pytorch` and these weights."""
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -130,7 +130,7 @@ def test_published_weights(name):
         pytest.skip(f"the cache has no weights; samdiff weights {name}")
     hr = textured(96, 84)
     blurred = imresize(imresize(hr, 1 / 4), 4)
-    metric = load_measures([name], torch.device("cpu")).pictures[name]
+    metric = load_measures([name], torch.device("cpu")).images[name]
     assert metric(blurred, hr) == pytest.approx(FROZEN[name], abs=1e-5)
     assert abs(metric(hr, hr)) < 1e-5
     if name != "dists":

@@ -10,7 +10,7 @@ from samdiff.cli import main
 from samdiff.errors import ConfigError
 from samdiff.model.evaluation.evaluate import Pair, Row
 from samdiff.model.evaluation.unfinished import FILE, Unfinished
-from samdiff.model.inference.image_io import save_picture
+from samdiff.model.inference.image_io import save_image
 from samdiff.model.inference.upscaler import SuperResolver
 
 from ...helpers.models import write_model
@@ -73,7 +73,7 @@ def test_a_file_of_another_program_stays(tmp_path):
 
 def test_saved_files_are_ours_until_they_change(tmp_path):
     kept, file = Unfinished(tmp_path, {}), tmp_path / "pictures" / "a.png"
-    save_picture(np.zeros((4, 4, 3), np.uint8), file)
+    save_image(np.zeros((4, 4, 3), np.uint8), file)
     assert not kept.is_ours(file)
     kept.saved(file)
     assert Unfinished(tmp_path, {}).is_ours(file)
@@ -86,7 +86,7 @@ def test_ctrl_c_and_the_same_command(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("SAMDIFF_QUIET", "")
     model = str(write_model(tmp_path / "model.safetensors"))
     for number in range(2):
-        save_picture(np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8), tmp_path / "set" / f"{number}.png")
+        save_image(np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8), tmp_path / "set" / f"{number}.png")
     words = ["evaluate", "--benchmark", str(tmp_path / "set"), "--checkpoint", model, "--steps", "2", "--save"]
     main_status([*words, "-o", str(tmp_path / "whole")], 0)
     real, calls = SuperResolver.upscale, [0]
@@ -100,7 +100,7 @@ def test_ctrl_c_and_the_same_command(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(SuperResolver, "upscale", interrupted)
     command = [*words, "-o", str(tmp_path / "out")]
     main_status(command, 130)
-    assert "the same command resumes with the images that are missing" in capsys.readouterr().err
+    assert "the same command resumes with the remaining images" in capsys.readouterr().err
     before = (tmp_path / "out" / "pictures" / "set" / "0_bicubic.png").stat().st_mtime_ns
     main_status(command, 0)
     assert calls[0] == 6  # two for the second image

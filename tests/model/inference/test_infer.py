@@ -1,4 +1,4 @@
-"""Pictures out: any size and kind, the same for the same seed, honest files, clear errors. Metrics against the field's tables."""
+"""Images out: any size and kind, the same for the same seed, honest files, clear errors. Metrics against the field's tables."""
 
 import importlib.util
 from pathlib import Path
@@ -11,9 +11,9 @@ from PIL import Image
 from samdiff import load_model
 from samdiff.errors import CheckpointError, ConfigError, ImageError
 from samdiff.model.checkpoints.format import Checkpoint, newest_run, save_checkpoint
-from samdiff.model.diffusion.residual import from_residual, to_picture_range, to_pixels, to_residual, upsample
+from samdiff.model.diffusion.residual import from_residual, to_model_range, to_pixels, to_residual, upsample
 from samdiff.model.evaluation.metrics import luma, psnr, psnr_y, ssim, ssim_y
-from samdiff.model.inference.image_io import open_picture
+from samdiff.model.inference.image_io import open_image
 from samdiff.model.inference.pixel_format import pad_lr
 from samdiff.model.inference.upscaler import SuperResolver
 from samdiff.model.sheets.contact_sheet import colour_map, contact_sheet
@@ -59,7 +59,7 @@ def test_the_seed_decides(model):
 
 
 def test_padding_does_not_touch_the_bicubic_part(model, monkeypatch):
-    """With a residual of zero the result is MATLAB's bicubic of the picture itself, to the border."""
+    """With a residual of zero the result is MATLAB's bicubic of the image itself, to the border."""
     image = random_image(5, 7, 3)
     padded = pad_lr(image, 8, 4)
     assert padded.shape[0] * 4 % 8 == padded.shape[1] * 4 % 8 == 0
@@ -76,24 +76,24 @@ def test_upsample_equals_imresize_of_floats(scale):
     """On the device and in numpy, the same MATLAB bicubic."""
     image = np.random.default_rng(1).random((6, 9, 3))
     expected = imresize(image, scale)
-    found = upsample(torch.from_numpy(image).permute(2, 0, 1)[None], scale)[0].permute(1, 2, 0)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+    result = upsample(torch.from_numpy(image).permute(2, 0, 1)[None], scale)[0].permute(1, 2, 0)
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-12)
 
 
 def test_ranges_go_there_and_back():
-    """Pixels <-> [-1, 1]; residuals of close pictures are exact, of far ones clipped."""
+    """Pixels <-> [-1, 1]; residuals of close images are exact, of far ones clipped."""
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(-1, -1, -1, 3)
-    assert torch.equal(to_pixels(to_picture_range(pixels)), pixels)
+    assert torch.equal(to_pixels(to_model_range(pixels)), pixels)
     hr, up = torch.tensor([0.5, -1.0]).view(1, 1, 1, 2), torch.tensor([0.2, 1.0]).view(1, 1, 1, 2)
     torch.testing.assert_close(from_residual(to_residual(hr, up), up), torch.tensor([0.5, 0.5]).view(1, 1, 1, 2))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.float64])
 def test_other_numbers_give_the_same_picture(model, dtype):
-    """The result of uint8 values held as 16 bits or as floats is the same picture, in the same kind of numbers."""
+    """The result of uint8 values held as 16 bits or as floats is the same image, in the same kind of numbers."""
     image = random_image(6, 5, 4)
     top = 65535 if dtype == np.uint16 else 1.0
-    image[..., 3] //= 2  # the 8-bit enlargement clips overshoots between its passes
+    image[..., 3] //= 2  # the 8-bit upsampling clips overshoots between its passes
     image[..., 3] += 64
     other = model.upscale((image / 255 * top).round(0 if dtype == np.uint16 else 9).astype(dtype), steps=2)
     assert other.dtype == dtype
@@ -103,7 +103,7 @@ def test_other_numbers_give_the_same_picture(model, dtype):
 
 
 def test_the_mean_of_samples_and_the_start_from_the_rrdb(model):
-    """average=2 is the mean of two samples, the first of which is the plain one; at t = 0 the RRDB's picture comes back."""
+    """average=2 is the mean of two samples, the first of which is the plain one; at t = 0 the RRDB's image comes back."""
     image = random_image(6, 6, 3) // 4 + 96  # residuals in range, nothing clipped
     first, mean = (model.upscale(image / 255, steps=2, average=n) for n in (1, 2))
     second = 2 * mean - first
@@ -116,7 +116,7 @@ def test_the_mean_of_samples_and_the_start_from_the_rrdb(model):
 
 
 def test_consistency_gives_back_the_input(model):
-    """After back-projection the reduced result is the input to half a step, and a flat colour is that colour, whatever the model."""
+    """After back-projection the downsampled result equals the input to half a level, and flat colours stay, for any model."""
     image = random_image(20, 24, 3) // 4 + 96
     plain, put_right = (model.upscale(image, steps=2, consistent=c) for c in (False, True))
     assert psnr(imresize(plain, 0.25), image) < 40
@@ -126,7 +126,7 @@ def test_consistency_gives_back_the_input(model):
     assert np.abs(model.upscale(flat, steps=2, consistent=True).astype(int) - (200, 30, 117)).max() <= 1
 
 
-def test_pil_pictures_keep_their_mode(model):
+def test_pil_images_keep_their_mode(model):
     """PIL in, PIL out with its colour profile; a palette becomes RGB."""
     assert model.upscale(Image.new("LA", (3, 2)), steps=1).mode == "LA"
     assert model.upscale(Image.new("P", (3, 2)), steps=1).mode == "RGB"
@@ -134,9 +134,9 @@ def test_pil_pictures_keep_their_mode(model):
 
 
 def test_wrong_arrays_and_samplers(model):
-    """Each says what was expected."""
+    """Each error states what was expected."""
     for image in (np.zeros((4, 4, 3), np.int64), np.zeros((4, 4, 5), np.uint8), np.zeros((0, 4, 3), np.uint8)):
-        with pytest.raises(ImageError, match="expected a picture"):
+        with pytest.raises(ImageError, match="expected an image"):
             model.upscale(image)
     for image in (np.full((4, 4), 2.0), np.full((4, 4), np.nan)):
         with pytest.raises(ImageError, match="expected floats of 0 to 1"):
@@ -144,13 +144,13 @@ def test_wrong_arrays_and_samplers(model):
     for arguments, match in (
         ({"steps": 0}, "expected 1 to 100"),
         ({"sampler": "heun"}, "expected one of ddpm"),
-        ({"sampler": "euler"}, "for models with diffusion.process 'flow', this one is 'ddpm'"),
+        ({"sampler": "euler"}, "only for models with diffusion.process 'flow', this one has 'ddpm'"),
         ({"quality": "good"}, "quality: expected one of fast, balanced, best"),
         ({"sampler": "paper"}, "'paper' with mod"),
         ({"tile": 3}, "tile: expected 0 .none. or at least 33 pixels"),
         ({"seed": -1}, "seed: expected at least 0"),
         ({"start": "bicubic"}, "start: expected one of noise, rrdb"),
-        ({"start": "rrdb", "start_time": 100}, "expected a time of 0 to 99, got 100"),
+        ({"start": "rrdb", "start_time": 100}, "expected a time step of 0 to 99, got 100"),
         ({"start": "rrdb", "steps": 60}, "expected 1 to 51"),
         ({"strength": 3}, "unknown setting strength"),
     ):
@@ -166,7 +166,7 @@ def test_no_checkpoint_says_how_to_get_one(tmp_path):
 
 
 def test_a_checkpoint_with_other_weights_or_keys_is_refused(model_file, tmp_path):
-    """NaN weights; a configuration that this release does not know."""
+    """NaN weights; a configuration of another release."""
     from samdiff.model.checkpoints.format import load_checkpoint
 
     good = load_checkpoint(model_file)
@@ -180,7 +180,7 @@ def test_a_checkpoint_with_other_weights_or_keys_is_refused(model_file, tmp_path
 
 
 def test_psnr_and_ssim_by_their_definitions():
-    """Against a direct formula; equal pictures; SSIM against scikit-image's implementation."""
+    """Against a direct formula; equal images; SSIM against scikit-image's implementation."""
     metrics = pytest.importorskip("skimage.metrics")
     a, b = random_image(40, 50, 3), random_image(3, 50, 40).transpose(2, 1, 0)
     mse = np.mean((a.astype(float) - b) ** 2)
@@ -195,7 +195,7 @@ def test_psnr_and_ssim_by_their_definitions():
         psnr(a, b[1:])
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the benchmark photographs are not part of the project")
+@pytest.mark.skipif(not SHARED.exists(), reason="the benchmark images are not part of the project")
 @pytest.mark.parametrize(
     ("name", "scale", "expected"),
     [
@@ -206,18 +206,18 @@ def test_psnr_and_ssim_by_their_definitions():
     ],
 )
 def test_bicubic_rows_of_the_field(name, scale, expected):
-    """Mean PSNR and SSIM on Y of bicubic enlargement, shave = scale, to .005 dB; grey files on their grey values."""
+    """Mean PSNR and SSIM on Y of bicubic upsampling, shave = scale, to .005 dB; grey files on their grey values."""
     scores = []
     for path in sorted((SHARED / name / "HR").glob("*.png")):
         (lr_path,) = [p for p in (SHARED / name / f"LRx{scale}").iterdir() if p.stem.startswith(path.stem)]
-        hr, lr = open_picture(path), open_picture(lr_path)
+        hr, lr = open_image(path), open_image(lr_path)
         lr = lr if lr.ndim == hr.ndim else lr[..., 0]
         hr = hr[: lr.shape[0] * scale, : lr.shape[1] * scale]
         enlarged = imresize(np.ascontiguousarray(lr), scale)
         scores.append((psnr_y(enlarged, hr, scale), ssim_y(enlarged, hr, scale)))
-    found = np.mean(scores, axis=0)
-    assert found[0] == pytest.approx(expected[0], abs=0.005)
-    assert found[1] == pytest.approx(expected[1], abs=0.0005)
+    result = np.mean(scores, axis=0)
+    assert result[0] == pytest.approx(expected[0], abs=0.005)
+    assert result[1] == pytest.approx(expected[1], abs=0.0005)
 
 
 def test_contact_sheets_hold_every_panel():

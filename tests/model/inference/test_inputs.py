@@ -96,7 +96,7 @@ def test_what_is_no_image_is_said(model, image):
 
 
 def test_a_random_seed(model, image, caplog):
-    """`seed=None` draws another seed each time, and says which: with it the same image comes again."""
+    """`seed=None` draws a random seed and logs it; the same seed gives the same image."""
     with caplog.at_level("INFO", logger="samdiff"):
         one, two = (model(image, steps=2, seed=None) for _ in range(2))
     assert (one != two).any()
@@ -117,7 +117,7 @@ def test_model_repr_and_to(model, image, expected):
 
 
 def test_a_misspelt_model_is_suggested(tmp_path, monkeypatch):
-    """`shipped`, files and runs beside the path; nothing where nothing is alike."""
+    """`shipped`, and files and runs beside the path; no suggestion without a similar name."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="shiped: there is no such checkpoint; did you mean shipped"):
         samdiff.load_model("shiped")

@@ -6,8 +6,8 @@ import pytest
 
 from samdiff.cli import main
 from samdiff.errors import ImageError
-from samdiff.model.inference.batch import OutputConfig, others_results, plan_outputs
-from samdiff.model.inference.image_io import save_picture
+from samdiff.model.inference.batch import OutputConfig, foreign_results, plan_outputs
+from samdiff.model.inference.image_io import save_image
 from samdiff.pipeline.images.inputs import InputFile, list_inputs
 
 from ...helpers.models import write_model
@@ -42,11 +42,11 @@ def test_subfolders(tmp_path, caplog):
 
 
 def test_results_are_not_inputs_of_the_next_run(tmp_path):
-    """Neither beside their inputs nor in a folder of results within the one that is searched."""
+    """Neither beside their inputs nor in an output folder inside the searched folder."""
     source = fill(tmp_path / "in", "sub/a.png", "sub/a_x4.png", "out/sub/a_x4.png", "b_x4.png")
     out = source / "out"
     assert names(list_inputs([source], "_x4", recursive=True, out=out), source) == ["b_x4.png", "sub/a.png"]
-    assert others_results([source], "_x4", recursive=True, out=out) == [source / "sub" / "a_x4.png"]
+    assert foreign_results([source], "_x4", recursive=True, out=out) == [source / "sub" / "a_x4.png"]
     assert names(list_inputs([out], "_x4", recursive=True, out=out), out) == ["sub/a_x4.png"]  # who names it means it
 
 
@@ -58,7 +58,7 @@ def test_patterns_do_not_look_into_folders_of_servers(tmp_path):
 
 def test_formats_that_are_not_read_are_listed(tmp_path, capsys):
     """One among others: status 3; alone: an error that names it."""
-    save_picture(photo(16, 16, 0), tmp_path / "in" / "a.png")
+    save_image(photo(16, 16, 0), tmp_path / "in" / "a.png")
     fill(tmp_path / "in", "b.xcf")
     model = write_model(tmp_path / "m.safetensors")
     words = ["infer", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--checkpoint", str(model), "--regress"]

@@ -1,4 +1,4 @@
-"""Files in, files out: names, kinds, what belongs to a picture, and bad files among good ones."""
+"""Files in, files out: names, kinds, what belongs to an image, and bad files among good ones."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 from samdiff import __version__, load_model
 from samdiff.errors import CheckpointError, ConfigError, ImageError
 from samdiff.model.inference.batch import OutputConfig, list_inputs, plan_outputs, upscale_files
-from samdiff.model.inference.image_io import file_says, open_picture, read_picture_file, save_picture, upright
+from samdiff.model.inference.image_io import has_provenance, open_image, read_image_file, save_image, upright
 from samdiff.model.inference.upscaler import InferConfig
 
 from ...helpers.models import write_model
@@ -42,17 +42,17 @@ def make(model, inputs, settings=FAST, **output):
     return upscale_files(model, plan_outputs(list_inputs(inputs, chosen.suffix), chosen), settings, chosen, lambda _: None)
 
 
-def test_pictures_are_read_as_they_are(tmp_path):
+def test_images_are_read_as_they_are(tmp_path):
     """Grey, RGBA and WebP; 16-bit grey, RGB, RGBA PNG and TIFF keep all bits."""
     for name, image in (("g.png", random_image(5, 6)), ("a.png", random_image(5, 6, 4)), ("c.webp", random_image(5, 6, 3))):
         Image.fromarray(image).save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
-        np.testing.assert_array_equal(open_picture(tmp_path / name), image)
+        np.testing.assert_array_equal(open_image(tmp_path / name), image)
     wide = np.random.default_rng(0).integers(0, 65536, (7, 5, 4), dtype=np.uint16)
     for name, pixels in (("g.png", wide[..., 0]), ("c.png", wide[..., :3]), ("a.png", wide), ("c.tif", wide[..., :3])):
         order = pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
         cv2.imwrite(str(tmp_path / name), order)
-        np.testing.assert_array_equal(read_picture_file(tmp_path / name).pixels, pixels)
-        assert np.abs(open_picture(tmp_path / name) - pixels / 257).max() <= 0.5
+        np.testing.assert_array_equal(read_image_file(tmp_path / name).pixels, pixels)
+        assert np.abs(open_image(tmp_path / name) - pixels / 257).max() <= 0.5
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -65,11 +65,11 @@ def test_orientation_is_applied_once(tmp_path, orientation, kind):
     exif = image.getexif()
     exif[0x0112] = orientation
     image.save(tmp_path / f"t.{kind}", exif=exif)
-    found = read_picture_file(tmp_path / f"t.{kind}")
+    result = read_image_file(tmp_path / f"t.{kind}")
     with Image.open(tmp_path / f"t.{kind}") as opened:
-        np.testing.assert_array_equal(found.pixels, np.asarray(ImageOps.exif_transpose(opened)))
-    np.testing.assert_array_equal(found.pixels, upright(np.asarray(image), orientation))
-    assert 0x0112 not in found.exif
+        np.testing.assert_array_equal(result.pixels, np.asarray(ImageOps.exif_transpose(opened)))
+    np.testing.assert_array_equal(result.pixels, upright(np.asarray(image), orientation))
+    assert 0x0112 not in result.exif
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
@@ -78,8 +78,8 @@ def test_16_bit_png_is_written_whole(tmp_path, bands):
     image = np.random.default_rng(bands).integers(0, 65536, (9, 6, bands), dtype=np.uint16)
     image = image[..., 0] if bands == 1 else image
     Image.fromarray(random_image(2, 2, 3)).save(tmp_path / "s.png", icc_profile=srgb())
-    save_picture(image, tmp_path / "w.png", read_picture_file(tmp_path / "s.png"), {"Software": "samdiff 9", "A": "B é"})
-    np.testing.assert_array_equal(read_picture_file(tmp_path / "w.png").pixels, image)
+    save_image(image, tmp_path / "w.png", read_image_file(tmp_path / "s.png"), {"Software": "samdiff 9", "A": "B é"})
+    np.testing.assert_array_equal(read_image_file(tmp_path / "w.png").pixels, image)
     with Image.open(tmp_path / "w.png") as opened:
         opened.verify()
     with Image.open(tmp_path / "w.png") as opened:
@@ -95,7 +95,7 @@ def srgb() -> bytes:
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
 def test_profile_exif_and_provenance(model, tmp_path, kind):
-    """ICC and EXIF stay, sizes inside EXIF follow; the file says what made it, or nothing at all."""
+    """ICC and EXIF are kept, sizes in EXIF are updated; the file has provenance, or none."""
     exif = Image.Exif()
     exif[0x010F], exif[0x0112] = "Camera", 6
     exif.get_ifd(0x8769)[0xA002] = 6
@@ -104,15 +104,15 @@ def test_profile_exif_and_provenance(model, tmp_path, kind):
     assert make(model, [tmp_path / "in.jpg"], InferConfig(steps=2, seed=5), format=kind) == {}
     with Image.open(tmp_path / f"in_x4.{kind}") as opened:
         assert opened.size == (20, 24)  # turned
-        found = opened.getexif()
+        result = opened.getexif()
         assert opened.info["icc_profile"] == srgb()
-        said = " ".join(opened.text.values()) if kind == "png" else f"{found[0x0131]} {found[0x010E]}"
-    assert found[0x010F] == "Camera"
-    assert 0x0112 not in found
-    assert found.get_ifd(0x8769)[0xA002] == 20
-    assert float(found.get_ifd(0x8769)[0x829A]) == pytest.approx(0.004)
+        reported = " ".join(opened.text.values()) if kind == "png" else f"{result[0x0131]} {result[0x010E]}"
+    assert result[0x010F] == "Camera"
+    assert 0x0112 not in result
+    assert result.get_ifd(0x8769)[0xA002] == 20
+    assert float(result.get_ifd(0x8769)[0x829A]) == pytest.approx(0.004)
     for part in (f"samdiff {__version__}", "ddpm, 2 steps, seed 5", "synthesised", f"sha256 {model.sha256[:16]}"):
-        assert part in said
+        assert part in reported
     make(model, [tmp_path / "in.jpg"], out=tmp_path / f"silent.{kind}", provenance=False)
     data = (tmp_path / f"silent.{kind}").read_bytes()
     assert b"samdiff" not in data
@@ -120,27 +120,27 @@ def test_profile_exif_and_provenance(model, tmp_path, kind):
 
 
 def test_a_profile_of_other_colours_is_dropped(model, tmp_path):
-    """A CMYK picture becomes RGB: its profile would be wrong there."""
+    """A CMYK image becomes RGB: its profile would be wrong there."""
     profile = bytearray(srgb())
     profile[16:20] = b"CMYK"
     Image.new("CMYK", (4, 4)).save(tmp_path / "c.jpg", icc_profile=bytes(profile))
-    assert read_picture_file(tmp_path / "c.jpg").icc is None
+    assert read_image_file(tmp_path / "c.jpg").icc is None
 
 
 def test_bits_and_formats(model, tmp_path):
-    """16 bits out of 8 and 16 bits, 8 out of 16; formats that cannot hold a picture say so."""
-    save_picture(random_image(4, 4, 3), tmp_path / "a.png")
-    save_picture(random_image(4, 4, 4).astype(np.uint16) * 257, tmp_path / "b.png")
+    """16 bits out of 8 and 16 bits, 8 out of 16; formats that cannot hold an image are an error."""
+    save_image(random_image(4, 4, 3), tmp_path / "a.png")
+    save_image(random_image(4, 4, 4).astype(np.uint16) * 257, tmp_path / "b.png")
     assert make(model, [tmp_path / "a.png", tmp_path / "b.png"], bits=16) == {}
-    assert read_picture_file(tmp_path / "a_x4.png").pixels.dtype == np.uint16
-    fine = read_picture_file(tmp_path / "b_x4.png").pixels
+    assert read_image_file(tmp_path / "a_x4.png").pixels.dtype == np.uint16
+    fine = read_image_file(tmp_path / "b_x4.png").pixels
     assert (fine[..., :3] % 257 != 0).any()  # more than 8 bits stretched
     assert make(model, [tmp_path / "b.png"], out=tmp_path / "c.png") == {}
-    assert read_picture_file(tmp_path / "c.png").pixels.dtype == np.uint8
+    assert read_image_file(tmp_path / "c.png").pixels.dtype == np.uint8
     with pytest.raises(ImageError, match="JPEG cannot hold"):
-        save_picture(random_image(4, 4, 4), tmp_path / "x.jpg")
+        save_image(random_image(4, 4, 4), tmp_path / "x.jpg")
     with pytest.raises(ImageError, match="WebP holds at most 16383"):
-        save_picture(np.zeros((1, 16384), np.uint8), tmp_path / "x.webp")
+        save_image(np.zeros((1, 16384), np.uint8), tmp_path / "x.webp")
     for bad in ({"format": "gif"}, {"bits": 12}, {"bits": 16, "format": "jpg"}, {"suffix": "a/b"}):
         with pytest.raises(ConfigError):
             OutputConfig(**bad)
@@ -148,8 +148,8 @@ def test_bits_and_formats(model, tmp_path):
 
 def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
     """Text named .png, half a file, no byte, no file, alpha for JPEG, an output that exists: each is listed, the good one is made."""
-    save_picture(random_image(4, 4, 3), tmp_path / "good.png")
-    save_picture(random_image(4, 4, 4), tmp_path / "alpha.png")
+    save_image(random_image(4, 4, 3), tmp_path / "good.png")
+    save_image(random_image(4, 4, 4), tmp_path / "alpha.png")
     (tmp_path / "text.png").write_text("hello")
     good = (tmp_path / "good.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])
@@ -176,10 +176,10 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
 def test_the_same_command_goes_on(model, tmp_path, kind):
-    """Outputs of the same work are kept; one of another seed, depth or input, or that says nothing, is listed and stays as it was."""
+    """Outputs with the same provenance are kept; others are listed and not changed."""
     names = [tmp_path / f"é{n}.png" for n in range(2)]
     for n, name in enumerate(names):
-        save_picture(random_image(4, 4 + n, 3), name)
+        save_image(random_image(4, 4 + n, 3), name)
     chosen = InferConfig(steps=1)
     jobs = plan_outputs(names, OutputConfig(format=kind))[:1]
     assert upscale_files(model, jobs, chosen, OutputConfig(format=kind), print) == {}  # stopped after the first
@@ -197,30 +197,30 @@ def test_the_same_command_goes_on(model, tmp_path, kind):
         failed = make(model, names, settings, format=kind, **output)
         assert list(failed) == [str(name) for name in names]
         assert all("exists already; give --overwrite" in reason for reason in failed.values())
-    save_picture(random_image(5, 5, 3), names[0])
+    save_image(random_image(5, 5, 3), names[0])
     assert list(make(model, names, chosen, format=kind)) == [str(names[0])]
     make(model, names, chosen, format=kind, overwrite=True, provenance=False)
     assert list(make(model, names, chosen, format=kind)) == [str(name) for name in names]
 
 
 def test_large_results_are_recognised(tmp_path, monkeypatch):
-    """More pixels than Pillow opens; a file of another kind than its name, and half a file, say nothing."""
-    said = {"Software": "samdiff 9"}
+    """More pixels than Pillow opens; a file of another format than its suffix, and half a file, have no provenance."""
+    reported = {"Software": "samdiff 9"}
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    save_picture(random_image(9, 9), tmp_path / "a.png", said=said)
+    save_image(random_image(9, 9), tmp_path / "a.png", origin=reported)
     with pytest.raises(Image.DecompressionBombError):
         Image.open(tmp_path / "a.png")
-    assert file_says(tmp_path / "a.png", said)
-    assert not file_says(tmp_path / "a.png", {**said, "samdiff-input": "another"})
+    assert has_provenance(tmp_path / "a.png", reported)
+    assert not has_provenance(tmp_path / "a.png", {**reported, "samdiff-input": "another"})
     (tmp_path / "b.webp").write_bytes((tmp_path / "a.png").read_bytes()[:100])
     (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:20])
-    assert not any(file_says(tmp_path / name, said) for name in ("b.webp", "c.png"))
+    assert not any(has_provenance(tmp_path / name, reported) for name in ("b.webp", "c.png"))
     for kind in ("png", "jpg", "webp"):
         whole = tmp_path / f"whole.{kind}"
-        save_picture(random_image(64, 64, 3), whole, said=said)
-        assert file_says(whole, said)
+        save_image(random_image(64, 64, 3), whole, origin=reported)
+        assert has_provenance(whole, reported)
         whole.write_bytes(whole.read_bytes()[:-100])
-        assert not file_says(whole, said)
+        assert not has_provenance(whole, reported)
 
 
 def test_folders_patterns_and_names(model, tmp_path):
@@ -267,8 +267,8 @@ def test_outputs_are_planned_before_anything_is_computed(tmp_path):
 
 def test_the_command(model_file, tmp_path):
     """Exit status 3 with the reasons on stderr; wrong steps are an error before any work."""
-    save_picture(random_image(6, 5, 3), tmp_path / "good.png")
-    (tmp_path / "bad.png").write_text("no picture")
+    save_image(random_image(6, 5, 3), tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("no image")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
     def infer(*arguments):
@@ -279,7 +279,7 @@ def test_the_command(model_file, tmp_path):
     assert done.returncode == 3, done.stderr
     assert "bad.png: no image of a known format" in done.stderr
     assert "5 x 6 -> " in done.stdout
-    assert open_picture(tmp_path / "out" / "good@4x.png").shape == (24, 20, 3)
+    assert open_image(tmp_path / "out" / "good@4x.png").shape == (24, 20, 3)
     wrong = infer("--steps", "0")
     assert wrong.returncode == 2
     assert "expected 1 to 100" in wrong.stderr
@@ -287,5 +287,5 @@ def test_the_command(model_file, tmp_path):
 
 
 def test_a_model_of_another_scale_is_refused(model):
-    with pytest.raises(CheckpointError, match="trained for x4, x2 was asked for"):
+    with pytest.raises(CheckpointError, match="trained for x4, x2 was requested"):
         model.expect_scale(2)

@@ -1,4 +1,4 @@
-"""Can it be written? Asked before the work. One file's unforeseen exception is its reason. Hidden colours stay hidden."""
+"""Whether a result can be written is checked before the work. An unexpected error fails one file only. Hidden colours do not leak."""
 
 import os
 import struct
@@ -10,7 +10,7 @@ from PIL import Image
 from samdiff import load_model
 from samdiff.errors import ConfigError, ImageError
 from samdiff.model.inference.batch import OutputConfig, list_inputs, plan_outputs, upscale_files
-from samdiff.model.inference.image_io import plan_picture, read_picture_file, save_picture
+from samdiff.model.inference.image_io import plan_write, read_image_file, save_image
 from samdiff.model.inference.pixel_format import bled
 from samdiff.model.inference.upscaler import InferConfig, SuperResolver
 from samdiff.pipeline.storage.atomic import partial_name
@@ -47,21 +47,21 @@ def make(model, inputs, lines=None, **output):
 def test_what_a_format_cannot_hold_is_said_before_the_work(model, tmp_path, monkeypatch, shape, format_, reason):
     """As soon as the input is read; nothing is computed."""
     monkeypatch.setattr(SuperResolver, "upscale", lambda *_, **__: pytest.fail("computed"))
-    save_picture(random_image(*shape), tmp_path / "a.png")
+    save_image(random_image(*shape), tmp_path / "a.png")
     with pytest.raises(ImageError, match=reason):
         make(model, [tmp_path / "a.png"], format=format_)
 
 
 def test_tiff_holds_four_gigabytes(tmp_path):
     with pytest.raises(ImageError, match="TIFF holds at most 4 GB"):
-        plan_picture(tmp_path / "a.tif", (40_000, 40_000, 3), np.uint8)
-    plan_picture(tmp_path / "a.png", (40_000, 40_000, 3), np.uint8)
+        plan_write(tmp_path / "a.tif", (40_000, 40_000, 3), np.uint8)
+    plan_write(tmp_path / "a.png", (40_000, 40_000, 3), np.uint8)
 
 
-def test_an_unforeseen_exception_is_one_files_reason(model, tmp_path, monkeypatch):
+def test_an_unexpected_error_fails_one_file_only(model, tmp_path, monkeypatch):
     """The others are made; alone, it is one clear error."""
     for name in "abc":
-        save_picture(random_image(4, 4, 3), tmp_path / f"{name}.png")
+        save_image(random_image(4, 4, 3), tmp_path / f"{name}.png")
     true = SuperResolver.upscale
 
     def fail(self, image, *args, **more):
@@ -75,16 +75,16 @@ def test_an_unforeseen_exception_is_one_files_reason(model, tmp_path, monkeypatc
     monkeypatch.setattr(SuperResolver, "upscale", fail)
     failed = make(model, [tmp_path], out=tmp_path / "o")
     assert [(os.path.basename(name), reason) for name, reason in failed.items()] == [
-        ("b.png", r"failed for a reason that was not foreseen (error: bad\x1b char)")
+        ("b.png", r"failed with an unexpected error (error: bad\x1b char)")
     ]
     assert sorted(os.listdir(tmp_path / "o")) == ["a_x4.png", "c_x4.png"]
     fail.count = 1
-    with pytest.raises(ImageError, match="not foreseen"):
+    with pytest.raises(ImageError, match="unexpected error"):
         make(model, [tmp_path / "a.png"], out=tmp_path / "p")
 
 
 def test_notes_are_in_the_line(model, tmp_path):
-    """What was done to the input is said once, for each image."""
+    """Conversions of the input are reported once per image."""
     Image.fromarray(random_image(4, 4, 3)).save(tmp_path / "a.jpg", "PNG")
     lines: list[str] = []
     assert make(model, [tmp_path / "a.jpg"], lines) == {}
@@ -97,7 +97,7 @@ def test_floats_are_enlarged_and_written(model, tmp_path):
     Image.fromarray(values).save(tmp_path / "a.tif")
     for bits, dtype in ((8, np.uint8), (16, np.uint16)):
         assert make(model, [tmp_path / "a.tif"], out=tmp_path / f"{bits}.png", bits=bits) == {}
-        assert read_picture_file(tmp_path / f"{bits}.png").pixels.dtype == dtype
+        assert read_image_file(tmp_path / f"{bits}.png").pixels.dtype == dtype
 
 
 def test_colours_under_alpha_do_not_matter(model):
@@ -115,13 +115,13 @@ def test_colours_under_alpha_do_not_matter(model):
 def test_bleeding_takes_the_nearest_visible_colour():
     """Against the distance to every visible pixel, by hand; all hidden or all visible is left alone."""
     colour, alpha = random_image(9, 11, 3), (random_image(9, 11) > 200).astype(np.uint8)
-    found = bled(colour, alpha)
+    result = bled(colour, alpha)
     rows, columns = np.nonzero(alpha)
     for y, x in np.ndindex(alpha.shape):
         distance = np.hypot(rows - y, columns - x)
         near = np.flatnonzero(distance <= distance.min() * 1.09)  # OpenCV's mask of 5 x 5 is right to 8 per cent
-        assert any((found[y, x] == colour[rows[k], columns[k]]).all() for k in near), (y, x)
-    np.testing.assert_array_equal(found[alpha > 0], colour[alpha > 0])
+        assert any((result[y, x] == colour[rows[k], columns[k]]).all() for k in near), (y, x)
+    np.testing.assert_array_equal(result[alpha > 0], colour[alpha > 0])
     assert bled(colour, np.zeros_like(alpha)) is colour
     assert bled(colour, np.ones_like(alpha)) is colour
 
@@ -132,14 +132,14 @@ def test_helper_names_fit_where_targets_do(tmp_path):
         assert len(partial_name("é" * (length // 2) + "x" * (length % 2)).encode()) <= max(140, length)
     target = tmp_path / ("x" * 251 + ".png")
     claim_outputs([("--out", target)], [], False)
-    save_picture(random_image(2, 2), target)
+    save_image(random_image(2, 2), target)
     assert os.listdir(tmp_path) == [target.name]
     with pytest.raises(ConfigError, match="cannot be written"):
         claim_outputs([("--out", tmp_path / ("x" * 252 + ".png"))], [], False)
 
 
 def test_the_folder_of_an_output_is_tried_before_the_work(tmp_path, monkeypatch):
-    """A disk that is read-only or full, told by the system's own error (root may write anywhere)."""
+    """A disk that is read-only or full, by the system's error (root may write anywhere)."""
 
     def refuse(*_, **__):
         raise OSError(30, "Read-only file system")

@@ -1,4 +1,4 @@
-"""Pictures of any size without a seam: tilings, noise by place, one canvas."""
+"""Images of any size without a seam: tilings, noise by place, one canvas."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_weights_sum_to_one(rows, columns, scale, multiple, overlap, data):
 
 
 def test_a_tile_fades_before_its_edge_and_bad_tiles_are_refused():
-    """The outermost quarter of the overlap has no weight at inner sides; the picture's own border has all of it."""
+    """The outermost quarter of the overlap has no weight at inner sides; the image's own border has all of it."""
     (first, *_, last) = plan_tiles(100, 40, 4, 4, 40, 8).tiles
     assert first.weight_y[0] == last.weight_y[-1] == 1
     assert (first.weight_y[-8:] == 0).all()
@@ -58,7 +58,7 @@ def test_a_tile_fades_before_its_edge_and_bad_tiles_are_refused():
 
 
 def test_noise_belongs_to_the_place():
-    """Any cut of any wider picture has the same noise; seeds, samples, steps and places differ; it is standard normal."""
+    """Any cut of any wider image has the same noise; seeds, samples, steps and places differ; it is standard normal."""
     field = NoiseField(7, 300)
     whole = field.rows(2, 0, 290)
     assert torch.equal(whole[:, :, 100:261], field.rows(2, 100, 261))
@@ -92,10 +92,10 @@ def test_tiled_equals_untiled_and_depends_on_no_order(model, monkeypatch):
 def test_no_seam_where_tiles_meet(model):
     """Gradients across the lines where tiles begin, end or change weight are those of everywhere else, in x and in y."""
     image = smooth_image(120, 120)
-    found = model.upscale(image, steps=2, tile=48, overlap=8)
+    result = model.upscale(image, steps=2, tile=48, overlap=8)
     plan = plan_tiles(120, 120, 4, 4, 48, 8)
     for axis in (0, 1):
-        gradient = np.abs(np.diff(found, axis=axis)).mean(axis=(1 - axis, 2))
+        gradient = np.abs(np.diff(result, axis=axis)).mean(axis=(1 - axis, 2))
         starts = [start * 4 for start in plan.rows.starts_lr]
         lines = sorted({line for start in starts for line in (start, start + 192 - 1) if 0 < line < 479})
         near = np.unique([line + offset for line in lines for offset in (-1, 0, 1)])
@@ -114,18 +114,18 @@ def test_features_are_kept_up_to_the_cap(model):
     try:
         model.rrdb.features = lambda x: calls.append(1) or features(x)
         for cap, expected in ((0, 18), (2 * one + 1, 16), (1 << 30, 9)):
-            canvas = TiledPredictor(model.rrdb, model.unet, lr, plan, cap)
+            predictor = TiledPredictor(model.rrdb, model.unet, lr, plan, cap)
             calls.clear()
             with torch.inference_mode():
                 for _ in range(2):
-                    canvas.predict(torch.zeros(1, 3, 160, 160), torch.tensor([3]))
+                    predictor.predict(torch.zeros(1, 3, 160, 160), torch.tensor([3]))
             assert len(calls) == expected
     finally:
         del model.rrdb.features
 
 
 def smooth_image(height, width):
-    """A floating-point picture with edges and texture, [H, W, 3] in 0 … 1."""
+    """A floating-point image with edges and texture, [H, W, 3] in 0 … 1."""
     y, x = np.mgrid[:height, :width] / 16
     waves = np.sin(x + 2 * np.sin(y)) * np.cos(1.7 * y) > 0.2
     rng = np.random.default_rng(5)

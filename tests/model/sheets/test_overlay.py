@@ -57,7 +57,7 @@ def test_overlay_leaves_what_no_mask_covers():
 
 
 def test_structure_map_has_a_fixed_scale():
-    """The same value has the same colour whatever else the map holds; no mask is hatched, not a value."""
+    """The same value has the same colour in any map; pixels without a mask are hatched."""
     labels = np.repeat(np.array([[1, 2, 0]]), 30, axis=0).repeat(30, axis=1)
     one = structure_map(np.where(labels == 1, 0.5, -0.1), labels)
     other = structure_map(np.where(labels == 1, 0.5, -1.2), labels)

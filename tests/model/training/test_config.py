@@ -70,10 +70,10 @@ def test_checkpoints_are_whole_or_refused(tmp_path):
     path = tmp_path / "m.safetensors"
     given = small_rrdb()
     save_checkpoint(path, given)
-    found = load_checkpoint(path, kind="rrdb")
-    assert found.tensors.keys() == given.tensors.keys()
-    assert all(torch.equal(found.tensors[name], value) for name, value in given.tensors.items())
-    assert (found.config, found.facts) == (given.config, {"step": 3})
+    result = load_checkpoint(path, kind="rrdb")
+    assert result.tensors.keys() == given.tensors.keys()
+    assert all(torch.equal(result.tensors[name], value) for name, value in given.tensors.items())
+    assert (result.config, result.facts) == (given.config, {"step": 3})
     with pytest.raises(CheckpointError, match="expected a checkpoint of kind 'diffusion', got 'rrdb'"):
         load_checkpoint(path, kind="diffusion")
     data = path.read_bytes()
@@ -98,9 +98,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        CheckpointError, match=r"cannot be written \(No space left on device\).*what was saved before is untouched"
-    ):
+    with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\).*earlier files are unchanged"):
         save_checkpoint(path, small_rrdb(1.0))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

@@ -68,15 +68,15 @@ def test_timing_changes_nothing(tmp_path):
 
 def test_training_without_a_terminal_reports_step_loss_rate_and_time_left(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SAMDIFF_QUIET", "")
-    said: list[str] = []
+    reported: list[str] = []
     store = open_store(make_store(tmp_path / "a.zarr", n=40))
     more = ("validate.every=0", "train.log_every=1", "train.rrdb_steps=24", "train.steps=2")
-    train([store], tmp_path / "r", config(*more), CPU, report=said.append)
-    first = said[0]
+    train([store], tmp_path / "r", config(*more), CPU, report=reported.append)
+    first = reported[0]
     assert " about " in first
     assert "for 24 steps of 4" in first
     assert "in all with diffusion stage" in first
-    assert any(line.startswith("rrdb: after 20 steps, about ") for line in said)
+    assert any(line.startswith("rrdb: after 20 steps, about ") for line in reported)
     lines = capsys.readouterr().err.splitlines()
     rrdb, diffusion = ([line for line in lines if line.startswith(name)] for name in ("rrdb: ", "diffusion: "))
     assert rrdb[0].startswith("rrdb: 1 of 24 steps, loss 0.")

@@ -37,13 +37,13 @@ def run(tmp_path: Path, name: str, *more: str) -> Path:
     """One process, 20 + 20 steps of 4 samples out of 39 tiles (43 less four held out)."""
     store = tmp_path / "a.zarr"
     if not store.exists():
-        make_store(store, n=43, masks=tuple([1] * 43))  # four of 43 photographs are held out
+        make_store(store, n=43, masks=tuple([1] * 43))  # four of 43 images are held out
     train([open_store(store)], tmp_path / name, load_config("tiny", sets=[*TWENTY, *more]), CPU)
     return tmp_path / name
 
 
 def test_two_processes_equal_one_with_their_batches_together(tmp_path):
-    """torchrun with two gloo processes: losses of both stages within 1e-4 over 20 steps each; 43 tiles cut unevenly, and validation on rank 0, hang nobody."""
+    """torchrun with two gloo processes: losses of both stages within 1e-4 over 20 steps each; 43 tiles, which do not divide evenly, and validation on rank 0 do not block any rank."""
     alone = run(tmp_path, "one", *LOOKS)
     worker = Path(__file__).parents[2] / "helpers" / "ddp_worker.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(worker)]
@@ -99,7 +99,7 @@ def test_bf16_trains_and_its_states_resume_exactly(tmp_path):
 
 @pytest.mark.parametrize("scale", [2, 3, 8])
 def test_other_scales_train_and_enlarge(tmp_path, scale):
-    """Stage one and two and a picture; the checkpoint knows its scale; another scale's run and RRDB are refused."""
+    """Both stages and an image; the checkpoint states its scale; a run or RRDB of another scale is an error."""
     patch = {2: 12, 3: 12, 8: 16}[scale]
     store = make_store(tmp_path / "s.zarr", n=43, scale=scale)
     config = load_config("tiny", sets=[*SMALL, f"train.patch={patch}"], scale=scale)
@@ -116,7 +116,7 @@ def test_batches_that_cannot_be_cut(tmp_path):
     for sets, match in (
         (["train.batch=5", "train.accumulate=2"], "multiple of 1 processes x 2"),
         (["train.batch=64"], "at most the 43 tiles"),
-        (["train.amp=fp16"], "fp16 is for CUDA"),
+        (["train.amp=fp16"], "fp16 needs CUDA"),
     ):
         with pytest.raises(ConfigError, match=match):
             train([store], tmp_path / "r", load_config("tiny", sets=[*SMALL, *sets]), CPU)

@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time, one set of settings; and what is said about it."""
+"""A run's folder: one process at a time, one set of settings, and the reported lines."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from samdiff.errors import BusyError, CheckpointError, ConfigError, SamdiffError
 from samdiff.model.checkpoints.format import load_checkpoint, weights_digest
 from samdiff.model.config import load_config
 from samdiff.model.training.run import train
-from samdiff.model.training.run_dir import acquire_run_dir, asked_of
+from samdiff.model.training.run_dir import acquire_run_dir, requested_settings
 from samdiff.model.training.state import states
 
 from ...helpers.stores import make_store
@@ -30,7 +30,7 @@ WORKER = Path(__file__).parents[2] / "helpers" / "ddp_worker.py"
 
 
 def test_two_at_once_in_one_folder(tmp_path):
-    """The second is refused and told which process has it; once that is killed with -9, the folder is free and the run goes on."""
+    """The second gets an error that names the first; after kill -9 of the first, the folder is free and the run resumes."""
     store = make_store(tmp_path / "a.zarr", n=40)
     command = [sys.executable, str(WORKER), str(store), str(tmp_path / "r"), *SMALL, "train.rrdb_steps=1000000"]
     first = subprocess.Popen(command)
@@ -47,13 +47,13 @@ def test_two_at_once_in_one_folder(tmp_path):
 
 
 def test_all_processes_end_with_the_reason(tmp_path):
-    """Rank 0 finds the folder taken; rank 1 does not wait for it and says the same."""
+    """Rank 0 finds the folder locked; rank 1 does not wait, and raises the same error."""
     store = make_store(tmp_path / "a.zarr", n=40)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     with ExitStack() as held:
-        acquire_run_dir(tmp_path / "r", asked_of(config(), [open_store(store)], None, None), held)
+        acquire_run_dir(tmp_path / "r", requested_settings(config(), [open_store(store)], None, None), held)
         ranks = [
             subprocess.Popen(
                 [sys.executable, str(WORKER), str(store), str(tmp_path / "r"), *SMALL],
@@ -63,36 +63,36 @@ def test_all_processes_end_with_the_reason(tmp_path):
             )
             for rank in (0, 1)
         ]
-        said = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert all(f"at work there (process {os.getpid()} on " in text.splitlines()[-1] for text in said), said
+        reported = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert all(f"at work there (process {os.getpid()} on " in text.splitlines()[-1] for text in reported), reported
 
 
 def test_what_was_not_trained_is_said(tmp_path):
-    """No step asked for, an RRDB from elsewhere, steps of stage one that come too late, a stage that is finished."""
+    """No steps requested, an RRDB from another file, steps of stage one after stage two has begun, a finished stage."""
     store = open_store(make_store(tmp_path / "a.zarr", n=40))
 
-    def said(name: str, *more: str, **given: Path) -> list[str]:
+    def reported(name: str, *more: str, **given: Path) -> list[str]:
         lines: list[str] = []
         train([store], tmp_path / name, config(*more), CPU, report=lines.append, **given)
         return [line for line in lines if "parameters on cpu" not in line and "no validation" not in line]
 
     zero = ("train.rrdb_steps=0", "train.steps=0")
     rrdb, model = tmp_path / "a" / "rrdb.safetensors", tmp_path / "a" / "model.safetensors"
-    assert said("a", *zero) == [
-        f"rrdb: no step asked for (--rrdb-steps 0), random weights as they are; {rrdb}",
-        f"diffusion: no step asked for (--steps 0), random weights as they are; {model}",
+    assert reported("a", *zero) == [
+        f"rrdb: no steps requested (--rrdb-steps 0), random weights unchanged; {rrdb}",
+        f"diffusion: no steps requested (--steps 0), random weights unchanged; {model}",
     ]
-    assert said("b", *zero, start=model)[0].startswith(
-        "rrdb: no step asked for (--rrdb-steps 0), --init-from's weights as they are; "
+    assert reported("b", *zero, start=model)[0].startswith(
+        "rrdb: no steps requested (--rrdb-steps 0), --init-from's weights unchanged; "
     )
-    assert said("c", "train.steps=1", rrdb=rrdb) == [
-        f"rrdb: taken from {rrdb}, in place of stage one",
-        f"diffusion: 1 steps done, 1 in all, 0 left out; {tmp_path / 'c' / 'model.safetensors'}",
+    assert reported("c", "train.steps=1", rrdb=rrdb) == [
+        f"rrdb: from {rrdb}, instead of stage one",
+        f"diffusion: 1 steps done, 1 in all, 0 skipped; {tmp_path / 'c' / 'model.safetensors'}",
     ]
-    assert said("a", "train.rrdb_steps=1", "train.steps=1")[0] == f"rrdb: 1 steps done, 1 in all, 0 left out; {rrdb}"
-    assert said("a", "train.rrdb_steps=2", "train.steps=1") == [
-        f"rrdb: finished before, 1 steps; the 2 asked for come too late, stage two has begun on its features; {rrdb}",
-        "diffusion: finished before, 1 steps; nothing to do (more with --steps N)",
+    assert reported("a", "train.rrdb_steps=1", "train.steps=1")[0] == f"rrdb: 1 steps done, 1 in all, 0 skipped; {rrdb}"
+    assert reported("a", "train.rrdb_steps=2", "train.steps=1") == [
+        f"rrdb: already finished, 1 steps; it cannot be trained to 2, since stage two has begun on its features; {rrdb}",
+        "diffusion: already finished, 1 steps; nothing to do (more with --steps N)",
     ]
 
 
@@ -121,7 +121,7 @@ def test_folders_that_are_no_runs(tmp_path):
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"mine")
     (tmp_path / "file").write_text("mine")
     for name, match in (
-        (store.name, "holds zarr.json and no config.json, so it is no run's folder"),
+        (store.name, "holds zarr.json and no config.json, so it is not a run's folder"),
         ("weights", "holds model.safetensors and no config.json"),
         ("file", "expected a folder or nothing, got a file"),
     ):
@@ -153,7 +153,7 @@ def test_a_run_touches_nothing_that_is_not_its_own(tmp_path, monkeypatch):
         folder = tmp_path / str(number)
         folder.mkdir()
         make(folder / name)
-        with pytest.raises(SamdiffError, match="expected a (lock )?file|no run's folder"):
+        with pytest.raises(SamdiffError, match="expected a (lock )?file|not a run's folder"):
             run(tmp_path, str(number))
         assert [path.name for path in folder.iterdir()] == [name]
     (tmp_path / "dangling").symlink_to(tmp_path / "new")
@@ -183,7 +183,7 @@ def test_a_run_touches_nothing_that_is_not_its_own(tmp_path, monkeypatch):
 
 
 def test_what_a_run_needs_to_go_on(tmp_path):
-    """What a killed writer left is swept; a damaged state names the way out; a lost RRDB comes out of the model, and is not trained anew."""
+    """Partial files of a killed writer are removed; the error for a damaged state says what to do; a lost RRDB is restored from the model."""
     folder = run(tmp_path, "r", "train.steps=2", "train.checkpoint_every=1").parent
     (folder / f".model.safetensors.{7:032x}.partial").touch()
     whole = states(folder, "diffusion")[-1]
@@ -196,9 +196,9 @@ def test_what_a_run_needs_to_go_on(tmp_path):
     lost = load_checkpoint(folder / "rrdb.safetensors")
     (folder / "rrdb.safetensors").unlink()
     run(tmp_path, "r", "train.steps=3")  # the model holds it
-    found = load_checkpoint(folder / "rrdb.safetensors", "rrdb")
-    assert weights_digest(found.tensors) == weights_digest(lost.tensors)
-    assert found.facts == lost.facts
+    result = load_checkpoint(folder / "rrdb.safetensors", "rrdb")
+    assert weights_digest(result.tensors) == weights_digest(lost.tensors)
+    assert result.facts == lost.facts
     shutil.copy(run(tmp_path, "other", "train.steps=1", "train.seed=1").parent / "rrdb.safetensors", folder)
     with pytest.raises(
         CheckpointError, match="rrdb.safetensors: not the RRDB that state-diffusion-00000003.safetensors was trained on"
@@ -223,7 +223,7 @@ def test_a_validation_that_cannot_be_is_said(tmp_path):
     lines: list[str] = []
     store = open_store(make_store(tmp_path / "a.zarr", n=40))
     train([store], tmp_path / "r", config("train.steps=0", "train.rrdb_steps=0"), CPU, report=lines.append)
-    assert lines[0].startswith("no validation: no photograph is held out (validate.images=8, at most a tenth of them)")
+    assert lines[0].startswith("no validation: no image is held out (validate.images=8, at most a tenth of them)")
 
 
 def test_publish_and_import_take_care_of_files(tmp_path, capsys):
@@ -244,21 +244,21 @@ def test_publish_and_import_take_care_of_files(tmp_path, capsys):
     assert "expected a checkpoint's file, got a folder" in fails("import-checkpoint", ".")
     assert "expected a file NAME.safetensors" in fails(*published, tmp_path / "a.png")
     assert "expected a file NAME.safetensors" in fails(*published, model.parent)
-    assert "samdiff's own, which needs no import" in fails("import-checkpoint", model)
+    assert "already a samdiff checkpoint; use it without import" in fails("import-checkpoint", model)
     assert "expected official (SAM-DiffSR) or none (SRDiff), got 'paper'" in fails(
         "import-checkpoint", model, "--modulation", "paper"
     )
 
 
 def test_a_run_of_other_settings_is_refused(tmp_path):
-    """The difference is shown; more steps are no difference."""
+    """The difference is reported; more steps are not a difference."""
     run(tmp_path, "r")
     with pytest.raises(ConfigError, match=r"diffusion.loss: was 'l1', now 'l2'"):
         run(tmp_path, "r", "diffusion.loss=l2")
     run(tmp_path, "r", "train.steps=9", "train.lr=5e-4", "validate.steps=3", "train.workers=0")
-    said = []
-    train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=9"), CPU, report=said.append)
-    assert "changed in this run: train.lr: was 0.0005, now 0.001" in said
+    reported = []
+    train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=9"), CPU, report=reported.append)
+    assert "changed in this run: train.lr: was 0.0005, now 0.001" in reported
     (tmp_path / "r" / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"config.json: damaged"):
         run(tmp_path, "r")

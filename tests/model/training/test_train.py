@@ -16,7 +16,7 @@ from samdiff import open_store
 from samdiff.errors import CheckpointError, ConfigError
 from samdiff.model.checkpoints.format import load_checkpoint
 from samdiff.model.config import load_config
-from samdiff.model.inference.image_io import save_picture
+from samdiff.model.inference.image_io import save_image
 from samdiff.model.inference.upscaler import load_model
 from samdiff.model.networks.build import build_rrdb
 from samdiff.model.training import loop
@@ -117,8 +117,8 @@ def test_killed_and_run_again(tmp_path):
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "rrdb: finished before, 6 steps; " in said
+    reported = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "rrdb: already finished, 6 steps; " in reported
     pair = [load_checkpoint(states(folder, "diffusion")[-1]) for folder in (whole.parent, tmp_path / "killed")]
     ours, theirs = (checkpoint.tensors for checkpoint in pair)
     assert {name.split(".")[0] for name in ours} == {"network", "ema", "adam", "guard"}
@@ -126,16 +126,16 @@ def test_killed_and_run_again(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert [checkpoint.facts["position"] for checkpoint in pair] == [240, 240]
     again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "finished before, 60 steps; nothing to do" in again
+    assert "already finished, 60 steps; nothing to do" in again
 
 
 def test_sigterm_saves_first(tmp_path, monkeypatch):
-    """Asked to stop, the loop finishes its step, saves, and says so by KeyboardInterrupt."""
+    """On a request to stop, the loop finishes its step, saves and raises KeyboardInterrupt."""
     real = loop.update
 
-    def update(*arguments):
+    def update(*arguments, **keywords):
         os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)
+        return real(*arguments, **keywords)
 
     monkeypatch.setattr(loop, "update", update)
     with pytest.raises(KeyboardInterrupt):
@@ -195,13 +195,13 @@ def test_start_from_a_model(tmp_path):
 
 def test_the_estimate_comes_before_the_first_step(tmp_path):
     """Parameters exactly, memory and time of the stage; measuring changes no weight."""
-    said: list[str] = []
+    reported: list[str] = []
     store = open_store(make_store(tmp_path / "a.zarr", n=40))
-    train([store], tmp_path / "r", config("validate.every=0"), CPU, report=said.append)
+    train([store], tmp_path / "r", config("validate.every=0"), CPU, report=reported.append)
     count = sum(value.numel() for value in load_checkpoint(tmp_path / "r" / "rrdb.safetensors").tensors.values())
-    assert said[0].startswith(f"rrdb: {count / 1e6:.2f} M parameters on cpu; about ")
-    assert "activations of 4 samples" in said[0]
-    assert "for 6 steps of 4" in said[0]
+    assert reported[0].startswith(f"rrdb: {count / 1e6:.2f} M parameters on cpu; about ")
+    assert "activations of 4 samples" in reported[0]
+    assert "for 6 steps of 4" in reported[0]
     task = RrdbTask(ShardDataset(store, 12), build_rrdb(config()), config(), CPU)
     before = {name: value.clone() for name, value in task.network.state_dict().items()}
     one, two = (measure(task.network, task.loss, task.make_batch(0, n), CPU) for n in (1, 2))
@@ -211,38 +211,41 @@ def test_the_estimate_comes_before_the_first_step(tmp_path):
 
 
 def test_validation_holds_photographs_out_and_keeps_the_best(tmp_path):
-    """Held-out tiles are never trained on; every figure in the log; the best model is that of the highest PSNR; benchmarks too."""
+    """Held-out tiles are never trained on; every metric in the log; the best model is that of the highest PSNR; benchmarks too."""
     masks = tuple([1] * 40)
     store = open_store(make_store(tmp_path / "v.zarr", n=40, masks=masks))
     (tmp_path / "bench").mkdir()
-    picture = np.random.default_rng(0).integers(0, 256, (41, 50, 3), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "bench" / "a.png")
-    Image.fromarray(picture[..., 0]).save(tmp_path / "bench" / "grey.png")
+    image = np.random.default_rng(0).integers(0, 256, (41, 50, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "bench" / "a.png")
+    Image.fromarray(image[..., 0]).save(tmp_path / "bench" / "grey.png")
     more = ["validate.every=3", "validate.images=9", "validate.steps=4", "validate.tiles=3", "train.tensorboard=true"]
     bench = read_benchmark(tmp_path / "bench", 4)
     assert [hr.shape for _, hr in bench.pairs] == [(40, 48, 3), (40, 48)]
-    for name, pixels in (("HR/a.png", picture), ("LRx4/b.png", picture[:10, :12])):
-        save_picture(pixels, tmp_path / "lone" / name)
+    for name, pixels in (("HR/a.png", image), ("LRx4/b.png", image[:10, :12])):
+        save_image(pixels, tmp_path / "lone" / name)
     with pytest.raises(ConfigError, match="has no LR for a.png"):
         read_benchmark(tmp_path / "lone", 4)
     train([store], tmp_path / "r", config(*more), CPU, benchmarks=[bench])
     lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
-    looks = [line for line in lines if "validation" in line and line["stage"] == "diffusion"]
-    assert [(line["step"], line["validation"]) for line in looks] == [(n, v) for n in (3, 6, 8) for v in ("held-out", "bench")]
+    validations = [line for line in lines if "validation" in line and line["stage"] == "diffusion"]
+    assert [(line["step"], line["validation"]) for line in validations] == [
+        (n, v) for n in (3, 6, 8) for v in ("held-out", "bench")
+    ]
     assert all(
-        line["pictures"] == (3 if line["validation"] == "held-out" else 2) and line["sampling_steps"] == 4 for line in looks
+        line["pictures"] == (3 if line["validation"] == "held-out" else 2) and line["sampling_steps"] == 4
+        for line in validations
     )
-    best = max((line for line in looks if line["validation"] == "held-out"), key=lambda line: line["psnr_y"])
+    best = max((line for line in validations if line["validation"] == "held-out"), key=lambda line: line["psnr_y"])
     kept = load_checkpoint(tmp_path / "r" / "best.safetensors", kind="diffusion")
     assert (kept.facts["step"], kept.facts["validation"]["psnr_y"]) == (best["step"], best["psnr_y"])
     resolver = load_model(tmp_path / "r", CPU)
     own = held_out([store], 9, 3)
     assert own is not None
     expected = score(own, lambda lr, n: resolver.upscale(lr, steps=4, seed=n))[0]["psnr_y"]
-    assert looks[-2]["psnr_y"] == pytest.approx(expected, abs=1e-3)
+    assert validations[-2]["psnr_y"] == pytest.approx(expected, abs=1e-3)
     assert any((tmp_path / "r" / "tensorboard").iterdir())
     data = ShardDataset([store], 12, hold_out=9)
-    assert len(data) == 36  # a tenth of 40 photographs is held out
+    assert len(data) == 36  # a tenth of 40 images is held out
     assert set(data.batch(0, 72)["image"]) == set(range(36))
 
 
@@ -250,9 +253,9 @@ def test_not_finite_steps_are_skipped_and_ten_stop_the_run(tmp_path, monkeypatch
     """One step with a NaN changes nothing and is counted; ten in a row are an error that keeps the last state."""
     real, calls = loop._backward, [0]
 
-    def sometimes(task, *arguments):
+    def sometimes(task, *arguments, **keywords):
         calls[0] += 1
-        loss = real(task, *arguments)
+        loss = real(task, *arguments, **keywords)
         if calls[0] == 2 or calls[0] > 14:
             next(task.network.parameters()).grad.fill_(float("nan"))
         return loss
@@ -262,7 +265,7 @@ def test_not_finite_steps_are_skipped_and_ten_stop_the_run(tmp_path, monkeypatch
     lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
     assert [line["skipped"] for line in lines if line["stage"] == "rrdb"] == [1, 1, 1]
     calls[0] = 10
-    with pytest.raises(TrainingError, match="not finite in 10 steps running"):
+    with pytest.raises(TrainingError, match="not finite in 10 consecutive steps"):
         run(tmp_path, "s", "train.rrdb_steps=40")
     assert [load_checkpoint(path).facts["step"] for path in states(tmp_path / "s", "rrdb")] == [9, 12]
 

@@ -1,4 +1,4 @@
-"""Perceptual metrics as columns of validation: which, where they come from, and what is said of those that are left out."""
+"""Perceptual metrics in validation: which, where their weights come from, and the report of those that are left out."""
 
 from __future__ import annotations
 
@@ -48,26 +48,26 @@ def pairs(count: int, side: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def test_columns_are_means_beside_those_of_bicubic(metric, monkeypatch):
     at_hand(monkeypatch, metric)
-    said: list[str] = []
-    (bench,) = with_perceptual([benchmark_of("b", pairs(2, 40), 4)], "auto", device=CPU, report=said.append)
-    found = score(bench, lambda lr, n: np.full((40, 40, 3), 50 * n, np.uint8))[0]
+    reported: list[str] = []
+    (bench,) = with_perceptual([benchmark_of("b", pairs(2, 40), 4)], "auto", device=CPU, report=reported.append)
+    result = score(bench, lambda lr, n: np.full((40, 40, 3), 50 * n, np.uint8))[0]
     expected = [metric(np.full((40, 40, 3), 50 * n, np.uint8), hr) for n, (_, hr) in enumerate(bench.pairs)]
-    assert found["lpips"] == pytest.approx(np.mean(expected), abs=1e-5)
+    assert result["lpips"] == pytest.approx(np.mean(expected), abs=1e-5)
     bicubic = [metric(imresize(lr, 4), hr) for lr, hr in bench.pairs]
-    assert found["bicubic_lpips"] == pytest.approx(np.mean(bicubic), abs=1e-5)
-    assert describe(found).endswith(f", lpips {found['lpips']:.4f} ({found['bicubic_lpips']:.4f})")
-    (line,) = said
-    assert line.startswith("validation without dists: no weights in the cache; `samdiff weights dists`")
+    assert result["bicubic_lpips"] == pytest.approx(np.mean(bicubic), abs=1e-5)
+    assert describe(result).endswith(f", lpips {result['lpips']:.4f} ({result['bicubic_lpips']:.4f})")
+    (line,) = reported
+    assert line.startswith("validation without dists: no weights in the cache; download them with `samdiff weights dists`")
 
 
 def test_images_that_are_too_small(metric, monkeypatch):
     """The metric is left out of that benchmark, and reported."""
     at_hand(monkeypatch, metric)
-    said: list[str] = []
+    reported: list[str] = []
     both = [benchmark_of("small", pairs(1, 28), 4), benchmark_of("large", pairs(1, 32), 4)]
-    small, large = with_perceptual(both, "auto", device=CPU, report=said.append)
+    small, large = with_perceptual(both, "auto", device=CPU, report=reported.append)
     assert (list(small.perceptual), list(large.perceptual)) == ([], ["lpips"])
-    assert said[-1] == "small: without lpips, for which a side of 28 pixels is too short"
+    assert reported[-1] == "small: without lpips, for which a side of 28 pixels is too short"
     assert "lpips" not in score(small, lambda lr, n: imresize(lr, 4))[0]
 
 
@@ -75,11 +75,11 @@ def test_choices(tmp_path, monkeypatch):
     """`off` is silent, `auto` fetches nothing, names are fetched or are an error."""
     monkeypatch.setenv("SAMDIFF_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    said: list[str] = []
-    assert choose_metrics("off", CPU, report=said.append) == {}
-    assert said == []
-    assert choose_metrics("auto", CPU, report=said.append) == {}
-    assert said[0].startswith("without lpips, dists: no weights in the cache")
+    reported: list[str] = []
+    assert choose_metrics("off", CPU, report=reported.append) == {}
+    assert reported == []
+    assert choose_metrics("auto", CPU, report=reported.append) == {}
+    assert reported[0].startswith("without lpips, dists: no weights in the cache")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(WeightsError, match="no weights for lpips"):
         choose_metrics("lpips", CPU)
@@ -103,7 +103,7 @@ def test_training_logs_them_and_is_not_changed_by_them(metric, tmp_path, monkeyp
         file = train([store], tmp_path / choice, config, CPU, benchmarks=[benchmark_of("b", pairs(1, 40), 4)])
         weights.append(load_checkpoint(file, kind="diffusion").tensors)
         lines = [json.loads(line) for line in (tmp_path / choice / "log.jsonl").read_text().splitlines()]
-        looks = [line for line in lines if "validation" in line]
-        assert len(looks) == 4
-        assert all(("lpips" in line and "bicubic_lpips" in line) == (choice == "auto") for line in looks)
+        validations = [line for line in lines if "validation" in line]
+        assert len(validations) == 4
+        assert all(("lpips" in line and "bicubic_lpips" in line) == (choice == "auto") for line in validations)
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, features
 
 from samdiff.errors import ImageError
-from samdiff.model.inference.image_io import open_opaque, read_picture_file
+from samdiff.model.inference.image_io import open_opaque, read_image_file
 from samdiff.pipeline.decoding import formats
 from samdiff.pipeline.decoding.formats import FORMATS, SUFFIXES, UNREAD_SUFFIXES
 from samdiff.pipeline.images.decode import decode_picture
@@ -33,7 +33,7 @@ def test_both_entrances_read(kind, suffix, options, tmp_path):
     found = decode_picture((tmp_path / f"a.{suffix}").read_bytes(), f"a.{suffix}")
     assert found.notes == ()
     np.testing.assert_array_equal(found.pixels, RGB)
-    np.testing.assert_array_equal(read_picture_file(tmp_path / f"a.{suffix}").pixels, RGB)
+    np.testing.assert_array_equal(read_image_file(tmp_path / f"a.{suffix}").pixels, RGB)
     assert [picture.name for picture in list_source(tmp_path)] == [f"a.{suffix}"]
 
 
@@ -43,9 +43,9 @@ def test_avif(tmp_path, monkeypatch):
     (tmp_path / "a.avif").write_bytes(file_of(RGB, "AVIF", quality=95))
     data = (tmp_path / "a.avif").read_bytes()
     assert np.abs(decode_picture(data, "a.avif").pixels.astype(int) - RGB).mean() < 8
-    np.testing.assert_array_equal(read_picture_file(tmp_path / "a.avif").pixels, decode_picture(data, "a.avif").pixels)
+    np.testing.assert_array_equal(read_image_file(tmp_path / "a.avif").pixels, decode_picture(data, "a.avif").pixels)
     monkeypatch.setattr(features, "check", lambda _: False)
-    for read in (lambda: decode_picture(data, "a.avif"), lambda: read_picture_file(tmp_path / "a.avif")):
+    for read in (lambda: decode_picture(data, "a.avif"), lambda: read_image_file(tmp_path / "a.avif")):
         with pytest.raises(ImageError, match="AVIF, whose decoder is not installed; install Pillow 11.3"):
             read()
 
@@ -55,7 +55,7 @@ def test_heic(tmp_path, monkeypatch):
     data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
     (tmp_path / "a.heic").write_bytes(data)
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    for read in (lambda: decode_picture(data, "a.heic"), lambda: read_picture_file(tmp_path / "a.heic")):
+    for read in (lambda: decode_picture(data, "a.heic"), lambda: read_image_file(tmp_path / "a.heic")):
         with pytest.raises(ImageError, match=r"HEIC, whose decoder is not installed; pip install 'samdiff\[heif\]'"):
             read()
     monkeypatch.undo()
@@ -89,7 +89,7 @@ def test_what_is_not_read_is_named(name, tmp_path):
     with pytest.raises(ImageError, match=name) as ours:
         decode_picture(NAMED[name], "a.png")
     with pytest.raises(ImageError, match=name) as theirs:
-        read_picture_file(tmp_path / "a.png")
+        read_image_file(tmp_path / "a.png")
     assert str(theirs.value).endswith(str(ours.value))
     assert "damaged" not in str(ours.value)
 
@@ -133,7 +133,7 @@ def test_a_transparent_colour_is_an_alpha_band(colour, depth, key, tmp_path):
     )
     path = tmp_path / "a.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b""))
-    found = read_picture_file(path).pixels
+    found = read_image_file(path).pixels
     top = 65535 if depth == 16 else 255
     clear = (values == key).all(axis=2)
     np.testing.assert_array_equal(found[..., -1], np.where(clear, 0, top))
@@ -149,7 +149,7 @@ def test_wide_grey_of_other_formats(tmp_path):
     wide = np.random.default_rng(0).integers(0, 65536, (12, 10), dtype=np.uint16)
     for kind, suffix in (("PPM", "pgm"), ("JPEG2000", "jp2")):
         (tmp_path / f"a.{suffix}").write_bytes(file_of(Image.fromarray(wide), kind))
-        np.testing.assert_array_equal(read_picture_file(tmp_path / f"a.{suffix}").pixels, wide)
+        np.testing.assert_array_equal(read_image_file(tmp_path / f"a.{suffix}").pixels, wide)
 
 
 def test_alpha_that_a_tga_does_not_declare():

@@ -8,7 +8,7 @@ import pytest
 from samdiff.errors import ConfigError, ImageError
 from samdiff.model.evaluation.benchmark import read_pairs
 from samdiff.model.inference.batch import list_inputs
-from samdiff.model.inference.image_io import open_picture, read_picture_file
+from samdiff.model.inference.image_io import open_image, read_image_file
 from samdiff.pipeline.images.sources import list_source
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.storage.regular import open_regular, read_regular
@@ -61,7 +61,7 @@ def test_the_other_commands_do_not_wait_for_a_pipe(odd_files):
     """infer, compare, evaluate and masks read through these."""
     for name, says in REASONS.items():
         with quickly(), pytest.raises(ImageError) as caught:
-            open_picture(odd_files / name)
+            open_image(odd_files / name)
         assert says in str(caught.value) or "no such file" in str(caught.value)
     inputs = [path.name for path in list_inputs([odd_files], "_x4")]
     assert inputs == [
@@ -115,7 +115,7 @@ def test_a_sparse_file_is_told_unread(tmp_path, monkeypatch):
         report = prepare(source, tmp_path / "a.zarr", NoMasks(), PrepareConfig(tile=64))
     assert "30000 MB, more than the 1617 MB that an image may have" in report.skipped["sparse.png"]
     with quickly(), pytest.raises(ImageError, match=r"sparse.png.*30000 MB, more than the 417 MB"):
-        read_picture_file(source / "sparse.png")
+        read_image_file(source / "sparse.png")
 
 
 def test_odd_words_for_a_source(tmp_path):
@@ -124,7 +124,7 @@ def test_odd_words_for_a_source(tmp_path):
         with pytest.raises((ImageError, ConfigError)):
             list_source(source)
         with pytest.raises(ImageError):
-            open_picture(type(tmp_path)(source))
+            open_image(type(tmp_path)(source))
 
 
 def test_a_folder_that_cannot_be_looked_into_is_listed(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from samdiff import load_model
 from samdiff.errors import ImageError
 from samdiff.model.inference import memory
 from samdiff.model.inference import upscaler as infer_module
-from samdiff.model.inference.image_io import plan_picture, read_picture_file, save_picture, write_planned
+from samdiff.model.inference.image_io import plan_write, read_image_file, save_image, write_planned
 from samdiff.model.inference.memory import check_memory, free_bytes, memory_errors, needed_bytes
 from samdiff.model.inference.tile_weights import plan_tiles
 from samdiff.pipeline.images.decode import decode_picture
@@ -43,7 +43,7 @@ GB = 10**9
 def test_only_listed_formats_are_decoded(kind, named, tmp_path):
     """By `infer` too, which once tried all of Pillow's, some with exceptions of their own. Known formats are named."""
     (tmp_path / "a.png").write_bytes(file_of(photo(8, 8), kind))
-    for read in (lambda: read_picture_file(tmp_path / "a.png"), lambda: decode_picture(file_of(photo(8, 8), kind), "a.png")):
+    for read in (lambda: read_image_file(tmp_path / "a.png"), lambda: decode_picture(file_of(photo(8, 8), kind), "a.png")):
         with pytest.raises(ImageError, match=named) as caught:
             read()
         assert "damaged" not in str(caught.value)
@@ -64,7 +64,7 @@ def test_exceptions_of_a_decoder_become_reasons(tmp_path, monkeypatch):
             raise error
 
         monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
-        for read in (lambda: decode_picture(PNG, "a.png"), lambda: read_picture_file(tmp_path / "a.png")):
+        for read in (lambda: decode_picture(PNG, "a.png"), lambda: read_image_file(tmp_path / "a.png")):
             with pytest.raises(ImageError, match="damaged or cut off PNG file") as caught:
                 read()
             assert str(caught.value).isprintable()
@@ -78,13 +78,13 @@ def test_exif_that_is_too_long_is_left_out_before_the_work(tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "x" * 70_000
     (tmp_path / "a.png").write_bytes(file_of(RGB, "PNG", exif=exif.tobytes()))
-    found = read_picture_file(tmp_path / "a.png")
-    plan = plan_picture(tmp_path / "out.jpg", RGB.shape, np.uint8, source=found, said={"Software": "s"})
+    found = read_image_file(tmp_path / "a.png")
+    plan = plan_write(tmp_path / "out.jpg", RGB.shape, np.uint8, source=found, said={"Software": "s"})
     assert len(plan.notes) == 1
     assert plan.notes[0].startswith("its EXIF could not be kept (")
     write_planned(RGB, plan)
     assert Image.open(tmp_path / "out.jpg").getexif()[0x0131] == "Software: s"
-    save_picture(found.pixels, tmp_path / "out.png", found)
+    save_image(found.pixels, tmp_path / "out.png", found)
     assert Image.open(tmp_path / "out.png").getexif()[0x010F] == "x" * 70_000
 
 
@@ -139,7 +139,7 @@ def test_a_thin_image_of_eight_million_pixels(size, tmp_path):
     """Within the megapixels, and no decoder's side: refused from its header by all commands."""
     data = thin(*size)
     (tmp_path / "a.png").write_bytes(data)
-    for read in (lambda: decode_picture(data, "a.png"), lambda: read_picture_file(tmp_path / "a.png")):
+    for read in (lambda: decode_picture(data, "a.png"), lambda: read_image_file(tmp_path / "a.png")):
         with quickly(), pytest.raises(ImageError, match="a side has at most 1048576"):
             read()
 

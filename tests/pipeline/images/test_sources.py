@@ -187,7 +187,7 @@ def test_a_whole_run_over_the_zoo(zoo, tmp_path, monkeypatch, capsys, caplog):
     with pytest.raises(SystemExit) as stopped:  # nothing to do, and it still says what is missing
         main(["prepare", str(folder), "--out", str(out), "--tile", "64", "--sam", "mobile_sam"])
     assert stopped.value.code == 3
-    assert "is complete already" in capsys.readouterr().out
+    assert "is already complete" in capsys.readouterr().out
 
 
 def test_strict_stops_at_the_first(zoo, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from samdiff import load_model
 from samdiff.errors import ConfigError, ImageError, SamdiffError
 from samdiff.model.inference.batch import OutputConfig, list_inputs, plan_outputs, upscale_files
-from samdiff.model.inference.image_io import open_picture, save_picture
+from samdiff.model.inference.image_io import open_image, save_image
 from samdiff.model.inference.upscaler import InferConfig
 from samdiff.pipeline.storage import outputs as outputs_module
 from samdiff.pipeline.storage.atomic import hold, partial_name, write_atomic
@@ -44,8 +44,8 @@ def make(model, inputs, **output):
 
 def test_another_input_is_no_output_either(model, tmp_path):
     """`a.png a_x4.png --overwrite`, by names, a pattern, a folder and a name: that job is listed, its neighbour is made."""
-    save_picture(image(0), tmp_path / "a.png")
-    save_picture(image(1), tmp_path / "a_x4.png")
+    save_image(image(0), tmp_path / "a.png")
+    save_image(image(1), tmp_path / "a_x4.png")
     mine = (tmp_path / "a_x4.png").read_bytes()
     for inputs in (
         [tmp_path / "a.png", tmp_path / "a_x4.png"],
@@ -57,11 +57,11 @@ def test_another_input_is_no_output_either(model, tmp_path):
         assert list(failed) == [str(tmp_path / "a.png")], inputs
         assert "is an input of this command" in failed[str(tmp_path / "a.png")]
         assert (tmp_path / "a_x4.png").read_bytes() == mine
-        assert open_picture(tmp_path / "a_x4_x4.png").shape == (16, 16, 3)
+        assert open_image(tmp_path / "a_x4_x4.png").shape == (16, 16, 3)
         (tmp_path / "a_x4_x4.png").unlink()
     (tmp_path / "out").mkdir()
     os.link(tmp_path / "a_x4.png", tmp_path / "out" / "b_x4.png")  # the output of b is a name of the input a_x4
-    save_picture(image(2), tmp_path / "b.png")
+    save_image(image(2), tmp_path / "b.png")
     failed = make(model, [tmp_path / "b.png", tmp_path / "a_x4.png"], out=tmp_path / "out", overwrite=True)
     assert list(failed) == [str(tmp_path / "b.png")]
     assert (tmp_path / "a_x4.png").read_bytes() == (tmp_path / "out" / "b_x4.png").read_bytes() == mine
@@ -69,7 +69,7 @@ def test_another_input_is_no_output_either(model, tmp_path):
 
 def test_an_output_is_no_input_that_is_missing_so_far(model, tmp_path):
     """`a.png a_x4.png` without an a_x4.png: what the first job would make is not read by the second."""
-    save_picture(image(0), tmp_path / "a.png")
+    save_image(image(0), tmp_path / "a.png")
     failed = make(model, [tmp_path / "a.png", tmp_path / "a_x4.png"])
     assert "is an input of this command" in failed[str(tmp_path / "a.png")]
     assert "there is no such file" in failed[str(tmp_path / "a_x4.png")]
@@ -78,8 +78,8 @@ def test_an_output_is_no_input_that_is_missing_so_far(model, tmp_path):
 
 def test_one_name_for_two_outputs(model, tmp_path, monkeypatch):
     """Through a linked folder; on a disk that ignores case, before the work, and while writing if that could not be known."""
-    save_picture(image(0), tmp_path / "in" / "a.png")
-    save_picture(image(1), tmp_path / "in" / "A.png")
+    save_image(image(0), tmp_path / "in" / "a.png")
+    save_image(image(1), tmp_path / "in" / "A.png")
     failed = make(model, [tmp_path / "in"], out=tmp_path / "out")
     both = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert (failed, both) == ({}, ["A_x4.png", "a_x4.png"])  # here they are two
@@ -109,7 +109,7 @@ def test_a_file_that_appears_meanwhile_stays(model, tmp_path, monkeypatch, links
     """Made by somebody else while we computed, or while we wrote; also on a disk without hard links."""
     if not links:
         monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EPERM, "not permitted")))
-    save_picture(image(0), tmp_path / "a.png")
+    save_image(image(0), tmp_path / "a.png")
     target = tmp_path / "a_x4.png"
     real = model.upscale
 
@@ -129,12 +129,12 @@ def test_a_file_that_appears_meanwhile_stays(model, tmp_path, monkeypatch, links
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_x4.png", "new"]
     monkeypatch.setattr(model, "upscale", real)
     assert make(model, [tmp_path / "a.png"], overwrite=True) == {}
-    assert open_picture(target).shape == (16, 16, 3)
+    assert open_image(target).shape == (16, 16, 3)
 
 
 def test_partial_files_of_killed_runs_are_swept(model, tmp_path):
     """Killed for good while writing: the next run of the same target removes the hidden file, and no other."""
-    save_picture(image(0), tmp_path / "a.png")
+    save_image(image(0), tmp_path / "a.png")
     target = tmp_path / "out" / "a_x4.png"
     target.parent.mkdir()
     code = "import os, sys; from pathlib import Path; from samdiff.pipeline.storage.local import write_atomic\n"
@@ -181,8 +181,8 @@ def test_planning_takes_linear_time(tmp_path):
 
 def test_names_that_the_disk_refuses_are_listed(model, tmp_path):
     """An output whose name is too long is that image's reason; the others go on, those with the longest possible names too."""
-    save_picture(image(0), tmp_path / f"{'n' * 250}.png")
-    save_picture(image(1), tmp_path / f"{'a' * 246}.png")
+    save_image(image(0), tmp_path / f"{'n' * 250}.png")
+    save_image(image(1), tmp_path / f"{'a' * 246}.png")
     failed = make(model, [tmp_path], suffix="_long", out=tmp_path / "out")
     assert [Path(name).name for name in failed] == [f"{'n' * 250}.png"]
     assert "cannot be written (File name too long)" in next(iter(failed.values()))
@@ -206,7 +206,7 @@ def test_looking_opens_nothing(tmp_path):
 def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
     """`samdiff infer "$UNSET"` must not enlarge, and fill, whatever folder one stands in."""
     monkeypatch.chdir(tmp_path)
-    save_picture(image(1), Path("mine.png"))
+    save_image(image(1), Path("mine.png"))
     with pytest.raises(ConfigError, match="empty name"):
         list_inputs([""], "_x4")
     assert [path.name for path in list_inputs(["."], "_x4")] == ["mine.png"]

@@ -11,7 +11,7 @@ from samdiff.cli import main
 from samdiff.commands.demo_steps import check_folder, write_photographs
 from samdiff.errors import ConfigError, SamdiffError
 from samdiff.model.inference.batch import OutputConfig, list_inputs, plan_outputs, upscale_files
-from samdiff.model.inference.image_io import save_picture
+from samdiff.model.inference.image_io import save_image
 from samdiff.model.inference.upscaler import InferConfig
 from samdiff.pipeline.storage.outputs import write_output
 
@@ -99,8 +99,8 @@ def commands(place: Path, file: Path, other: Path) -> dict[str, list[object]]:
 def test_an_input_is_never_an_output(form, kind, tmp_path, monkeypatch, capsys, model_file):
     """By any name of the same file, in any command, with --overwrite: refused before the work, every file as it was."""
     place = tmp_path / "in"
-    save_picture(image(0), place / "photo.png")
-    save_picture(image(1), place / "more.png")
+    save_image(image(0), place / "photo.png")
+    save_image(image(1), place / "more.png")
     for name in ("photo.safetensors", "m.safetensors"):
         (place / name).write_bytes(model_file.read_bytes())
     monkeypatch.chdir(place)
@@ -116,7 +116,7 @@ def test_an_input_is_never_an_output(form, kind, tmp_path, monkeypatch, capsys, 
 def test_outputs_that_exist_are_replaced_on_request_only(tmp_path, monkeypatch, capsys, model_file):
     """Every command, default names too: refused without --overwrite, also for a link to nothing; the files stay."""
     monkeypatch.chdir(tmp_path)
-    save_picture(image(0), tmp_path / "a.png")
+    save_image(image(0), tmp_path / "a.png")
     for name in ("a_x4.png", "a_masks.png", "comparison.png", "r.json", "p.safetensors", "a.imported.safetensors"):
         (tmp_path / name).write_text("mine")
     for name in ("figures.csv", "figures.json", "table.md", "rrdb.onnx", "denoiser.onnx", "schedule.json"):
@@ -146,7 +146,7 @@ def test_outputs_that_exist_are_replaced_on_request_only(tmp_path, monkeypatch, 
 def test_only_files_are_replaced(tmp_path, monkeypatch, capsys, model_file):
     """A folder, FIFO or device, also behind a link, is refused with --overwrite too; the command does not wait for a reader."""
     monkeypatch.chdir(tmp_path)
-    save_picture(image(0), tmp_path / "a.png")
+    save_image(image(0), tmp_path / "a.png")
     (tmp_path / "folder.json").mkdir()
     os.mkfifo(tmp_path / "fifo.png")
     (tmp_path / "device.png").symlink_to("/dev/null")
@@ -172,7 +172,7 @@ def test_a_folder_that_is_a_file_is_refused_before_the_work(tmp_path, monkeypatc
     """Where files go into a folder, at any depth; nothing is loaded for it."""
     monkeypatch.setattr("samdiff.model.inference.upscaler.SuperResolver.upscale", None)
     monkeypatch.setattr("samdiff.model.inference.onnx_export._write", None)
-    save_picture(image(0, 32, 32, 3), tmp_path / "set" / "x.png")
+    save_image(image(0, 32, 32, 3), tmp_path / "set" / "x.png")
     (tmp_path / "file").write_text("mine")
     given = ["--checkpoint", write_model(tmp_path / "m.safetensors")]
     before = tree(tmp_path)
@@ -195,7 +195,7 @@ def test_a_folder_that_is_a_file_is_refused_before_the_work(tmp_path, monkeypatc
 
 def test_the_checkpoint_is_an_input(model_file, tmp_path, capsys):
     """An output that is a name of it."""
-    save_picture(image(0), tmp_path / "a.png")
+    save_image(image(0), tmp_path / "a.png")
     run = tmp_path / "run"
     run.mkdir()
     (run / "model.safetensors").write_bytes(model_file.read_bytes())
@@ -208,14 +208,14 @@ def test_the_checkpoint_is_an_input(model_file, tmp_path, capsys):
 
 def test_evaluate_writes_over_nothing(tmp_path, monkeypatch, capsys, model_file):
     """Each of its files; saved results that are the benchmark, or two of one name; figures are there before the files are."""
-    save_picture(image(0, 32, 32, 3), tmp_path / "set" / "x.png")
+    save_image(image(0, 32, 32, 3), tmp_path / "set" / "x.png")
     words = ["evaluate", "--benchmark", tmp_path / "set", "--checkpoint", model_file, "--steps", "1", "-o"]
     for name in ("figures.csv", "figures.json", "table.md"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text("mine")
         assert f"{name}/{name}: exists already" in refused(capsys, *words, tmp_path / name)
     saved = tmp_path / "out" / "pictures" / "set" / "x_samdiff-seed0.png"
-    save_picture(image(1), saved)
+    save_image(image(1), saved)
     before = tree(tmp_path)
     assert "x_samdiff-seed0.png: exists already" in refused(capsys, *words, tmp_path / "out", "--save")
     assert tree(tmp_path) == before
@@ -226,7 +226,7 @@ def test_evaluate_writes_over_nothing(tmp_path, monkeypatch, capsys, model_file)
     os.link(tmp_path / "set" / "x.png", saved)
     assert "is an input of this command" in refused(capsys, *words, tmp_path / "out", "--save", "--overwrite")
     saved.unlink()
-    save_picture(image(2, 32, 32, 3), tmp_path / "set" / "x.webp")
+    save_image(image(2, 32, 32, 3), tmp_path / "set" / "x.webp")
     main_done([*words, tmp_path / "new", "--save"])  # two images of one stem keep their suffixes apart
     results = {path.name for path in (tmp_path / "new" / "pictures" / "set").iterdir()}
     assert {"x.png_samdiff-seed0.png", "x.webp_samdiff-seed0.png"} <= results
@@ -282,9 +282,9 @@ def test_the_demo_replaces_its_own_files_only(model, tmp_path):
 def test_a_folders_images_are_replaced_if_samdiff_made_them(model_file, tmp_path, capsys):
     """`infer folder --overwrite` with somebody's own a_x4.png beside a.png: listed; our result of an earlier run is made anew."""
     folder = tmp_path / "in"
-    save_picture(image(0), folder / "a.png")
-    save_picture(image(1), folder / "b.png")
-    save_picture(image(2), folder / "a_x4.png")
+    save_image(image(0), folder / "a.png")
+    save_image(image(1), folder / "b.png")
+    save_image(image(2), folder / "a_x4.png")
     mine = (folder / "a_x4.png").read_bytes()
     words = ["infer", folder, "--checkpoint", model_file, "--regress", "--overwrite"]
     for kind in ("png", "jpg", "webp"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from distributed import LocalCluster
 
-from samdiff.commands.common import set_talk
+from samdiff.commands.common import set_verbosity
 from samdiff.errors import ConfigError, SamdiffError
 from samdiff.pipeline.masks.generator import MaskGenerator
 from samdiff.pipeline.prepare.mask_stage import make_generator
@@ -119,7 +119,7 @@ def test_dask_is_quiet_below_vv(verbose, shown):
     before = [logging.getLogger(name).level for name in names]
     try:
         logging.getLogger().setLevel(logging.WARNING)
-        set_talk(verbose, quiet=False)
+        set_verbosity(verbose, quiet=False)
         with crews._quiet():
             assert logging.getLogger("distributed.scheduler").isEnabledFor(logging.ERROR) == shown
             assert logging.getLogger("distributed.nanny").isEnabledFor(logging.WARNING) == shown
