@@ -17,6 +17,7 @@ from ...pipeline.prepare.settings import PrepareConfig
 from ...settings import section
 from ..common import COMMON, RUN, Device, default_store, finish, print_result, print_status
 from ..options import Chosen, configured, renamed
+from .confirm import confirm_download
 from .fetch import DOWNLOADS, Downloads, Mirror, Registry
 
 
@@ -29,16 +30,21 @@ class PrepareSettings:
     masks: MaskConfig = section(MaskConfig, panel="Masks")
 
 
+DEFAULT_SOURCE = "div2k"
+"""What `samdiff prepare` takes where no source is given."""
+
+
 @renamed("--lr")
 @configured(PrepareSettings)
 def prepare(
     chosen: Chosen[PrepareSettings],
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="A data set of samdiff download (div2k, df2k, flickr2k, …), samples, a folder, an image, a zip or tar archive."
+            show_default=f"{DEFAULT_SOURCE}, after a question",
+            help="A data set of samdiff download (div2k, df2k, flickr2k, …), samples, a folder, an image, a zip or tar archive.",
         ),
-    ] = "div2k",
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -61,6 +67,9 @@ def prepare(
     downloads: Downloads = DOWNLOADS,
     mirror: Mirror = None,
     registry: Registry = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", rich_help_panel=COMMON, help="Without a source: download without asking.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=COMMON, help="Use only the first N images.")] = None,
     strict: Annotated[
         bool, typer.Option(rich_help_panel=RUN, help="Stop at the first image that cannot be used, instead of skipping it.")
@@ -100,7 +109,7 @@ def prepare(
     config = chosen.config({"prepare": {"degradation": "given"}} if lr is not None else None)
     settings, segmenter = config.prepare, config.segmenter
     import_masks = segmenter.import_masks
-    from ...pipeline.download.datasets import load_registry, missing_archives, source_of
+    from ...pipeline.download.datasets import archives_of, load_registry, missing_archives, source_of
     from ...pipeline.masks.adapters import ImportedMasks
     from ...pipeline.prepare.info import plan_lines
     from ...pipeline.prepare.mask_stage import make_generator, plan_generator
@@ -110,6 +119,11 @@ def prepare(
     from ...pipeline.prepare.targets import check_target
     from ...runtime import pick_device, setup_process
 
+    known = load_registry(registry)
+    if source is None:
+        source = DEFAULT_SOURCE
+        if not dry_run:
+            confirm_download(source, archives_of(source, known), downloads, yes=yes)
     setup_process(threads)
     kind = pick_device(device).type
     name = segmenter.sam or ("vit_h" if kind == "cuda" else "mobile_sam")
@@ -121,7 +135,6 @@ def prepare(
     if segmenter.sam is None and import_masks is None:
         print_status(f"--sam {name} (the default on {kind})")
     target = default_store(source) if out is None else out
-    known = load_registry(registry)
     if dry_run and (absent := missing_archives((source, lr), known, downloads)):
         print_result(target, f"download missing: {', '.join(map(str, absent))}; the other stages are unknown until then")
         return
