@@ -46,9 +46,9 @@ class DemoConfig:
     """How large the demo is; the defaults take a few minutes on two CPU cores."""
 
     folder: Path = Path("demo")
-    """Everything goes there; delete it to begin anew."""
+    """Everything goes there; delete it to start again."""
     tile: int = 256
-    """HR pixels; fits the smallest of the photographs."""
+    """HR pixels; fits the smallest of the images."""
     points_per_side: int = 16
     """Prompts per side for the masks (prepare's default is 32)."""
     rrdb_steps: int = 200
@@ -57,7 +57,7 @@ class DemoConfig:
     """Training steps of stage two."""
     sampling_steps: int | None = None
     """Steps of the sampler; None: as each model recommends."""
-    sets: tuple[str, ...] = ("train.lr=2e-4", "train.lr_schedule=cosine", "train.ema=0.99")
+    sets: tuple[str, ...] = ("train.lr=2e-4", "train.lr_schedule=cosine", "train.ema_decay=0.99")
     """Settings for so short a training: a rate that falls to nothing, a shorter average."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -101,9 +101,9 @@ def run_demo(settings: DemoConfig, print_status: Callable[[str], None], print_re
     samdiff("prepare", folder / "photos", "--out", store, *points, *where)
     samdiff("info", store)
     schedule = ["--rrdb-steps", settings.rrdb_steps, "--steps", settings.steps, *(f"--set={text}" for text in settings.sets)]
-    samdiff("train", "--shards", store, "--out", run, "--preset", "tiny", "--start", SHIPPED_NAME, *schedule, *where)
+    samdiff("train", store, "--out", run, "--init-from", SHIPPED_NAME, *schedule, *where)
     samdiff("infer", lr, "-o", folder / "result.png", "--checkpoint", run, *sampling)
-    samdiff("infer", lr, "-o", folder / "rrdb.png", "--checkpoint", run, "--regress", "--overwrite", *where)
+    samdiff("infer", lr, "-o", folder / "rrdb.png", "--checkpoint", run, "--rrdb-only", "--overwrite", *where)
     for line in compare(folder, truth, settings):
         print_result(line)
     print_status(f"{time.perf_counter() - start:.0f} s in all; contact sheet: {folder / SHEET}")

@@ -19,7 +19,7 @@ from ...errors import CheckpointError, ConfigError, ImageError
 from ...pipeline.images.given import ImageKind, is_tensor, split_tensor
 from ...runtime import pick_device
 from ...settings import changed
-from ..checkpoints.format import SHIPPED, SHIPPED_NAME, Checkpoint, load_checkpoint, load_into, weights_digest
+from ..checkpoints.format import Checkpoint, load_checkpoint, load_into, weights_digest
 from ..config import RunConfig, config_of
 from ..diffusion.modulation import Modulation
 from ..diffusion.noise import BLOCK, NoiseField
@@ -301,7 +301,7 @@ def _recommended(checkpoint: Checkpoint, config: RunConfig, name: str) -> Recomm
     if recommended is not None:
         return recommended
     by_quality = dict(recommended_for(config))
-    if config.diffusion.process != "flow" and Path(name) not in (SHIPPED, Path(SHIPPED_NAME)):
+    if config.diffusion.process != "flow":
         by_quality["balanced"] = Sampling()  # the behaviour before checkpoints had the entry
     return by_quality
 

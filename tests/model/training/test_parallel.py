@@ -115,7 +115,7 @@ def test_batches_that_cannot_be_cut(tmp_path):
     store = open_store(make_store(tmp_path / "a.zarr", n=43))
     for sets, match in (
         (["train.batch=5", "train.accumulate=2"], "multiple of 1 processes x 2"),
-        (["train.batch=64"], "at most the 43 tiles"),
+        (["train.batch=64"], "at most the 43 training tiles"),
         (["train.amp=fp16"], "fp16 needs CUDA"),
     ):
         with pytest.raises(ConfigError, match=match):

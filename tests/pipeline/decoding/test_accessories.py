@@ -42,7 +42,7 @@ def test_odd_exif_costs_nothing(name, container, tmp_path):
         np.testing.assert_array_equal(found.pixels, expected)
         for kind in ("png", "jpg", "webp", "tif"):
             plan = plan_write(
-                tmp_path / f"o.{kind}", LARGE.shape, np.uint8, source=found, said={"Software": "s", "Description": "d"}
+                tmp_path / f"o.{kind}", LARGE.shape, np.uint8, source=found, origin={"Software": "s", "Description": "d"}
             )
             assert write_planned(LARGE, plan) == []
             with Image.open(tmp_path / f"o.{kind}") as again:
@@ -86,12 +86,12 @@ def test_what_is_written_is_tried_before_the_work(tmp_path):
     exif[0x010F] = "x" * 70_000
     (tmp_path / "a.png").write_bytes(file_of(SMALL, "PNG", exif=exif.tobytes()))
     source = read_image_file(tmp_path / "a.png")
-    plan = plan_write(tmp_path / "o.jpg", LARGE.shape, np.uint8, source=source, said={"Software": "s"})
+    plan = plan_write(tmp_path / "o.jpg", LARGE.shape, np.uint8, source=source, origin={"Software": "s"})
     assert ["EXIF" in note for note in plan.notes] == [True]
     write_planned(LARGE, plan)
     assert Image.open(tmp_path / "o.jpg").getexif()[0x0131] == "Software: s"
     for dtype in (np.uint8, np.uint16):
-        plan = plan_write(tmp_path / "o.png", LARGE.shape, dtype, source=source, said={"Software": "\udcff"})
+        plan = plan_write(tmp_path / "o.png", LARGE.shape, dtype, source=source, origin={"Software": "\udcff"})
         assert ["how it was made" in note for note in plan.notes] == [True]
         write_planned(LARGE.astype(dtype), plan)
         assert Image.open(tmp_path / "o.png").getexif()[0x010F] == "x" * 70_000
@@ -99,7 +99,7 @@ def test_what_is_written_is_tried_before_the_work(tmp_path):
 
 def test_an_encoder_that_fails_late_keeps_the_pixels(tmp_path, monkeypatch):
     """Accessories that fit a tiny image and not the large one are dropped, and the result is written."""
-    plan = plan_write(tmp_path / "o.png", LARGE.shape, np.uint8, said={"Software": "s"})
+    plan = plan_write(tmp_path / "o.png", LARGE.shape, np.uint8, origin={"Software": "s"})
     monkeypatch.setattr(PngImagePlugin.PngInfo, "add_text", lambda *_: (_ for _ in ()).throw(struct.error("late")))
     assert "late" in write_planned(LARGE, plan)[0]
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO((tmp_path / "o.png").read_bytes()))), LARGE)

@@ -316,4 +316,4 @@ def test_the_commands(mine, tmp_path, monkeypatch, capsys):
     assert len(open_store(tmp_path / "data" / "both.zarr").names()) == 6
     code, said = run(*prepared, "--degrade", "blind")
     assert code == 2
-    assert "nothing is left for --degradation blind" in said
+    assert "--degradation blind has no effect" in said

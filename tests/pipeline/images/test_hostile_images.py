@@ -79,7 +79,7 @@ def test_exif_that_is_too_long_is_left_out_before_the_work(tmp_path):
     exif[0x010F] = "x" * 70_000
     (tmp_path / "a.png").write_bytes(file_of(RGB, "PNG", exif=exif.tobytes()))
     found = read_image_file(tmp_path / "a.png")
-    plan = plan_write(tmp_path / "out.jpg", RGB.shape, np.uint8, source=found, said={"Software": "s"})
+    plan = plan_write(tmp_path / "out.jpg", RGB.shape, np.uint8, source=found, origin={"Software": "s"})
     assert len(plan.notes) == 1
     assert plan.notes[0].startswith("its EXIF could not be kept (")
     write_planned(RGB, plan)
