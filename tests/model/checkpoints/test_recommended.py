@@ -34,7 +34,7 @@ def with_facts(path, **facts):
 
 
 def test_what_is_recommended_for_a_kind():
-    """5 steps of DDPM, the RRDB as the fast way; 1, 4, 8 Euler steps of a flow; `paper` keeps to its grid."""
+    """5 steps of DDPM, the RRDB as the fast way; one Euler step of a flow; `paper` keeps to its grid."""
     kinds = {"none": ("ddpm", 5), "official": ("ddpm", 5), "joint": ("ddpm", 5), "paper": ("paper", None)}
     for name, (sampler, steps) in kinds.items():
         result = recommended_for(load_config("tiny", sets=[f"diffusion.modulation={name}"]))
@@ -44,7 +44,7 @@ def test_what_is_recommended_for_a_kind():
             "best": Sampling(sampler, steps, 4),
         }
     flow = recommended_for(load_config("tiny", sets=FLOW))
-    assert [flow[quality].steps for quality in ("fast", "balanced", "best")] == [1, 4, 8]
+    assert [flow[quality].steps for quality in ("fast", "balanced", "best")] == [None, 1, 1]
     assert read_recommended({"recommended": as_facts(flow)}, "here") == flow
 
 
@@ -108,7 +108,7 @@ def test_publish_writes_them(tmp_path):
     """Those of the kind, those of the source, and those that are given, in this order of strength."""
     path, out = write_model(tmp_path / "m.safetensors", *FLOW), tmp_path / "out.safetensors"
     publish(path, out, "CC0", "nobody")
-    assert decided(load_model(out, "cpu")) == ("euler", 4, 1, False)
+    assert decided(load_model(out, "cpu")) == ("euler", 1, 1, False)
     with_facts(path, recommended=as_facts({"balanced": Sampling("euler", 2)}))
     publish(path, out, "CC0", "nobody", recommended=dict([parse_sampling("best=euler:6:3")]))
     assert decided(load_model(out, "cpu")) == ("euler", 2, 1, False)
