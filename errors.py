@@ -63,7 +63,7 @@ class WeightsError(SamdiffError):
 
 
 class ImageError(SamdiffError):
-    """A picture could not be read or cannot be used."""
+    """An image could not be read or cannot be used."""
 
 
 class ChangedError(SamdiffError):

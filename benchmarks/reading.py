@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 
 from samdiff.pipeline.degrade.recipes import degrade
-from samdiff.pipeline.images.decode import map_ahead, read_picture
+from samdiff.pipeline.images.decode import map_ahead, read_rgb
 from samdiff.pipeline.images.sources import ImageFile, SourceReader, list_source
 from samdiff.pipeline.prepare.scan import crop_to_scale
 from samdiff.runtime import setup_process
@@ -25,19 +25,19 @@ from samdiff.runtime import setup_process
 RUNS = 3
 
 
-def hr_and_lr(image: ImageFile, shelf: SourceReader, kind: str = "bicubic") -> None:
+def hr_and_lr(image: ImageFile, source_reader: SourceReader, kind: str = "bicubic") -> None:
     """The work of the stage `tiles` on an image before it cuts tiles."""
-    degrade(crop_to_scale(read_picture(image, shelf=shelf).pixels, 4), kind, 4)
+    degrade(crop_to_scale(read_rgb(image, source_reader=source_reader).pixels, 4), kind, 4)
 
 
 def rate(images: Sequence[ImageFile], work: Callable[[ImageFile, SourceReader], object], runs: int = RUNS) -> float:
     """Images per second: the median of several rounds."""
     times = []
-    with SourceReader() as shelf:
+    with SourceReader() as source_reader:
         for _ in range(runs):
             start = time.process_time()
             for image in images:
-                work(image, shelf)
+                work(image, source_reader)
             times.append(time.process_time() - start)
     return len(images) / statistics.median(times)
 
@@ -63,10 +63,10 @@ def main() -> None:
                 cv2.imwrite(str(Path(folder, f"{k}.jpg")), cv2.imread(image.path), [cv2.IMWRITE_JPEG_QUALITY, 95])
             for name, images in (("as they are", originals), ("as JPEG", list_source(folder))):
                 plain = rate(images, lambda image, _: cv2.imread(image.path))
-                ours = rate(images, lambda image, shelf: read_picture(image, shelf=shelf))
+                ours = rate(images, lambda image, source_reader: read_rgb(image, source_reader=source_reader))
                 bicubic, blind = rate(images, hr_and_lr), rate(images, partial(hr_and_lr, kind="blind"), 1)
                 print(
-                    f"{Path(source).name}, {name}, {len(images)} images: cv2.imread {plain:.1f}/s, read_picture {ours:.1f}/s "
+                    f"{Path(source).name}, {name}, {len(images)} images: cv2.imread {plain:.1f}/s, read_rgb {ours:.1f}/s "
                     f"({ours / plain:.2f} of it), with bicubic LR {bicubic:.1f}/s, with blind LR {blind:.1f}/s, "
                     f"bicubic ahead in threads {ahead(images):.1f}/s"
                 )

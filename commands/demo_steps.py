@@ -1,6 +1,6 @@
-"""`samdiff demo`: photographs -> shards -> a trained model -> a picture four times larger, in minutes on a CPU.
+"""`samdiff demo`: images -> shards -> a trained model -> an image four times larger, in minutes on a CPU.
 
-Each step is the command that a user would type, printed before it runs. One photograph is held out: it is never in the store.
+Each step is the command that a user would type, printed before it runs. One image is held out: it is never in the store.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..model.sheets.overlay import mask_overlay, structure_panel
 from ..pipeline.degrade.imresize import imresize
 from ..pipeline.degrade.recipes import degrade
 from ..pipeline.encode.structure import encode_structure
-from ..pipeline.images.decode import read_picture
+from ..pipeline.images.decode import read_rgb
 from ..pipeline.images.sources import list_source
 from ..pipeline.masks.generator import MaskGenerator
 from ..pipeline.prepare.tile_stage import crop_to_scale
@@ -78,10 +78,10 @@ def run_demo(settings: DemoConfig, print_status: Callable[[str], None], print_re
         SamdiffError: a step failed; its own message stands above.
     """
     folder, start = settings.folder, time.perf_counter()
-    photographs = sample_photographs()
-    check_folder(folder, photographs, settings.overwrite)
-    write_photographs(folder, photographs)
-    truth = photographs["held_out_hr.png"]
+    samples = sample_images()
+    check_folder(folder, samples, settings.overwrite)
+    write_samples(folder, samples)
+    truth = samples["held_out_hr.png"]
     store, run, lr = folder / "photos.zarr", folder / "run", folder / "held_out_lr.png"
     where = ["--device", settings.device]
     requested = [] if settings.sampling_steps is None else ["--steps", settings.sampling_steps]
@@ -110,20 +110,20 @@ def run_demo(settings: DemoConfig, print_status: Callable[[str], None], print_re
     return folder / SHEET
 
 
-def sample_photographs() -> dict[str, np.ndarray]:
+def sample_images() -> dict[str, np.ndarray]:
     """File name -> pixels: the samples as `photos/NAME.png`, but for the one held out, which is HR and LR beside them."""
     found, held_out = {}, None
-    for picture in list_source("samples"):
-        pixels = read_picture(picture).pixels
-        if Path(picture.name).stem == HELD_OUT:
+    for image_file in list_source("samples"):
+        pixels = read_rgb(image_file).pixels
+        if Path(image_file.name).stem == HELD_OUT:
             held_out = crop_to_scale(pixels, SCALE)
         else:
-            found[f"photos/{Path(picture.name).stem}.png"] = pixels
-    assert held_out is not None, "the samples hold the demo's picture"
+            found[f"photos/{Path(image_file.name).stem}.png"] = pixels
+    assert held_out is not None, "the samples hold the demo's image"
     return {**found, "held_out_hr.png": held_out, "held_out_lr.png": degrade(held_out, "bicubic", SCALE)}
 
 
-def check_folder(folder: Path, photographs: Mapping[str, np.ndarray], overwrite: bool) -> None:
+def check_folder(folder: Path, samples: Mapping[str, np.ndarray], overwrite: bool) -> None:
     """Before any work: what is in the folder under the demo's names is the demo's own, from an earlier run. Sweeps what a killed run left.
 
     Raises:
@@ -134,13 +134,13 @@ def check_folder(folder: Path, photographs: Mapping[str, np.ndarray], overwrite:
     low = folder / "held_out_lr.png"
     digest = hashlib.sha256(low.read_bytes()).hexdigest()[:16] if low.is_file() else "none"
     said = {**dict.fromkeys(RESULTS, {"samdiff-input": f"sha256 {digest}"}), SHEET: _MARK}
-    names = [*photographs, *said]
+    names = [*samples, *said]
     for name in names:
         file = folder / name
         kind = look(file).kind
         if kind not in (NOTHING, FILE, DEAD_LINK):
             raise ConfigError(f"{printable(file)}: is {kind}, expected a file or nothing; give another --folder")
-        ours = kind == NOTHING or (_holds(file, photographs[name]) if name in photographs else has_provenance(file, said[name]))
+        ours = kind == NOTHING or (_holds(file, samples[name]) if name in samples else has_provenance(file, said[name]))
         if not ours and not overwrite:
             raise ConfigError(
                 f"{printable(file)}: exists already and was not written by this demo; give --overwrite, or another --folder"
@@ -148,16 +148,16 @@ def check_folder(folder: Path, photographs: Mapping[str, np.ndarray], overwrite:
     sweep_outputs(folder / name for name in names)
 
 
-def write_photographs(folder: Path, photographs: Mapping[str, np.ndarray]) -> None:
-    """The files of `sample_photographs`; those that are there already stay untouched."""
+def write_samples(folder: Path, samples: Mapping[str, np.ndarray]) -> None:
+    """The files of `sample_images`; those that are there already stay untouched."""
     (folder / "photos").mkdir(parents=True, exist_ok=True)
-    for name, pixels in photographs.items():
+    for name, pixels in samples.items():
         if not _holds(folder / name, pixels):
             save_image(pixels, folder / name)
 
 
 def _holds(file: Path, pixels: np.ndarray) -> bool:
-    """Whether a file is there and holds exactly this picture."""
+    """Whether a file is there and holds exactly this image."""
     try:
         return file.exists() and np.array_equal(open_image(file), pixels)
     except ImageError:

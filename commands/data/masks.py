@@ -59,7 +59,7 @@ def masks(
     from ...model.sheets.contact_sheet import contact_sheet
     from ...model.sheets.overlay import mask_overlay, structure_panel
     from ...pipeline.encode.structure import encode_structure
-    from ...pipeline.images.decode import read_picture
+    from ...pipeline.images.decode import read_rgb
     from ...pipeline.images.sources import list_source
     from ...pipeline.masks.generator import MaskGenerator
     from ...pipeline.storage.outputs import claim_outputs, write_output
@@ -70,17 +70,17 @@ def masks(
     target = out or Path(f"{image.stem}_masks.png")
     if target.suffix.lower() not in FORMATS:  # reported before the work, not after it
         raise ConfigError(f"--out {target}: expected a file ending in {', '.join(FORMATS)}")
-    picture = list_source(image)[0]
+    image_file = list_source(image)[0]
     segmenter, mode = settings.segmenter, settings.masks.mode
     outputs = [("--out", target), *([("--json", records)] if records is not None else [])]
-    inputs: list[str | Path] = [image, picture.path, *([segmenter.sam_weights] if segmenter.sam_weights is not None else [])]
+    inputs: list[str | Path] = [image, image_file.path, *([segmenter.sam_weights] if segmenter.sam_weights is not None else [])]
     claim_outputs(outputs, inputs, overwrite)
     setup_process(threads)
     where = pick_device(device)
-    decoded = read_picture(picture)
+    decoded = read_rgb(image_file)
     pixels = decoded.pixels
     for note in decoded.notes:
-        print_status(f"{picture.name}: {note}")
+        print_status(f"{image_file.name}: {note}")
     generator = MaskGenerator(
         segmenter.sam or ("vit_h" if where.type == "cuda" else "mobile_sam"),
         device=where,

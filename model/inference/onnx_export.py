@@ -34,7 +34,7 @@ class Encoder(nn.Module):
 
 
 def export_onnx(model: SuperResolver, folder: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> list[Path]:
-    """Write rrdb.onnx, denoiser.onnx and schedule.json (scale, modulation, alpha_bars, first_time) into a folder.
+    """Write rrdb.onnx, denoiser.onnx and schedule.json (scale, process, base and the numbers that sampling needs) into a folder.
 
     The files appear only when all of them are complete.
 
@@ -45,16 +45,10 @@ def export_onnx(model: SuperResolver, folder: Path, overwrite: bool = False, inp
         inputs: files that are never replaced, such as the checkpoint.
 
     Raises:
-        ConfigError: onnx or onnxscript is not installed, a file exists or is an input, or the model is a flow or has base rrdb.
+        ConfigError: onnx or onnxscript is not installed, or a file exists or is an input.
         BusyError: another process exports into this folder.
         StoreError: they cannot be written.
     """
-    diffusion = model.config.diffusion
-    if (diffusion.process, diffusion.base) != ("ddpm", "bicubic"):
-        raise ConfigError(
-            f"export: supports process ddpm with base bicubic only, the model has process {diffusion.process} with base {diffusion.base}; "
-            "export another model"
-        )
     claim_outputs([("--out", folder / name) for name in FILES], inputs, overwrite)
     try:
         import onnx  # noqa: F401
@@ -87,11 +81,17 @@ def _write(model: SuperResolver, files: list[Path]) -> None:
                         "t": {0: torch.export.Dim.AUTO},
                         "condition": {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}},
     )  # fmt: skip
+    diffusion = model.config.diffusion
     facts = {
         "scale": model.scale,
         "multiple": model.unet.multiple,
+        "process": diffusion.process,
+        "base": diffusion.base,
+        "rescale": diffusion.rescale,
+        "flow_sigma": diffusion.flow_sigma,
+        "flow_prediction": diffusion.flow_prediction,
         "modulation": model.modulation.name,
-        "lr_levels": model.config.diffusion.lr_levels,
+        "lr_levels": diffusion.lr_levels,
         "alpha_bars": model.modulation.schedule.alpha_bars.tolist(),
         "first_time": model.modulation.schedule.t_start,
     }

@@ -20,7 +20,7 @@ def degrade(hr: np.ndarray, kind: str, scale: int, *, seed: int = 0, content: st
         kind: `bicubic`, MATLAB's antialiased `imresize`; `blind`, see `blind.py`.
         scale: s, HR pixels per LR pixel.
         seed: of `blind`: another seed, another random degradation.
-        content: of `blind`: SHA-256 (hex) of the source file, so that each picture has its own, wherever and whenever it is made.
+        content: of `blind`: SHA-256 (hex) of the source file, so that each image has its own, wherever and whenever it is made.
 
     Returns:
         uint8 [H/s, W/s, 3].

@@ -50,7 +50,7 @@ class DataSet:
     sha256: str | None = None
     """Its hash, if known."""
     images: int | None = None
-    """How many pictures it holds, if known."""
+    """How many images it holds, if known."""
     licence: str = "not stated"
     """What its authors allow."""
     citation: str = ""
@@ -181,7 +181,7 @@ def download_dataset(
     patience: RetryPolicy | None = None,
     sleep: Callable[[float], Any] = time.sleep,
 ) -> list[Path]:
-    """The archives of a data set, fetched if they are not here, each verified and its pictures counted.
+    """The archives of a data set, fetched if they are not here, each verified and its images counted.
 
     Args:
         name: in the registry.
@@ -238,9 +238,9 @@ def _check_count(path: Path, archive: DataSet) -> None:
     try:
         found = len(list_source(path, _limits_of(path)))
     except ImageError as error:
-        raise DownloadError(f"{path} came whole but is no archive of pictures ({error}); delete it") from error
+        raise DownloadError(f"{path} came whole but is no archive of images ({error}); delete it") from error
     if archive.images is not None and found != archive.images:
-        raise DownloadError(f"{path}: expected {archive.images} pictures, found {found}; delete it and fetch it again")
+        raise DownloadError(f"{path}: expected {archive.images} images, found {found}; delete it and fetch it again")
 
 
 def _limits_of(path: Path) -> Limits:
@@ -268,9 +268,9 @@ def _is_data_set(given: str, registry: dict[str, DataSet]) -> bool:
 
 
 def extract(archive: Path, folder: Path, images: int | None = None) -> int:
-    """Unpack the pictures of a zip or tar; returns how many there are. Those that are there whole are left alone.
+    """Unpack the images of a zip or tar; returns how many there are. Those that are there whole are left alone.
 
-    Names are those of `list_source`, which never lead out of the folder; a picture appears under its name only when it is whole.
+    Names are those of `list_source`, which never lead out of the folder; an image appears under its name only when it is whole.
 
     Args:
         archive: a zip or tar.
@@ -281,37 +281,37 @@ def extract(archive: Path, folder: Path, images: int | None = None) -> int:
         DownloadError: the disk is too small, a link in the folder leads out of it, or the number is not `images`.
         ImageError: the archive is damaged.
     """
-    pictures = list_source(archive, _limits_of(archive))
+    image_files = list_source(archive, _limits_of(archive))
     folder.mkdir(parents=True, exist_ok=True)
     root = folder.resolve()
-    for picture in pictures:
-        _check_place(folder / picture.name, picture, root)
-    missing = [picture for picture in pictures if not (folder / picture.name).exists()]
-    check_disk(folder, sum(picture.size for picture in missing))
-    with SourceReader() as shelf:
-        for picture in progress(missing, desc=f"unpack {archive.name}", unit="file"):
-            target = folder / picture.name
+    for image_file in image_files:
+        _check_place(folder / image_file.name, image_file, root)
+    missing = [image_file for image_file in image_files if not (folder / image_file.name).exists()]
+    check_disk(folder, sum(image_file.size for image_file in missing))
+    with SourceReader() as source_reader:
+        for image_file in progress(missing, desc=f"unpack {archive.name}", unit="file"):
+            target = folder / image_file.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _check_place(target, picture, root)
+            _check_place(target, image_file, root)
             part = target.with_name(target.name + ".part")
             if os.path.lexists(part) and not stat.S_ISREG(part.lstat().st_mode):
                 raise DownloadError(f"{part}: expected a file that was being unpacked, got a link or a folder; move it away")
             part.unlink(missing_ok=True)  # of a run that was killed
             with open(part, "xb") as file:
-                for chunk in shelf.chunks(picture):
+                for chunk in source_reader.chunks(image_file):
                     file.write(chunk)
             os.replace(part, target)
     found = len(list_source(folder))
     if images is not None and found != images:
-        raise DownloadError(f"{folder}: expected {images} pictures, found {found}; empty the folder and unpack again")
+        raise DownloadError(f"{folder}: expected {images} images, found {found}; empty the folder and unpack again")
     return found
 
 
-def _check_place(target: Path, picture: ImageFile, root: Path) -> None:
+def _check_place(target: Path, image_file: ImageFile, root: Path) -> None:
     """Nothing is written outside, and no file is replaced: what has a name was whole when it got it, so another length is not ours."""
     if not target.resolve().is_relative_to(root):
         raise DownloadError(f"{target}: a link in {root} leads out of it; delete the link, or unpack elsewhere")
-    if os.path.lexists(target) and not (target.is_file() and target.stat().st_size == picture.size):
+    if os.path.lexists(target) and not (target.is_file() and target.stat().st_size == image_file.size):
         raise DownloadError(
-            f"{target}: is there and is not the archive's ({picture.size} bytes); it is left alone: move it away, or unpack elsewhere"
+            f"{target}: is there and is not the archive's ({image_file.size} bytes); it is left alone: move it away, or unpack elsewhere"
         )

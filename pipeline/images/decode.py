@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture's pixels."""
+    """An image's pixels."""
 
     pixels: np.ndarray
     """uint8 [H, W, 3], RGB 0..255, upright."""
@@ -32,46 +32,46 @@ class Decoded:
     """What decoding did that changes values or could surprise."""
 
 
-def read_picture(picture: ImageFile, limits: Limits | None = None, shelf: SourceReader | None = None) -> Decoded:
-    """Read and decode one picture.
+def read_rgb(image_file: ImageFile, limits: Limits | None = None, source_reader: SourceReader | None = None) -> Decoded:
+    """Read and decode one image.
 
     Args:
-        picture: from `list_source`.
+        image_file: from `list_source`.
         limits: bounds; None takes the defaults.
-        shelf: keeps archives open; None opens and closes.
+        source_reader: keeps archives open; None opens and closes.
 
     Raises:
         ImageError: with the reason, whatever is wrong.
     """
     limits = limits or Limits()
-    if shelf is None:
-        with SourceReader() as shelf:
-            return read_picture(picture, limits, shelf)
-    return decode_picture(shelf.read(picture, limits.max_bytes), picture.name, limits)
+    if source_reader is None:
+        with SourceReader() as source_reader:
+            return read_rgb(image_file, limits, source_reader)
+    return decode_rgb(source_reader.read(image_file, limits.max_bytes), image_file.name, limits)
 
 
 def read_ahead(
-    pictures: Sequence[ImageFile], limits: Limits | None = None, *, workers: int = 2, ahead: int = 4
+    image_files: Sequence[ImageFile], limits: Limits | None = None, *, workers: int = 2, ahead: int = 4
 ) -> Iterator[tuple[ImageFile, Decoded | ImageError]]:
-    """Read pictures in threads ahead of the caller, in order (see `map_ahead`).
+    """Read images in threads ahead of the caller, in order (see `map_ahead`).
 
     Args:
-        pictures: what to read.
-        limits: bounds on picture sizes.
+        image_files: what to read.
+        limits: bounds on image sizes.
         workers: threads that decode.
-        ahead: pictures being decoded or waiting.
+        ahead: images being decoded or waiting.
 
     Yields:
-        The picture, and its pixels or the reason why there are none.
+        The image, and its pixels or the reason why there are none.
     """
 
-    def work(picture: ImageFile, shelf: SourceReader) -> Decoded | ImageError:
+    def work(image_file: ImageFile, source_reader: SourceReader) -> Decoded | ImageError:
         try:
-            return read_picture(picture, limits, shelf)
+            return read_rgb(image_file, limits, source_reader)
         except ImageError as error:
             return error
 
-    return map_ahead(work, pictures, workers=workers, ahead=ahead)
+    return map_ahead(work, image_files, workers=workers, ahead=ahead)
 
 
 def map_ahead(
@@ -91,15 +91,15 @@ def map_ahead(
         The item and its result.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
-    with SourceReader() as shelf:
+    with SourceReader() as source_reader:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         try:
             for item in items:
-                waiting.append((item, pool.submit(work, item, shelf)))
+                waiting.append((item, pool.submit(work, item, source_reader)))
                 if len(waiting) >= ahead:
                     first, future = waiting.popleft()
                     yield first, future.result()
-                    del future  # or the pixels would live until the next picture is there
+                    del future  # or the pixels would live until the next image is there
             while waiting:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -108,7 +108,7 @@ def map_ahead(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def decode_picture(data: bytes, name: str, limits: Limits | None = None) -> Decoded:
+def decode_rgb(data: bytes, name: str, limits: Limits | None = None) -> Decoded:
     """Decode a file's bytes.
 
     Args:

@@ -1,4 +1,4 @@
-"""The `samples`: a few photographs that another package ships."""
+"""The `samples`: a few images that another package ships."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import ImageError
 
 SAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
-"""Photographs that scikit-image's wheel ships."""
+"""Images that scikit-image's wheel ships."""
 
 
 def sample_files() -> list[Path]:
@@ -22,5 +22,5 @@ def sample_files() -> list[Path]:
     missing = [name for name in SAMPLES if folder is None or not (folder / name).is_file()]
     if folder is None or missing:
         what = "scikit-image is not installed" if folder is None else f"scikit-image ships no {', '.join(missing)}"
-        raise ImageError(f"samples: {what}; pip install 'samdiff[samples]', or give a folder of photographs")
+        raise ImageError(f"samples: {what}; pip install 'samdiff[samples]', or give a folder of images")
     return [folder / name for name in SAMPLES]

@@ -26,7 +26,7 @@ _MOST_PASSES = 20  # over a compressed tar; DIV2K in random order takes fewer
 
 
 class SourceReader(AbstractContextManager["SourceReader"]):
-    """Reads pictures' bytes and keeps archives open in between. Safe for threads."""
+    """Reads images' bytes and keeps archives open in between. Safe for threads."""
 
     def __init__(self) -> None:
         self._stack, self._lock = ExitStack(), threading.Lock()
@@ -35,25 +35,25 @@ class SourceReader(AbstractContextManager["SourceReader"]):
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def read(self, picture: ImageFile, limit: int) -> bytes:
-        """All bytes of a picture.
+    def read(self, image_file: ImageFile, limit: int) -> bytes:
+        """All bytes of an image.
 
         Args:
-            picture: from `list_source`.
+            image_file: from `list_source`.
             limit: most bytes; a longer file is not read at all, and one that only claims to be shorter is read no further.
 
         Raises:
             ImageError: it cannot be read, or is longer than `limit`.
         """
-        return b"".join(self.chunks(picture, limit))
+        return b"".join(self.chunks(image_file, limit))
 
-    def chunks(self, picture: ImageFile, limit: int | None = None) -> Iterator[bytes]:
+    def chunks(self, image_file: ImageFile, limit: int | None = None) -> Iterator[bytes]:
         """The same bytes in pieces of at most 1 MiB; without a limit if it is None."""
-        if picture.trouble:
-            raise ImageError(picture.trouble)
+        if image_file.trouble:
+            raise ImageError(image_file.trouble)
         length = 0
         try:
-            for part in self._chunks(picture, limit):
+            for part in self._chunks(image_file, limit):
                 length += len(part)
                 if limit is not None and length > limit:
                     raise too_large(length, limit)
@@ -63,55 +63,55 @@ class SourceReader(AbstractContextManager["SourceReader"]):
         except Exception as error:  # noqa: BLE001 - zipfile, tarfile and the decompressors raise whatever comes on damage
             raise ImageError(f"cannot be read: {reason_of(error)}") from error
 
-    def _chunks(self, picture: ImageFile, limit: int | None) -> Iterator[bytes]:
-        if picture.member is None:
-            with open_regular(picture.path, limit) as file:
+    def _chunks(self, image_file: ImageFile, limit: int | None) -> Iterator[bytes]:
+        if image_file.member is None:
+            with open_regular(image_file.path, limit) as file:
                 yield from iter(partial(file.read, CHUNK), b"")
             return
-        if limit is not None and picture.size > limit:
-            raise too_large(picture.size, limit)
+        if limit is not None and image_file.size > limit:
+            raise too_large(image_file.size, limit)
         with self._lock:
-            if picture.path not in self._archives:
-                self._archives[picture.path] = self._stack.enter_context(closing(ArchiveReader(picture.path)))
-            archive = self._archives[picture.path]
-        yield from archive.chunks(picture.member, picture.size)
+            if image_file.path not in self._archives:
+                self._archives[image_file.path] = self._stack.enter_context(closing(ArchiveReader(image_file.path)))
+            archive = self._archives[image_file.path]
+        yield from archive.chunks(image_file.member, image_file.size)
 
 
-def hash_pictures(pictures: Iterable[ImageFile], limit: int | None = None) -> Iterator[str]:
-    """SHA-256 (hex) of each picture's bytes, in order; of its name and nothing else if it cannot be read or is longer than `limit`."""
-    with SourceReader() as shelf:
-        for picture in pictures:
+def hash_images(image_files: Iterable[ImageFile], limit: int | None = None) -> Iterator[str]:
+    """SHA-256 (hex) of each image's bytes, in order; of its name and nothing else if it cannot be read or is longer than `limit`."""
+    with SourceReader() as source_reader:
+        for image_file in image_files:
             digest = hashlib.sha256()
             try:
-                for part in shelf.chunks(picture, limit):
+                for part in source_reader.chunks(image_file, limit):
                     digest.update(part)
             except ImageError:
-                digest = hashlib.sha256(b"unreadable\0" + picture.name.encode())
+                digest = hashlib.sha256(b"unreadable\0" + image_file.name.encode())
             yield digest.hexdigest()
 
 
-def check_archives(pictures: Sequence[ImageFile], limits: Limits) -> None:
+def check_archives(image_files: Sequence[ImageFile], limits: Limits) -> None:
     """Refuse archives whose images would unpack to more than `limits` allow; images that are too large by themselves do not count.
 
     Raises:
         ImageError: names the archive and the option.
     """
     total: dict[str, int] = defaultdict(int)
-    for picture in pictures:
-        if picture.member is not None and not picture.trouble and picture.size <= limits.max_bytes:
-            total[picture.path] += picture.size
+    for image_file in image_files:
+        if image_file.member is not None and not image_file.trouble and image_file.size <= limits.max_bytes:
+            total[image_file.path] += image_file.size
     for path, size in total.items():
         if size > limits.max_archive_bytes:
             raise ImageError(
                 f"{path}: its images unpack to {size / 1e9:.1f} GB, more than {limits.max_archive_gb:g} GB; "
                 "raise --max-archive-gb if they are to be used"
             )
-    _check_order(pictures, set(total), limits)
+    _check_order(image_files, set(total), limits)
 
 
-def _check_order(pictures: Sequence[ImageFile], archives: Iterable[str], limits: Limits) -> None:
+def _check_order(image_files: Sequence[ImageFile], archives: Iterable[str], limits: Limits) -> None:
     for path in archives:
-        places = [(p.member, p.size) for p in pictures if p.path == path and p.member is not None and not p.trouble]
+        places = [(p.member, p.size) for p in image_files if p.path == path and p.member is not None and not p.trouble]
         try:
             cost = unpacked_in_order(path, places)
         except OSError as error:

@@ -6,32 +6,32 @@ import hashlib
 from dataclasses import replace
 
 from ...errors import ChangedError, ImageError, printable
-from .decode import Decoded, Limits, decode_picture
-from .sources import ImageFile, SourceReader, hash_pictures
+from .decode import Decoded, Limits, decode_rgb
+from .sources import ImageFile, SourceReader, hash_images
 
 
-def read_unchanged(picture: ImageFile, sha256: str, limits: Limits, shelf: SourceReader) -> Decoded:
+def read_unchanged(image_file: ImageFile, sha256: str, limits: Limits, source_reader: SourceReader) -> Decoded:
     """Read an image once, compare its bytes with its hash, and decode these bytes.
 
     Args:
-        picture: from `list_source`.
-        sha256: of `hash_pictures`, made when the source was scanned.
+        image_file: from `list_source`.
+        sha256: of `hash_images`, made when the source was scanned.
         limits: bounds.
-        shelf: keeps archives open.
+        source_reader: keeps archives open.
 
     Raises:
         ImageError: it cannot be used, as was so when it was scanned.
         ChangedError: it is not what was scanned: other bytes, readable before and not now, or the other way round.
     """
     try:
-        data = shelf.read(picture, limits.max_bytes)
+        data = source_reader.read(image_file, limits.max_bytes)
     except (ImageError, IndexError) as error:  # an index of an archive that has fewer files now
-        if isinstance(error, ImageError) and (picture.size > limits.max_bytes or sha256 == _unreadable(picture)):
+        if isinstance(error, ImageError) and (image_file.size > limits.max_bytes or sha256 == _unreadable(image_file)):
             raise
-        raise changed(_where(picture), str(error)) from error
+        raise changed(_where(image_file), str(error)) from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise changed(_where(picture), "its bytes are not those that were hashed at first")
-    return decode_picture(data, picture.name, limits)
+        raise changed(_where(image_file), "its bytes are not those that were hashed at first")
+    return decode_rgb(data, image_file.name, limits)
 
 
 def changed(where: str, how: str) -> ChangedError:
@@ -42,10 +42,10 @@ def changed(where: str, how: str) -> ChangedError:
     )
 
 
-def _where(picture: ImageFile) -> str:
-    return picture.path if picture.member is None else f"{picture.path}: {picture.name}"
+def _where(image_file: ImageFile) -> str:
+    return image_file.path if image_file.member is None else f"{image_file.path}: {image_file.name}"
 
 
-def _unreadable(picture: ImageFile) -> str:
+def _unreadable(image_file: ImageFile) -> str:
     """The hash of a file that could not be read when it was scanned."""
-    return next(hash_pictures([replace(picture, trouble="unreadable")]))
+    return next(hash_images([replace(image_file, trouble="unreadable")]))

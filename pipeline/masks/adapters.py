@@ -115,7 +115,7 @@ class ImportedMasks:
         if (height_was, width_was) == (height, width):
             return counts, kept
         if not (height <= height_was < height + self.scale and width <= width_was < width + self.scale):
-            raise SamdiffError(f"made for {width_was} x {height_was} pixels (W x H), the picture has {width} x {height}")
+            raise SamdiffError(f"made for {width_was} x {height_was} pixels (W x H), the image has {width} x {height}")
         mask = np.ascontiguousarray(decode(counts, height_was, width_was)[:height, :width])
         return encode(mask), {key: value for key, value in kept.items() if key != "crop_box"}
 

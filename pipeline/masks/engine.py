@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _POINTS = 64
 """Points per chunk on a CPU: the prompt tokens' products need many rows; image tokens go one point at a time, in the cache."""
 _ENCODER_BATCH_CUDA = 8
-"""Pictures per encoder batch on CUDA. By calculation, not measured."""
+"""Images per encoder batch on CUDA. By calculation, not measured."""
 
 _POOL_BYTES = 1 << 30
 """Logits of candidates that are held before they are measured (see `Pool`): 4,000 masks."""
@@ -118,14 +118,14 @@ class MaskEngine:
             return self.encoder(torch.cat(full))[: len(pixels)]
 
     def _halve_batch(self, error: torch.cuda.OutOfMemoryError) -> None:
-        """Half of the pictures per encoder batch from now on: vit_h takes some 3 GB for each, and no option changes their number."""
+        """Half of the images per encoder batch from now on: vit_h takes some 3 GB for each, and no option changes their number."""
         if self.encoder_batch == 1:
             raise ConfigError(
-                f"out of memory on {self.device} with one picture in the segmenter's encoder; "
+                f"out of memory on {self.device} with one image in the segmenter's encoder; "
                 "take a smaller segmenter (--sam) or another device"
             ) from error
         self.encoder_batch //= 2
-        log.warning("out of memory on %s: going on with %d pictures per encoder batch", self.device, self.encoder_batch)
+        log.warning("out of memory on %s: continuing with %d images per encoder batch", self.device, self.encoder_batch)
 
     @torch.inference_mode()
     def candidates(self, embedding: Tensor, crop: tuple[int, int, int, int], layer: int, size: tuple[int, int]) -> Pool:
@@ -186,7 +186,7 @@ class MaskEngine:
                 f"out of memory on {self.device} with {self.chunk} points at a time{once} take a smaller segmenter or another device"
             ) from error
         self.halved, self.chunk, self.pool_bytes = True, self.chunk // 2, self.pool_bytes // 2
-        log.warning("out of memory on %s: going on with %d points at a time", self.device, self.chunk)
+        log.warning("out of memory on %s: continuing with %d points at a time", self.device, self.chunk)
 
     @torch.inference_mode()
     def masks(self, embedding: Tensor, crop: tuple[int, int, int, int], layer: int, size: tuple[int, int]) -> MaskTable:

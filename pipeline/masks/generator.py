@@ -15,7 +15,7 @@ from ...errors import ConfigError, ImageError, printable
 from ...settings import changed
 from ..encode.mask_table import MaskTable
 from ..encode.rle import CocoMask
-from ..images.decode import read_picture
+from ..images.decode import read_rgb
 from ..images.given import ImageLike, rgb_pixels
 from ..images.sources import list_source
 from .engine import MaskEngine
@@ -147,4 +147,4 @@ def _pixels(image: ImageLike) -> np.ndarray:
     files = list_source(image)
     if len(files) != 1:
         raise ImageError(f"{printable(image)}: expected one image, got {len(files)}; give them one by one")
-    return read_picture(files[0]).pixels
+    return read_rgb(files[0]).pixels

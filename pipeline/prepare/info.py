@@ -81,7 +81,7 @@ def plan_lines(plan: Plan, segmenter: str) -> list[str]:
     else:
         left = len(plan.missing)
         state = {"masks": f"done: {total - left}, missing: {left}", "tiles": "missing", "commit": "missing"}
-    state["scan"] = f"done: {total} pictures"
+    state["scan"] = f"done: {total} images"
     lines = []
     for stage in STAGES:
         if stage.command == "prepare":

@@ -1,4 +1,4 @@
-"""The mask stage for a list of pictures, in this process: pictures -> image masks, those that cannot be used with the reason."""
+"""The mask stage for a list of images, in this process: images -> image masks, those that cannot be used with the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Read = Callable[[SourceImage, SourceReader], Decoded | ImageError]
 Result = tuple[SourceImage, ImageMasks | ImageError]
 
 MaskStage = Callable[[Sequence[SourceImage], Read], Iterator[Result]]
-"""What makes image masks, here or elsewhere: pictures and how to read them -> one result each, in any order."""
+"""What makes image masks, here or elsewhere: images and how to read them -> one result each, in any order."""
 
 
 def make_generator(sam: str, device: str = "auto", lr_scale: int | None = None, **options: Any) -> MaskSource:
@@ -81,16 +81,16 @@ def one_each(items: Sequence[SourceImage], results: Iterator[Result]) -> Iterato
     """The same results; whoever made them gave one for each item (each of another key), and none for anything else."""
     waiting = {item.key: item for item in items}
     for item, result in results:
-        assert waiting.pop(item.key, None) is not None, f"{item.picture.name}: a second result, or one that nobody requested"
+        assert waiting.pop(item.key, None) is not None, f"{item.image_file.name}: a second result, or one that nobody requested"
         yield item, result
     assert not waiting, (
-        f"no result for {len(waiting)} of {len(items)} images, such as {next(iter(waiting.values())).picture.name}"
+        f"no result for {len(waiting)} of {len(items)} images, such as {next(iter(waiting.values())).image_file.name}"
     )
 
 
 def local_masks(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
-    """Records of pictures, in order, made by one segmenter while the next pictures are decoded."""
-    inside: deque[tuple[SourceImage, Decoded]] = deque()  # pictures that the segmenter holds
+    """Records of images, in order, made by one segmenter while the next images are decoded."""
+    inside: deque[tuple[SourceImage, Decoded]] = deque()  # images that the segmenter holds
     refused: deque[tuple[SourceImage, ImageError]] = deque()
 
     expect = getattr(masks, "expect", lambda *_: None)  # files of masks belong to names
@@ -100,7 +100,7 @@ def local_masks(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> 
             if isinstance(decoded, ImageError):
                 refused.append((item, decoded))
                 continue
-            reason = expect(item.picture.name, *decoded.pixels.shape[:2])
+            reason = expect(item.image_file.name, *decoded.pixels.shape[:2])
             if reason is not None:
                 refused.append((item, ImageError(reason)))
                 continue

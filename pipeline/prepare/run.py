@@ -1,4 +1,4 @@
-"""The offline stages wired together: pictures -> masks and codes -> shards.
+"""The offline stages wired together: images -> masks and codes -> shards.
 
 `prepare` may be killed anywhere and run again: finished images are records in the staging folder, the store is written from them
 in the order of the source, and nothing counts until the root document is there.
@@ -47,8 +47,8 @@ class MaskSource(Protocol):
     def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable | list[CocoMask]]:
         """Masks of uint8 [H, W, 3] images, in order: a `MaskTable`, or segment-anything's records (`segmentation` = COCO RLE), for each.
 
-        A class that knows pictures by name has `expect(name, height, width)` too: told of each image before it comes, it returns
-        None, or the reason why it has no masks; such pictures are skipped and listed. Two names of one content are then two images.
+        A class that knows images by name has `expect(name, height, width)` too: told of each image before it comes, it returns
+        None, or the reason why it has no masks; such images are skipped and listed. Two names of one content are then two images.
         """
 
 
@@ -72,9 +72,9 @@ class Plan:
     """What a run would find and do; nothing was written to make it."""
 
     found: list[SourceImage]
-    """Every picture of the source, in order."""
+    """Every image of the source, in order."""
     missing: list[SourceImage]
-    """Pictures that no committed record covers, each content once."""
+    """Images that no committed record covers, each content once."""
     committed: Store | None
     """The finished store, if there is one."""
     changed: list[str]
@@ -91,7 +91,7 @@ def plan_prepare(found: list[SourceImage], out: Location, settings: Mapping[str,
     staging = Staging(out)
     begun = store.attrs if store else staging.settings()
     settings = _with_weights_of(begun, settings)
-    images = [[item.picture.name, item.sha256, *([item.lr_sha256] if item.lr else [])] for item in found]
+    images = [[item.image_file.name, item.sha256, *([item.lr_sha256] if item.lr else [])] for item in found]
     fingerprint = digest(canonical({"format_version": FORMAT_VERSION, "settings": settings, "images": images}))
     if store is not None:
         changed = [] if store.fingerprint == fingerprint else _store_differences(store, settings, found)
@@ -120,20 +120,20 @@ def prepare(
     strict: bool = False,
     maker: MaskStage | None = None,
 ) -> Report:
-    """Make a store of a source's pictures, or go on with one that was begun.
+    """Make a store of a source's images, or go on with one that was begun.
 
     Args:
         source: a folder, an archive, `samples`, or several of these.
         out: the store, a folder such as `data/photos.zarr` or a URL; `photos.zarr.staging` beside it holds the work in progress.
         masks: the segmenter.
-        settings: scale, tile, degradation, bounds on picture sizes.
+        settings: scale, tile, degradation, bounds on image sizes.
         lr: where LR files lie already, with `degradation="given"` and only then.
-        limit: take only the first so many pictures.
-        strict: stop at the first picture that cannot be used, instead of listing it.
+        limit: take only the first so many images.
+        strict: stop at the first image that cannot be used, instead of listing it.
         maker: makes the records in place of `masks`, such as `cluster.DaskWorkers.records`; `masks` then only says what decides them.
 
     Raises:
-        ImageError: no picture can be used, or (strict) one cannot.
+        ImageError: no image can be used, or (strict) one cannot.
         ConfigError: LR files without `degradation="given"`, or the other way round.
             Or `out` and a source lie in each other.
         StoreError: `out` holds another store or anything that is not ours, or other settings began it, or it cannot be written.
@@ -161,7 +161,7 @@ def prepare(
         if len(skipped) == len(plan.found):
             staging.remove()
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])
-            raise ImageError(f"{source}: none of {len(skipped)} pictures can be used ({reasons})")
+            raise ImageError(f"{source}: none of {len(skipped)} images can be used ({reasons})")
         beside = {"software": _versions(segmenter), "uncompared": segmenter.get("uncompared", {})}
         facts = {**attributes, **beside, "fingerprint": plan.fingerprint}
         write_store(
@@ -172,7 +172,7 @@ def prepare(
             settings.limits,
         )
         staging.remove()
-    segmented = sum(item.picture.name not in skipped for item in plan.missing)
+    segmented = sum(item.image_file.name not in skipped for item in plan.missing)
     return _report(open_store(out), out, segmented)
 
 
@@ -203,21 +203,21 @@ def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
 
 
 def _make_masks(plan: Plan, staging: Staging, make: MaskStage, settings: PrepareConfig, strict: bool) -> dict[str, str]:
-    """Stage `masks`: commit a record for each picture that can be used; returns name -> reason for the others, each told at once."""
+    """Stage `masks`: commit a record for each image that can be used; returns name -> reason for the others, each told at once."""
     skipped: dict[str, str] = {}
 
     def skip(name: str, reason: str) -> None:
         if strict:
-            raise ImageError(f"{name}: {reason}; leave out --strict to skip and list such pictures")
+            raise ImageError(f"{name}: {reason}; leave out --strict to skip and list such images")
         log.warning("skipped %s: %s", name, reason)
         skipped[name] = reason
 
     names: dict[str, list[str]] = {}
     for item in plan.found:
         if item.problem:
-            skip(item.picture.name, item.problem)
+            skip(item.image_file.name, item.problem)
         else:
-            names.setdefault(item.key, []).append(item.picture.name)
+            names.setdefault(item.key, []).append(item.image_file.name)
     read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
     with progress(desc="masks", total=len(plan.missing), unit="image") as bar:
         for item, result in one_each(plan.missing, make(plan.missing, read)):
@@ -233,11 +233,11 @@ def _make_masks(plan: Plan, staging: Staging, make: MaskStage, settings: Prepare
 
 def _store_differences(store: Store, settings: Mapping[str, Any], found: list[SourceImage]) -> list[str]:
     changed = differences({key: store.attrs.get(key) for key in settings}, settings)
-    before, now = set(store.names()), {item.picture.name for item in found}
+    before, now = set(store.names()), {item.image_file.name for item in found}
     for what, names in (("no longer in the source", before - now), ("new in the source", now - before)):
         if names:
-            changed.append(f"{len(names)} pictures {what}, such as {min(names)}")
-    return changed or ["the content of some pictures changed"]
+            changed.append(f"{len(names)} images {what}, such as {min(names)}")
+    return changed or ["the content of some images changed"]
 
 
 def _versions(segmenter: Mapping[str, Any]) -> dict[str, str]:

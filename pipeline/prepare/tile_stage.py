@@ -99,7 +99,7 @@ def summarise(
     images, lost, first = [], 0, None
     for item in found:
         try:
-            images.append(_summary(item, skipped.get(item.picture.name), staging, (tile, scale, stride)))
+            images.append(_summary(item, skipped.get(item.image_file.name), staging, (tile, scale, stride)))
         except StoreError as error:
             lost, first = lost + 1, first or error
     if first is not None:
@@ -123,7 +123,7 @@ def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, fact
         staging: holds the image masks.
         out: where the store goes.
         facts: the root document's attributes (scale, tile, stride, degradation, …).
-        limits: bounds on picture sizes.
+        limits: bounds on image sizes.
 
     Raises:
         ChangedError: a file is not what was scanned.
@@ -147,7 +147,7 @@ def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, fact
         if hr.shape[:2] != (masks.height, masks.width):
             staging.discard(image.found.key)
             raise StoreError(
-                f"{staging}: the masks of {printable(image.found.picture.name)} are those of an image of another size; "
+                f"{staging}: the masks of {printable(image.found.image_file.name)} are those of an image of another size; "
                 "it was deleted; run the same command again to make it anew"
             )
         labels = paint_labels(masks.runs(), masks.height, masks.width)
@@ -168,28 +168,28 @@ def _committed(staging: Staging, key: str) -> ImageMasks:
 
 
 def _hr_and_lr(
-    found: SourceImage, shelf: SourceReader, scale: int, degradation: Mapping[str, Any], limits: Limits
+    found: SourceImage, source_reader: SourceReader, scale: int, degradation: Mapping[str, Any], limits: Limits
 ) -> tuple[np.ndarray, np.ndarray]:
     """The whole HR image, cropped to the scale, and its LR image: made, or read where it is given. uint8 [H, W, 3], [H/s, W/s, 3]."""
-    whole = _read_again(found.picture, found.sha256, shelf, limits)
+    whole = _read_again(found.image_file, found.sha256, source_reader, limits)
     hr = crop_to_scale(whole, scale)
     if degradation["kind"] != "given":
         return hr, degrade(hr, degradation["kind"], scale, seed=degradation.get("seed", 0), content=found.sha256)
     assert found.lr is not None
-    lr = _read_again(found.lr, found.lr_sha256, shelf, limits)
+    lr = _read_again(found.lr, found.lr_sha256, source_reader, limits)
     problem = why_not_lr(lr.shape[:2], whole.shape[:2], scale)
     if problem is not None:
-        raise ImageError(f"{found.picture.name}: {problem}")
+        raise ImageError(f"{found.image_file.name}: {problem}")
     _, of_lr = on_common_grid(whole.shape[:2], scale)
     return hr, np.ascontiguousarray(lr[of_lr])
 
 
-def _read_again(picture: ImageFile, sha256: str, shelf: SourceReader, limits: Limits) -> np.ndarray:
+def _read_again(image_file: ImageFile, sha256: str, source_reader: SourceReader, limits: Limits) -> np.ndarray:
     try:
-        return read_unchanged(picture, sha256, limits, shelf).pixels
+        return read_unchanged(image_file, sha256, limits, source_reader).pixels
     except ImageError as error:
         raise ImageError(
-            f"{picture.name}: could be read before and cannot now ({error}); run the same command again"
+            f"{image_file.name}: could be read before and cannot now ({error}); run the same command again"
         ) from error
 
 
@@ -199,7 +199,7 @@ def _sizes(images: Sequence[Summary], tile: int, scale: int) -> dict[str, int]:
         "N": sum(image.tiles for image in images),
         "M": sum(image.masks for image in images),
         "R": sum(image.runs for image in images),
-        "B": sum(len(image.found.picture.name.encode()) for image in images),
+        "B": sum(len(image.found.image_file.name.encode()) for image in images),
         "B2": sum(len(image.note.encode()) for image in images),
         "T": tile,
         "t": tile // scale,
@@ -207,7 +207,7 @@ def _sizes(images: Sequence[Summary], tile: int, scale: int) -> dict[str, int]:
 
 
 def _image_tables(images: Sequence[Summary]) -> dict[str, np.ndarray]:
-    names, notes = [i.found.picture.name.encode() for i in images], [i.note.encode() for i in images]
+    names, notes = [i.found.image_file.name.encode() for i in images], [i.note.encode() for i in images]
     masks, tiles = np.array([i.masks for i in images], np.int64), np.array([i.tiles for i in images], np.int64)
     return {
         "images/name_offset": np.cumsum([0, *map(len, names)]),

@@ -141,7 +141,7 @@ class TinyViT(nn.Module):
         return Stage(blocks, Bottleneck(dim, after, after, 1 if index == 2 else 2, residual=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised, padded pictures [B, 3, 1024, 1024] -> [B, 256, 64, 64]."""
+        """Normalised, padded images [B, 3, 1024, 1024] -> [B, 256, 64, 64]."""
         embed: Any = self.patch_embed
         x = embed.seq(x)
         stage: Any

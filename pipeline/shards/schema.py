@@ -22,7 +22,7 @@ LONG_ROWS = 4_194_304  # entries per chunk of a ragged table's values
 Document = Mapping[str, Any]
 """A `zarr.json`, or attributes in it: JSON values by name."""
 MANIFEST_KEY = "record"  # the array that lists every file with size and SHA-256
-ZSTD_LEVEL = 3  # photographs: level 9 saves 2 to 3 points more and takes three times as long (docs/store.md)
+ZSTD_LEVEL = 3  # images: level 9 saves 2 to 3 points more and takes three times as long (docs/store.md)
 LABEL_LEVEL = 12  # label maps: a third smaller than level 3, decoded as fast
 MAX_TILE = 4096  # HR pixels per side: the largest tile that `prepare` makes
 SHARD_BYTES = 16 * 2**20  # raw HR bytes that a shard of tiles aims at
@@ -133,7 +133,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One step from photographs to pictures: what it reads, what it writes."""
+    """One step from images to images: what it reads, what it writes."""
 
     name: str
     command: str

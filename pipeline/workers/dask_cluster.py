@@ -149,7 +149,7 @@ class DaskWorkers:
                 if outcome is None:
                     lost[item.key] += 1
                     if lost[item.key] > _LOST or self.client.status != "running":
-                        raise _gone(item.picture.name)
+                        raise _gone(item.image_file.name)
                     left.appendleft(item)
                     continue
                 if self.local is not None and not isinstance(outcome, KilledWorker):
@@ -246,7 +246,7 @@ class DaskWorkers:
 def _died(suspects: Sequence[SourceImage]) -> StoreError:
     others = f" (and {len(suspects) - 1} more images)" if len(suspects) > 1 else ""
     return StoreError(
-        f"{printable(suspects[0].picture.name)}{others}: the workers that had it died again and again (out of memory?); "
+        f"{printable(suspects[0].image_file.name)}{others}: the workers that had it died again and again (out of memory?); "
         "see their logs, give them more memory or use fewer; what was finished is kept, the same command resumes"
     )
 
@@ -285,7 +285,7 @@ def _quiet() -> Iterator[None]:
 def _absolute(item: SourceImage) -> SourceImage:
     """Workers may have another current folder."""
 
-    def moved(picture: ImageFile) -> ImageFile:
-        return replace(picture, path=os.path.abspath(picture.path))
+    def moved(image_file: ImageFile) -> ImageFile:
+        return replace(image_file, path=os.path.abspath(image_file.path))
 
-    return replace(item, picture=moved(item.picture), lr=None if item.lr is None else moved(item.lr))
+    return replace(item, image_file=moved(item.image_file), lr=None if item.lr is None else moved(item.lr))

@@ -19,7 +19,7 @@ from PIL import Image, features
 
 from samdiff.errors import ImageError
 from samdiff.model.inference.image_io import has_provenance, read_image_file, save_image
-from samdiff.pipeline.images.decode import Limits, decode_picture
+from samdiff.pipeline.images.decode import Limits, decode_rgb
 from samdiff.pipeline.images.sources import SourceReader, check_archives, list_source
 
 from .zoo import file_of, photo, wide_file
@@ -247,7 +247,7 @@ def read_everywhere(name: str, data: bytes, folder: Path) -> int:
     path.write_bytes(data)
     with quickly():
         try:
-            pixels = decode_picture(data, name, LIMITS).pixels
+            pixels = decode_rgb(data, name, LIMITS).pixels
             assert pixels.dtype == np.uint8, pixels.dtype
             assert pixels.ndim == 3
             assert pixels.shape[2] == 3
@@ -280,13 +280,13 @@ def read_archive(name: str, data: bytes, folder: Path) -> int:
         except ImageError as error:
             _check_message(error)
             return 0
-        with SourceReader() as shelf:
+        with SourceReader() as source_reader:
             for picture in pictures:
                 picture.name.encode()  # valid UTF-8
                 assert not {"..", ""} & set(picture.name.split("/")), picture.name
                 assert "\0" not in picture.name
                 try:
-                    shelf.read(picture, LIMITS.max_bytes)
+                    source_reader.read(picture, LIMITS.max_bytes)
                     good += 1
                 except ImageError as error:
                     _check_message(error)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from samdiff.model.inference.image_io import plan_write, read_image_file, write_planned
-from samdiff.pipeline.images.decode import decode_picture
+from samdiff.pipeline.images.decode import decode_rgb
 
 from ...helpers.odd_exif import ODD_EXIF
 from ...helpers.zoo import SMALL, chunk, file_of
@@ -32,12 +32,12 @@ def test_odd_exif_costs_nothing(name, container, tmp_path):
     """Read by both entrances, and written into each format after the work was planned; the pixels are those without EXIF."""
     block = ODD_EXIF[name]
     data = with_app1(block) if container == "jpg" else PNG[:33] + chunk(b"eXIf", block) + PNG[33:]
-    expected = decode_picture(JPEG if container == "jpg" else PNG, f"a.{container}").pixels
+    expected = decode_rgb(JPEG if container == "jpg" else PNG, f"a.{container}").pixels
     path = tmp_path / f"a.{container}"
     path.write_bytes(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's
-        np.testing.assert_array_equal(decode_picture(data, path.name).pixels, expected)
+        np.testing.assert_array_equal(decode_rgb(data, path.name).pixels, expected)
         found = read_image_file(path)
         np.testing.assert_array_equal(found.pixels, expected)
         for kind in ("png", "jpg", "webp", "tif"):
@@ -64,12 +64,12 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_chunks_of_a_png(name):
     """They say nothing of the pixels. A wrong checksum of pixels is still damage (see the zoo)."""
-    np.testing.assert_array_equal(decode_picture(PNG[:33] + BROKEN[name] + PNG[33:], "a.png").pixels, SMALL)
+    np.testing.assert_array_equal(decode_rgb(PNG[:33] + BROKEN[name] + PNG[33:], "a.png").pixels, SMALL)
 
 
 def test_broken_segments_of_a_jpeg():
-    """Photoshop's, of several pictures, a profile in parts of which some are missing, comments."""
-    plain = decode_picture(JPEG, "a.jpg").pixels
+    """Photoshop's, of several images, a profile in parts of which some are missing, comments."""
+    plain = decode_rgb(JPEG, "a.jpg").pixels
     for marker, body in (
         (0xED, b"Photoshop 3.0\x008BIM\x03\xed\0"),
         (0xE2, b"MPF\0II*\0" + bytes(9)),
@@ -77,7 +77,7 @@ def test_broken_segments_of_a_jpeg():
         (0xFE, b""),
     ):
         data = JPEG[:2] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + JPEG[2:]
-        np.testing.assert_array_equal(decode_picture(data, "a.jpg").pixels, plain)
+        np.testing.assert_array_equal(decode_rgb(data, "a.jpg").pixels, plain)
 
 
 def test_what_is_written_is_tried_before_the_work(tmp_path):

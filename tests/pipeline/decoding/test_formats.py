@@ -12,7 +12,7 @@ from samdiff.errors import ImageError
 from samdiff.model.inference.image_io import open_opaque, read_image_file
 from samdiff.pipeline.decoding import formats
 from samdiff.pipeline.decoding.formats import FORMATS, SUFFIXES, UNREAD_SUFFIXES
-from samdiff.pipeline.images.decode import decode_picture
+from samdiff.pipeline.images.decode import decode_rgb
 from samdiff.pipeline.images.sources import list_source
 
 from ...helpers.zoo import RGB, chunk, file_of
@@ -30,7 +30,7 @@ LOSSLESS = [
 def test_both_entrances_read(kind, suffix, options, tmp_path):
     """The pixels themselves, without a note; listed by its name."""
     (tmp_path / f"a.{suffix}").write_bytes(file_of(RGB, kind, **options))
-    found = decode_picture((tmp_path / f"a.{suffix}").read_bytes(), f"a.{suffix}")
+    found = decode_rgb((tmp_path / f"a.{suffix}").read_bytes(), f"a.{suffix}")
     assert found.notes == ()
     np.testing.assert_array_equal(found.pixels, RGB)
     np.testing.assert_array_equal(read_image_file(tmp_path / f"a.{suffix}").pixels, RGB)
@@ -42,10 +42,10 @@ def test_avif(tmp_path, monkeypatch):
     """Read by both; refused by name, with what to do, where its decoder is missing."""
     (tmp_path / "a.avif").write_bytes(file_of(RGB, "AVIF", quality=95))
     data = (tmp_path / "a.avif").read_bytes()
-    assert np.abs(decode_picture(data, "a.avif").pixels.astype(int) - RGB).mean() < 8
-    np.testing.assert_array_equal(read_image_file(tmp_path / "a.avif").pixels, decode_picture(data, "a.avif").pixels)
+    assert np.abs(decode_rgb(data, "a.avif").pixels.astype(int) - RGB).mean() < 8
+    np.testing.assert_array_equal(read_image_file(tmp_path / "a.avif").pixels, decode_rgb(data, "a.avif").pixels)
     monkeypatch.setattr(features, "check", lambda _: False)
-    for read in (lambda: decode_picture(data, "a.avif"), lambda: read_image_file(tmp_path / "a.avif")):
+    for read in (lambda: decode_rgb(data, "a.avif"), lambda: read_image_file(tmp_path / "a.avif")):
         with pytest.raises(ImageError, match="AVIF, whose decoder is not installed; install Pillow 11.3"):
             read()
 
@@ -55,13 +55,13 @@ def test_heic(tmp_path, monkeypatch):
     data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
     (tmp_path / "a.heic").write_bytes(data)
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    for read in (lambda: decode_picture(data, "a.heic"), lambda: read_image_file(tmp_path / "a.heic")):
+    for read in (lambda: decode_rgb(data, "a.heic"), lambda: read_image_file(tmp_path / "a.heic")):
         with pytest.raises(ImageError, match=r"HEIC, whose decoder is not installed; pip install 'samdiff\[heif\]'"):
             read()
     monkeypatch.undo()
     heif = pytest.importorskip("pillow_heif")
     heif.from_pillow(Image.fromarray(RGB)).save(tmp_path / "b.heic", quality=-1)
-    found = decode_picture((tmp_path / "b.heic").read_bytes(), "b.heic")
+    found = decode_rgb((tmp_path / "b.heic").read_bytes(), "b.heic")
     assert np.abs(found.pixels.astype(int) - RGB).mean() < 8
 
 
@@ -87,7 +87,7 @@ def test_what_is_not_read_is_named(name, tmp_path):
     """By both entrances, in the same words, and not as damage."""
     (tmp_path / "a.png").write_bytes(NAMED[name])
     with pytest.raises(ImageError, match=name) as ours:
-        decode_picture(NAMED[name], "a.png")
+        decode_rgb(NAMED[name], "a.png")
     with pytest.raises(ImageError, match=name) as theirs:
         read_image_file(tmp_path / "a.png")
     assert str(theirs.value).endswith(str(ours.value))
@@ -138,7 +138,7 @@ def test_a_transparent_colour_is_an_alpha_band(colour, depth, key, tmp_path):
     clear = (values == key).all(axis=2)
     np.testing.assert_array_equal(found[..., -1], np.where(clear, 0, top))
     np.testing.assert_array_equal(found[..., :-1], values * (top // ((1 << depth) - 1)))
-    decoded = decode_picture(path.read_bytes(), "a.png")
+    decoded = decode_rgb(path.read_bytes(), "a.png")
     assert (decoded.pixels[clear] == 255).all()
     assert "transparent parts composited over white" in decoded.notes
     np.testing.assert_array_equal(open_opaque(path).reshape(6, 8, -1), decoded.pixels[..., : found.shape[2] - 1])
@@ -156,6 +156,6 @@ def test_alpha_that_a_tga_does_not_declare():
     """32 bits and no alpha bits in the descriptor: games write 0 there, which would make everything transparent."""
     data = bytearray(file_of(np.dstack([RGB, np.zeros_like(RGB[..., :1])]), "TGA"))
     data[17] &= 0xF0
-    found = decode_picture(bytes(data), "a.tga")
+    found = decode_rgb(bytes(data), "a.tga")
     np.testing.assert_array_equal(found.pixels, RGB)
     assert found.notes == ("a fourth band that is no alpha was left out",)

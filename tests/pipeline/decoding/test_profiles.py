@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 
 from samdiff.errors import ConfigError
 from samdiff.pipeline.decoding.image_data import ReadConfig, decode_image
-from samdiff.pipeline.images.decode import Limits, decode_picture
+from samdiff.pipeline.images.decode import Limits, decode_rgb
 from samdiff.pipeline.prepare.run import PrepareConfig
 
 from ...helpers.zoo import RGB, file_of
@@ -61,7 +61,7 @@ def test_another_profile_is_noted_or_converted(kind):
 def test_prepare_says_and_does_the_same():
     """And a store that was converted is another store."""
     data = file_of(RGB, "PNG", icc_profile=swapped())
-    plain, converted = decode_picture(data, "a.png"), decode_picture(data, "a.png", Limits(to_srgb=True))
+    plain, converted = decode_rgb(data, "a.png"), decode_rgb(data, "a.png", Limits(to_srgb=True))
     np.testing.assert_array_equal(plain.pixels, RGB)
     np.testing.assert_array_equal(converted.pixels, decode_image(data, "a.png", CONVERT).pixels)
     assert plain.notes == decode_image(data, "a.png").notes

@@ -1,4 +1,4 @@
-"""LR made blindly, LR that exists already, and which belongs to which picture."""
+"""LR made blindly, LR that exists already, and which belongs to which image."""
 
 import io
 import json
@@ -27,7 +27,7 @@ HR = photo(128, 192)
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
 def test_blind_is_a_function_of_picture_and_seed(scale):
-    """The same bytes again, with any number of threads; others for another picture or seed."""
+    """The same bytes again, with any number of threads; others for another image or seed."""
     hr = HR[: 128 // scale * scale, : 192 // scale * scale]
     first = degrade(hr, "blind", scale, content="ab" * 32)
     assert first.shape == (hr.shape[0] // scale, hr.shape[1] // scale, 3)
@@ -126,7 +126,7 @@ def test_suffixes_and_folders():
 
 @pytest.fixture
 def hr_folder(tmp_path):
-    """Four pictures of 130 x 99 pixels."""
+    """Four images of 130 x 99 pixels."""
     folder = tmp_path / "HR"
     folder.mkdir()
     for k in range(4):
@@ -149,7 +149,7 @@ def _bytes(path):
 
 
 def test_a_store_with_blind_lr(hr_folder, tmp_path):
-    """LR of each tile is cut from that of the whole picture, the store says what was done, and a rerun elsewhere gives the same bytes."""
+    """LR of each tile is cut from that of the whole image, the store says what was done, and a rerun elsewhere gives the same bytes."""
     settings = PrepareConfig(tile=64, degradation="blind", seed=7)
     prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), settings)
     tiles, attrs = stored(tmp_path / "a.zarr")
@@ -167,7 +167,7 @@ def test_a_store_with_blind_lr(hr_folder, tmp_path):
 
 
 def test_a_store_with_given_lr(hr_folder, tmp_path):
-    """Pixels come from the files; a missing, wrong-sized or broken one has its picture listed; other LR is another store."""
+    """Pixels come from the files; a missing, wrong-sized or broken one has its image listed; other LR is another store."""
     lr = tmp_path / "LR"
     lr.mkdir()
     mine = {k: photo(24, 32, 100 + k) for k in range(4)}
@@ -186,7 +186,7 @@ def test_a_store_with_given_lr(hr_folder, tmp_path):
     assert report.skipped["3.png"].startswith("no LR file for it")
     assert prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), settings, lr=lr).already_complete
     (lr / "0x4.png").write_bytes(file_of(mine[3], "PNG"))
-    with pytest.raises(ValueError, match="the content of some pictures changed"):
+    with pytest.raises(ValueError, match="the content of some images changed"):
         prepare(hr_folder, tmp_path / "a.zarr", NoMasks(), settings, lr=lr)
     with pytest.raises(ImageError, match="3.png: no LR file for it"):
         prepare(hr_folder, tmp_path / "b.zarr", NoMasks(), settings, lr=lr, strict=True)

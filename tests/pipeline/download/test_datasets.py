@@ -195,7 +195,7 @@ def test_obtain_takes_mirrors_checks_and_counts(mine, tmp_path):
     assert [p.name for p in paths] == ["one.zip", "two.zip"]
     assert download_dataset("both", registry, tmp_path / "down") == paths
     path.write_text(path.read_text().replace("images = 3", "images = 4", 1))
-    with pytest.raises(DownloadError, match="expected 4 pictures, found 3"):
+    with pytest.raises(DownloadError, match="expected 4 images, found 3"):
         download_dataset("one", load_registry(path), tmp_path / "down")
     (mirror / "three.zip").write_bytes(b"not an archive at all")
     path.write_text('[data.three]\nfile = "three.zip"\nurls = ["file:///gone"]')
@@ -238,7 +238,7 @@ def test_unpacking_is_resumable_and_counts(tmp_path, monkeypatch):
     assert (folder / "a" / "0000.png").stat().st_mtime_ns == before
     with zipfile.ZipFile(source) as file:
         assert all((folder / name).read_bytes() == file.read(name) for name in file.namelist())
-    with pytest.raises(DownloadError, match="expected 6 pictures, found 5"):
+    with pytest.raises(DownloadError, match="expected 6 images, found 5"):
         extract(source, folder, 6)
     data = bytearray(source.read_bytes())
     data[data.index(b"\x89PNG") + 50] ^= 1

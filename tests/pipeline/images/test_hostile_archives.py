@@ -10,7 +10,7 @@ import pytest
 from samdiff.cli import main
 from samdiff.errors import ConfigError, ImageError
 from samdiff.pipeline.images import archives
-from samdiff.pipeline.images.decode import Limits, read_picture
+from samdiff.pipeline.images.decode import Limits, read_rgb
 from samdiff.pipeline.images.sources import SourceReader, list_source
 from samdiff.pipeline.prepare.run import PrepareConfig
 from samdiff.pipeline.prepare.scan import scan
@@ -46,7 +46,7 @@ def test_a_zip_whose_entries_share_their_bytes(tmp_path):
     path = shared_zip(tmp_path / "a.zip", 2000, 8 << 20)
     with quickly():
         found = scan(path)
-    troubles = [item.picture.trouble for item in found]
+    troubles = [item.image_file.trouble for item in found]
     assert len(found) == 2000
     assert sum("shares its bytes" in trouble for trouble in troubles) == 1999
 
@@ -145,7 +145,7 @@ def test_a_nul_in_a_tar_name_is_made_visible(tmp_path):
     """It would end the name elsewhere."""
     found = list_source(tar_with(tmp_path / "a.tar", {"path": "a\0b.png"}))
     assert [picture.name for picture in found] == ["a\\x00b.png", "last.png"]
-    assert np.array_equal(read_picture(found[0]).pixels, RGB)
+    assert np.array_equal(read_rgb(found[0]).pixels, RGB)
 
 
 def test_a_suffix_that_is_no_text(tmp_path):
@@ -183,7 +183,7 @@ def test_a_zip_with_a_name_that_is_not_utf8(tmp_path):
     data = buffer.getvalue()
     (tmp_path / "b.zip").write_bytes(data[:local] + b"\xff\xfe" + data[local + 2 :])  # in the local header alone
     with pytest.raises(ImageError, match="no valid text"):
-        read_picture(found[0])
+        read_rgb(found[0])
 
 
 def test_an_archive_that_changed_since_it_was_listed(tmp_path):
@@ -196,7 +196,7 @@ def test_an_archive_that_changed_since_it_was_listed(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("0.png", PNG)
     with pytest.raises(ImageError, match="cannot be read: damaged"):
-        read_picture(found[2])
+        read_rgb(found[2])
 
 
 def test_a_zip_of_another_method(tmp_path):
@@ -204,7 +204,7 @@ def test_a_zip_of_another_method(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("a.png", bytes(1 << 24))
     with pytest.raises(ImageError, match="another method than deflate"):
-        read_picture(list_source(tmp_path / "a.zip")[0])
+        read_rgb(list_source(tmp_path / "a.zip")[0])
 
 
 def test_too_many_members(tmp_path, monkeypatch):

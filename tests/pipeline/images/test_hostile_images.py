@@ -17,7 +17,7 @@ from samdiff.model.inference import upscaler as infer_module
 from samdiff.model.inference.image_io import plan_write, read_image_file, save_image, write_planned
 from samdiff.model.inference.memory import check_memory, free_bytes, memory_errors, needed_bytes
 from samdiff.model.inference.tile_weights import plan_tiles
-from samdiff.pipeline.images.decode import decode_picture
+from samdiff.pipeline.images.decode import decode_rgb
 
 from ...helpers.damaged_files import (
     archive_zoo,
@@ -43,7 +43,7 @@ GB = 10**9
 def test_only_listed_formats_are_decoded(kind, named, tmp_path):
     """By `infer` too, which once tried all of Pillow's, some with exceptions of their own. Known formats are named."""
     (tmp_path / "a.png").write_bytes(file_of(photo(8, 8), kind))
-    for read in (lambda: read_image_file(tmp_path / "a.png"), lambda: decode_picture(file_of(photo(8, 8), kind), "a.png")):
+    for read in (lambda: read_image_file(tmp_path / "a.png"), lambda: decode_rgb(file_of(photo(8, 8), kind), "a.png")):
         with pytest.raises(ImageError, match=named) as caught:
             read()
         assert "damaged" not in str(caught.value)
@@ -64,13 +64,13 @@ def test_exceptions_of_a_decoder_become_reasons(tmp_path, monkeypatch):
             raise error
 
         monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
-        for read in (lambda: decode_picture(PNG, "a.png"), lambda: read_image_file(tmp_path / "a.png")):
+        for read in (lambda: decode_rgb(PNG, "a.png"), lambda: read_image_file(tmp_path / "a.png")):
             with pytest.raises(ImageError, match="damaged or cut off PNG file") as caught:
                 read()
             assert str(caught.value).isprintable()
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda _: bytes(1 << 60))
     with pytest.raises(ImageError, match="not enough memory to decode"):
-        decode_picture(PNG, "a.png")
+        decode_rgb(PNG, "a.png")
 
 
 def test_exif_that_is_too_long_is_left_out_before_the_work(tmp_path):
@@ -98,7 +98,7 @@ def two_headers():
 def test_decoders_that_would_differ_about_the_size():
     """OpenCV is not asked: it would take the memory of the header that was not checked."""
     with pytest.raises(ImageError, match="damaged"):
-        decode_picture(two_headers(), "a.png")
+        decode_rgb(two_headers(), "a.png")
     data = wide_file(RGB[:6, :8].astype(np.uint16), ".tif")
     start = struct.unpack_from("<I", data, 4)[0]
     count = struct.unpack_from("<H", data, start)[0]
@@ -106,7 +106,7 @@ def test_decoders_that_would_differ_about_the_size():
     twice = data[:4] + struct.pack("<I", len(data)) + data[8:]
     twice += struct.pack("<H", count + 1) + width + data[start + 2 : start + 6 + 12 * count]
     with pytest.raises(ImageError, match="damaged TIFF file"):
-        decode_picture(twice, "a.tif")
+        decode_rgb(twice, "a.tif")
 
 
 def test_a_tiff_tile_that_is_larger_than_its_image():
@@ -116,7 +116,7 @@ def test_a_tiff_tile_that_is_larger_than_its_image():
     directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", t, k, 1, v) for t, k, v in entries) + bytes(4)
     data = b"II*\0" + struct.pack("<I", 200) + bytes(192) + directory
     with quickly(), pytest.raises(ImageError, match="tiles of 3600000000 pixels in an image of 8 x 6"):
-        decode_picture(data, "a.tif")
+        decode_rgb(data, "a.tif")
 
 
 def test_a_jpeg_of_endless_scans():
@@ -124,7 +124,7 @@ def test_a_jpeg_of_endless_scans():
     data = file_of(RGB, "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     with quickly(), pytest.raises(ImageError, match="more than 500 scans"):
-        decode_picture(data[:last] + data[last:-2] * 600 + data[-2:], "a.jpg")
+        decode_rgb(data[:last] + data[last:-2] * 600 + data[-2:], "a.jpg")
 
 
 def thin(width, height):
@@ -139,7 +139,7 @@ def test_a_thin_image_of_eight_million_pixels(size, tmp_path):
     """Within the megapixels, and no decoder's side: refused from its header by all commands."""
     data = thin(*size)
     (tmp_path / "a.png").write_bytes(data)
-    for read in (lambda: decode_picture(data, "a.png"), lambda: read_image_file(tmp_path / "a.png")):
+    for read in (lambda: decode_rgb(data, "a.png"), lambda: read_image_file(tmp_path / "a.png")):
         with quickly(), pytest.raises(ImageError, match="a side has at most 1048576"):
             read()
 

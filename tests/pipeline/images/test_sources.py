@@ -11,7 +11,7 @@ import pytest
 from samdiff import open_store
 from samdiff.cli import main
 from samdiff.errors import ImageError
-from samdiff.pipeline.images.decode import decode_picture, read_picture
+from samdiff.pipeline.images.decode import decode_rgb, read_rgb
 from samdiff.pipeline.images.sources import SourceReader, list_source
 from samdiff.pipeline.masks import generator as masks
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
@@ -67,10 +67,10 @@ def test_the_same_pictures_from_a_folder_and_from_archives(kind, mode, tmp_path)
     found = list_source(source)
     assert [picture.name for picture in found] == sorted(name for name, _ in MEMBERS)
     by_name = dict(MEMBERS)
-    with SourceReader() as shelf:
+    with SourceReader() as source_reader:
         for picture in reversed(found):
             assert np.array_equal(
-                read_picture(picture, shelf=shelf).pixels, decode_picture(by_name[picture.name], "a.png").pixels
+                read_rgb(picture, source_reader=source_reader).pixels, decode_rgb(by_name[picture.name], "a.png").pixels
             )
     assert sorted(path.name for path in tmp_path.iterdir()) == [source.name]
 
@@ -87,14 +87,14 @@ def test_archive_names_cannot_lead_out(tmp_path):
         info.type, info.linkname = tarfile.SYMTYPE, target
         links.append((info, b""))
     pictures = {p.name: p for p in list_source(as_tar(tmp_path / "c.tar", [("real.png", PNG), *links]))}
-    assert np.array_equal(read_picture(pictures["in.png"]).pixels, RGB)
+    assert np.array_equal(read_rgb(pictures["in.png"]).pixels, RGB)
     for name in ("out.png", "up.png"):
         with pytest.raises(ImageError, match="no plain file in the archive"):
-            read_picture(pictures[name])
+            read_rgb(pictures[name])
 
 
 def test_damaged_archives(tmp_path):
-    """Cut off: a clear error, or (tar) the pictures before the cut and one entry that says so; a flipped byte is found by its checksum."""
+    """Cut off: a clear error, or (tar) the images before the cut and one entry that says so; a flipped byte is found by its checksum."""
     whole = as_zip(tmp_path / "a.zip", MEMBERS).read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[:-50])
     with pytest.raises(ImageError, match="cannot be opened as a zip or tar"):
@@ -102,13 +102,13 @@ def test_damaged_archives(tmp_path):
     place = whole.index(MEMBERS[0][1]) + 60
     (tmp_path / "flip.zip").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     with pytest.raises(ImageError, match="cannot be read: Bad CRC"):
-        read_picture(list_source(tmp_path / "flip.zip")[0])
+        read_rgb(list_source(tmp_path / "flip.zip")[0])
     tar = as_tar(tmp_path / "a.tar", MEMBERS).read_bytes()
     (tmp_path / "cut.tar").write_bytes(tar[: len(tar) // 3])
     problems = []
     for picture in list_source(tmp_path / "cut.tar"):
         try:
-            read_picture(picture)
+            read_rgb(picture)
         except ImageError as error:
             problems.append(str(error))
     assert problems
@@ -131,7 +131,7 @@ def test_several_sources_are_one(tmp_path):
 
 @pytest.fixture
 def zoo(tmp_path, monkeypatch):
-    """A folder with four good pictures, the zoo, and what only a folder can hold; returns it and the expected reasons."""
+    """A folder with four good images, the zoo, and what only a folder can hold; returns it and the expected reasons."""
     folder = tmp_path / "zoo"
     expected = {}
     for k, name in enumerate(("good.png", "sub/good.png", "sub/ü b.jpg", "zz.webp")):

@@ -121,15 +121,17 @@ def test_a_file_that_could_not_be_read_and_now_can(tmp_path):
     source = folder(tmp_path / "src", [image_bytes(tmp_path, 1)])
     (source / "later.bmp").symlink_to(tmp_path / "nowhere.bmp")
     found = scan(source)
-    with SourceReader() as shelf:
-        assert isinstance(read_usable(found[1], shelf, 4, 64, Limits()), ImageError)  # as it was scanned
+    with SourceReader() as source_reader:
+        assert isinstance(read_usable(found[1], source_reader, 4, 64, Limits()), ImageError)  # as it was scanned
     os.unlink(source / "later.bmp")
     (source / "later.bmp").mkdir()
     found = scan(source)
     os.rmdir(source / "later.bmp")
     (source / "later.bmp").write_bytes(image_bytes(tmp_path, 2))
-    with SourceReader() as shelf:  # it stays what it was when it was scanned: an image that is skipped, whatever lies there now
-        assert isinstance(read_usable(found[1], shelf, 4, 64, Limits()), ImageError)
+    with (
+        SourceReader() as source_reader
+    ):  # it stays what it was when it was scanned: an image that is skipped, whatever lies there now
+        assert isinstance(read_usable(found[1], source_reader, 4, 64, Limits()), ImageError)
 
 
 def test_a_file_that_was_too_large_at_first(tmp_path):
@@ -195,8 +197,8 @@ def test_a_pixel_is_a_change(tmp_path):
     content = bytearray((source / "0.bmp").read_bytes())
     content[-1] ^= 1
     (source / "0.bmp").write_bytes(content)
-    with SourceReader() as shelf, pytest.raises(ChangedError):
-        read_usable(item, shelf, 4, 64, Limits())
-    with SourceReader() as shelf:
+    with SourceReader() as source_reader, pytest.raises(ChangedError):
+        read_usable(item, source_reader, 4, 64, Limits())
+    with SourceReader() as source_reader:
         (again,) = scan(source)
-        assert np.asarray(read_usable(again, shelf, 4, 64, Limits()).pixels).shape == (80, 80, 3)
+        assert np.asarray(read_usable(again, source_reader, 4, 64, Limits()).pixels).shape == (80, 80, 3)

@@ -21,7 +21,7 @@ from .test_masks import CUT, assert_same_masks
 
 @pytest.mark.weights
 def test_little_memory_changes_no_mask(mobile_sam, caplog):
-    """Measuring candidates early, and going on with half of the points after an out-of-memory error; twice is an error."""
+    """Measuring candidates early, and continuing with half of the points after an out-of-memory error; twice is an error."""
     image = sample("coffee.png")[:200]
     generator = MaskGenerator(mobile_sam, points_per_side=4)
     expected, engine = generator.generate(image), generator.engine
@@ -35,7 +35,7 @@ def test_little_memory_changes_no_mask(mobile_sam, caplog):
 
     engine.chunk, engine.decode = 16, scarce
     assert generator.generate(image) == expected
-    assert "going on with 8 points at a time" in caplog.text
+    assert "continuing with 8 points at a time" in caplog.text
     allowed = 4
     with pytest.raises(ConfigError, match="out of memory on cpu with 8 points at a time.*--points-per-batch"):
         generator.generate(image)
@@ -47,7 +47,7 @@ def records_of_all(generator, pictures):
 
 @pytest.mark.weights
 def test_little_memory_for_the_encoder_changes_no_mask(mobile_sam, caplog):
-    """Half of the pictures per batch as often as it takes; too little for one picture is an error that says what helps."""
+    """Half of the images per batch as often as it takes; too little for one image is an error that says what helps."""
     pictures = [sample("coffee.png")[:200], sample("chelsea.png")[:200], sample("coffee.png")[:, :150]]
     generator = MaskGenerator(mobile_sam, points_per_side=3)
     expected, engine = records_of_all(generator, pictures), generator.engine
@@ -61,9 +61,9 @@ def test_little_memory_for_the_encoder_changes_no_mask(mobile_sam, caplog):
     engine.static, engine.encoder_batch, engine.encoder = True, 8, scarce
     for ours, theirs in zip(records_of_all(generator, pictures), expected, strict=True):
         assert_same_masks(ours, theirs)
-    assert "going on with 2 pictures per encoder batch" in caplog.text
+    assert "continuing with 2 images per encoder batch" in caplog.text
     allowed = 0
-    with pytest.raises(ConfigError, match="out of memory on cpu with one picture.*--sam"):
+    with pytest.raises(ConfigError, match="out of memory on cpu with one image.*--sam"):
         generator.generate(pictures[0])
 
 

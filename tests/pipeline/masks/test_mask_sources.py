@@ -69,7 +69,7 @@ def test_masks_from_lr_are_scaled_to_hr():
 
 
 def test_records_with_other_values_are_told(tmp_path):
-    """Each is the fault of one file, so one picture is skipped and the run goes on."""
+    """Each is the fault of one file, so one image is skipped and the run goes on."""
     (good,) = records_of(np.ones((4, 4), bool))
     faults = (
         {"predicted_iou": "high"},
@@ -90,7 +90,7 @@ def test_records_with_other_values_are_told(tmp_path):
 
 
 def test_imported_masks_match_by_name_and_size(tmp_path):
-    """By path, then by stem; cut like the picture; missing, foreign and damaged ones are told with the reason."""
+    """By path, then by stem; cut like the image; missing, foreign and damaged ones are told with the reason."""
     mask = np.zeros((26, 35), bool)
     mask[3:20, 4:34] = True
     (tmp_path / "sub").mkdir()
@@ -105,7 +105,7 @@ def test_imported_masks_match_by_name_and_size(tmp_path):
     assert source.expect("sub/a.png", 24, 32) is None
     assert source.expect("other/b.jpg", 24, 32) is None
     assert "no masks: expected c.json" in source.expect("c.png", 24, 32)
-    assert "made for 35 x 26 pixels (W x H), the picture has 32 x 28" in source.expect("sub/a.png", 28, 32)
+    assert "made for 35 x 26 pixels (W x H), the image has 32 x 28" in source.expect("sub/a.png", 28, 32)
     assert "its masks bad.json: not readable as JSON" in source.expect("bad.png", 24, 32)
     assert not any(str(tmp_path) in source.expect(name, 24, 32) for name in ("c.png", "bad.png", "cut.png"))
     assert "COCO RLE (amg.py --convert-to-rle)" in source.expect("png.png", 24, 32)

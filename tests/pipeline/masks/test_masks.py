@@ -152,7 +152,7 @@ def test_cells_give_what_full_resolution_gives(size):
 
 @pytest.mark.weights
 def test_batches_and_odd_pictures(mobile_sam):
-    """Pictures of several sizes in order; one pixel, a line and one colour are pictures like any other."""
+    """Images of several sizes in order; one pixel, a line and one colour are images like any other."""
     generator = MaskGenerator(mobile_sam, points_per_side=3)
     cat = sample("chelsea.png")
     pictures = [cat, np.zeros((1, 1, 3), np.uint8), np.full((40, 60, 3), 127, np.uint8), cat[:200, :300].copy(), cat[:1]]
@@ -166,7 +166,7 @@ def test_batches_and_odd_pictures(mobile_sam):
 
 @pytest.mark.weights
 def test_bad_input_is_refused(mobile_sam):
-    """Not a picture, NaN weights in a model of one's own, settings that contradict."""
+    """Not an image, NaN weights in a model of one's own, settings that contradict."""
     with pytest.raises(ImageError, match=r"expected an image uint8 \[H, W, 3\].*got float32"):
         MaskGenerator(mobile_sam).generate(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(ConfigError, match="mode: expected one of exact, fast"):

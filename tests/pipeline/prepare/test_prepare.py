@@ -1,4 +1,4 @@
-"""From pictures to a store: aligned everywhere, resumable, deterministic, clear about what it cannot use."""
+"""From images to a store: aligned everywhere, resumable, deterministic, clear about what it cannot use."""
 
 import logging
 import os
@@ -80,7 +80,7 @@ def write(path: Path, image: np.ndarray) -> Path:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Two pictures that fit (one with sides that are no multiples of 4), one too small, one that is no picture."""
+    """Two images that fit (one with sides that are no multiples of 4), one too small, one that is no image."""
     folder = tmp_path / "photos"
     write(folder / "b.png", position_image(163, 190, 10))
     write(folder / "deep" / "a ü.png", position_image(100, 130, 20))
@@ -156,7 +156,7 @@ def test_masks_are_kept_as_found(photos, tmp_path):
 
 
 def test_what_cannot_be_used_is_listed_with_its_reason(photos, tmp_path, caplog):
-    """Too small, and no picture at all; the rest goes on. --strict stops at the first."""
+    """Too small, and no image at all; the rest goes on. --strict stops at the first."""
     with caplog.at_level(logging.WARNING):
         report = prepare(photos, tmp_path / "x.zarr", PositionMasks(), SETTINGS)
     assert sorted(report.skipped) == ["c small.png", "d.png"]
@@ -178,7 +178,7 @@ def test_interrupted_and_run_again(photos, tmp_path):
         prepare(photos, part, PositionMasks(fail_after=1), SETTINGS)
     assert not part.exists()
     plan = plan_prepare(scan(photos), part, SETTINGS.as_attributes(PositionMasks().describe()))
-    assert len([item for item in plan.missing if "ü" in item.picture.name or item.picture.name == "b.png"]) == 1
+    assert len([item for item in plan.missing if "ü" in item.image_file.name or item.image_file.name == "b.png"]) == 1
     again = PositionMasks()
     prepare(photos, part, again, SETTINGS)
     assert len(again.seen) == 1
@@ -272,7 +272,7 @@ def test_other_settings_on_a_begun_or_finished_store_are_refused(photos, tmp_pat
     with pytest.raises(StoreError, match="scale: was 4, now 2"):
         prepare(photos, out, PositionMasks(), PrepareConfig(scale=2, tile=64))
     write(photos / "e.png", position_image(80, 80, 1))
-    with pytest.raises(StoreError, match=r"1 pictures new in the source, such as e\.png"):
+    with pytest.raises(StoreError, match=r"1 images new in the source, such as e\.png"):
         prepare(photos, out, PositionMasks(), SETTINGS)
     assert _bytes(out) == before
 
@@ -290,13 +290,13 @@ def test_foreign_files_are_never_overwritten(photos, tmp_path):
 
 
 def test_no_usable_picture_leaves_nothing_behind(tmp_path):
-    """An empty folder, and one whose pictures are all too small or broken."""
+    """An empty folder, and one whose images are all too small or broken."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="empty"):
         prepare(tmp_path / "empty", tmp_path / "x.zarr", PositionMasks(), SETTINGS)
     write(tmp_path / "bad" / "small.png", position_image(20, 20, 0))
     (tmp_path / "bad" / "z.jpg").write_bytes(b"\xff\xd8\xff broken")
-    with pytest.raises(ImageError, match=r"none of 2 pictures can be used \(.*small.png: smaller than a tile"):
+    with pytest.raises(ImageError, match=r"none of 2 images can be used \(.*small.png: smaller than a tile"):
         prepare(tmp_path / "bad", tmp_path / "x.zarr", PositionMasks(), SETTINGS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "empty"]
 

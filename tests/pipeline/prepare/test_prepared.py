@@ -1,4 +1,4 @@
-"""What `prepare` says: of a store's making, of pictures that it skips, and in a dry run."""
+"""What `prepare` says: of a store's making, of images that it skips, and in a dry run."""
 
 import json
 import logging

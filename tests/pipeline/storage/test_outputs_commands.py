@@ -8,7 +8,7 @@ import pytest
 
 from samdiff import load_model
 from samdiff.cli import main
-from samdiff.commands.demo_steps import check_folder, write_photographs
+from samdiff.commands.demo_steps import check_folder, write_samples
 from samdiff.errors import ConfigError, SamdiffError
 from samdiff.model.inference.batch import OutputConfig, list_inputs, plan_outputs, upscale_files
 from samdiff.model.inference.image_io import save_image
@@ -256,12 +256,12 @@ def test_the_demo_replaces_its_own_files_only(model, tmp_path):
     """Somebody's photos, results or sheet of its names; a FIFO; a second demo finds its own files and leaves photographs untouched."""
     photographs = {"photos/a.png": image(0), "held_out_lr.png": image(1)}
     check_folder(tmp_path / "demo", photographs, False)
-    write_photographs(tmp_path / "demo", photographs)
+    write_samples(tmp_path / "demo", photographs)
     first = tree(tmp_path)
     times = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.png"))]
     make(model, [tmp_path / "demo" / "held_out_lr.png"], out=tmp_path / "demo" / "result.png")
     check_folder(tmp_path / "demo", photographs, False)
-    write_photographs(tmp_path / "demo", photographs)
+    write_samples(tmp_path / "demo", photographs)
     (tmp_path / "demo" / "result.png").unlink()
     assert tree(tmp_path) == first
     assert times == [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.png"))]

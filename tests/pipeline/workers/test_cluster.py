@@ -75,7 +75,7 @@ def test_a_cluster_makes_the_same_bytes_even_if_a_worker_dies(photos, mobile_sam
             for item, result in crew.records(items, read):
                 if not saved:
                     os.kill(victim, signal.SIGKILL)
-                saved.append(item.picture.name)
+                saved.append(item.image_file.name)
                 yield item, result
 
         report = prepare(photos, tmp_path / "dask.zarr", local, SETTINGS, maker=maker)

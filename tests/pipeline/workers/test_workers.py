@@ -111,10 +111,10 @@ def test_results_that_die_with_their_worker(images):
     """Finished, but not fetched yet: they are made again."""
     with crew(workers=1) as some:
         results = some.records(scan(images)[:4], READ)
-        names = [next(results)[0].picture.name]
+        names = [next(results)[0].image_file.name]
         time.sleep(1)
         os.kill(some.local.pids[0], signal.SIGKILL)
-        names += [item.picture.name for item, _ in results]
+        names += [item.image_file.name for item, _ in results]
     assert sorted(names) == ["00.png", "01.png", "02.png", "03.png"]
 
 
@@ -126,7 +126,7 @@ def test_an_image_that_kills_its_workers(images):
         crew(partial(crew_masks.Box, deadly=2), workers=1) as some,
     ):
         results = some.records(scan(images)[:6], READ)
-        names += [next(results)[0].picture.name for _ in range(5)]
+        names += [next(results)[0].image_file.name for _ in range(5)]
         with pytest.raises(
             StoreError, match=r"02\.png: the workers that had it died again and again .* the same command resumes"
         ):
