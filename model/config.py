@@ -206,9 +206,9 @@ class ValidateConfig:
     tiles: int = setting(8, min=1)
     """Number of their tiles to validate on."""
     sampler: str = setting("", choices=("", *SAMPLERS, FLOW_SAMPLER), none="depends on the modulation")
-    """Sampler of the validation; empty: the default of the modulation."""
+    """Sampler of the validation; empty: the default of the modulation. A flow then takes the number of steps recommended for it."""
     steps: int = setting(20, min=0)
-    """Sampling steps; 0: all. Modulation paper always uses the steps that it is trained for."""
+    """Sampling steps; 0: all. Ignored by a flow unless `sampler` is euler, and by modulation paper, which takes its own number."""
 
     perceptual: str = "auto"
     """Perceptual metrics: auto (lpips and dists where their weights are in the cache), off, or names such as lpips,dists."""

@@ -176,20 +176,6 @@ def check_finite(tensors: Mapping[str, torch.Tensor], where: str, hint: str) -> 
         raise CheckpointError(f"{where}: {len(broken)} tensors hold NaN or infinity (such as {broken[0]}); {hint}")
 
 
-def newest_run(runs: Path = Path("runs")) -> Path:
-    """The model file that was written last below `runs`.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    models = sorted(runs.glob(f"*/{MODEL_FILE}"), key=lambda file: file.stat().st_mtime)
-    if not models:
-        raise CheckpointError(
-            f"no checkpoint: {runs}/ holds no trained model; train one with `samdiff train --shards STORE`, or give --checkpoint FILE"
-        )
-    return models[-1]
-
-
 def _file_of(path: Path) -> Path:
     try:
         if str(path) == SHIPPED_NAME and not path.exists():

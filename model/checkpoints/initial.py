@@ -1,15 +1,17 @@
-"""The initial weights of a run: checked for scale, RRDB and the configured networks before anything is written."""
+"""The checkpoints that a run starts and resumes from: their fit is checked before anything is written; facts about them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ...errors import CheckpointError
 from ..config import RunConfig
 from ..networks.build import build_rrdb, build_unet
 from ..networks.rrdb import RRDB
-from .format import Checkpoint, load_checkpoint, load_into
-from .plain import brief
+from .format import Checkpoint, load_checkpoint, load_into, remedy, save_checkpoint
+from .plain import brief, whole_number
 
 
 def of_scale(path: Path, config: RunConfig, kind: str | None = None) -> Checkpoint:
@@ -38,3 +40,43 @@ def check_given(config: RunConfig, rrdb: Path | None, start: Checkpoint | None) 
         if rrdb is None:
             load_into(build_rrdb(config), start.part("rrdb"), where)
         load_into(build_unet(config), start.part("unet"), where)
+
+
+def restore_rrdb(file: Path, model: Path, *, config: dict[str, object], facts: dict[str, object]) -> list[str]:
+    """Restore a missing RRDB file of stage one from the model of stage two. Returns the lines to report.
+
+    Raises:
+        CheckpointError: both files are missing.
+    """
+    if file.exists():
+        return []
+    if not model.exists():
+        raise CheckpointError(
+            f"{file}: missing, and stage two has begun on its features; restore it, or start again with another --out"
+        )
+    tensors = {f"rrdb.{name}": value for name, value in load_checkpoint(model, "diffusion").part("rrdb").items()}
+    save_checkpoint(file, Checkpoint("rrdb", tensors, config, facts=facts))
+    return [f"{file}: was missing, restored from {model.name}"]
+
+
+def steps_of(file: Path) -> int:
+    """Number of training steps of a checkpoint. CheckpointError if it does not state it."""
+    step = load_checkpoint(file).facts.get("step")
+    if step is None:
+        raise CheckpointError(f"{file}: does not state the number of its training steps; {remedy(file)}")
+    return int(step)
+
+
+def validation_in(file: Path, step: int) -> dict[str, object]:
+    """The validation metrics in an earlier checkpoint of this run; empty if there is none, or it is from after `step`."""
+    try:
+        facts = load_checkpoint(file).facts if file.exists() else {}
+    except CheckpointError:  # the run replaces the file anyway
+        return {}
+    metrics, saved = facts.get("validation"), facts.get("step")
+    return dict(metrics) if isinstance(metrics, dict) and whole_number(saved) and saved <= step else {}
+
+
+def with_validation(checkpoint: Checkpoint, metrics: Mapping[str, object]) -> Checkpoint:
+    """The checkpoint with the metrics as its fact `validation`; unchanged without metrics."""
+    return replace(checkpoint, facts={**checkpoint.facts, "validation": dict(metrics)}) if metrics else checkpoint

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from ...errors import CheckpointError, ConfigError
+from ...errors import CheckpointError, ConfigError, printable
 from ...pipeline.storage.outputs import files_of
 from ..config import config_of
 from ..diffusion.recommended import FACT, Recommended, as_facts, read_recommended, recommended_for
-from .format import BEST_FILE, MODEL_FILE, SHIPPED, SHIPPED_NAME, Checkpoint, load_checkpoint, newest_run, save_checkpoint
+from .format import BEST_FILE, MODEL_FILE, SHIPPED, SHIPPED_NAME, Checkpoint, load_checkpoint, save_checkpoint
 from .plain import brief, whole_number
 
 
@@ -53,8 +53,8 @@ def publish(
     return made
 
 
-def default_checkpoint(runs: Path = Path("runs")) -> tuple[Path, str]:
-    """The model to use if none is given, and why.
+def default_checkpoint(runs: Path = Path("runs"), shipped: Path = SHIPPED) -> tuple[Path, str]:
+    """The model to use if none is given, and why, with its step and validation.
 
     The newest finished run whose validation beats bicubic, else the model that comes with samdiff.
 
@@ -62,17 +62,21 @@ def default_checkpoint(runs: Path = Path("runs")) -> tuple[Path, str]:
         CheckpointError: there is neither.
     """
     models = sorted(runs.glob(f"*/{MODEL_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True)
-    if not models and SHIPPED.exists():
-        return SHIPPED, f"the small model that comes with samdiff; {runs}/ holds no trained model"
     passed_over = ""
     for model in models:
         reason, what = _worth(model)
         if not reason:
             return model, f"the newest run that is finished and beats bicubic: {what}"
         passed_over = passed_over or f"{model.parent} {reason}"
-    if SHIPPED.exists():
-        return SHIPPED, f"the small model that comes with samdiff; {passed_over}: give it with --checkpoint to use it"
-    return newest_run(runs), "the newest run"
+    if shipped.exists():
+        choice = f"; {passed_over}: give it with --checkpoint to use it" if models else f"; {runs}/ holds no trained model"
+        return shipped, f"the small model that comes with samdiff: {_describe(load_checkpoint(shipped, 'diffusion'))}{choice}"
+    why = (
+        f"{passed_over}; train on"
+        if models
+        else f"{runs}/ holds no trained model; train one with `samdiff train --shards STORE`"
+    )
+    raise CheckpointError(f"no checkpoint: {why}, or give --checkpoint FILE")
 
 
 def _worth(model: Path) -> tuple[str, str]:
@@ -87,12 +91,32 @@ def _worth(model: Path) -> tuple[str, str]:
     step = checkpoint.facts.get("step")
     if not whole_number(step) or step < steps:
         return f"is not finished (step {brief(step)} of {steps})", ""
-    ours, bicubic = ((validation or {}).get(name) for name in ("psnr_y", "bicubic_psnr_y"))
-    if not isinstance(ours, float | int) or not isinstance(bicubic, float | int):
+    ours, bicubic = _psnr(validation)
+    if ours is None or bicubic is None:
         return "has no validation", ""
     if ours <= bicubic:
         return f"has not beaten bicubic in its validation ({ours:.2f} dB, bicubic {bicubic:.2f})", ""
-    return "", f"step {step}, {ours:.2f} dB in its best validation (bicubic {bicubic:.2f})"
+    return "", f"step {step}, {ours:.2f} dB in its validation (bicubic {bicubic:.2f})"
+
+
+def _psnr(validation: object) -> tuple[float | None, float | None]:
+    """PSNR of the model and of bicubic in the fact `validation`, which is untrusted."""
+    values = validation if isinstance(validation, dict) else {}
+    ours, bicubic = (
+        (value if isinstance(value, float | int) else None) for value in map(values.get, ("psnr_y", "bicubic_psnr_y"))
+    )
+    return ours, bicubic
+
+
+def _describe(checkpoint: Checkpoint) -> str:
+    """Step and validation of a model."""
+    validation = checkpoint.facts.get("validation")
+    ours, bicubic = _psnr(validation)
+    step = f"step {brief(checkpoint.facts.get('step'))}"
+    if ours is None or bicubic is None:
+        return step
+    where = printable(str(validation.get("validation")))[:40] if isinstance(validation, dict) else ""
+    return f"{step}, {ours:.2f} dB on {where} (bicubic {bicubic:.2f})"
 
 
 def checkpoint_files(given: Path) -> list[Path]:

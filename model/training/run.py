@@ -1,7 +1,8 @@
 """Training: stage one pretrains the RRDB, stage two the diffusion model on its frozen features.
 
 A run is a folder: `config.json` (all settings), `log.jsonl`, `state-…` files to resume from, `rrdb.safetensors` after stage one,
-`model.safetensors` (EMA weights of both networks, all that inference needs) and `best.safetensors`, the one with the best PSNR.
+`model.safetensors` (EMA weights of both networks, all that inference needs) and `best.safetensors`, the one with the best PSNR, which is
+not written with a perceptual loss: PSNR falls as that loss does its work.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 import torch
 
 from ... import __version__
-from ...errors import CheckpointError
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import ShardDataset
 from ...pipeline.stream.order import mix
@@ -27,11 +27,10 @@ from ..checkpoints.format import (
     Checkpoint,
     load_checkpoint,
     load_into,
-    remedy,
     save_checkpoint,
     weights_digest,
 )
-from ..checkpoints.initial import check_given, load_rrdb, of_scale
+from ..checkpoints.initial import check_given, load_rrdb, of_scale, restore_rrdb, steps_of, validation_in, with_validation
 from ..config import RunConfig, config_of
 from ..diffusion.recommended import as_facts, recommended_for
 from ..inference.upscaler import SuperResolver
@@ -165,7 +164,7 @@ def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
         return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler, num_samples=1)
 
     frozen_sha256 = weights_digest({name: value.cpu() for name, value in rrdb.state_dict().items()})
-    files = {"file": MODEL_FILE, "best": BEST_FILE}
+    files = {"file": MODEL_FILE, "best": BEST_FILE if this.config.loss.perceptual == "none" else None}
     _stage(this, task, this.config.train.steps, model=model, upscaler=upscaler, **files, frozen_sha256=frozen_sha256)
 
 
@@ -207,8 +206,12 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
 
     begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change
     if given is None and begun:
-        _restore_rrdb(this, finished)
-    done = _steps_of(finished) if given is None and finished.exists() else None
+        facts = {**this.facts, "step": steps_done(this.out, "rrdb")}
+        for line in this.ranks.run_on_main(
+            lambda: restore_rrdb(finished, this.out / MODEL_FILE, config=this.saved, facts=facts)
+        ):
+            this.report(line)
+    done = steps_of(finished) if given is None and finished.exists() else None
     if given is not None:
         this.report(f"rrdb: from {finished}, instead of stage one")
     elif done is not None and (begun or done >= steps):
@@ -222,34 +225,6 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
     return load_rrdb(network, finished, this.config).to(this.ranks.device)
 
 
-def _restore_rrdb(this: _Run, file: Path) -> None:
-    """Restore a missing rrdb.safetensors from the model file once stage two has begun. On rank 0, while the others wait."""
-
-    def restore() -> str:
-        if file.exists():
-            return ""
-        model = this.out / MODEL_FILE
-        if not model.exists():
-            raise CheckpointError(
-                f"{file}: missing, and stage two has begun on its features; restore it, or start again with another --out"
-            )
-        tensors = {f"rrdb.{name}": value for name, value in load_checkpoint(model, "diffusion").part("rrdb").items()}
-        facts = {**this.facts, "step": steps_done(this.out, "rrdb")}
-        save_checkpoint(file, Checkpoint("rrdb", tensors, this.saved, facts=facts))
-        return f"{file}: was missing, restored from {MODEL_FILE}"
-
-    line = this.ranks.run_on_main(restore)
-    if line:
-        this.report(line)
-
-
-def _steps_of(file: Path) -> int:
-    step = load_checkpoint(file).facts.get("step")
-    if step is None:
-        raise CheckpointError(f"{file}: does not state the number of its training steps; {remedy(file)}")
-    return int(step)
-
-
 def _stage(
     this: _Run,
     task: RrdbTask | DiffusionTask,
@@ -260,13 +235,21 @@ def _stage(
     best: str | None,
     frozen_sha256: str | None = None,
 ) -> None:
-    """Estimate the cost, train, report. `file` is written at each checkpoint (the RRDB's at the end only), `best` at the best validation."""
+    """Estimate the cost, train, report. `file` is written at each checkpoint (the RRDB's at the end only), `best` at the best validation.
+
+    Both hold the metrics of their validation, `file` those of the last one before it.
+    """
     settings, v, ranks = this.config.train, this.config.validate, this.ranks
     option = "--rrdb-steps" if task.name == "rrdb" else "--steps"
 
+    latest: dict[str, object] = {}
+
     def publish(state: State) -> None:
         if task.name == "diffusion" or state.step >= steps:
-            save_checkpoint(this.out / file, model(state))
+            latest.update(
+                {} if latest else validation_in(this.out / file, state.step)
+            )  # of a validation before the run was resumed
+            save_checkpoint(this.out / file, with_validation(model(state), latest))
 
     def validate(state: State) -> None:
         for number, benchmark in enumerate(this.benchmarks):
@@ -274,18 +257,21 @@ def _stage(
             metrics, sheet = score(benchmark, upscale)
             if task.name == "diffusion" and number == 0:
                 metrics |= diversity(benchmark.pairs, lambda lr: regress(task.rrdb, lr, ranks.device), upscale)  # type: ignore[union-attr]
-            how = {"sampler": v.sampler or "default", "sampling_steps": v.steps} if task.name == "diffusion" else {}
-            this.tracker.metrics({"stage": task.name, "step": state.step, **metrics, **how})
+            if task.name == "diffusion":
+                sampler, sampling_steps = validation_sampler(this.config)
+                metrics |= {"sampler": sampler, "sampling_steps": sampling_steps or this.config.diffusion.timesteps}
+            this.tracker.metrics({"stage": task.name, "step": state.step, **metrics})
             this.tracker.image(f"{task.name}/{benchmark.name}", sheet, state.step)
             if "psnr_y" not in metrics:
                 this.report(f"{task.name} {state.step}: {benchmark.name} has no image large enough for PSNR")
                 continue
             this.report(f"{task.name} {state.step}: {describe(metrics)}")
-            if number == 0 and (state.best is None or metrics["psnr_y"] > state.best):
-                state.best = metrics["psnr_y"]
-                if best is not None:
-                    checkpoint = model(state)
-                    save_checkpoint(this.out / best, replace(checkpoint, facts={**checkpoint.facts, "validation": metrics}))
+            if number == 0:
+                latest.update({**metrics, "step": state.step})
+                if state.best is None or metrics["psnr_y"] > state.best:
+                    state.best = metrics["psnr_y"]
+                    if best is not None:
+                        save_checkpoint(this.out / best, with_validation(model(state), latest))
 
     share = ranks.local_batch(settings.batch, settings.grad_accum)
     if ranks.is_main and task.name in this.pace.parts:

@@ -164,11 +164,11 @@ def _noise(shape: tuple[int, ...], seed: int, position: int) -> Tensor:
 
 
 def validation_sampler(config: RunConfig) -> tuple[str, int | None]:
-    """Sampler and steps of the validation; a flow uses at most its recommended number of steps."""
+    """Sampler and number of steps of the validation (None: all). Without `validate.sampler`, a flow is validated as it is recommended."""
     v, d = config.validate, config.diffusion
     if d.process == "flow":
-        most = recommended_for(config)["balanced"].steps or d.timesteps
-        return v.sampler or FLOW_SAMPLER, min(v.steps or most, most, d.timesteps)
+        recommended = recommended_for(config)["balanced"].steps
+        return v.sampler or FLOW_SAMPLER, min(v.steps or d.timesteps, d.timesteps) if v.sampler else recommended
     return v.sampler or DEFAULT[d.modulation], None if d.modulation == "paper" else min(v.steps, d.timesteps) or None
 
 

@@ -150,7 +150,8 @@ def test_the_model_that_comes_with_samdiff(tmp_path):
     assert SHIPPED.stat().st_size <= 6_000_000
     path, why = default_checkpoint(tmp_path / "runs")
     assert path == SHIPPED
-    assert "comes with samdiff" in why
+    assert "comes with samdiff: step " in why
+    assert "dB on " in why
     model = load_model(path, "cpu")
     assert load_checkpoint(path).facts["licence"] == "CC BY-SA 4.0"
     image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from samdiff import load_model
 from samdiff.errors import CheckpointError, ConfigError, ImageError
-from samdiff.model.checkpoints.format import Checkpoint, newest_run, save_checkpoint
+from samdiff.model.checkpoints.format import Checkpoint, save_checkpoint
+from samdiff.model.checkpoints.publish import default_checkpoint
 from samdiff.model.diffusion.residual import from_residual, to_model_range, to_pixels, to_residual, upsample
 from samdiff.model.evaluation.metrics import luma, psnr, psnr_y, ssim, ssim_y
 from samdiff.model.inference.image_io import open_image
@@ -160,7 +161,7 @@ def test_wrong_arrays_and_samplers(model):
 
 def test_no_checkpoint_says_how_to_get_one(tmp_path):
     with pytest.raises(CheckpointError, match="train one with `samdiff train --shards STORE`, or give --checkpoint"):
-        newest_run(tmp_path / "runs")
+        default_checkpoint(tmp_path / "runs", tmp_path / "no.safetensors")
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         load_model(tmp_path / "none.safetensors", "cpu")
 

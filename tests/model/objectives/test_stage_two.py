@@ -207,8 +207,11 @@ def test_pieces_and_precision(tmp_path, monkeypatch):
 
 def test_a_collapse_is_seen(tmp_path):
     """Validation logs what the model adds and how it differs from seed to seed; both are 0 for a flow that never trained."""
+    make_store(tmp_path / "a.zarr", n=40, masks=(1,) * 40)
     run(tmp_path, "r", *FLOW, "train.steps=4", "validate.every=2", "validate.images=4", "validate.tiles=2")
-    for line in log_of(tmp_path, "r", "validation"):
+    lines = log_of(tmp_path, "r", "validation")
+    assert [line["step"] for line in lines] == [2, 4]
+    for line in lines:
         assert line["residual_rms_hr"] > 0
         assert (line["sampler"], line["sampling_steps"]) == ("euler", 1)
         assert {"residual_rms", "seed_rms"} <= line.keys()
@@ -216,6 +219,20 @@ def test_a_collapse_is_seen(tmp_path):
     result = diversity([(base, hr)], lambda lr: lr, lambda lr, seed: lr + np.uint8(3 + 4 * seed))
     assert result == {"residual_rms": 3, "residual_rms_hr": 10, "seed_rms": pytest.approx(2.828, abs=1e-3)}
     assert diversity([(base, hr)], lambda lr: lr, lambda lr, seed: lr)["seed_rms"] == 0
+
+
+def test_a_perceptual_run_keeps_its_newest_model_and_its_metrics(tmp_path, monkeypatch):
+    """PSNR falls with a perceptual loss, so there is no best.safetensors; model.safetensors holds the last validation, also after a resume."""
+    monkeypatch.setattr(tasks, "load_distance", lambda kind, device: squared)
+    make_store(tmp_path / "a.zarr", n=40, masks=(1,) * 40)
+    words = [*FLOW, *PERCEPTUAL, "validate.every=2", "validate.images=4", "validate.tiles=2", "train.checkpoint_every=1"]
+    run(tmp_path, "r", *words, "validate.sampler=euler", "validate.steps=2", "train.steps=2")
+    (line,) = log_of(tmp_path, "r", "validation")
+    assert (line["sampler"], line["sampling_steps"]) == ("euler", 2)
+    model = run(tmp_path, "r", *words, "validate.sampler=euler", "validate.steps=2", "train.steps=3", "validate.every=0")
+    assert not (tmp_path / "r" / "best.safetensors").exists()
+    facts = load_checkpoint(model).facts
+    assert (facts["step"], facts["validation"]["step"], facts["validation"]["psnr_y"]) == (3, 2, line["psnr_y"])
 
 
 def test_a_start_of_another_process(tmp_path):
