@@ -76,7 +76,7 @@ def evaluate(
     claim_outputs([("--out", file) for file in files], inputs, overwrite)  # reported before hours of work
     setup_process(threads)
     model = load_model(path, pick_device(device))
-    model.check(settings)
+    model.sampling_plan(settings)  # an error before the images are read
     extras = load_measures([name for name in chosen_metrics.split(",") if name], model.device) if chosen_metrics else None
     skipped, models = (extras.skipped, extras.models) if extras else ({}, {})
     names = [folder.resolve().name for folder in benchmark]

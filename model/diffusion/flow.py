@@ -17,7 +17,7 @@ exact flow between two Gaussians of equal variance, so noise remains. The factor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +26,7 @@ from torch import Tensor
 from ...errors import ConfigError
 from ..names import FLOW_SAMPLER as SAMPLER
 from ..names import PREDICTIONS as PREDICTIONS
-
-Predict = Callable[[Tensor, Tensor], Tensor]
+from .sampler import Predict, SamplingPlan
 
 LEAST_LEFT = 0.25
 """Lower bound of 1 - s as a divisor in the loss: otherwise the last time steps would dominate. Four Euler steps go no closer to s = 1."""
@@ -75,8 +74,17 @@ class Flow:
         left = (1 - self._share(t, x)).clamp(min=LEAST_LEFT)
         return predicted / left, residual / left
 
-    def check(self, sampler: str | None, steps: int | None, first: int | None = None) -> tuple[int, ...]:
-        """The time steps of Euler's method, ascending from 0. ConfigError for an unsupported sampler, start or number of steps."""
+    def plan(self, sampler: str | None = None, steps: int | None = None, *, first: int | None = None) -> SamplingPlan:
+        """The time steps of Euler's method, ascending from 0.
+
+        Args:
+            sampler: `euler` or None.
+            steps: number of network calls; None: all T.
+            first: None; anything else is an error.
+
+        Raises:
+            ConfigError: another sampler, start, or number of steps.
+        """
         if sampler not in (None, SAMPLER):
             raise ConfigError(
                 f"sampler {sampler!r}: the model is a flow, whose only sampler is {SAMPLER!r}; leave --sampler out"
@@ -86,23 +94,20 @@ class Flow:
         number = self.timesteps if steps is None else steps
         if not 1 <= number <= self.timesteps:
             raise ConfigError(f"steps: expected 1 to {self.timesteps} (the flow's time steps), got {number}")
-        return tuple(index * self.timesteps // number for index in range(number))
+        return SamplingPlan(SAMPLER, tuple(index * self.timesteps // number for index in range(number)))
 
     def sample_steps(
-        self, predict: Predict, x: Tensor, steps: int | None = None, *, rows: int | None = None
+        self, predict: Predict, x: Tensor, plan: SamplingPlan, *, rows: int | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """(time, state) from the start to the end: (0, x_0), …, (T, r^). The state is `x` itself, changed in place.
 
         Args:
             predict: the network, called with x_s [B, 3, H, W] and t int64 [B].
             x: sigma eps.
-            steps: number of network calls; None: all T.
+            plan: of `plan`.
             rows: rows that are updated at once, which bounds the memory; None: all.
-
-        Raises:
-            ConfigError: see `check`.
         """
-        grid = self.check(SAMPLER, steps)
+        grid = plan.times
         yield grid[0], x
         for t, after in zip(grid, (*grid[1:], self.timesteps), strict=True):
             predicted = predict(x, torch.full((len(x),), t, dtype=torch.int64, device=x.device))

@@ -15,7 +15,7 @@ from ...errors import ConfigError
 from .flow import SAMPLER, Flow
 from .modulation import Modulation
 from .residual import RESCALE, from_residual, to_residual
-from .sampler import DEFAULT, Noise, Predict, check_pair, sample_steps
+from .sampler import DEFAULT, Noise, Predict, SamplingPlan, plan_sampling, sample_steps
 
 SPREAD = {"ddpm": 0.25, "flow": 0.5}
 """process -> standard deviation that residuals to the RRDB's image are scaled to. ddpm clips them to [-1, 1], four standard deviations."""
@@ -71,13 +71,13 @@ class DdpmProcess:
         """x_0 from the prediction, not clipped."""
         return self.modulation.x_0(x, predicted, t)
 
-    def check(self, sampler: str | None, steps: int | None, first: int | None = None) -> tuple[int, ...]:
-        """See `sampler.check_pair`."""
+    def plan(self, sampler: str | None = None, steps: int | None = None, *, first: int | None = None) -> SamplingPlan:
+        """See `sampler.plan_sampling`."""
         if sampler == SAMPLER:
             raise ConfigError(
                 f"sampler {sampler!r}: only for models with diffusion.process 'flow', this one has 'ddpm'; leave --sampler out"
             )
-        return check_pair(self.modulation, sampler or self.sampler, steps, first=first)
+        return plan_sampling(self.modulation, sampler, steps, first=first)
 
     def start(self, noise: Tensor, residual: Tensor, first: int | None) -> Tensor:
         """The initial state: noise, or the residual noised to time step `first`, without the small multiple of E of `official`."""
@@ -87,18 +87,10 @@ class DdpmProcess:
         return abar**0.5 * residual + (1 - abar) ** 0.5 * noise
 
     def sample_steps(
-        self,
-        predict: Predict,
-        x: Tensor,
-        noise: Noise,
-        *,
-        sampler: str | None = None,
-        steps: int | None = None,
-        first: int | None = None,
-        rows: int | None = None,
+        self, predict: Predict, x: Tensor, *, noise: Noise, plan: SamplingPlan, rows: int | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """See `sampler.sample_steps`."""
-        return sample_steps(predict, self.modulation, x, noise=noise, sampler=sampler, steps=steps, first=first, rows=rows)
+        return sample_steps(predict, self.modulation, x, noise=noise, plan=plan, rows=rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,28 +130,19 @@ class FlowProcess:
         """r from the prediction, not clipped."""
         return self.flow.clean(x, predicted, t)
 
-    def check(self, sampler: str | None, steps: int | None, first: int | None = None) -> tuple[int, ...]:
-        """See `Flow.check`."""
-        return self.flow.check(sampler, steps, first)
+    def plan(self, sampler: str | None = None, steps: int | None = None, *, first: int | None = None) -> SamplingPlan:
+        """See `Flow.plan`."""
+        return self.flow.plan(sampler, steps, first=first)
 
     def start(self, noise: Tensor, residual: Tensor, first: int | None) -> Tensor:
         """The initial state: sigma eps."""
         return self.flow.sigma * noise
 
     def sample_steps(
-        self,
-        predict: Predict,
-        x: Tensor,
-        noise: Noise,
-        *,
-        sampler: str | None = None,
-        steps: int | None = None,
-        first: int | None = None,
-        rows: int | None = None,
+        self, predict: Predict, x: Tensor, *, noise: Noise, plan: SamplingPlan, rows: int | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """See `Flow.sample_steps`; draws no noise."""
-        self.check(sampler, steps, first)
-        return self.flow.sample_steps(predict, x, steps, rows=rows)
+        return self.flow.sample_steps(predict, x, plan, rows=rows)
 
 
 Process = DdpmProcess | FlowProcess

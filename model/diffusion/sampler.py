@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,12 +49,25 @@ DEFAULT = {"none": "ddpm", "official": "ddpm", "paper": "paper", "joint": "ddpm"
 """modulation -> its default sampler."""
 
 
-def check_pair(modulation: Modulation, sampler: str, steps: int | None, first: int | None = None) -> tuple[int, ...]:
-    """The time steps that a sampler will use.
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How samples are drawn: checked against the model once, and passed on."""
+
+    sampler: str
+    times: tuple[int, ...]
+    """Time step of each network call, in order."""
+    first: int | None = None
+    """Time step that the RRDB's image is noised to, where sampling starts; None: it starts from noise."""
+
+
+def plan_sampling(
+    modulation: Modulation, sampler: str | None = None, steps: int | None = None, *, first: int | None = None
+) -> SamplingPlan:
+    """The sampler and its time steps.
 
     Args:
         modulation: how the model was trained.
-        sampler: one of SAMPLERS.
+        sampler: one of SAMPLERS; None: the default of the modulation.
         steps: number of time steps; None: all.
         first: the time step to start from; None: T - 1 with all steps, the schedule's `t_start` with fewer (except for `paper-clipped`,
             whose states contain E at all time steps).
@@ -61,6 +75,7 @@ def check_pair(modulation: Modulation, sampler: str, steps: int | None, first: i
     Raises:
         ConfigError: an unknown sampler, an incompatible modulation, or an unsupported number of steps or start.
     """
+    sampler = sampler or DEFAULT[modulation.name]
     if sampler not in SAMPLERS:
         raise ConfigError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
     if (modulation.name, sampler) in INCOMPATIBLE:
@@ -79,30 +94,28 @@ def check_pair(modulation: Modulation, sampler: str, steps: int | None, first: i
             "with the coefficients of its time steps"
         )
     if sampler == "paper":
-        return modulation.grid
-    if first is None and sampler != "paper-clipped" and 0 < (steps or 0) <= modulation.schedule.t_start:
-        first = modulation.schedule.t_start
-    length = total if first is None else first + 1
-    return time_grid(length, length if steps is None else steps)
+        return SamplingPlan(sampler, modulation.grid)
+    few = first is None and sampler != "paper-clipped" and 0 < (steps or 0) <= modulation.schedule.t_start
+    start = modulation.schedule.t_start if few else first
+    length = total if start is None else start + 1
+    return SamplingPlan(sampler, time_grid(length, length if steps is None else steps), first)
 
 
 def sample(
     predict: Predict, modulation: Modulation, x: Tensor, noise: Noise, sampler: str | None = None, steps: int | None = None
 ) -> Tensor:
-    """The last state of `sample_steps`: x_0 [B, 3, H, W]."""
-    last = deque(sample_steps(predict, modulation, x, noise=noise, sampler=sampler, steps=steps), maxlen=1)
-    return last[0][1]
+    """The last state of `sample_steps`: x_0 [B, 3, H, W]. See `plan_sampling` for sampler and steps."""
+    plan = plan_sampling(modulation, sampler, steps)
+    return deque(sample_steps(predict, modulation, x, noise=noise, plan=plan), maxlen=1)[0][1]
 
 
 def sample_steps(
     predict: Predict,
     modulation: Modulation,
     x: Tensor,
-    noise: Noise,
-    sampler: str | None = None,
-    steps: int | None = None,
     *,
-    first: int | None = None,
+    noise: Noise,
+    plan: SamplingPlan,
     rows: int | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """(time, state) from the start to the end: (T-1, x_{T-1}), …, (-1, x_0). The state is `x` itself, changed in place.
@@ -110,18 +123,12 @@ def sample_steps(
     Args:
         predict: the model, called with x_t and t [B].
         modulation: how the model was trained.
-        x: standard normal [B, 3, H, W], or the state at time step `first`.
+        x: standard normal [B, 3, H, W], or the state at time step `plan.first`.
         noise: standard normal by step and rows; a fixed stream repeats a sample.
-        sampler: one of SAMPLERS; None: the default of the modulation.
-        steps: number of network calls (`joint` makes one more, for its start); None: all T.
-        first: the time step of x; None: see `check_pair`.
+        plan: of `plan_sampling`; one network call per time step (`joint` makes one more, for its start).
         rows: rows that are updated at once, which bounds the memory; None: all.
-
-    Raises:
-        ConfigError: see `check_pair`.
     """
-    sampler = sampler or DEFAULT[modulation.name]
-    grid = check_pair(modulation, sampler, steps, first=first)
+    sampler, grid = plan.sampler, plan.times
     if modulation.name == "joint":
         # The state is noise with mean phi_t E: E^ is predicted from noise and LR at the last time step, then added.
         x += modulation.schedule.phi_at(grid[0]) * predict(x, _times(x, len(modulation.schedule) - 1))[:, 3:]

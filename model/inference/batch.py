@@ -103,7 +103,7 @@ def upscale_files(
         ConfigError: settings that do not fit the model.
         ImageError: the only input cannot be read, or its output cannot be written.
     """
-    times, settings = model.check(settings), model.resolve(settings)
+    times, settings = model.sampling_plan(settings).times, model.resolve(settings)
     guard = Outputs([*(job.source for job in jobs), *checkpoint_files(Path(model.name))], output.overwrite)
     sweep_outputs(job.target for job in jobs)
     total = 1 if settings.rrdb_only else (settings.num_samples or 1) * (len(times) + 1)
@@ -199,10 +199,10 @@ def provenance(model: SuperResolver, settings: InferConfig) -> dict[str, str]:
     if settings.rrdb_only:
         how = "regression (RRDB)"
     else:
-        steps = len(model.check(settings))
-        how = f"{settings.sampler}, {steps} steps, seed {settings.seed}"
+        plan = model.sampling_plan(settings)
+        how = f"{plan.sampler}, {len(plan.times)} steps, seed {settings.seed}"
         how += f", mean of {settings.num_samples} samples" if (settings.num_samples or 1) > 1 else ""
-        how += f", started from the RRDB at t = {model.check(settings)[0]}" if settings.start == "rrdb" else ""
+        how += f", started from the RRDB at t = {plan.first}" if settings.start == "rrdb" else ""
     how += ", made consistent with the input" if settings.back_project else ""
     how += f", tiles of {settings.tile} overlapping by {settings.overlap}" if settings.tile else ", no tiles"
     how += f", {'fp32' if settings.amp == 'off' else settings.amp}"

@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -26,6 +27,7 @@ from ..diffusion.noise import BLOCK, NoiseField
 from ..diffusion.process import Process
 from ..diffusion.recommended import Recommended, Sampling, read_recommended, recommended_for
 from ..diffusion.residual import base_rows
+from ..diffusion.sampler import SamplingPlan
 from ..infer_config import InferConfig as InferConfig
 from ..networks.build import build_rrdb, build_unet
 from ..networks.rrdb import RRDB
@@ -118,20 +120,20 @@ class SuperResolver:
             changes["seed"] = secrets.randbelow(1 << 32)
             log.info("seed %d", changes["seed"])
         settings = self.resolve(changed(settings or InferConfig(), changes, "upscale"))
-        self.check(settings)
+        work = partial(self._in_memory, settings=settings, plan=self.sampling_plan(settings), on_step=on_step)
         if isinstance(image, str | Path):
             file = read_image_file(Path(image))
-            return to_pil(self._in_memory(file.pixels, settings, on_step), file)
+            return to_pil(work(file.pixels), file)
         if isinstance(image, Image.Image):
-            large = Image.fromarray(self._in_memory(array_of(image), settings, on_step))
+            large = Image.fromarray(work(array_of(image)))
             large.info.update({key: value for key, value in image.info.items() if key in ("icc_profile", "exif", "dpi")})
             return large
         if is_tensor(image):
             arrays, layout = split_tensor(image)
-            return layout.restore([self._in_memory(array, settings, on_step) for array in arrays])
+            return layout.restore([work(array) for array in arrays])
         if not isinstance(image, np.ndarray):
             raise ImageError(f"expected an image: an array, a PIL image, a tensor or a path, got {type(image).__name__}")
-        return self._in_memory(image, settings, on_step)
+        return work(image)
 
     __call__ = upscale
 
@@ -158,8 +160,8 @@ class SuperResolver:
         sampler = recommended.sampler or self.process.sampler
         return replace(given, sampler=sampler, steps=recommended.steps, num_samples=settings.num_samples or recommended.average)
 
-    def check(self, settings: InferConfig) -> tuple[int, ...]:
-        """The time steps that will be sampled. ConfigError for settings that do not fit this model."""
+    def sampling_plan(self, settings: InferConfig) -> SamplingPlan:
+        """The sampler and its time steps. ConfigError for settings that do not fit this model."""
         settings = self.resolve(settings)
         plan_tiles(
             self.unet.multiple,
@@ -169,26 +171,24 @@ class SuperResolver:
             tile=settings.tile,
             overlap=settings.overlap,
         )
-        return self.process.check(settings.sampler, settings.steps, self._start_time(settings))
+        first = None
+        if settings.start == "rrdb":
+            first = self.config.diffusion.timesteps // 2 if settings.start_time is None else settings.start_time
+        return self.process.plan(settings.sampler, settings.steps, first=first)
 
     def expect_scale(self, scale: int | None) -> None:
         """CheckpointError if `scale` is given and the model was trained for another."""
         if scale is not None and scale != self.scale:
             raise CheckpointError(f"{self.name}: trained for x{self.scale}, x{scale} was requested; give another checkpoint")
 
-    def _start_time(self, settings: InferConfig) -> int | None:
-        if settings.start != "rrdb":
-            return None
-        return self.config.diffusion.timesteps // 2 if settings.start_time is None else settings.start_time
-
     def _ready(self, network: N, weights: dict[str, Tensor]) -> N:
         load_into(network, weights, self.name)
         return network.to(self.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
-    def _in_memory(self, image: np.ndarray, settings: InferConfig, on_step: OnStep) -> np.ndarray:
+    def _in_memory(self, image: np.ndarray, settings: InferConfig, plan: SamplingPlan, on_step: OnStep) -> np.ndarray:
         """`_upscale`, with an ImageError before the work if memory is short; `split_pixel_format` reports a wrong shape."""
         if image.ndim not in (2, 3) or image.size == 0:
-            return self._upscale(image, settings, on_step)
+            return self._upscale(image, settings, plan=plan, on_step=on_step)
         height, width = image.shape[:2]
         tiled = 0 < settings.tile < max(height, width)
         if tiled or self.device.type != "cuda":  # else it needs the GPU's memory
@@ -207,10 +207,10 @@ class SuperResolver:
             )
             check_memory(height, width, self.scale, needed=needed, free=free_bytes())
         with memory_errors(height, width):
-            return self._upscale(image, settings, on_step)
+            return self._upscale(image, settings, plan=plan, on_step=on_step)
 
     @torch.inference_mode()
-    def _upscale(self, image: np.ndarray, settings: InferConfig, on_step: OnStep) -> np.ndarray:
+    def _upscale(self, image: np.ndarray, settings: InferConfig, *, plan: SamplingPlan, on_step: OnStep) -> np.ndarray:
         colour, pixel_format = split_pixel_format(image)
         predictor = self._predictor(colour, settings)
         lr = (
@@ -219,7 +219,11 @@ class SuperResolver:
         if len(predictor.tiling.tiles) == 1:  # with several tiles it may be too large for the GPU
             lr = lr.to(self.device)
         height, width = (side * self.scale for side in lr.shape[2:])
-        whole = self._regress(predictor, lr) if settings.rrdb_only else self._sample(predictor, lr, settings, on_step=on_step)
+        whole = (
+            self._regress(predictor, lr)
+            if settings.rrdb_only
+            else self._sample(predictor, lr, settings, plan=plan, on_step=on_step)
+        )
         result = whole[:, :, :height, :width]
         if settings.back_project:
             make_consistent(result, lr, self.scale)
@@ -246,9 +250,11 @@ class SuperResolver:
     def _regress(self, predictor: TiledPredictor, lr: Tensor, keep: bool = False) -> Tensor:
         return predictor.regress(lr.device, keep).clamp_(-1, 1)
 
-    def _sample(self, predictor: TiledPredictor, lr: Tensor, settings: InferConfig, on_step: OnStep) -> Tensor:
+    def _sample(
+        self, predictor: TiledPredictor, lr: Tensor, settings: InferConfig, *, plan: SamplingPlan, on_step: OnStep
+    ) -> Tensor:
         """The image [1, 3, H, W] on the device of lr; H and W include the padding, whose content is undefined."""
-        first = self._start_time(settings)
+        first = plan.first
         height, width = (side * self.scale for side in predictor.lr.shape[2:])
         base = self._regress(predictor, lr, keep=True) if self.config.diffusion.base == "rrdb" else None
         begin = self._regress(predictor, lr, keep=True) if first is not None and base is None else base
@@ -269,9 +275,7 @@ class SuperResolver:
             for top in range(0, height, BLOCK):
                 rows = x[:, :, top : top + BLOCK]
                 rows.copy_(self.process.start(noise(0, top, min(top + BLOCK, height)), rows, first))
-            states = self.process.sample_steps(
-                predictor.predict, x, noise, sampler=settings.sampler, steps=settings.steps, first=first, rows=BLOCK
-            )
+            states = self.process.sample_steps(predictor.predict, x, noise=noise, plan=plan, rows=BLOCK)
             for t, _ in states:
                 if on_step is not None:
                     on_step(t)

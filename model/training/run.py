@@ -164,8 +164,16 @@ def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
         return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler, num_samples=1)
 
     frozen_sha256 = weights_digest({name: value.cpu() for name, value in rrdb.state_dict().items()})
-    files = {"file": MODEL_FILE, "best": BEST_FILE if this.config.loss.perceptual == "none" else None}
-    _stage(this, task, this.config.train.steps, model=model, upscaler=upscaler, **files, frozen_sha256=frozen_sha256)
+    _stage(
+        this,
+        task,
+        this.config.train.steps,
+        model=model,
+        upscaler=upscaler,
+        file=MODEL_FILE,
+        best=BEST_FILE if this.config.loss.perceptual == "none" else None,
+        frozen_sha256=frozen_sha256,
+    )
 
 
 def _with_rescale(this: _Run, rrdb: RRDB) -> _Run:

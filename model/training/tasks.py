@@ -186,7 +186,7 @@ def check_inputs(config: RunConfig, stores: Sequence[Store], data: ShardDataset,
         )
     ranks.local_batch(config.train.batch, config.train.grad_accum)
     process = with_rescale(config, config.diffusion.rescale or 1.0).diffusion.build_process()
-    process.check(*validation_sampler(config))
+    process.plan(*validation_sampler(config))
     if config.loss.perceptual != "none":
         _ = process.one_step_time  # an error for `paper`
         load_distance(config.loss.perceptual, ranks.device)  # missing weights are reported before the hours of stage one

@@ -88,7 +88,7 @@ def test_what_is_given_comes_first(tmp_path):
     assert decided(model, quality="fast")[3]
     assert not decided(model, quality="fast", steps=4)[3]
     assert decided(model, regress=True)[3]
-    assert len(model.check(InferConfig())) == 3
+    assert len(model.sampling_plan(InferConfig()).times) == 3
     with pytest.raises(ConfigError, match="recommends fast, balanced only, got best"):
         model.resolve(InferConfig(quality="best"))
     assert provenance(model, InferConfig())["samdiff-settings"].startswith("dpm2m, 3 steps, seed 0, mean of 2 samples")

@@ -10,7 +10,7 @@ import torch
 from samdiff import Schedule
 from samdiff.errors import ConfigError
 from samdiff.model.diffusion.modulation import MODULATIONS, modulation, posterior_coefs, time_grid
-from samdiff.model.diffusion.sampler import INCOMPATIBLE, SAMPLERS, check_pair, sample, sample_steps
+from samdiff.model.diffusion.sampler import INCOMPATIBLE, SAMPLERS, plan_sampling, sample
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -181,12 +181,12 @@ def test_few_steps_do_not_magnify_the_networks_error(sampler, steps):
 def test_few_steps_begin_where_the_picture_can_be_seen():
     """sqrt(abar) is .1 to .2 at the first of few times; all steps, and `paper`, keep the process's own end."""
     process = modulation("official", Schedule.cosine())
-    times = check_pair(process, "ddim", 10)
+    times = plan_sampling(process, "ddim", 10).times
     assert 0.1 <= process.schedule.alpha_bar(times[0]) ** 0.5 < 0.2
     assert len(times) == len(set(times)) == 10
     assert times[-1] == 0
-    assert check_pair(process, "ddpm", None) == check_pair(process, "ddpm", 100) == tuple(range(99, -1, -1))
-    assert check_pair(modulation("paper", Schedule.cosine()), "paper-clipped", 10)[0] == 99
+    assert plan_sampling(process).times == plan_sampling(process, "ddpm", 100).times == tuple(range(99, -1, -1))
+    assert plan_sampling(modulation("paper", Schedule.cosine()), "paper-clipped", 10).times[0] == 99
     assert [Schedule.cosine(steps).t_start for steps in (1, 2, 3)] == [0, 1, 2]
 
 
@@ -203,7 +203,7 @@ def test_wrong_pairs_are_refused_by_name(pair):
         ConfigError,
         match=f"sampler '{sampler}' with modulation '{name}': .*(it is defined for modulation 'paper' only|samples drift|another E)",
     ):
-        next(sample_steps(None, modulation(name, Schedule.cosine()), None, None, sampler))
+        plan_sampling(modulation(name, Schedule.cosine()), sampler)
     allowed = {(m, s) for m in MODULATIONS for s in SAMPLERS} - set(INCOMPATIBLE)
     assert len(allowed) == 10
 
@@ -211,7 +211,7 @@ def test_wrong_pairs_are_refused_by_name(pair):
 def test_paper_on_a_coarse_grid_keeps_to_it():
     """A model trained for 10 steps is sampled with 10, not with 25."""
     with pytest.raises(ConfigError, match="trained for 10 steps, got 25"):
-        next(sample_steps(None, modulation("paper", Schedule.cosine(), 10), None, None, "paper", 25))
+        plan_sampling(modulation("paper", Schedule.cosine(), 10), "paper", 25)
     with pytest.raises(ConfigError, match="any number of steps"):
         modulation("none", Schedule.cosine(), 10)
 

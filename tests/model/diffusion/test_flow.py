@@ -28,7 +28,7 @@ def output_for(flow: Flow, x: torch.Tensor, clean: torch.Tensor, t: torch.Tensor
 
 
 def end(flow: Flow, predict, x: torch.Tensor, steps: int, rows: int | None = None) -> torch.Tensor:
-    return list(flow.sample_steps(predict, x.clone(), steps, rows=rows))[-1][1]
+    return list(flow.sample_steps(predict, x.clone(), flow.plan(steps=steps), rows=rows))[-1][1]
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -89,17 +89,17 @@ def test_the_loss_is_zero_for_the_truth_alone(prediction):
 
 def test_times_and_what_a_flow_does_not_have():
     flow = Flow(100, SIGMA)
-    assert flow.check(None, 4) == (0, 25, 50, 75)
-    assert flow.check("euler", 3) == (0, 33, 66)
-    assert len(flow.check(None, None)) == 100
+    assert flow.plan(None, 4).times == (0, 25, 50, 75)
+    assert flow.plan("euler", 3).times == (0, 33, 66)
+    assert len(flow.plan().times) == 100
     for arguments, match in (
-        (("ddpm", 4), "only sampler is 'euler'"),
-        ((None, 0), "expected 1 to 100"),
-        ((None, 101), "expected 1 to 100"),
-        ((None, 4, 50), "always starts from the RRDB's image"),
+        ({"sampler": "ddpm", "steps": 4}, "only sampler is 'euler'"),
+        ({"steps": 0}, "expected 1 to 100"),
+        ({"steps": 101}, "expected 1 to 100"),
+        ({"steps": 4, "first": 50}, "always starts from the RRDB's image"),
     ):
         with pytest.raises(ConfigError, match=match):
-            flow.check(*arguments)
+            flow.plan(**arguments)
 
 
 @pytest.mark.parametrize(
