@@ -44,9 +44,9 @@ def one_step_loss(image: Tensor, hr: Tensor, distance: Distance, loss: LossConfi
 
 
 def load_distance(kind: str, device: torch.device) -> Distance:
-    """A perceptual distance by name (see `LossConfig.perceptual`), with frozen weights, which must be in the cache.
+    """A perceptual distance by name (see `LossConfig.perceptual`), with frozen weights, which are downloaded if the cache lacks them.
 
     Raises:
-        WeightsError: the weights are missing; the message says how to get them.
+        WeightsError: the weights are missing and cannot be downloaded; the message says how to get them.
     """
     return load_perceptual(kind, device)
