@@ -186,7 +186,7 @@ def compare(folder: Path, truth: np.ndarray, settings: DemoConfig) -> list[str]:
         *((captions[name], image) for name, image in results.items()),
         (f"HR {truth.shape[1]} x {truth.shape[0]}\nheld out; the frame is the crop below", framed(truth, [box])),
         (f"{len(masks)} masks, for show:\ninference never sees them", mask_overlay(structure.labels, truth)),
-        ("E_SAM\n(mean over the mask)", structure_panel(structure.e_sam(), structure.labels)),
+        ("E_SAM\n(mean over the mask)", structure_panel(structure.e_sam(), structure.labels, bar_share=12)),
     ]
     sheet = whole_sheet(panels, crop_panels(lr, results, truth, box=box, scores=scores))
     save_image(sheet, folder / SHEET, origin={"Software": f"samdiff {__version__}", **_MARK})
