@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ..model.checkpoints.format import SHIPPED_NAME
 from ..model.evaluation.metrics import psnr_y, ssim_y
 from ..model.evaluation.perceptual import choose_metrics
 from ..model.inference.image_io import has_provenance, open_image, save_image
+from ..model.sheets.comparison import Box, crop_panel, detailed_box, enlarged_lr, framed
 from ..model.sheets.contact_sheet import contact_sheet
 from ..model.sheets.overlay import mask_overlay, structure_panel
 from ..pipeline.degrade.imresize import imresize
@@ -38,6 +39,8 @@ HELD_OUT = "chelsea"
 SCALE = 4
 RESULTS = ("shipped.png", "result.png", "rrdb.png")
 SHEET = "sheet.png"
+CROP_WIDTH = 252
+"""Pixels: five crops are as wide as four whole images."""
 _MARK = {"samdiff-demo": "contact sheet"}
 
 
@@ -66,7 +69,7 @@ class DemoConfig:
 
 
 def run_demo(settings: DemoConfig, print_status: Callable[[str], None], print_result: Callable[[str], None]) -> Path:
-    """Run all steps; returns the contact sheet's path. Run again, finished steps are found finished.
+    """Run all steps; returns the contact sheet's path. Finished steps are not repeated by a second run.
 
     Args:
         settings: see there.
@@ -75,7 +78,7 @@ def run_demo(settings: DemoConfig, print_status: Callable[[str], None], print_re
 
     Raises:
         ConfigError: a file of the folder would be replaced that the demo did not write.
-        SamdiffError: a step failed; its own message stands above.
+        SamdiffError: a step failed, after its own message.
     """
     folder, start = settings.folder, time.perf_counter()
     samples = sample_images()
@@ -93,7 +96,8 @@ def run_demo(settings: DemoConfig, print_status: Callable[[str], None], print_re
         print_status(f"$ samdiff {shlex.join(words)}")
         if subprocess.run([sys.executable, "-m", "samdiff.cli", *words], check=False).returncode:
             raise SamdiffError(
-                f"demo: the command above failed; put right what it says and run the demo again, it goes on in {folder}"
+                f"demo: the command above failed; correct what its message names and run the demo again, which resumes in "
+                f"{printable(folder)}"
             )
 
     samdiff("infer", lr, "-o", folder / "shipped.png", "--checkpoint", SHIPPED_NAME, *sampling)
@@ -106,21 +110,21 @@ def run_demo(settings: DemoConfig, print_status: Callable[[str], None], print_re
     samdiff("infer", lr, "-o", folder / "rrdb.png", "--checkpoint", run, "--rrdb-only", "--overwrite", *where)
     for line in compare(folder, truth, settings):
         print_result(line)
-    print_status(f"{time.perf_counter() - start:.0f} s in all; contact sheet: {folder / SHEET}")
+    print_status(f"{time.perf_counter() - start:.0f} s in all; contact sheet: {printable(folder / SHEET)}")
     return folder / SHEET
 
 
 def sample_images() -> dict[str, np.ndarray]:
     """File name -> pixels: the samples as `photos/NAME.png`, but for the one held out, which is HR and LR beside them."""
-    found, held_out = {}, None
+    images, held_out = {}, None
     for image_file in list_source("samples"):
         pixels = read_rgb(image_file).pixels
         if Path(image_file.name).stem == HELD_OUT:
             held_out = crop_to_scale(pixels, SCALE)
         else:
-            found[f"photos/{Path(image_file.name).stem}.png"] = pixels
-    assert held_out is not None, "the samples hold the demo's image"
-    return {**found, "held_out_hr.png": held_out, "held_out_lr.png": degrade(held_out, "bicubic", SCALE)}
+            images[f"photos/{Path(image_file.name).stem}.png"] = pixels
+    assert held_out is not None, "the samples contain the demo's image"
+    return {**images, "held_out_hr.png": held_out, "held_out_lr.png": degrade(held_out, "bicubic", SCALE)}
 
 
 def check_folder(folder: Path, samples: Mapping[str, np.ndarray], overwrite: bool) -> None:
@@ -133,14 +137,14 @@ def check_folder(folder: Path, samples: Mapping[str, np.ndarray], overwrite: boo
         raise ConfigError(f"{printable(folder)}: {reason.replace('--out', '--folder')}")
     low = folder / "held_out_lr.png"
     digest = hashlib.sha256(low.read_bytes()).hexdigest()[:16] if low.is_file() else "none"
-    said = {**dict.fromkeys(RESULTS, {"samdiff-input": f"sha256 {digest}"}), SHEET: _MARK}
-    names = [*samples, *said]
+    marks = {**dict.fromkeys(RESULTS, {"samdiff-input": f"sha256 {digest}"}), SHEET: _MARK}
+    names = [*samples, *marks]
     for name in names:
         file = folder / name
         kind = look(file).kind
         if kind not in (NOTHING, FILE, DEAD_LINK):
             raise ConfigError(f"{printable(file)}: is {kind}, expected a file or nothing; give another --folder")
-        ours = kind == NOTHING or (_holds(file, samples[name]) if name in samples else has_provenance(file, said[name]))
+        ours = kind == NOTHING or (_holds(file, samples[name]) if name in samples else has_provenance(file, marks[name]))
         if not ours and not overwrite:
             raise ConfigError(
                 f"{printable(file)}: exists already and was not written by this demo; give --overwrite, or another --folder"
@@ -167,25 +171,65 @@ def _holds(file: Path, pixels: np.ndarray) -> bool:
 def compare(folder: Path, truth: np.ndarray, settings: DemoConfig) -> list[str]:
     """PSNR, SSIM and (where their weights are in the cache) LPIPS and DISTS of all methods, and a contact sheet of what was made."""
     lr, rrdb, result = (open_image(folder / name) for name in ("held_out_lr.png", "rrdb.png", "result.png"))
-    made = {"bicubic": imresize(lr, SCALE), "RRDB": rrdb, "diffusion": result}
-    made["shipped model"] = open_image(folder / "shipped.png")
+    results = {"bicubic": imresize(lr, SCALE), "RRDB": rrdb, "diffusion": result}
+    results["shipped model"] = open_image(folder / "shipped.png")
     notes: list[str] = []
     metrics = choose_metrics("auto", pick_device(settings.device), report=notes.append)
-    scores = {name: scores_of(image, truth, metrics) for name, image in made.items()}
+    scores = {name: scores_of(image, truth, metrics) for name, image in results.items()}
     generator = MaskGenerator("mobile_sam", device=pick_device(settings.device), points_per_side=settings.points_per_side)
     masks = [record["segmentation"] for record in generator.generate(truth)]
     structure = encode_structure(masks, *truth.shape[:2])
-    captions = {name: "\n".join([name, "  ".join(found[:2]), "  ".join(found[2:])]).rstrip() for name, found in scores.items()}
+    captions = {name: "\n".join([name, "  ".join(line[:2]), "  ".join(line[2:])]).rstrip() for name, line in scores.items()}
+    box = detailed_box(truth)
     panels = [
         (f"LR {lr.shape[1]} x {lr.shape[0]}", lr),
-        *((captions[name], image) for name, image in made.items()),
-        (f"HR {truth.shape[1]} x {truth.shape[0]}\nheld out", truth),
+        *((captions[name], image) for name, image in results.items()),
+        (f"HR {truth.shape[1]} x {truth.shape[0]}\nheld out; the frame is the crop below", framed(truth, [box])),
         (f"{len(masks)} masks, for show:\ninference never sees them", mask_overlay(structure.labels, truth)),
-        ("E_SAM\n(mean over the mask)", structure_panel(structure.e_sam(), structure.labels)),
+        ("E_SAM\n(mean over the mask)", structure_panel(structure.e_sam(), structure.labels, bar_share=12)),
     ]
-    save_image(contact_sheet(panels, columns=4), folder / SHEET, origin={"Software": f"samdiff {__version__}", **_MARK})
-    lines = [f"{name:14s}{found[0]:>10s}  {'  '.join(found[1:])}" for name, found in scores.items()]
+    sheet = whole_sheet(panels, crop_panels(lr, results, truth, box=box, scores=scores))
+    save_image(sheet, folder / SHEET, origin={"Software": f"samdiff {__version__}", **_MARK})
+    lines = [f"{name:14s}{line[0]:>10s}  {'  '.join(line[1:])}" for name, line in scores.items()]
     return ["", f"{HELD_OUT}, which was not in the store, x{SCALE}, on Y (LPIPS and DISTS on RGB):", *lines, *notes]
+
+
+def crop_panels(
+    lr: np.ndarray,
+    results: Mapping[str, np.ndarray],
+    truth: np.ndarray,
+    *,
+    box: Box,
+    scores: Mapping[str, Sequence[str]],
+) -> list[tuple[str, np.ndarray]]:
+    """Enlarged crops of LR (nearest neighbour), bicubic, both models and HR, with labels of equal form.
+
+    Args:
+        lr: uint8 [h, w, 3].
+        results: images uint8 [H, W, 3] with the keys `bicubic`, `shipped model` and `diffusion`.
+        truth: HR, uint8 [H, W, 3].
+        box: of the crop in HR.
+        scores: of each result over the whole image, as by `scores_of`: PSNR and, if it was measured, LPIPS are shown.
+
+    Returns:
+        (caption, uint8 [CROP_WIDTH, CROP_WIDTH, 3]).
+    """
+    shown = {"bicubic": "bicubic", "shipped model": "shipped model", "trained by this demo": "diffusion"}
+    captions = {"LR, nearest neighbour": f"{lr.shape[1]} x {lr.shape[0]}"}
+    images = {"LR, nearest neighbour": enlarged_lr(lr, *truth.shape[:2])}
+    for label, name in shown.items():
+        images[label] = results[name]
+        perceptual = [text for text in scores[name] if text.startswith("LPIPS ")]
+        captions[label] = "  ".join([f"Y-PSNR {scores[name][0]}", *perceptual])
+    images["HR"], captions["HR"] = truth, f"{truth.shape[1]} x {truth.shape[0]}"
+    return [(f"{label}\n{captions[label]}", crop_panel(image, box, width=CROP_WIDTH)) for label, image in images.items()]
+
+
+def whole_sheet(panels: Sequence[tuple[str, np.ndarray]], crops: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """The whole images in rows of four and the crops in one row below, uint8 [h, w, 3]."""
+    rows = [contact_sheet(panels, columns=4), contact_sheet(crops, columns=len(crops), width=CROP_WIDTH)]
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
 
 
 def scores_of(

@@ -205,6 +205,8 @@ class ValidateConfig:
     """Images held out at the end of each store, at most a tenth of them; 0: none."""
     tiles: int = setting(8, min=1)
     """Number of their tiles to validate on."""
+    save_images: int = setting(2, min=0)
+    """Images of each benchmark that are saved at each validation, in the run's folder visualization/; 0: none."""
     sampler: str = setting("", choices=("", *SAMPLERS, FLOW_SAMPLER), none="depends on the modulation")
     """Sampler of the validation; empty: the default of the modulation. A flow then takes the number of steps recommended for it."""
     steps: int = setting(20, min=0)

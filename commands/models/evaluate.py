@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from ...model.infer_config import InferConfig
 from ...settings import section
 from ..common import COMMON, Device, Threads, choose_checkpoint, finish, print_result, print_status, required
 from ..options import Chosen, configured, renamed
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,12 @@ def evaluate(
 
 @renamed("--shave")
 def compare(
-    pictures: Annotated[list[Path], typer.Argument(help="Results of one input; the file's name is its label.")],
+    images: Annotated[list[Path], typer.Argument(help="Results of one input; the file's name is its label.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The sheet.")] = Path("comparison.png"),
     reference: Annotated[Path | None, typer.Option(help="HR image: adds metrics and difference maps.")] = None,
+    lr: Annotated[
+        Path | None, typer.Option(help="LR image of the results: adds a panel and crops, enlarged by nearest neighbour.")
+    ] = None,
     crop: Annotated[
         list[str] | None, typer.Option(show_default="the most detailed square", help="x,y,width,height; may be repeated.")
     ] = None,
@@ -170,7 +176,7 @@ def compare(
 
     Zoomed crops, labels, metrics, difference maps.
     """
-    from ...errors import ConfigError
+    from ...errors import ConfigError, printable
     from ...model.evaluation.perceptual import choose_metrics, metrics_for
     from ...model.inference.image_io import FORMATS, open_image, save_image
     from ...model.sheets.comparison import comparison
@@ -178,23 +184,34 @@ def compare(
     from ...runtime import pick_device
 
     if out.suffix.lower() not in FORMATS:  # reported before the work
-        raise ConfigError(f"--out {out}: expected a file ending in {', '.join(FORMATS)}")
-    claim_outputs([("--out", out)], [*pictures, *([reference] if reference is not None else [])], overwrite)
-    if label and len(label) != len(pictures):
-        raise ConfigError(f"--label: expected one per image, got {len(label)} for {len(pictures)}")
+        raise ConfigError(f"--out {printable(out)}: expected a file ending in {', '.join(FORMATS)}")
+    claim_outputs([("--out", out)], [*images, *(file for file in (reference, lr) if file is not None)], overwrite)
+    if label and len(label) != len(images):
+        raise ConfigError(f"--label: expected one per image, got {len(label)} for {len(images)}")
     boxes = [_box(text) for text in crop or []]
-    named = list(zip(label or [path.stem for path in pictures], map(open_image, pictures), strict=True))
-    truth = None
-    if reference is not None:
-        height, full_width = named[0][1].shape[:2]
-        truth = open_image(reference)[:height, :full_width]  # an HR that is no multiple of the scale is cut, as LR was
+    named = list(zip(label or [path.stem for path in images], map(open_image, images), strict=True))
+    truth = None if reference is None else _cut(open_image(reference), *named[0][1].shape[:2])
     more = {}
     if truth is not None:
         chosen = choose_metrics(metrics, pick_device("auto"), report=lambda text: print_status(f"captions {text}"))
         more = metrics_for(chosen, min(truth.shape[:2]))
-    sheet = comparison(named, truth, boxes, crop_border=crop_border, width=width, metrics=more)
+    low = None if lr is None else open_image(lr)
+    sheet = comparison(named, truth, boxes, crop_border=crop_border, width=width, metrics=more, lr=low)
     save_image(sheet, out, overwrite=overwrite)
-    print_status(f"{out}")
+    print_status(printable(out))
+
+
+def _cut(hr: np.ndarray, height: int, width: int) -> np.ndarray:
+    """HR cut to the size of its results, as `degrade` cuts it before reducing: to a multiple of the scale."""
+    from ...errors import ConfigError
+    from ...model.names import SCALES
+
+    if hr.shape[0] - height >= max(SCALES) or hr.shape[1] - width >= max(SCALES):
+        raise ConfigError(
+            f"--reference: expected the HR of images of {width} x {height} pixels, at most {max(SCALES) - 1} larger per side, got "
+            f"{hr.shape[1]} x {hr.shape[0]}"
+        )
+    return hr[:height, :width]
 
 
 def _box(text: str) -> tuple[int, int, int, int]:

@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 import cv2
 import numpy as np
 
-from ...errors import ConfigError
+from ...errors import ConfigError, printable
 from ..evaluation.metrics import psnr_y, ssim_y
-from .contact_sheet import colour_map, contact_sheet
+from ..names import SCALES
+from .contact_sheet import colour_map, contact_sheet, resize_to_width, value_bar
 
 Box = tuple[int, int, int, int]
+"""x, y, width and height in pixels."""
 ImageMetric = Callable[[np.ndarray, np.ndarray], float]
 _COLOURS = ((230, 60, 40), (40, 140, 230), (50, 170, 70), (230, 170, 30))
+_BORDER = 3  # pixels of the sheet
 
 
 def comparison(
@@ -25,8 +28,9 @@ def comparison(
     differences: bool = True,
     width: int = 240,
     metrics: Mapping[str, ImageMetric] | None = None,
+    lr: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A sheet with rows: the whole images with metrics, the crops of each box, the difference maps.
+    """A sheet with rows: the whole images with metrics, the crops of each box, the difference maps with their colour bar.
 
     Args:
         images: (label, uint8 [H, W, 3] or [H, W]), all of one size.
@@ -36,45 +40,89 @@ def comparison(
         differences: whether to add maps of |image - HR|, all with the same colour scale.
         width: of a panel in pixels.
         metrics: additional metrics for the captions, such as LPIPS, of (image, HR), uint8 [H, W, 3], not cropped.
+        lr: the LR of the images, uint8 [h, w, 3] or [h, w]: drawn first, enlarged by nearest neighbour. None: no such panel.
 
     Returns:
         uint8 [h, w, 3].
 
     Raises:
-        ConfigError: images of different sizes, or a box outside them.
+        ConfigError: images of different sizes, an LR of no scale 2, 3, 4 or 8, or a box outside the images.
     """
-    named = [(label, _rgb(image)) for label, image in images]
+    named = [(printable(label), _rgb(image)) for label, image in images]
     height, full_width = named[0][1].shape[:2]
-    everything = [*named, ("HR", _rgb(reference))] if reference is not None else named
-    for label, image in everything:
-        if image.shape[:2] != (height, full_width):
-            raise ConfigError(
-                f"compare: expected images of one size, {named[0][0]} is {full_width} x {height}, {label} is "
-                f"{image.shape[1]} x {image.shape[0]}; compare results of one input"
-            )
-    for x, y, w, h in boxes:
-        if w < 1 or h < 1 or x < 0 or y < 0 or x + w > full_width or y + h > height:
-            raise ConfigError(f"--crop {x},{y},{w},{h}: expected a box inside {full_width} x {height} pixels")
-    boxes = list(boxes) or [detailed_box(everything[-1][1])]
-    captions = [
-        _caption(label, image, reference, crop_border=crop_border, metrics=metrics or {}) for label, image in everything
-    ]
-    panels = [(caption, _framed(image, boxes)) for caption, (_, image) in zip(captions, everything, strict=True)]
-    for number, (x, y, w, h) in enumerate(boxes, start=1):
-        side = max(w, h)
-        for label, image in everything:
-            crop = np.full((side, side, 3), 255, np.uint8)
-            crop[:h, :w] = image[y : y + h, x : x + w]
-            panels.append((f"{label}\ncrop {number}: {w} x {h}", _bordered(crop, _COLOURS[(number - 1) % len(_COLOURS)])))
-    if reference is not None and differences:
-        errors = [np.abs(image.astype(np.float64) - _rgb(reference)).mean(axis=2) for _, image in named]
-        top = max(max(float(np.percentile(error, 99.5)) for error in errors), 1.0)
-        for (label, _), error in zip(named, errors, strict=True):
-            scaled = np.minimum(error, top)
-            scaled[0, 0], scaled[-1, -1] = 0, top  # the same colour scale for all maps
-            panels.append((f"|{label} - HR|\nbright = {top:.0f}/255, mean {error.mean():.2f}", colour_map(scaled)))
-    rows = [panels[start : start + len(everything)] for start in range(0, len(panels), len(everything))]
-    return np.concatenate([contact_sheet(row, len(everything), width) for row in rows])
+    truth = None if reference is None else _rgb(reference)
+    scored = named if truth is None else [*named, ("HR", truth)]
+    _check_sizes(scored, boxes)
+    boxes = list(boxes) or [detailed_box(scored[-1][1])]
+    captions = [_caption(label, image, truth, crop_border=crop_border, metrics=metrics or {}) for label, image in scored]
+    drawn = scored
+    if lr is not None:
+        captions.insert(0, f"LR, nearest neighbour\n{lr.shape[1]} x {lr.shape[0]}")
+        drawn = [("LR", enlarged_lr(lr, height, full_width)), *scored]
+    rows = [[(caption, framed(image, boxes)) for caption, (_, image) in zip(captions, drawn, strict=True)]]
+    for number, box in enumerate(boxes):
+        caption = f"\ncrop {number + 1}: {box[2]} x {box[3]}"
+        rows.append([(label + caption, crop_panel(image, box, width=width, number=number)) for label, image in drawn])
+    if truth is not None and differences:
+        under_lr = [("", np.full((1, width, 3), 255, np.uint8))] * (lr is not None)
+        rows.append([*under_lr, *_difference_panels(named, truth, width)])
+    return np.concatenate([contact_sheet(row, len(drawn), width) for row in rows])
+
+
+def enlarged_lr(lr: np.ndarray, height: int, width: int) -> np.ndarray:
+    """LR enlarged by nearest neighbour to the size of its results.
+
+    Args:
+        lr: uint8 [h, w, 3] or [h, w]. Its size times 2, 3, 4 or 8 is that of the results, or exceeds it by less than the scale: MATLAB
+            rounds the size of LR up, and the results are cut to HR.
+        height: of the results in pixels.
+        width: of the results in pixels.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Raises:
+        ConfigError: no scale fits.
+    """
+    scales = [scale for scale in SCALES if scale > 1]
+    exact = [scale for scale in scales if (lr.shape[0] * scale, lr.shape[1] * scale) == (height, width)]
+    rounded_up = [scale for scale in scales if (-(-height // scale), -(-width // scale)) == lr.shape[:2]]
+    fitting = exact or rounded_up
+    if len(fitting) != 1:
+        sizes = ", ".join(f"{-(-width // scale)} x {-(-height // scale)} (x{scale})" for scale in scales)
+        raise ConfigError(
+            f"--lr: expected the LR of the images of {width} x {height} pixels, which is one of {sizes}; got "
+            f"{lr.shape[1]} x {lr.shape[0]}"
+        )
+    return np.ascontiguousarray(_rgb(lr).repeat(fitting[0], axis=0).repeat(fitting[0], axis=1)[:height, :width])
+
+
+def crop_panel(image: np.ndarray, box: Box, *, width: int, number: int = 0) -> np.ndarray:
+    """A crop with a border in the colour of its box, enlarged by nearest neighbour, in its own aspect ratio.
+
+    Args:
+        image: uint8 [H, W, 3].
+        box: of the crop, inside the image.
+        width: of the panel with its border, in pixels.
+        number: of the crop, from 0, which determines the colour as in `framed`.
+
+    Returns:
+        uint8 [h, width, 3]; narrower if the crop is more than four times as high as wide.
+    """
+    x, y, w, h = box
+    crop = resize_to_width(np.ascontiguousarray(image[y : y + h, x : x + w]), width - 2 * _BORDER)
+    colour = _COLOURS[number % len(_COLOURS)]
+    return cv2.copyMakeBorder(crop, *[_BORDER] * 4, borderType=cv2.BORDER_CONSTANT, value=colour)
+
+
+def framed(image: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
+    """A copy of an image uint8 [H, W, 3] with the frames of boxes, each in its own colour."""
+    copy = image.copy()
+    thick = max(1, image.shape[1] // 200)
+    for number, (x, y, w, h) in enumerate(boxes):
+        colour = _COLOURS[number % len(_COLOURS)]
+        cv2.rectangle(copy, (x, y), (x + w - 1, y + h - 1), color=colour, thickness=thick)
+    return copy
 
 
 def detailed_box(image: np.ndarray) -> Box:
@@ -82,36 +130,47 @@ def detailed_box(image: np.ndarray) -> Box:
     side = max(8, min(image.shape[:2]) // 4)
     side = min(side, *image.shape[:2])
     grey = image.astype(np.float32).mean(axis=2)
-    detail = np.abs(cv2.Sobel(grey, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    detail = np.abs(cv2.Sobel(grey, cv2.CV_32F, dx=1, dy=0)) + np.abs(cv2.Sobel(grey, cv2.CV_32F, dx=0, dy=1))
     total = cv2.integral(detail)
     sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     y, x = np.unravel_index(int(sums.argmax()), sums.shape)
     return int(x), int(y), side, side
 
 
+def _check_sizes(images: Sequence[tuple[str, np.ndarray]], boxes: Sequence[Box]) -> None:
+    first, (height, width) = images[0][0], images[0][1].shape[:2]
+    for label, image in images:
+        if image.shape[:2] != (height, width):
+            raise ConfigError(
+                f"compare: expected images of one size, {first} is {width} x {height}, {label} is "
+                f"{image.shape[1]} x {image.shape[0]}; compare results of one input"
+            )
+    for x, y, w, h in boxes:
+        if w < 1 or h < 1 or x < 0 or y < 0 or x + w > width or y + h > height:
+            raise ConfigError(f"--crop {x},{y},{w},{h}: expected a box inside {width} x {height} pixels")
+
+
+def _difference_panels(images: Sequence[tuple[str, np.ndarray]], truth: np.ndarray, width: int) -> list[tuple[str, np.ndarray]]:
+    """Maps of |image - HR| with one colour scale, and its colour bar."""
+    maps = [np.abs(image.astype(np.float64) - truth).mean(axis=2) for _, image in images]
+    top = float(math.ceil(max(max(float(np.percentile(values, 99.5)) for values in maps), 1.0)))
+    panels = [
+        (f"|{label} - HR|\nmean {values.mean():.2f}", colour_map(values, top))
+        for (label, _), values in zip(images, maps, strict=True)
+    ]
+    return [*panels, (f"|image - HR|, mean of RGB\nin levels of 255, {top:.0f} or more: bright", value_bar(top, width))]
+
+
 def _caption(
-    label: str, image: np.ndarray, reference: np.ndarray | None, *, crop_border: int, metrics: Mapping[str, ImageMetric]
+    label: str, image: np.ndarray, truth: np.ndarray | None, *, crop_border: int, metrics: Mapping[str, ImageMetric]
 ) -> str:
-    if reference is None or label == "HR":
+    if truth is None or image is truth:
         return f"{label}\n{image.shape[1]} x {image.shape[0]}"
-    truth = _rgb(reference)
     psnr, ssim = psnr_y(image, truth, crop_border), ssim_y(image, truth, crop_border)
     metrics_text = [f"{psnr:.2f} dB"] * (not math.isnan(psnr)) + [f"SSIM {ssim:.4f}"] * (not math.isnan(ssim))
     first = f"{label}\n{', '.join(metrics_text) or 'too small for PSNR and SSIM'}"
     more = ", ".join(f"{name.upper()} {metric(image, truth):.4f}" for name, metric in metrics.items())
     return f"{first}\n{more}" if more else first
-
-
-def _framed(image: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
-    framed = image.copy()
-    thick = max(1, image.shape[1] // 200)
-    for number, (x, y, w, h) in enumerate(boxes):
-        cv2.rectangle(framed, (x, y), (x + w - 1, y + h - 1), _COLOURS[number % len(_COLOURS)], thick)
-    return framed
-
-
-def _bordered(crop: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return cv2.copyMakeBorder(crop, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=colour)
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ def draw_text(
 
 def fitted(text: str, width: int, size: int) -> str:
     """The text as drawn: escaped, and with its middle replaced by `…` if it is wider than `width` pixels."""
-    shown = "".join(map(_drawable, unicodedata.normalize("NFC", printable(text))))
+    shown = _shown(text)
     font, keep = _font(size), len(shown)
     line = shown
     while keep > 1 and font.getlength(line) > width:
@@ -54,8 +54,12 @@ def fitted(text: str, width: int, size: int) -> str:
 
 
 def text_width(text: str, size: int) -> int:
-    """Width of a line of text in pixels."""
-    return math.ceil(_font(size).getlength(text))
+    """Width of a line of text in pixels, as `draw_text` draws it."""
+    return math.ceil(_font(size).getlength(_shown(text)))
+
+
+def _shown(text: str) -> str:
+    return "".join(map(_drawable, unicodedata.normalize("NFC", printable(text))))
 
 
 @cache

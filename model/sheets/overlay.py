@@ -26,6 +26,8 @@ _REACH = 6  # pixels: masks closer than this are neighbours
 def mask_overlay(labels: np.ndarray, image: np.ndarray, opacity: float = 0.5) -> np.ndarray:
     """Each mask filled with a colour that differs from its neighbours', with an outline; pixels of no mask stay as they are.
 
+    The image is grey below the fills, so that its own colours do not make those of the masks alike.
+
     Args:
         labels: integers [H, W]; 0 is no mask.
         image: uint8 [H, W, 3] RGB.
@@ -35,7 +37,8 @@ def mask_overlay(labels: np.ndarray, image: np.ndarray, opacity: float = 0.5) ->
         uint8 [H, W, 3] RGB.
     """
     palette = _PALETTE[neighbour_colours(labels)]
-    painted = ((1 - opacity) * image + opacity * palette[labels]).round().astype(np.uint8)
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[..., None]
+    painted = ((1 - opacity) * grey + opacity * palette[labels]).round().astype(np.uint8)
     painted = np.where((labels > 0)[..., None], painted, image)
     painted[_outline(labels)] = 255
     return painted
@@ -96,12 +99,12 @@ def structure_map(e_sam: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def structure_panel(e_sam: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """`structure_map` with its colour bar below, whose height is a twentieth of the map's width: uint8 [H + bar, W, 3]."""
+def structure_panel(e_sam: np.ndarray, labels: np.ndarray, bar_share: int = 20) -> np.ndarray:
+    """`structure_map` with its colour bar below, whose height is the map's width / `bar_share`: uint8 [H + bar, W, 3]."""
     width = labels.shape[1]
     ends = f"{E_LIMIT:.2f}"
     return np.concatenate(
-        [structure_map(e_sam, labels), colour_bar(f"-{ends}", "0", ends, width=width, height=max(24, width // 20))]
+        [structure_map(e_sam, labels), colour_bar(f"-{ends}", "0", ends, width=width, height=max(24, width // bar_share))]
     )
 
 

@@ -46,7 +46,7 @@ from .loop import Stage, run
 from .run_dir import acquire_run_dir, requested_settings, versions
 from .state import State, states, steps_done
 from .tasks import DiffusionTask, RrdbTask, check_inputs, validation_sampler
-from .validation import Benchmark, Upscale, describe, held_out, regress, score, with_perceptual
+from .validation import Benchmark, SheetSaver, Upscale, describe, held_out, regress, score, with_perceptual
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +262,8 @@ def _stage(
     def validate(state: State) -> None:
         for number, benchmark in enumerate(this.benchmarks):
             upscale = upscaler(state)
-            metrics, sheet = score(benchmark, upscale)
+            saver = SheetSaver(this.out, task.name, state.step, images=v.save_images, report=this.report)
+            metrics, sheet = score(benchmark, upscale, saver)
             if task.name == "diffusion" and number == 0:
                 metrics |= diversity(benchmark.pairs, lambda lr: regress(task.rrdb, lr, ranks.device), upscale)  # type: ignore[union-attr]
             if task.name == "diffusion":

@@ -1,8 +1,13 @@
-"""Validation during training: PSNR and SSIM on Y, LPIPS and DISTS on held-out tiles and whole benchmark images, with EMA weights."""
+"""Validation during training: PSNR and SSIM on Y, LPIPS and DISTS on held-out tiles and whole benchmark images, with EMA weights.
+
+Sheets of bicubic, result and HR are saved in the run's folder.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,19 +16,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from ... import __version__
+from ...errors import SamdiffError, printable
 from ...pipeline.degrade.imresize import imresize
 from ...pipeline.shards.reader import Store
+from ...pipeline.storage.outputs import NOTHING, look, sweep_outputs
 from ...pipeline.stream.dataset import held_out_from
 from ..diffusion.residual import to_model_range, to_pixels
 from ..evaluation.benchmark import read_pairs
 from ..evaluation.metrics import mean_of_defined, psnr_y, ssim_y
 from ..evaluation.perceptual import choose_metrics, metrics_for
+from ..inference.image_io import has_provenance, save_image
 from ..losses.perceptual import PerceptualMetric
 from ..names import PERCEPTUAL
 from ..networks.rrdb import RRDB
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 """(LR uint8 [h, w, 3] or [h, w], index of the image, which seeds the noise) -> SR of the same kind."""
+
+SHEETS_FOLDER = "visualization"
+KEPT_SHEETS = 10
+"""Sheets that are kept of each image and stage: those of the highest steps."""
+_MARK = {"samdiff-validation": "bicubic | result | HR"}
+_LONGEST_NAME = 80  # bytes of a benchmark or an image in file names
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,64 @@ class Benchmark:
     """More metrics, see `with_perceptual`."""
     bicubic_perceptual: Mapping[str, float] = field(default_factory=dict)
     """Their values for bicubic upsampling."""
+    names: tuple[str, ...] = ()
+    """Of the pairs; empty: they are numbered."""
+
+
+@dataclass(frozen=True)
+class SheetSaver:
+    """Saves sheets of a validation as `visualization/BENCHMARK/IMAGE/IMAGE_STAGE_STEP.png` in the run's folder.
+
+    A resumed run replaces its own sheets of the same step. The `KEPT_SHEETS` of the highest steps are kept of each image and stage. A
+    file that is not such a sheet is neither replaced nor removed. A sheet that cannot be written is reported and does not end the
+    training.
+    """
+
+    run: Path
+    """The run's folder."""
+    stage: str
+    """rrdb or diffusion."""
+    step: int
+    """Training steps done."""
+    images: int
+    """Number of images of each benchmark that are saved."""
+    report: Callable[[str], None]
+    """Called with each reason why a sheet was not saved."""
+
+    def save(self, benchmark: Benchmark, number: int, sheet: np.ndarray) -> None:
+        """Save the sheet uint8 [H, W, 3] of the benchmark's image `number`."""
+        name = file_name(benchmark.names[number] if benchmark.names else f"image-{number}")
+        folder = self.run / SHEETS_FOLDER / file_name(benchmark.name) / name
+        file = folder / f"{name}_{self.stage}_{self.step}.png"
+        try:
+            sweep_outputs([file])
+            if look(file).kind != NOTHING and not has_provenance(file, _MARK):
+                self.report(
+                    f"{printable(file)}: was not written by samdiff and is not replaced; this validation image is not saved"
+                )
+                return
+            save_image(sheet, file, origin={"Software": f"samdiff {__version__}", **_MARK})
+            self._remove_old(folder, name)
+        except (SamdiffError, OSError) as error:
+            self.report(f"a validation image is not saved: {printable(error)}")
+
+    def _remove_old(self, folder: Path, name: str) -> None:
+        pattern = re.compile(rf"{re.escape(name)}_{self.stage}_([0-9]{{1,15}})\.png")
+        steps = {int(match[1]): file for file in folder.iterdir() if (match := pattern.fullmatch(file.name))}
+        ours = [step for step in sorted(steps) if has_provenance(steps[step], _MARK)]
+        for step in ours[:-KEPT_SHEETS]:
+            steps[step].unlink()
+
+
+def file_name(text: str) -> str:
+    """A name of a benchmark or an image as part of a file's name: short, printable and in no other folder.
+
+    A text that has to be changed for that ends with 8 digits of its SHA-256, so that different texts keep different names.
+    """
+    plain = re.sub(r'[/\\:*?"<>|]', "_", printable(text)).strip(". ")
+    while len(plain.encode()) > _LONGEST_NAME:
+        plain = plain[:-1]
+    return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def with_perceptual(
@@ -81,9 +154,10 @@ def _perceptual_means(
     return {name: round(float(np.mean([metric(*pair) for pair in pairs])), 5) for name, metric in metrics.items()}
 
 
-def benchmark_of(name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], scale: int) -> Benchmark:
-    """A benchmark of (LR, HR) pairs."""
-    return Benchmark(name, tuple(pairs), scale, bicubic=_means(pairs, [imresize(lr, scale) for lr, _ in pairs], scale))
+def benchmark_of(name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], scale: int, names: Sequence[str] = ()) -> Benchmark:
+    """A benchmark of (LR, HR) pairs, with their names if there are any."""
+    bicubic = _means(pairs, [imresize(lr, scale) for lr, _ in pairs], scale)
+    return Benchmark(name, tuple(pairs), scale, bicubic=bicubic, names=tuple(names))
 
 
 def held_out(stores: Sequence[Store], images: int, tiles: int) -> Benchmark | None:
@@ -93,21 +167,28 @@ def held_out(stores: Sequence[Store], images: int, tiles: int) -> Benchmark | No
         return None
     chosen = [places[i] for i in np.unique(np.linspace(0, len(places) - 1, min(tiles, len(places))).round().astype(int))]
     pairs = [(store.read_tiles("lr", [row])[0], store.read_tiles("hr", [row])[0]) for store, row in chosen]
-    return benchmark_of("held-out", pairs, stores[0].scale)
+    prefixes = {id(store): f"store{number}-" if len(stores) > 1 else "" for number, store in enumerate(stores)}
+    names = [f"{prefixes[id(store)]}tile{row}" for store, row in chosen]
+    return benchmark_of("held-out", pairs, scale=stores[0].scale, names=names)
 
 
 def read_benchmark(folder: Path, scale: int) -> Benchmark:
     """The benchmark of a folder, read as `samdiff evaluate` reads it, see `benchmark.read_pairs`."""
-    return benchmark_of(folder.resolve().name, [(pair.lr, pair.hr) for pair in read_pairs(folder, scale)], scale)
+    pairs = read_pairs(folder, scale)
+    names = [pair.name for pair in pairs]
+    return benchmark_of(folder.resolve().name, [(pair.lr, pair.hr) for pair in pairs], scale=scale, names=names)
 
 
-def score(benchmark: Benchmark, upscale: Upscale) -> tuple[dict[str, Any], np.ndarray]:
-    """Mean metrics of the benchmark, and its first image as bicubic, SR and HR side by side, uint8 [H, 3 W, 3]."""
+def score(benchmark: Benchmark, upscale: Upscale, saver: SheetSaver | None = None) -> tuple[dict[str, Any], np.ndarray]:
+    """Mean metrics of the benchmark, and its first image as bicubic, SR and HR side by side, uint8 [H, 3 W, 3].
+
+    The sheets of the first images are saved by `saver`.
+    """
     results = [upscale(lr, number) for number, (lr, _) in enumerate(benchmark.pairs)]
     psnr, ssim = _means(benchmark.pairs, results, benchmark.scale)
-    lr, hr = benchmark.pairs[0]
-    panels = [np.atleast_3d(image) for image in (imresize(lr, benchmark.scale), results[0], hr)]
-    sheet = np.hstack([np.broadcast_to(panel, (*panel.shape[:2], 3)) for panel in panels])
+    if saver is not None:
+        for number in range(min(saver.images, len(results))):
+            saver.save(benchmark, number, _sheet(benchmark, number, results[number]))
     means = {"psnr_y": (psnr, 4), "ssim_y": (ssim, 5), "bicubic_psnr_y": (benchmark.bicubic[0], 4)}
     means |= {"bicubic_ssim_y": (benchmark.bicubic[1], 5)}
     # JSON has no NaN: metrics that all images are too small for are left out
@@ -118,7 +199,14 @@ def score(benchmark: Benchmark, upscale: Upscale) -> tuple[dict[str, Any], np.nd
         **defined,
         **_perceptual_means(benchmark, benchmark.perceptual, results),
         **{f"bicubic_{name}": value for name, value in benchmark.bicubic_perceptual.items()},
-    }, sheet
+    }, _sheet(benchmark, 0, results[0])
+
+
+def _sheet(benchmark: Benchmark, number: int, result: np.ndarray) -> np.ndarray:
+    """Bicubic, result and HR side by side, uint8 [H, 3 W, 3]."""
+    lr, hr = benchmark.pairs[number]
+    panels = [np.atleast_3d(image) for image in (imresize(lr, benchmark.scale), result, hr)]
+    return np.hstack([np.broadcast_to(panel, (*panel.shape[:2], 3)) for panel in panels])
 
 
 def _means(pairs: Sequence[tuple[np.ndarray, np.ndarray]], results: Sequence[np.ndarray], scale: int) -> tuple[float, float]:

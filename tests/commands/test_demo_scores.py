@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from samdiff.commands.demo_steps import scores_of
+from samdiff.commands.demo_steps import CROP_WIDTH, crop_panels, scores_of, whole_sheet
 
 
 def test_scores_in_their_order():
@@ -17,3 +17,31 @@ def test_scores_in_their_order():
     assert result[2:] == ["LPIPS 0.2500", "DISTS 0.5000"]
     assert seen[0][0] is image
     assert seen[0][1] is truth
+
+
+def test_the_row_of_crops():
+    """LR by nearest neighbour, bicubic, both models and HR at one place, with labels of one form; LPIPS where it was measured."""
+    truth = np.random.default_rng(0).integers(0, 200, (48, 64, 3), np.uint8)
+    results = {
+        name: np.full_like(truth, value)
+        for name, value in {"bicubic": 1, "RRDB": 2, "diffusion": 3, "shipped model": 4}.items()
+    }
+    scores = {name: ["30.00 dB", "SSIM 0.9000", "LPIPS 0.1000", "DISTS 0.2000"] for name in results}
+    scores["bicubic"] = ["28.00 dB", "SSIM 0.8000"]
+    lr = truth[::4, ::4]
+    panels = crop_panels(lr, results, truth, box=(8, 12, 16, 16), scores=scores)
+    assert [caption for caption, _ in panels] == [
+        "LR, nearest neighbour\n16 x 12",
+        "bicubic\nY-PSNR 28.00 dB",
+        "shipped model\nY-PSNR 30.00 dB  LPIPS 0.1000",
+        "trained by this demo\nY-PSNR 30.00 dB  LPIPS 0.1000",
+        "HR\n64 x 48",
+    ]
+    assert {image.shape for _, image in panels} == {(CROP_WIDTH, CROP_WIDTH, 3)}
+    inner = [image[3:-3, 3:-3] for _, image in panels]
+    assert [int(image.max()) for image in inner[1:4]] == [1, 4, 3]
+    np.testing.assert_array_equal(np.unique(inner[0].reshape(-1, 3), axis=0), np.unique(lr[3:7, 2:6].reshape(-1, 3), axis=0))
+    np.testing.assert_array_equal(inner[4][[0, 0, -1], [0, -1, 0]], truth[[12, 12, 27], [8, 23, 8]])
+    sheet = whole_sheet([("a", truth)] * 8, panels)
+    assert sheet.shape[1] == 4 * 336 >= 5 * (CROP_WIDTH + 16)
+    assert (sheet[-8:] == 255).all()

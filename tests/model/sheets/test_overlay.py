@@ -56,6 +56,14 @@ def test_overlay_leaves_what_no_mask_covers():
     np.testing.assert_array_equal(mask_overlay(np.zeros_like(labels), image), image)
 
 
+def test_colours_of_masks_do_not_depend_on_those_of_the_image():
+    """The image is grey below the fill: on pure red and on pure blue, the same mask has the same hue."""
+    labels = np.ones((60, 80), np.uint16)
+    for image_colour, grey in (((255, 0, 0), 76), ((0, 0, 255), 29)):
+        painted = mask_overlay(labels, np.full((60, 80, 3), image_colour, np.uint8))
+        np.testing.assert_allclose(painted[30, 40] - 0.5 * grey, 0.5 * np.array((230, 159, 0)), atol=1)
+
+
 def test_structure_map_has_a_fixed_scale():
     """The same value has the same colour in any map; pixels without a mask are hatched."""
     labels = np.repeat(np.array([[1, 2, 0]]), 30, axis=0).repeat(30, axis=1)

@@ -1,4 +1,4 @@
-"""Perceptual metrics in validation: which, where their weights come from, and the report of those that are left out."""
+"""Validation: perceptual metrics, where their weights come from, the report of those that are left out, and the saved sheets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from samdiff.model.checkpoints.format import load_checkpoint
 from samdiff.model.config import ValidateConfig, load_config
 from samdiff.model.evaluation import perceptual
 from samdiff.model.evaluation.perceptual import choose_metrics
+from samdiff.model.inference.image_io import open_image, save_image
 from samdiff.model.losses import LPIPS, METRICS
 from samdiff.model.losses.perceptual import PerceptualMetric
 from samdiff.model.names import PERCEPTUAL
 from samdiff.model.training.run import train
-from samdiff.model.training.validation import benchmark_of, describe, score, with_perceptual
+from samdiff.model.training.validation import KEPT_SHEETS, SheetSaver, benchmark_of, describe, file_name, score, with_perceptual
 from samdiff.pipeline.degrade.imresize import imresize
 
 from ...helpers.stores import make_store
@@ -107,3 +108,79 @@ def test_training_logs_them_and_is_not_changed_by_them(metric, tmp_path, monkeyp
         assert len(validations) == 4
         assert all(("lpips" in line and "bicubic_lpips" in line) == (choice == "auto") for line in validations)
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def saver(run, step: int, images: int = 2, report=None, stage: str = "diffusion") -> SheetSaver:
+    return SheetSaver(run, stage, step, images=images, report=report or pytest.fail)
+
+
+def test_sheets_of_the_first_images(tmp_path):
+    """Bicubic, result and HR side by side, grey ones as RGB; the number of images is bounded."""
+    (lr, hr), *more = pairs(4, 40)
+    bench = benchmark_of("Set5", [(lr, hr), (lr[..., 0], hr[..., 0]), *more], 4, names=["baby", "grey", "c", "d"])
+    metrics = score(bench, lambda lr, n: np.full((40, 40, 3)[: lr.ndim], 50 * n, np.uint8), saver(tmp_path, 7))[0]
+    assert metrics == score(bench, lambda lr, n: np.full((40, 40, 3)[: lr.ndim], 50 * n, np.uint8))[0]
+    files = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.png")}
+    assert files == {f"visualization/Set5/{name}/{name}_diffusion_7.png" for name in ("baby", "grey")}
+    sheet = open_image(tmp_path / "visualization/Set5/baby/baby_diffusion_7.png")
+    np.testing.assert_array_equal(sheet, np.hstack([imresize(lr, 4), np.zeros((40, 40, 3), np.uint8), hr]))
+    assert open_image(tmp_path / "visualization/Set5/grey/grey_diffusion_7.png").shape == (40, 120, 3)
+
+
+def test_only_the_newest_sheets_are_kept_and_no_file_of_the_user_is_touched(tmp_path):
+    bench = benchmark_of("b", pairs(1, 16), 4, names=["x"])
+    folder = tmp_path / "visualization" / "b" / "x"
+    mine = {"x_diffusion_1.png": None, "x_diffusion_notes.png": None, "x_diffusion_30.png": None, "y_diffusion_2.png": None}
+    for name in mine:
+        save_image(np.full((4, 4, 3), 9, np.uint8), folder / name)
+        mine[name] = (folder / name).read_bytes()
+    reported: list[str] = []
+    sheet = np.zeros((16, 48, 3), np.uint8)
+    for step in (*range(2, 16), 30, 15):  # 15 again, as after resuming
+        saver(tmp_path, step, report=reported.append).save(bench, 0, sheet)
+    saver(tmp_path, 3, stage="rrdb").save(bench, 0, sheet)
+    kept = {f"x_diffusion_{step}.png" for step in range(16 - KEPT_SHEETS, 16)}
+    assert {file.name for file in folder.iterdir()} == {*mine, *kept, "x_rrdb_3.png"}
+    assert all((folder / name).read_bytes() == data for name, data in mine.items())
+    (line,) = reported
+    assert line.endswith(
+        "x_diffusion_30.png: was not written by samdiff and is not replaced; this validation image is not saved"
+    )
+
+
+def test_a_sheet_that_cannot_be_written_is_reported(tmp_path):
+    """A file is in the way of the folder: the metrics are there all the same."""
+    (tmp_path / "visualization").write_text("mine")
+    reported: list[str] = []
+    bench = benchmark_of("b", pairs(1, 40), 4)
+    assert "psnr_y" in score(bench, lambda lr, n: imresize(lr, 4), saver(tmp_path, 1, report=reported.append))[0]
+    (line,) = reported
+    assert line.startswith("a validation image is not saved: ")
+    assert (tmp_path / "visualization").read_text() == "mine"
+
+
+def test_names_of_sheets_stay_in_their_folder():
+    assert file_name("img_001 (2)") == "img_001 (2)"
+    names = ["..", "", ".hidden", "a/../../b", "caf\udce9", "\x1b[31m", "m" * 250, "m" * 251, "日" * 80, "a:b", "a_b"]
+    shown = [file_name(name) for name in names]
+    assert len(set(shown)) == len(names)
+    assert all(
+        len(name.encode()) <= 89 and "/" not in name and not name.startswith(".") and name.isprintable() for name in shown
+    )
+
+
+def test_training_saves_sheets_of_both_stages(tmp_path):
+    """Held-out tiles and a benchmark; `validate.save_images` may change when the run is resumed."""
+    store = open_store(make_store(tmp_path / "v.zarr", n=40, masks=tuple([1] * 40)))
+    sets = ["model.width=8", "model.multipliers=[1,2]", "model.rrdb_blocks=2", "model.rrdb_features=8", "model.rrdb_growth=4"]
+    sets += ["train.rrdb_steps=2", "train.patch=16", "train.batch=2", "diffusion.timesteps=4", "diffusion.modulation=none"]
+    sets += ["validate.every=2", "validate.images=4", "validate.steps=2", "validate.perceptual=off"]
+    bench = benchmark_of("b", pairs(3, 16), 4, names=["x", "y", "z"])
+    for steps, images in ((2, 1), (4, 3)):
+        config = load_config("tiny", sets=[*sets, f"train.steps={steps}", f"validate.save_images={images}"], scale=4)
+        train([store], tmp_path / "r", config, CPU, benchmarks=[bench])
+    files = {file.relative_to(tmp_path / "r" / "visualization").as_posix() for file in (tmp_path / "r").rglob("*.png")}
+    expected = {"b/x/x_rrdb_2.png", "b/x/x_diffusion_2.png", *(f"b/{name}/{name}_diffusion_4.png" for name in "xyz")}
+    assert {name for name in files if name.startswith("b/")} == expected
+    tiles = sorted(name for name in files if name.startswith("held-out/tile"))
+    assert len(tiles) == 5
