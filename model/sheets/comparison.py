@@ -111,8 +111,10 @@ def crop_panel(image: np.ndarray, box: Box, *, width: int, number: int = 0) -> n
     """
     x, y, w, h = box
     crop = resize_to_width(np.ascontiguousarray(image[y : y + h, x : x + w]), width - 2 * _BORDER)
-    colour = _COLOURS[number % len(_COLOURS)]
-    return cv2.copyMakeBorder(crop, *[_BORDER] * 4, borderType=cv2.BORDER_CONSTANT, value=colour)
+    panel = np.empty((crop.shape[0] + 2 * _BORDER, crop.shape[1] + 2 * _BORDER, 3), np.uint8)
+    panel[:] = _COLOURS[number % len(_COLOURS)]
+    panel[_BORDER:-_BORDER, _BORDER:-_BORDER] = crop
+    return panel
 
 
 def framed(image: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
