@@ -46,7 +46,7 @@ _LOST = 3  # times that an image is sent again when its result went with a worke
 
 
 class DaskWorkers:
-    """Workers that make records. A context manager; `crew.records` goes to `prepare(maker=…)`."""
+    """Workers that make records. A context manager; `crew.records` goes to `prepare(mask_stage=…)`."""
 
     def __init__(
         self,
