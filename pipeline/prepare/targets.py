@@ -39,9 +39,9 @@ def check_target(out: Location, *, sources: Iterable[Source | None], masks: Path
             raise ConfigError(f"{place}: lies inside the store {store}, where no other files are allowed; give another --out")
         for source in sources:
             for path in _paths(source):
-                _check_apart(place.root, staging.root, path, "source")
+                _check_apart(place.root, staging.root, path, what="source")
         if masks is not None:
-            _check_apart(place.root, staging.root, masks, "folder of --import-masks")
+            _check_apart(place.root, staging.root, masks, what="folder of --import-masks")
     else:
         _check_address(place)
     if not _is_finished(place):  # a finished store is only compared
@@ -72,7 +72,7 @@ def _is_store(folder: Path) -> bool:
         return False
 
 
-def _check_apart(out: Path, staging: Path, source: Path, what: str) -> None:
+def _check_apart(out: Path, staging: Path, source: Path, *, what: str) -> None:
     real, other = Path(os.path.realpath(out)), Path(os.path.realpath(source))
     if real == other:
         problem = f"is the {what} itself"

@@ -60,7 +60,7 @@ def open_store(path: Location, cache: Path | None = None, cache_bytes: int = CAC
         raise StoreError(nothing_there(place))
     attributes = read_root(place, data)
     if cache:
-        place = CachingStore(place, cache, digest(data)[:24], cache_bytes)
+        place = CachingStore(place, cache, digest(data)[:24], limit=cache_bytes)
     return Store(place, attributes, check_shards=check_shards)
 
 

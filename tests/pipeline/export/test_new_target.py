@@ -126,7 +126,7 @@ def test_onnx_files_come_together_and_replace_nothing(onnx_writer, tmp_path):
     assert left(tmp_path / "old") == sorted([*FILES, "thesis.tex"])
     assert (tmp_path / "old" / "thesis.tex").read_text() == "mine"
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         export_onnx(_Tiny(), tmp_path / "file")
 
 

@@ -306,7 +306,7 @@ def test_two_at_once_on_one_store(photos, tmp_path):
 
     class Second(PositionMasks):
         def generate_batch(self, images):
-            with pytest.raises(BusyError, match=rf"another `samdiff prepare` is at work there \(process {os.getpid()} on "):
+            with pytest.raises(BusyError, match=rf"another `samdiff prepare` is running there \(process {os.getpid()} on "):
                 prepare(photos, tmp_path / "x.zarr", PositionMasks(), SETTINGS)
             yield from super().generate_batch(images)
 
