@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar, Unpack
+from typing import TypeVar
 
 from filelock import FileLock
 
@@ -178,7 +178,7 @@ class CachingStore(RetryingStore):
             self._cached.set(key, data)
 
 
-def _new_cache(*state: Unpack[tuple[KeyStore, Path, str, int, int, float]]) -> CachingStore:
+def _new_cache(*state: *tuple[KeyStore, Path, str, int, int, float]) -> CachingStore:
     """A `CachingStore` from its pickled state."""
     inner, folder, store, limit, attempts, wait_s = state
     return CachingStore(inner, folder, store, limit=limit, attempts=attempts, wait_s=wait_s)

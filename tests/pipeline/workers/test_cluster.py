@@ -90,7 +90,7 @@ def test_a_worker_with_another_segmenter_is_refused(photos, mobile_sam, tmp_path
     make = partial(make_generator, "mobile_sam", "cpu", source="npm", points_per_side=3)
     with (
         DaskWorkers(make, local.describe(), workers=1) as crew,
-        pytest.raises(SamdiffError, match="another segmenter .points_per_side: was 4, now 3"),
+        pytest.raises(SamdiffError, match="a different segmenter .points_per_side: was 4, now 3"),
     ):
         prepare(photos, tmp_path / "x.zarr", local, SETTINGS, mask_stage=crew.records)
     assert not (tmp_path / "x.zarr").exists()
