@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from samdiff.pipeline.stream.dataset import crop_flip, plan_crops
+from samdiff.pipeline.stream.crops import crop_flip, plan_crops
 
 PATCH, BATCH, WORKERS, SCALE, TILE = 160, 16, 2, 4, 320
 SHAPES = {"hr": ((TILE, TILE, 3), "u1"), "lr": ((TILE // SCALE,) * 2 + (3,), "u1"), "labels": ((TILE, TILE), "u2")}

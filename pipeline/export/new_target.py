@@ -131,7 +131,7 @@ def local_path(target: Path) -> Path:
         return path
     except (ValueError, OSError) as error:  # a NUL; circular links; too long; a folder without permission
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{target}: is not a valid path ({reason}); give another name") from error
+        raise ConfigError(f"{target}: cannot be a file or folder here ({reason}); give another name") from error
 
 
 def _refuse_files(paths: Iterable[Path], folder: Path, advice: str, *, overwrite: bool = False) -> None:

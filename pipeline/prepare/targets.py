@@ -68,7 +68,7 @@ def _is_store(folder: Path) -> bool:
             return False
         document = json.loads((folder / ROOT_KEY).read_bytes())
         return bool(document["attributes"]["format"] == FORMAT)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not ours, or not readable
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # unreadable, or another program's
         return False
 
 

@@ -79,11 +79,8 @@ class Store:
         Args:
             place: where the store is.
             attributes: the root document's attributes.
-            manifest: replaces the store's own manifest; then files and tables are not checked. Only for `verify`.
+            manifest: replaces the store's own; then files and tables are not checked. Only for `verify`.
             check_shards: see `open_store`.
-
-        Raises:
-            StoreError: metadata are missing, damaged, or differ from the schema.
         """
         self.place = place
         self.attrs = attributes

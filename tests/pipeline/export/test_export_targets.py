@@ -182,7 +182,7 @@ def test_existing_targets_are_refused(kind, store, tmp_path):
     with pytest.raises(StoreError, match="cannot be written"):
         EXPORTS[kind](store, tmp_path / "file" / "x")
     for name in ("x" * 256, "x\0y"):
-        with pytest.raises(ConfigError, match="is not a valid path"):
+        with pytest.raises(ConfigError, match="cannot be a file or folder here"):
             EXPORTS[kind](store, tmp_path / name)
     assert left(tmp_path) == ["file", "full", "link"]
     assert [path.read_text() for path in (tmp_path / "file", tmp_path / "full" / ".hidden")] == ["mine", "mine"]

@@ -8,7 +8,7 @@ import torch
 
 import samdiff
 from samdiff.model.training.tasks import _noise
-from samdiff.pipeline.stream.dataset import plan_crops
+from samdiff.pipeline.stream.crops import plan_crops
 from samdiff.pipeline.stream.order import Order
 from samdiff.pipeline.stream.random_streams import Stream
 
