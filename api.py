@@ -117,7 +117,7 @@ def prepare(
             from .pipeline.workers.dask_cluster import DaskWorkers
 
             stage = stack.enter_context(DaskWorkers(make, generator.describe(), workers=workers, threads=threads)).records
-        run(images, out, generator, config, lr=small, limit=limit, strict=strict, maker=stage)
+        run(images, out, generator, config, lr=small, limit=limit, strict=strict, mask_stage=stage)
     return open_store(out)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from samdiff.pipeline.stream.dataset import crop_flip, plan_crops
+from samdiff.pipeline.stream.crops import crop_flip, plan_crops
 
 PATCH, BATCH, WORKERS, SCALE, TILE = 160, 16, 2, 4, 320
 SHAPES = {"hr": ((TILE, TILE, 3), "u1"), "lr": ((TILE // SCALE,) * 2 + (3,), "u1"), "labels": ((TILE, TILE), "u2")}
@@ -26,8 +26,8 @@ def cut(sample: dict[str, object]) -> dict[str, np.ndarray]:
         name: sample[name] if isinstance(sample[name], np.ndarray) else np.frombuffer(sample[name], kind).reshape(shape)
         for name, (shape, kind) in SHAPES.items()
     }
-    plan = plan_crops(np.random.randint(2**31, size=1), TILE // SCALE, PATCH // SCALE, 0)[0]
-    return {n: crop_flip(a, plan, PATCH // SCALE, 1 if n == "lr" else SCALE) for n, a in arrays.items()}
+    plan = plan_crops(np.random.randint(2**31, size=1), tile_lr=TILE // SCALE, patch_lr=PATCH // SCALE, seed=0)[0]
+    return {n: crop_flip(a, plan, patch_lr=PATCH // SCALE, factor=1 if n == "lr" else SCALE) for n, a in arrays.items()}
 
 
 def torch_loader(data: Any, collate: Callable | None = None, **more: Any) -> Iterator[object]:

@@ -154,17 +154,19 @@ def prepare(
         else:
             facts, where = plan_generator(name, device, lr_scale=lr_scale, **more)
             reads = f"weights of {name} ({where})"
-        check_target(target, images, lr_images, masks=import_masks)
+        check_target(target, sources=(images, lr_images), masks=import_masks)
         scanned = scan(images, limit, lr=lr_images, scale=settings.scale, by_name=by_name, limits=settings.limits)
         print_result(target, *plan_lines(plan_prepare(scanned, target, settings.as_attributes(facts)), reads))
         return
     generator = make()
     with ExitStack() as stack:
-        maker = None
+        mask_stage = None
         if workers is not None or dask is not None:
             dask_workers = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
-            maker = stack.enter_context(dask_workers).records
-        report = run(images, target, generator, settings=settings, lr=lr_images, limit=limit, strict=strict, maker=maker)
+            mask_stage = stack.enter_context(dask_workers).records
+        report = run(
+            images, target, generator, settings=settings, lr=lr_images, limit=limit, strict=strict, mask_stage=mask_stage
+        )
     done = "is already complete: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
     print_status(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
     reported = {} if report.already_complete else report.skipped  # already reported as warnings

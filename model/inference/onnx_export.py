@@ -55,7 +55,7 @@ def export_onnx(model: SuperResolver, folder: Path, overwrite: bool = False, inp
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"export: needs onnx and onnxscript ({error}); pip install 'samdiff[export]'") from error
-    with new_files(folder, FILES, "samdiff export-model", overwrite) as new:
+    with new_files(folder, FILES, "samdiff export-model", overwrite=overwrite) as new:
         _write(model, [new / name for name in FILES])
     return [folder / name for name in FILES]
 

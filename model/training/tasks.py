@@ -99,7 +99,7 @@ class DiffusionTask(_Task):
         """
         batch, train = super().make_batch(position, size), self.config.train
         positions = batch["position"].numpy()
-        times = self.grid[draw(0, len(self.grid), train.seed, Stream.TIME, positions)]
+        times = self.grid[draw(0, len(self.grid), words=(train.seed, Stream.TIME, positions))]
         if in_second_phase(position, batch=train.batch, steps=train.steps, loss=self.config.loss):
             piece = max(1, size // train.grad_accum)
             compared = np.zeros(size, bool)

@@ -1,1 +1,1 @@
-"""A store as HDF5 or as a folder of images; new files and folders that appear whole or not at all."""
+"""A store as HDF5 or as a folder of images; atomic creation of files and folders."""

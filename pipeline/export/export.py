@@ -29,18 +29,25 @@ if TYPE_CHECKING:
 
 _TABLE_ROWS = 4096  # rows per HDF5 chunk of a table
 _COMMAND = "samdiff export"
-_NPY_HEADER = 128  # bytes before the values of a small .npy file
+_NPY_HEADER = 128  # bytes of the header of a small .npy file
 
 
 def export_hdf5(store: Store, target: Path) -> None:
-    """All arrays under their own names (`tiles/hr`, `masks/codes`, …), chunked by tile and compressed, with `dims` and the
-    store's attributes as JSON in the file's attribute `samdiff`. Besides, `tiles/e_sam` float32 [N, T, T] is E_SAM by the mean over
-    the mask, for programs that look nothing up. The file appears when it is whole.
+    """Export a store as one HDF5 file, which appears when it is complete.
+
+    The file has all arrays of the store under their own names (`tiles/hr`, `masks/codes`, …), compressed and chunked by tile, each with the
+    names of its dimensions in the attribute `dims`. The array `tiles/e_sam`, float32 [N, T, T], is added: E_SAM with the mean over the
+    mask. The file's attribute `samdiff` holds the store's attributes as JSON.
+
+    Args:
+        store: an open store.
+        target: the file; must not exist.
 
     Raises:
-        ConfigError: the file exists, or would lie in the store.
-        BusyError: another process writes it.
+        ConfigError: the file exists, or is inside the store.
+        BusyError: another process is writing it.
         StoreError: the store is damaged, or the file cannot be written.
+        MissingPackageError: h5py is not installed.
     """
     try:
         import h5py
@@ -55,23 +62,31 @@ def export_hdf5(store: Store, target: Path) -> None:
 
 
 def export_folder(store: Store, target: Path) -> None:
-    """`HR/NAME_s001.png`, `LR/NAME_s001.png`, `E_SAM/NAME_s001.npy` (float32 [T, T], mean over the mask), `meta_info.txt` (one line
-    `NAME_s001.png (T,T,3)` per tile, as BasicSR reads it) and `masks/NAME.json` per image, as segment-anything's `amg.py` writes it.
-    NAME is made by `safe_stems`. The folder appears when it is whole.
+    """Export a store as a folder of images, which appears when it is complete.
+
+    For each tile: `HR/NAME_s001.png`, `LR/NAME_s001.png`, `E_SAM/NAME_s001.npy` (float32 [T, T], mean over the mask), and a line
+    `NAME_s001.png (T,T,3)` in `meta_info.txt`, which BasicSR reads. For each image: `masks/NAME.json` in the format of segment-anything's
+    `amg.py`. `safe_stems` makes NAME from the image's name.
+
+    Args:
+        store: an open store.
+        target: the folder; must not exist, or be empty.
 
     Raises:
-        ConfigError: the folder exists and is not empty, or would lie in the store.
-        BusyError: another process writes it.
+        ConfigError: the folder is not empty, or is inside the store.
+        BusyError: another process is writing it.
         StoreError: the store is damaged, or the folder cannot be written.
     """
     target = _outside(store, target)
     stems = safe_stems(store.names())
     with new_folder(target, _COMMAND) as folder:
-        check_free(folder, target, len(store) * (4 * store.tile**2 + _NPY_HEADER))  # of E_SAM; the rest is compressed
+        check_free(
+            folder, target, len(store) * (4 * store.tile**2 + _NPY_HEADER)
+        )  # the size of E_SAM; the size of compressed files is not known
         for name in ("HR", "LR", "E_SAM", "masks"):
             (folder / name).mkdir()
         lines, count = [], Counter[int]()
-        for rows, parts in _portions(store):
+        for rows, parts in _shards(store):
             for k, image in enumerate(store.table("tiles/place")[rows, 0].tolist()):
                 count[image] += 1
                 name = f"{stems[image]}_s{count[image]:03d}"
@@ -85,49 +100,58 @@ def export_folder(store: Store, target: Path) -> None:
 
 
 def mask_table(store: Store, image: int) -> MaskTable:
-    """The overlapping masks of one image as the segmenter gave them."""
+    """The masks of one image as the segmenter returned them, which may overlap; `image` is its row in the store."""
     first, count = int(store.table("images/first_mask")[image]), int(store.table("images/n_masks")[image])
-    mine = slice(first, first + count)
-    columns = ("area", "box_hr", "predicted_iou", "stability", "point_hr", "crop_box_hr")
-    height, width = int(store.table("images/height")[image]), int(store.table("images/width")[image])
-    return MaskTable(height, width, store.masks(image), *(store.table(f"masks/{name}")[mine] for name in columns))
+    rows = slice(first, first + count)
+    return MaskTable(
+        height=int(store.table("images/height")[image]),
+        width=int(store.table("images/width")[image]),
+        counts=store.masks(image),
+        area=store.table("masks/area")[rows],
+        box=store.table("masks/box_hr")[rows],
+        predicted_iou=store.table("masks/predicted_iou")[rows],
+        stability=store.table("masks/stability")[rows],
+        point=store.table("masks/point_hr")[rows],
+        crop_box=store.table("masks/crop_box_hr")[rows],
+    )
 
 
 def _outside(store: Store, target: Path) -> Path:
-    """The target, which must not become a part of the store."""
+    """The target; ConfigError if it is inside the store."""
     target = Path(target)
     if isinstance(store.place, LocalStore):
         root = Path(os.path.realpath(store.place.root))
-        if root in (here := local_path(target), *here.parents):
+        path = local_path(target)
+        if root in (path, *path.parents):
             raise ConfigError(f"{target}: lies in the store that is exported; give a target outside of it")
     return target
 
 
 def _fill(file: h5py.File, store: Store, sink: Sink) -> None:
-    """Everything into an empty HDF5 file."""
+    """Write all arrays and attributes into an empty HDF5 file."""
     file.attrs["samdiff"] = canonical(store.attrs).decode()
     for spec in ARRAYS:
         if not spec.path.startswith("tiles/") or spec.path == "tiles/place":
-            _dataset(file, spec.path, store.table(spec.path), spec.dims)
+            _dataset(file, spec.path, store.table(spec.path), dims=spec.dims)
             sink.check()
     dims = {spec.path.split("/")[1]: spec.dims for spec in ARRAYS if spec.path.startswith("tiles/")}
     dims["e_sam"] = dims["labels"]
     tiles = {}
     for name in ("hr", "lr", "labels", "e_sam"):
-        one = store.tile_like("labels" if name == "e_sam" else name)
-        dtype = "float32" if name == "e_sam" else one.dtype
+        tile = store.tile_like("labels" if name == "e_sam" else name)
+        dtype = "float32" if name == "e_sam" else tile.dtype
         tiles[name] = file.create_dataset(
-            f"tiles/{name}", (len(store), *one.shape), dtype, chunks=(1, *one.shape), compression="gzip", shuffle=True
+            f"tiles/{name}", (len(store), *tile.shape), dtype, chunks=(1, *tile.shape), compression="gzip", shuffle=True
         )
         tiles[name].attrs["dims"] = list(dims[name])
-    for rows, parts in _portions(store):
+    for rows, parts in _shards(store):
         for name, values in parts.items():
             tiles[name][rows] = values
             sink.check()
 
 
-def _portions(store: Store) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-    """All tiles with their E_SAM, a shard at a time."""
+def _shards(store: Store) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """All tiles with their E_SAM, one shard at a time: (rows, name -> tiles)."""
     first, count = store.table("images/first_mask"), store.table("images/n_masks")
     codes, place = store.table("masks/codes")[:, 0], store.table("tiles/place")[:, 0]
     slots = tiles_per_shard(store.tile)
@@ -139,20 +163,20 @@ def _portions(store: Store) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
             image, labels = int(place[row]), parts["labels"][k]
             if not 0 <= image < store.n_images or labels.max(initial=0) > count[image]:
                 raise StoreError(
-                    f"{store.place}: tile {row} names an image or a mask that is not in the store; see `samdiff verify`"
+                    f"{store.place}: tile {row} refers to an image or a mask that is not in the store; see `samdiff verify`"
                 )
-            mine = codes[first[image] : first[image] + count[image]]
-            e_sam[k] = np.concatenate([np.zeros(1, np.float32), mine])[labels]
+            image_codes = codes[first[image] : first[image] + count[image]]
+            e_sam[k] = np.concatenate([np.zeros(1, np.float32), image_codes])[labels]
         yield slice(rows.start, rows.stop), {**parts, "e_sam": e_sam}
 
 
-def _dataset(file: h5py.File, path: str, values: np.ndarray, dims: tuple[str, ...]) -> None:
+def _dataset(file: h5py.File, path: str, values: np.ndarray, *, dims: tuple[str, ...]) -> None:
     if values.size:
         chunks = (min(_TABLE_ROWS, len(values)), *values.shape[1:])
-        made = file.create_dataset(path, data=values, chunks=chunks, compression="gzip", shuffle=True)
+        dataset = file.create_dataset(path, data=values, chunks=chunks, compression="gzip", shuffle=True)
     else:
-        made = file.create_dataset(path, data=values)
-    made.attrs["dims"] = list(dims)
+        dataset = file.create_dataset(path, data=values)
+    dataset.attrs["dims"] = list(dims)
 
 
 def _png(rgb: np.ndarray) -> bytes:
@@ -163,11 +187,11 @@ def _png(rgb: np.ndarray) -> bytes:
 
 def _npy(values: np.ndarray) -> bytes:
     out = io.BytesIO()
-    np.save(out, values)  # into a file it would tell of a full disk without the system's reason
+    np.save(out, values)  # into memory: for a file on a full disk, its error lacks the system's reason
     return out.getvalue()
 
 
 def _write(folder: Path, name: str, data: bytes) -> None:
-    """A file of this name in UTF-8, whatever the locale is."""
+    """Write a file whose name is encoded as UTF-8, whatever the locale."""
     with open(os.path.join(os.fsencode(folder), name.encode()), "xb") as file:
         file.write(data)

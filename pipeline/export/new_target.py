@@ -1,4 +1,4 @@
-"""A new file or folder that appears whole or not at all: made in a hidden workspace beside its place, moved there at the end."""
+"""Atomic creation of files and folders: made in a hidden workspace in the same folder, and moved to the target when complete."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from ...errors import ConfigError, StoreError
@@ -14,26 +15,28 @@ from ...runtime import user_path
 from ..storage.foreign import is_system_file
 from .workspace import NEW, is_workspace, open_workspace
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `s3:/bucket`, as Path shortens it; one letter is a Windows drive
+_URL = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]+:/"
+)  # Path turns `s3://bucket` into `s3:/bucket`; a single letter is a Windows drive
 
 
 @contextlib.contextmanager
 def new_file(target: Path, command: str) -> Iterator[Path]:
-    """Inside, the path to write; at the end of the block it becomes `target`, after an exception it is deleted.
+    """A context with the path of a new file. At its end the file is moved to `target`; after an exception it is deleted.
 
     Args:
         target: a file that does not exist.
-        command: what makes it, for messages.
+        command: the command that makes it, for messages.
 
     Raises:
-        ConfigError: `target` exists or cannot be a file here.
-        BusyError: another process makes it at this moment.
+        ConfigError: `target` exists, or is not a valid path.
+        BusyError: another process is making it.
         StoreError: it cannot be written.
     """
     path = local_path(target)
     _refuse_files([path], target.parent, "give another name")
-    with open_workspace(path, target, command, path.parent) as workspace:
-        _refuse_files([path], target.parent, "give another name")  # under the lock: it may have been made meanwhile
+    with open_workspace(path, target, command=command, parent=path.parent) as workspace:
+        _refuse_files([path], target.parent, "give another name")  # again, under the lock
         yield workspace / NEW
         _flush(workspace / NEW)
         _move(workspace / NEW, path)
@@ -41,30 +44,38 @@ def new_file(target: Path, command: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(target: Path, command: str) -> Iterator[Path]:
-    """As `new_file`, for a folder that does not exist or is empty but for files of the system. An empty one is filled: it may be a mounted disk."""
+    """Like `new_file`, for a folder that does not exist or is empty except for system files.
+
+    An existing folder is filled and not replaced, because it may be a mounted disk.
+    """
     path = local_path(target)
     _refuse_folder(path, target)
-    inside = path.is_dir()
-    with open_workspace(path, target, command, path if inside else path.parent) as workspace:
+    exists = path.is_dir()
+    with open_workspace(path, target, command=command, parent=path if exists else path.parent) as workspace:
         _refuse_folder(path, target)
         new = workspace / NEW
         new.mkdir()
         yield new
-        if inside:
+        if exists:
             _move_all(new, path, sorted(entry.name for entry in new.iterdir()))
         else:
             _move(new, path)
 
 
 @contextlib.contextmanager
-def new_files(folder: Path, names: Iterable[str], command: str, overwrite: bool = False) -> Iterator[Path]:
-    """As `new_file`, for files of given names in a folder that may hold other things. Inside, the folder to write them to.
+def new_files(folder: Path, names: Iterable[str], command: str, *, overwrite: bool = False) -> Iterator[Path]:
+    """Like `new_file`, for several files of a folder that may have other files. The context has the folder to write them to.
 
     Args:
-        folder: made if need be.
-        names: all of the files.
-        command: what makes them, for messages.
-        overwrite: replace files of these names.
+        folder: the folder; made if missing.
+        names: the names of all files.
+        command: the command that makes them, for messages.
+        overwrite: whether existing files are replaced.
+
+    Raises:
+        ConfigError: a file exists and `overwrite` is false, or `folder` is not a folder.
+        BusyError: another process is making them.
+        StoreError: they cannot be written.
     """
     path, names = local_path(folder), list(names)
     if not os.path.lexists(path):
@@ -73,28 +84,28 @@ def new_files(folder: Path, names: Iterable[str], command: str, overwrite: bool 
         return
     if not path.is_dir():
         raise ConfigError(f"{folder}: expected a folder or nothing, got a file; give another --out")
-    files, advised = [path / name for name in names], "give --overwrite, or another --out"
-    _refuse_files(files, folder, advised, overwrite)
-    with open_workspace(path, folder, command, path) as workspace:
-        _refuse_files(files, folder, advised, overwrite)
+    refuse = partial(_refuse_files, [path / name for name in names], folder, overwrite=overwrite)
+    refuse("give --overwrite, or another --out")
+    with open_workspace(path, folder, command=command, parent=path) as workspace:
+        refuse("give --overwrite, or another --out")
         new = workspace / NEW
         new.mkdir()
         yield new
         for name in names:
             _flush(new / name)
-        _move_all(new, path, names, overwrite)
+        _move_all(new, path, names, overwrite=overwrite)
 
 
 def check_free(folder: Path, target: Path, known_bytes: int) -> None:
-    """Refuse what is certain not to fit.
+    """Check the free space of a disk.
 
     Args:
-        folder: on the disk in question.
-        target: for the message.
-        known_bytes: what will be written at least.
+        folder: any folder on the disk.
+        target: the target, for the message.
+        known_bytes: a lower bound of the bytes that will be written.
 
     Raises:
-        StoreError: the disk has less space.
+        StoreError: the disk has less free space than `known_bytes`.
     """
     free = shutil.disk_usage(folder).free
     if known_bytes > free:
@@ -105,58 +116,60 @@ def check_free(folder: Path, target: Path, known_bytes: int) -> None:
 
 
 def local_path(target: Path) -> Path:
-    """A target's absolute path, links followed; `~` at its start is the user's home folder.
+    """The absolute path of a target, with links resolved; a leading `~` is the user's home folder.
 
     Raises:
-        ConfigError: a URL, or no name that a file can have here.
+        ConfigError: the target is a URL, or not a valid path.
     """
     if _URL.match(str(target)):
-        raise ConfigError(f"{target}: expected a place on this machine, got a URL; write it here, then copy it there")
-    meant = user_path(target)
+        raise ConfigError(f"{target}: expected a path on this machine, got a URL; write a local file, then copy it there")
+    expanded = user_path(target)
     try:
-        path = Path(os.path.realpath(meant))
+        path = Path(os.path.realpath(expanded))
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.lstat()
         return path
-    except (ValueError, OSError) as error:  # a NUL; links in a circle; too long; a folder that is not ours to look into
+    except (ValueError, OSError) as error:  # a NUL; circular links; too long; a folder without permission
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{target}: cannot be a file or folder here ({reason}); give another name") from error
 
 
-def _refuse_files(paths: Iterable[Path], folder: Path, advised: str, overwrite: bool = False) -> None:
+def _refuse_files(paths: Iterable[Path], folder: Path, advice: str, *, overwrite: bool = False) -> None:
+    """ConfigError if a path is a folder, or exists and may not be overwritten."""
     for path in paths:
         if path.is_dir():
             raise ConfigError(f"{folder / path.name}: expected a file or nothing, got a folder; give another name")
         if os.path.lexists(path) and not overwrite:
-            raise ConfigError(f"{folder / path.name}: exists already; {advised}")
+            raise ConfigError(f"{folder / path.name}: exists already; {advice}")
 
 
 def _refuse_folder(path: Path, target: Path) -> None:
-    if os.path.lexists(path) and (not path.is_dir() or not all(map(_is_nothing, path.iterdir()))):
+    """ConfigError if a path exists and is not an empty folder."""
+    if os.path.lexists(path) and (not path.is_dir() or not all(map(_is_ignored, path.iterdir()))):
         raise ConfigError(f"{target}: exists already; give the name of a new or an empty folder")
 
 
-def _is_nothing(path: Path) -> bool:
-    """Whether an entry of a folder leaves the folder empty: a workspace of ours, or what file managers make."""
+def _is_ignored(path: Path) -> bool:
+    """Whether a folder with this entry still counts as empty: the entry is a workspace of ours, or a system file."""
     return is_workspace(path) or (is_system_file(path.name) and path.is_file())
 
 
 def _flush(path: Path) -> None:
-    """To the disk, which may say only now that it is full."""
+    """Flush a file to the disk, which may report only now that it is full."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
 
-def _move(new: Path, path: Path, overwrite: bool = False) -> None:
-    """Make a path visible; without `overwrite` nothing is replaced, whoever made it at this very moment."""
+def _move(new: Path, path: Path, *, overwrite: bool = False) -> None:
+    """Rename `new` to `path`. Without `overwrite`, an existing path is not replaced, even if it appears at the last moment."""
     if new.is_dir() or overwrite:
-        os.replace(new, path)  # a folder replaces nothing but an empty folder
+        os.replace(new, path)  # a folder can only replace an empty folder
         return
     try:
         os.link(new, path)
     except FileExistsError as error:
-        raise ConfigError(f"{path}: was made by another process meanwhile, and is left as it is; give another name") from error
-    except OSError:  # a disk without hard links
+        raise ConfigError(f"{path}: was made by another process meanwhile, and is not changed; give another name") from error
+    except OSError:  # no hard links on this disk
         if os.path.lexists(path):
             raise
         os.rename(new, path)
@@ -164,12 +177,12 @@ def _move(new: Path, path: Path, overwrite: bool = False) -> None:
         os.unlink(new)
 
 
-def _move_all(new: Path, path: Path, names: Iterable[str], overwrite: bool = False) -> None:
-    """All of them, or none where nothing was replaced."""
+def _move_all(new: Path, path: Path, names: Iterable[str], *, overwrite: bool = False) -> None:
+    """Move files; after an error without `overwrite`, those that were moved are moved back."""
     moved: list[str] = []
     try:
         for name in names:
-            _move(new / name, path / name, overwrite)
+            _move(new / name, path / name, overwrite=overwrite)
             moved.append(name)
     except BaseException:
         for name in moved:

@@ -1,4 +1,4 @@
-"""File names for the images of a store, whatever their own names are: a store may come from a stranger."""
+"""Safe file names for the images of a store, whose own names may be anything, because a store may be untrusted."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import unicodedata
 from collections.abc import Sequence
 
 STEM_BYTES = 200
-"""Longest stem in UTF-8: file systems take 255 bytes, and `_s0000000001.json` comes after it."""
+"""Limit of a stem in bytes of UTF-8: file systems allow 255 bytes, and `_s0000000001.json` is appended."""
 
-_REFUSED = frozenset('/\\:*?"<>|')  # what a path or some file system gives a meaning to
+_REFUSED = frozenset('/\\:*?"<>|')  # characters with a meaning in paths or on some file system
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs")
-_DIGEST = 16  # hexadecimal digits that tell two long names apart
+_DIGEST = 16  # hexadecimal digits of the SHA-256 in a shortened stem
 
 
 def safe_stems(names: Sequence[str]) -> list[str]:
-    """One file name without suffix for each name, all different, by the names alone.
+    """A unique file name without suffix for each name, as a function of the names.
 
-    `deep/a.png` becomes `deep_a`. Separators, spaces, invisible characters and those that file systems refuse become `_` (programs that read
-    `meta_info.txt` cut its lines at spaces), a leading dot too. A stem of more than `STEM_BYTES` is cut and gets a piece of the
-    name's SHA-256. Where two stems would be equal, or equal on a disk that does not tell A from a, the second gets `-2` and so on.
+    `deep/a.png` becomes `deep_a`. Separators, spaces (at which programs split the lines of `meta_info.txt`), invisible characters, those
+    that file systems refuse, and a leading dot become `_`. A stem longer than `STEM_BYTES` is shortened, and a part of the name's SHA-256 is
+    appended. If two stems are equal, or equal on a case-insensitive disk, `-2` and so on is appended.
 
     Args:
-        names: any text, also empty, equal or with surrogates.
+        names: any texts, which may be empty, equal, or have surrogates.
     """
     stems: list[str] = []
     seen: set[str] = set()
     next_number: dict[str, int] = {}
     for name in names:
-        plain = stem = _stem(name)
+        base = stem = _stem(name)
         while _folded(stem) in seen:
-            number = next_number.get(_folded(plain), 2)
-            next_number[_folded(plain)] = number + 1
-            stem = f"{plain}-{number}"
+            number = next_number.get(_folded(base), 2)
+            next_number[_folded(base)] = number + 1
+            stem = f"{base}-{number}"
         seen.add(_folded(stem))
         stems.append(stem)
     return stems
@@ -57,5 +57,5 @@ def _stem(name: str) -> str:
 
 
 def _folded(stem: str) -> str:
-    """What a disk that ignores case and composition compares."""
+    """The form that a case-insensitive disk compares."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", stem).casefold())

@@ -1,7 +1,7 @@
-"""Hidden folders in which exports are made, beside their targets.
+"""Workspaces: hidden folders in which exports are made, in the folder of their target.
 
-A workspace is `.samdiff-export-HASH` (HASH is of the target's name). It holds `lock`, which the process at work has locked, and `new`,
-what is being made. Whatever ends a process (also `kill -9`), its workspace is swept by the next export into the same folder.
+A workspace is named `.samdiff-export-HASH`, with a hash of the target's name. It has `lock`, which its process holds locked, and `new`, the
+unfinished export. After a process was killed, the next export into the same folder removes its workspace.
 """
 
 from __future__ import annotations
@@ -22,73 +22,77 @@ from ..storage.atomic import advice, hold
 log = logging.getLogger(__name__)
 
 _PREFIX, _LOCK, NEW = ".samdiff-export-", "lock", "new"
-_ATTEMPTS = 100  # another process may delete the workspace between two steps of ours
-_TRIES, _PAUSE = 3, 0.1  # a sweep of another export holds a workspace's lock for a moment
+_ATTEMPTS = 100  # another process may delete the workspace while it is being opened
+_TRIES, _PAUSE = 3, 0.1  # and seconds; another export's sweep holds the lock for a moment
 
 
 @contextlib.contextmanager
-def open_workspace(path: Path, target: Path, command: str, parent: Path) -> Iterator[Path]:
-    """The locked, empty workspace of a target; deleted at the end.
+def open_workspace(path: Path, target: Path, *, command: str, parent: Path) -> Iterator[Path]:
+    """A context with the locked, empty workspace of a target. It is deleted at the end.
 
     Args:
-        path: the target's absolute path.
-        target: the same as the user wrote it, for messages.
-        command: what makes it, likewise.
-        parent: the folder of the workspace, made if need be.
+        path: the absolute path of the target.
+        target: the target as the user gave it, for messages.
+        command: the command that makes the target, for messages.
+        parent: the folder of the workspace; made if missing.
 
     Raises:
-        BusyError: another process has it.
-        ConfigError: something else has its name.
-        StoreError: an `OSError` of what is written, inside the block too.
+        BusyError: another process has the workspace.
+        ConfigError: a file or folder that is not ours has its name.
+        StoreError: instead of an `OSError` about the workspace or the target, also if it is raised in the block.
     """
     workspace = parent / f"{_PREFIX}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}"
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    held: int | None = None
+    lock: int | None = None
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        held = _hold_patiently(workspace, target, command)
+        lock = _open_with_retries(workspace, target, command)
         _sweep(parent, workspace)
         yield workspace
         made = []
     except OSError as error:
         if not _is_ours(error, workspace, path):
-            raise  # of another file, such as one of the store
+            raise  # about another file, such as one of the store
         raise _unwritable(target, error) from error
     finally:
-        if held is not None:
-            _remove(workspace, held)
-        for folder in made:  # of our making, and nothing came of it
+        if lock is not None:
+            _remove(workspace, lock)
+        for folder in made:  # after a failure, remove the folders that were made for the target
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
-def _hold_patiently(workspace: Path, target: Path, command: str) -> int:
-    for left in reversed(range(_TRIES)):
+def _open_with_retries(workspace: Path, target: Path, command: str) -> int:
+    for remaining in reversed(range(_TRIES)):
         try:
-            return _hold(workspace)
+            return _open(workspace)
         except BlockingIOError as error:
-            if not left:
+            if not remaining:
                 raise BusyError(f"{target}: another `{command}` is writing it; wait for it, or give another target") from error
             time.sleep(_PAUSE)
     raise AssertionError
 
 
-def _hold(workspace: Path) -> int:
-    """A workspace's lock file, open and locked; what a process that is gone left in the workspace is deleted.
+def _open(workspace: Path) -> int:
+    """Make or open a workspace, lock it, and delete what a killed process left in it; returns the descriptor of the lock file.
 
     Raises:
         BlockingIOError: another process has the lock.
     """
     for attempt in range(_ATTEMPTS):
         if os.path.lexists(workspace) and not is_workspace(workspace):
-            raise ConfigError(f"{workspace}: is in the way and holds what is not ours; move it, or give another target")
+            raise ConfigError(
+                f"{workspace}: samdiff needs this name, but did not write what is there; move it, or give another target"
+            )
         try:
             workspace.mkdir(exist_ok=True)
             file = os.open(workspace / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        except (FileNotFoundError, FileExistsError):  # `mkdir` says the latter if the folder goes while it looks
-            if not workspace.parent.is_dir() or attempt == _ATTEMPTS - 1:  # or a place that takes no folders, such as /proc
+        except (FileNotFoundError, FileExistsError):  # `mkdir` raises the latter if the folder is removed during the call
+            if (
+                not workspace.parent.is_dir() or attempt == _ATTEMPTS - 1
+            ):  # the latter where no folder can be made, such as /proc
                 raise
-            continue  # another process ended and deleted the workspace between two steps of ours
+            continue  # another process ended and deleted the workspace
         except OSError:
             with contextlib.suppress(OSError):
                 workspace.rmdir()
@@ -101,18 +105,18 @@ def _hold(workspace: Path) -> int:
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # likewise
-    raise BlockingIOError(f"{workspace}: deleted again and again")
+        os.close(file)  # the file was deleted before it was locked
+    raise BlockingIOError(f"{workspace}: deleted repeatedly")
 
 
 def _lock(file: int) -> None:
-    """Nothing is written into the file: that would fail on a full disk (`lock.take_lock` does, for locks that stay)."""
+    """Lock an open file. Unlike `lock.take_lock`, it writes nothing into the file, which would fail on a full disk."""
     if hold(file) is False:
         raise BlockingIOError("another process has the lock")
 
 
 def _locks_work(workspace: Path) -> bool:
-    """Whether a second one would notice that we have this workspace."""
+    """Whether locks work on this disk, tried with a workspace that we have locked."""
     file = os.open(workspace / _LOCK, os.O_RDWR)
     try:
         _lock(file)
@@ -131,31 +135,31 @@ def _is_same(file: int, path: Path) -> bool:
 
 
 def is_workspace(path: Path) -> bool:
-    """A real folder of our name with nothing in it but what is ours."""
+    """Whether a path is a folder with the name of a workspace and only the files of one; not a link."""
     if not re.fullmatch(re.escape(_PREFIX) + "[0-9a-f]{16}", path.name) or path.is_symlink() or not path.is_dir():
         return False
     return {entry.name for entry in path.iterdir()} <= {_LOCK, NEW}
 
 
-def _sweep(parent: Path, mine: Path) -> None:
+def _sweep(parent: Path, own: Path) -> None:
     """Delete the workspaces of killed exports to other targets in this folder."""
-    others = [left for left in parent.glob(f"{_PREFIX}*") if left != mine and is_workspace(left)]
-    if not _locks_work(mine):
-        more = f"; {', '.join(left.name for left in others)} may be left by a killed one, delete it then" if others else ""
-        log.warning("there are no file locks in %s: do not run two exports to one target at once%s", parent, more)
+    others = [path for path in parent.glob(f"{_PREFIX}*") if path != own and is_workspace(path)]
+    if not _locks_work(own):
+        more = f"; delete {', '.join(path.name for path in others)} if its export was killed" if others else ""
+        log.warning("%s: file locks do not work here; do not run two exports to one target at once%s", parent, more)
         return
-    for left in others:
-        with contextlib.suppress(OSError):  # at work, or another user's
-            _remove(left, _hold(left))
+    for path in others:
+        with contextlib.suppress(OSError):  # in use, or another user's
+            _remove(path, _open(path))
 
 
-def _remove(workspace: Path, held: int) -> None:
-    """Delete a workspace that we have locked, then give the lock back."""
+def _remove(workspace: Path, lock: int) -> None:
+    """Delete a workspace that we have locked, then release the lock."""
     with contextlib.suppress(OSError):
         _delete(workspace / NEW)
         (workspace / _LOCK).unlink(missing_ok=True)
-        workspace.rmdir()  # refused if another process has come in between: it is its own now
-    os.close(held)
+        workspace.rmdir()  # fails if another process uses the workspace already
+    os.close(lock)
 
 
 def _delete(path: Path) -> None:
@@ -166,15 +170,15 @@ def _delete(path: Path) -> None:
 
 
 def _is_ours(error: OSError, workspace: Path, path: Path) -> bool:
-    """Whether an error is about what is written: a write names no file."""
+    """Whether an error is about the workspace or the target. An error of a write has no file name."""
     if not isinstance(error.filename, str | bytes):
         return True
-    named = Path(os.fsdecode(error.filename))
-    return workspace in (named, *named.parents) or named in (path, *workspace.parents)
+    failed = Path(os.fsdecode(error.filename))
+    return workspace in (failed, *failed.parents) or failed in (path, *workspace.parents)
 
 
 def _unwritable(target: Path, error: OSError) -> StoreError:
     return StoreError(
         f"{target}: cannot be written: {error.strerror or error}; {advice(error)}, or give another target. "
-        "Nothing of it was kept: the same command begins anew"
+        "Nothing of it was kept: the same command starts again from the beginning"
     )

@@ -1,4 +1,4 @@
-"""What `samdiff info` and `prepare --dry-run` say: facts as lines of text, nothing printed here."""
+"""The text of `samdiff info` and `prepare --dry-run`, as lines; nothing is printed here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def store_lines(store: Store) -> list[str]:
-    """Sizes, mask statistics, segmenter and settings of a store; safe to print, whoever made it."""
+    """Sizes, mask statistics, segmenter and settings of a store; safe to print also for an untrusted store."""
     attrs = store.attrs
     areas = store.table("masks/area")
     used = store.table("images/status") == 0
@@ -43,7 +43,7 @@ def store_lines(store: Store) -> list[str]:
 
 
 def size_lines(store: Store) -> list[str]:
-    """Bytes on disk beside raw bytes, for each tile array and for all tables of a group."""
+    """Bytes on disk and uncompressed bytes of each tile array, and of all tables of a group; then the total."""
     on_disk: Counter[str] = Counter()
     for key, (size, _) in store.manifest.items():
         on_disk[_bucket(key)] += size
@@ -51,14 +51,14 @@ def size_lines(store: Store) -> list[str]:
     for path, spec in SPECS.items():
         raw[_bucket(path)] += int(np.prod(shape_of(spec, store.sizes), dtype=np.int64)) * np.dtype(spec.dtype).itemsize
     rows = [(name, on_disk[name], raw[name]) for name in sorted(raw)]
-    rows.append(("together", sum(on_disk.values()), sum(raw.values())))
+    rows.append(("total", sum(on_disk.values()), sum(raw.values())))
     return [
         f"{name:13s}{_bytes(size):>10s}  {100 * size / max(full, 1):5.1f} % of {_bytes(full)} raw" for name, size, full in rows
     ]
 
 
 def structure_line(store: Store) -> str:
-    """Labels and masks beside the raw HR pixels, and beside a map of one float32 per HR pixel."""
+    """The size of labels and masks relative to the raw HR pixels, and to a map of one float32 per HR pixel."""
     size = sum(
         size
         for key, (size, _) in store.manifest.items()
@@ -71,8 +71,8 @@ def structure_line(store: Store) -> str:
 
 
 def plan_lines(plan: Plan, segmenter: str) -> list[str]:
-    """One line per stage of `prepare`: what it reads and writes, and how much of it is done."""
-    total = len(plan.found)
+    """Three lines per stage of `prepare`: its state, what it reads, what it writes; then the settings that differ."""
+    total = len(plan.images)
     finished = plan.committed is not None
     if plan.changed:
         state = {"masks": f"stale: {total}", "tiles": "stale", "commit": "stale"}
@@ -95,12 +95,12 @@ def plan_lines(plan: Plan, segmenter: str) -> list[str]:
 def _mask_statistics(areas: np.ndarray, per_image: np.ndarray) -> str:
     return (
         f"; per image min {per_image.min()}, median {np.median(per_image):.0f}, max {per_image.max()}"
-        f"; area median {np.median(areas):.0f}, max {areas.max()} pixels; {int((per_image == 0).sum())} images without a mask"
+        f"; area median {np.median(areas):.0f}, max {areas.max()} pixels; images without a mask: {int((per_image == 0).sum())}"
     )
 
 
 def _bucket(key: str) -> str:
-    """`tiles/hr` for everything of that array, `images` or `masks` for all their tables."""
+    """The row of `size_lines` that a key belongs to: `tiles/hr` and such for an array of tiles, `images` or `masks` for a table."""
     head, _, rest = key.partition("/")
     return f"tiles/{rest.split('/')[0]}" if head == "tiles" and rest != "zarr.json" else head
 

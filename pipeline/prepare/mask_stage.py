@@ -1,11 +1,11 @@
-"""The mask stage for a list of images, in this process: images -> image masks, those that cannot be used with the reason."""
+"""The mask stage for a list of images, in this process: images -> image masks, or the reason why an image cannot be used."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,22 +30,38 @@ Read = Callable[[SourceImage, SourceReader], Decoded | ImageError]
 Result = tuple[SourceImage, ImageMasks | ImageError]
 
 MaskStage = Callable[[Sequence[SourceImage], Read], Iterator[Result]]
-"""What makes image masks, here or elsewhere: images and how to read them -> one result each, in any order."""
+"""Computes image masks, in this process or on workers: (images, function that reads one) -> one result per image, in any order."""
 
 
-def make_generator(sam: str, device: str = "auto", lr_scale: int | None = None, **options: Any) -> MaskSource:
-    """A segmenter on a device given by name; with its arguments bound by `functools.partial` it can be made anywhere.
+def make_generator(
+    sam: str,
+    device: str = "auto",
+    lr_scale: int | None = None,
+    *,
+    weights: Path | str | None = None,
+    source: str = "auto",
+    settings: MaskConfig | None = None,
+    **parameters: object,
+) -> MaskSource:
+    """A segmenter by name. With arguments bound by `functools.partial` this function can be pickled, and called in a worker.
 
     Args:
-        sam: its name.
-        device: as of `pick_device`, looked up where this is called.
-        lr_scale: masks of the LR image, enlarged by this scale; None: of the HR image.
-        options: `MaskGenerator`'s other arguments.
+        sam: the segmenter's name, see `sam.names`.
+        device: see `pick_device`; it is chosen in the process that calls this function.
+        lr_scale: segment the LR image and upscale the masks by this factor; None: segment the HR image.
+        weights: see `MaskGenerator`.
+        source: see `MaskGenerator`.
+        settings: see `MaskConfig`; None: the defaults.
+        parameters: fields of `settings` to change.
+
+    Raises:
+        WeightsError: the weights cannot be found, downloaded or verified.
+        ConfigError: an unknown parameter, or a value out of range.
     """
     from ..masks.adapters import MasksFromLR
     from ..masks.generator import MaskGenerator
 
-    generator = MaskGenerator(sam, device=pick_device(device), **options)
+    generator = MaskGenerator(sam, device=pick_device(device), weights=weights, source=source, settings=settings, **parameters)
     return generator if lr_scale is None else MasksFromLR(generator, lr_scale)
 
 
@@ -57,43 +73,48 @@ def plan_generator(
     weights: Path | None = None,
     source: str = "auto",
     settings: MaskConfig | None = None,
-    **parameters: Any,
-) -> tuple[dict[str, Any], str]:
-    """What `make_generator`'s segmenter would say of itself, and where its weights are; nothing is loaded or downloaded.
+    **parameters: object,
+) -> tuple[dict[str, object], str]:
+    """`describe()` of the segmenter that `make_generator` would return, and where its weights are. Nothing is loaded or downloaded.
 
     Args:
-        sam: its name.
-        device: as of `make_generator`.
-        lr_scale: likewise.
-        weights: as of `find_weights`; weights that are not here are None in the facts.
-        source: likewise.
+        sam: see `make_generator`.
+        device: see `make_generator`.
+        lr_scale: see `make_generator`.
+        weights: see `find_weights`.
+        source: see `find_weights`.
         settings: see `MaskConfig`; None: the defaults.
-        parameters: fields of the settings that are changed.
+        parameters: fields of `settings` to change.
+
+    Returns:
+        The facts (`weights` is None if the weights have not been downloaded yet), and the source of the weights as text.
     """
     record, where = plan_weights(sam, file=weights, source=source)
     settings = changed(settings or MaskConfig(), parameters, "plan_generator")
     dtype = number_type(settings.mode, pick_device(device))
-    facts = segmenter_facts(sam, None if record is None else record.as_attributes(), settings, dtype)
+    facts = segmenter_facts(sam, None if record is None else record.as_attributes(), settings=settings, dtype=dtype)
     return facts | ({} if lr_scale is None else {"masks_from": "lr"}), where
 
 
 def one_each(items: Sequence[SourceImage], results: Iterator[Result]) -> Iterator[Result]:
-    """The same results; whoever made them gave one for each item (each of another key), and none for anything else."""
-    waiting = {item.key: item for item in items}
+    """Pass the results on, and assert that there is exactly one for each item. The items' keys must differ."""
+    pending = {item.key: item for item in items}
     for item, result in results:
-        assert waiting.pop(item.key, None) is not None, f"{item.image_file.name}: a second result, or one that nobody requested"
+        assert pending.pop(item.key, None) is not None, (
+            f"{item.image_file.name}: a second result, or one that was not requested"
+        )
         yield item, result
-    assert not waiting, (
-        f"no result for {len(waiting)} of {len(items)} images, such as {next(iter(waiting.values())).image_file.name}"
+    assert not pending, (
+        f"no result for {len(pending)} of {len(items)} images, such as {next(iter(pending.values())).image_file.name}"
     )
 
 
 def local_masks(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
-    """Records of images, in order, made by one segmenter while the next images are decoded."""
-    inside: deque[tuple[SourceImage, Decoded]] = deque()  # images that the segmenter holds
+    """Masks of images by one segmenter, in order; the next images are decoded meanwhile."""
+    in_flight: deque[tuple[SourceImage, Decoded]] = deque()  # read by the segmenter, result not yet returned
     refused: deque[tuple[SourceImage, ImageError]] = deque()
 
-    expect = getattr(masks, "expect", lambda *_: None)  # files of masks belong to names
+    expect = getattr(masks, "expect", lambda *_: None)  # only of sources that know images by name
 
     def images() -> Iterator[np.ndarray]:
         for item, decoded in map_ahead(read, items):
@@ -104,19 +125,19 @@ def local_masks(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> 
             if reason is not None:
                 refused.append((item, ImageError(reason)))
                 continue
-            inside.append((item, decoded))
+            in_flight.append((item, decoded))
             yield decoded.pixels
 
     try:
-        for found in masks.generate_batch(images()):
-            item, decoded = inside.popleft()
-            table = MaskTable.of(found, *decoded.pixels.shape[:2])
-            notes = [*decoded.notes, *([] if len(table) else ["no masks"])]  # one colour, say: an image like any other
+        for generated in masks.generate_batch(images()):
+            item, decoded = in_flight.popleft()
+            table = MaskTable.of(generated, *decoded.pixels.shape[:2])
+            notes = [*decoded.notes, *([] if len(table) else ["no masks"])]  # such as of an image of one colour; it is used
             yield item, image_masks(table, "; ".join(notes))
             while refused:
                 yield refused.popleft()
     except (Exception, KeyboardInterrupt):
-        yield from refused  # so that the reasons are told before the end
+        yield from refused  # so that the reasons are reported
         raise
     yield from refused
-    assert not inside, "the segmenter gave fewer results than images"
+    assert not in_flight, "the segmenter returned fewer results than images"

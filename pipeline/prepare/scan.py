@@ -1,4 +1,4 @@
-"""Stage `scan`: the images of a source with their hashes and LR files; and reading one for the stages that follow."""
+"""Stage `scan`: the images of a source with their hashes and LR files; and reading one of them for later stages."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class SourceImage:
 
     image_file: ImageFile
     sha256: str
-    """Of the file's content, hexadecimal; see `hash_images`."""
+    """SHA-256 of the file's content, hexadecimal; see `hash_images`."""
     problem: str = ""
-    """Why it has no LR file, where LR is given; empty for all others."""
+    """Why it has no LR file although LR files are given; empty for a usable image."""
     lr: ImageFile | None = None
-    """The LR file that belongs to it, where LR is given and not made."""
+    """Its LR file, if LR files are given."""
     lr_sha256: str = ""
-    """Of the LR file's content."""
+    """SHA-256 of the LR file's content."""
     by_name: bool = False
-    """Its masks belong to its name, so that another image of the same content may have other ones."""
+    """Whether its masks depend on its name, so that another image of equal content may have other masks."""
 
     @property
     def key(self) -> str:
-        """What its record is found by: its content, and what else decides whether and how it is used."""
+        """Identifies its masks in the staging folder: a hash of its content, its LR file's content and, with `by_name`, its name."""
         more = [*([self.lr_sha256] if self.lr else []), *([self.image_file.name] if self.by_name else [])]
         return digest(canonical([self.sha256, *more])) if more else self.sha256
 
@@ -54,88 +54,100 @@ def scan(
     """Stage `scan`: list the source's images in order and hash each file.
 
     Args:
-        source: as of `list_source`.
-        limit: take only the first so many.
-        lr: where LR files lie already, likewise; each is matched with an image by name (see `pair_names`).
-        scale: HR pixels per LR pixel, for the names of LR files.
-        by_name: whether masks belong to names, see `SourceImage`.
-        limits: bounds; None takes the defaults.
+        source: see `list_source`.
+        limit: use only the first `limit` images.
+        lr: existing LR files, see `list_source`; they are matched with images by name, see `pair_names`.
+        scale: HR pixels per LR pixel, which may be part of an LR file's name.
+        by_name: see `SourceImage`.
+        limits: limits on the sizes of images and archives; None: the defaults.
 
     Raises:
-        ImageError: a source does not exist, cannot be read or holds no image, no LR file has the name of an image, or an archive
-            unpacks to more than the limits allow.
+        ImageError: a source does not exist, cannot be read or holds no image, no LR file matches an image, or an archive is larger
+            than the limits when unpacked.
     """
     limits = limits or Limits()
     image_files = list_source(source, limits)[:limit]
     check_archives(image_files, limits)
-    pairs, without = _lr_files(image_files, lr, scale, limits)
+    pairs, without = _lr_files(image_files, lr, scale=scale, limits=limits)
     hashes = hash_images(progress(image_files, desc="scan", unit="file"), limits.max_bytes)
-    found = [
-        SourceImage(image_file, sha256, without.get(image_file.name, ""), pairs.get(image_file.name), by_name=by_name)
+    images = [
+        SourceImage(
+            image_file,
+            sha256,
+            problem=without.get(image_file.name, ""),
+            lr=pairs.get(image_file.name),
+            by_name=by_name,
+        )
         for image_file, sha256 in zip(image_files, hashes, strict=True)
     ]
     if lr is None:
-        return found
-    chosen = [item.lr for item in found if item.lr]
-    check_archives(chosen, limits)
-    lr_hashes = hash_images(progress(chosen, desc="scan LR", unit="file"), limits.max_bytes)
-    return [replace(item, lr_sha256=next(lr_hashes)) if item.lr else item for item in found]
+        return images
+    lr_files = [item.lr for item in images if item.lr]
+    check_archives(lr_files, limits)
+    lr_hashes = hash_images(progress(lr_files, desc="scan LR", unit="file"), limits.max_bytes)
+    return [replace(item, lr_sha256=next(lr_hashes)) if item.lr else item for item in images]
 
 
 def _lr_files(
-    image_files: list[ImageFile], lr: Source | None, scale: int, limits: Limits
+    image_files: list[ImageFile], lr: Source | None, *, scale: int, limits: Limits
 ) -> tuple[Mapping[str, ImageFile], Mapping[str, str]]:
-    """Name of an image -> its LR file, and for the others -> why there is none."""
+    """(name of an image -> its LR file, name of an image -> why it has no LR file)."""
     if lr is None:
         return {}, {}
-    found = list_source(lr, limits)
+    lr_files = list_source(lr, limits)
     usable = [image_file.name for image_file in image_files if not image_file.trouble]
-    pairs, without = pair_names(usable, [image.name for image in found if not image.trouble], scale)
-    lost, _ = pair_names(
-        list(without), [image.name for image in found if image.trouble], scale
-    )  # each has its reason when it is read
-    for image in found:
-        if image.trouble and image.name not in lost.values():
-            log.warning("%s: LR %s: %s", printable(lr), printable(image.name), image.trouble)
-    pairs, without = pairs | lost, {name: reason for name, reason in without.items() if name not in lost}
+    pairs, without = pair_names(usable, [file.name for file in lr_files if not file.trouble], scale)
+    # An LR file that cannot be read is paired too: the image is then skipped with the reason, when the LR file is read.
+    unreadable, _ = pair_names(list(without), [file.name for file in lr_files if file.trouble], scale)
+    for file in lr_files:
+        if file.trouble and file.name not in unreadable.values():
+            log.warning("%s: LR %s: %s", printable(lr), printable(file.name), file.trouble)
+    pairs, without = pairs | unreadable, {name: reason for name, reason in without.items() if name not in unreadable}
     if not pairs and without:
         name, reason = next(iter(without.items()))
         raise ImageError(f"{lr}: holds no LR file for any of {len(image_files)} images, such as {name} ({reason})")
-    of_name = {image.name: image for image in found}
-    return {name: of_name[other] for name, other in pairs.items()}, without
+    by_name = {file.name: file for file in lr_files}
+    return {name: by_name[lr_name] for name, lr_name in pairs.items()}, without
 
 
 def crop_to_scale(pixels: np.ndarray, scale: int) -> np.ndarray:
-    """The top-left part whose sides are multiples of the scale."""
+    """The top-left part [H', W', ...] of an image, contiguous; H' and W' are the largest multiples of the scale."""
     height, width = (side // scale * scale for side in pixels.shape[:2])
     return np.ascontiguousarray(pixels[:height, :width])
 
 
-def read_usable(item: SourceImage, source_reader: SourceReader, scale: int, tile: int, limits: Limits) -> Decoded | ImageError:
-    """An image cropped to the scale, or the reason why it cannot be used: unreadable, too small, or its LR file does not fit.
+def read_usable(
+    item: SourceImage, source_reader: SourceReader, *, scale: int, tile: int, limits: Limits
+) -> Decoded | ImageError:
+    """An image cropped to the scale, or why it cannot be used: unreadable, smaller than a tile, or the LR file does not fit.
+
+    Args:
+        item: from `scan`.
+        source_reader: opens files and archive members.
+        scale: HR pixels per LR pixel.
+        tile: tile size in HR pixels.
+        limits: limits on image sizes.
 
     Raises:
-        ChangedError: it, or its LR file, is not what was scanned.
+        ChangedError: the image or its LR file changed since `scan`.
     """
     try:
-        decoded = read_unchanged(item.image_file, item.sha256, limits, source_reader)
+        decoded = read_unchanged(item.image_file, item.sha256, limits=limits, source_reader=source_reader)
         height, width = decoded.pixels.shape[:2]
-        if min(height, width) < tile:  # a multiple of the scale, so the crop to the scale does not matter
+        if min(height, width) < tile:  # the tile is a multiple of the scale, so cropping cannot make an image too small
             raise ImageError(f"smaller than a tile: {width} x {height} pixels, a tile has {tile} x {tile} (--tile)")
         if item.lr is not None:
-            _check_lr(item.lr, item.lr_sha256, decoded.pixels.shape, source_reader, scale, limits)
+            small = _read_lr(item.lr, item.lr_sha256, source_reader=source_reader, limits=limits)
+            problem = why_not_lr(small.shape[:2], (height, width), scale)
+            if problem is not None:
+                raise ImageError(problem)
     except ImageError as error:
         return error
     return replace(decoded, pixels=crop_to_scale(decoded.pixels, scale))
 
 
-def _check_lr(
-    lr: ImageFile, sha256: str, shape_hr: tuple[int, ...], source_reader: SourceReader, scale: int, limits: Limits
-) -> None:
+def _read_lr(lr: ImageFile, sha256: str, *, source_reader: SourceReader, limits: Limits) -> np.ndarray:
     try:
-        small = read_unchanged(lr, sha256, limits, source_reader).pixels
+        return read_unchanged(lr, sha256, limits=limits, source_reader=source_reader).pixels
     except ImageError as error:
         raise ImageError(f"its LR file {lr.name}: {error}") from error
-    problem = why_not_lr(small.shape[:2], shape_hr[:2], scale)
-    if problem is not None:
-        raise ImageError(problem)

@@ -1,10 +1,9 @@
-"""Settings of `samdiff prepare`: what decides the content of a store. Loads neither NumPy nor PyTorch."""
+"""The settings of `samdiff prepare`, which determine the content of a store. Loads neither NumPy nor PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ...errors import ConfigError
 from ...settings import check, section, setting
@@ -12,25 +11,25 @@ from ..degrade.kinds import KINDS
 from ..images.limits import Limits
 
 UNCOMPARED = ("versions", "uncompared")
-"""What a segmenter says of itself that does not decide its masks."""
+"""Keys of a segmenter's `describe()` that do not determine its masks; a rerun does not compare them."""
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What decides the content of a store, besides the images and the segmenter."""
+    """The settings that determine the content of a store, besides the images and the segmenter."""
 
     scale: int = setting(4, min=1, max=16)
     """HR pixels per LR pixel along each axis."""
     tile: int | None = setting(None, min=2, max=4096, none="the largest multiple of the scale up to 320")
     """Tile size in HR pixels, a multiple of the scale."""
     stride: int | None = setting(None, min=1, max=4096, none="the tile size")
-    """HR pixels from one tile to the next, a multiple of the scale; the last tile ends at the border."""
+    """Step from one tile to the next in HR pixels, a multiple of the scale; the last tile ends at the image's border."""
     degradation: str = setting("bicubic", choices=KINDS, was_options=("--degrade",), panel="Degradation")
     """How LR is made: MATLAB's bicubic, blind (Real-ESRGAN's random blur, noise and JPEG), or given (--lr-dir)."""
     seed: int = setting(0, min=0, panel="Degradation")
     """Seed of the blind degradation."""
     limits: Limits = section(Limits)
-    """Bounds on the sizes of images and archives."""
+    """Limits on the sizes of images and archives."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -45,11 +44,15 @@ class PrepareConfig:
 
     @property
     def tile_hr(self) -> int:
-        """The tile size in use."""
+        """The tile size in HR pixels; the default where `tile` is None."""
         return self.tile or 320 // self.scale * self.scale
 
-    def as_attributes(self, segmenter: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that decides the content, as the store records it and a rerun compares it."""
+    def as_attributes(self, segmenter: Mapping[str, object]) -> dict[str, object]:
+        """Everything that determines the content, as JSON values: recorded in the store, and compared by a rerun.
+
+        Args:
+            segmenter: its `describe()`.
+        """
         from ..degrade.recipes import degradation_facts
         from ..encode.structure import THETA
 
@@ -58,7 +61,7 @@ class PrepareConfig:
             "tile": self.tile_hr,
             "stride": self.stride or self.tile_hr,
             "degradation": degradation_facts(self.degradation, self.seed),
-            "limits": {  # the others do not decide the content
+            "limits": {  # only those that determine the content
                 "max_megapixels": self.limits.max_megapixels,
                 **({"to_srgb": True} if self.limits.to_srgb else {}),
             },

@@ -1,10 +1,10 @@
-"""Where a store may be written: apart from its source, in no other store, over nothing that is not ours. Checked before any work."""
+"""Where a store may be written: outside its source, outside other stores, and not over files of others. Checked before any work."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...errors import ConfigError
@@ -17,17 +17,18 @@ from ..storage.local import KeyStore, LocalStore, Location, key_store_at
 from .staging import Staging
 
 
-def check_target(out: Location, *sources: Source | None, masks: Path | None = None) -> None:
-    """What `prepare` can refuse before it has read anything: nothing is changed.
+def check_target(out: Location, *, sources: Iterable[Source | None], masks: Path | None = None) -> None:
+    """Check where a store is to be written, before anything is read. Nothing is changed.
 
     Args:
-        out: where the store is to go.
-        sources: where images come from, as of `list_source`; None for one that is not given.
-        masks: a folder of masks made elsewhere. All JSON files below it are hashed, so a store in it would change what it was made with.
+        out: the store.
+        sources: the sources of HR and LR images, see `list_source`; None is skipped.
+        masks: a folder of imported masks. All its JSON files are hashed, so a store inside it would change its own fingerprint.
 
     Raises:
-        ConfigError: the target cannot have a staging folder beside it, lies in another store, or it and a source lie in each other.
-        StoreError: the target or the staging place beside it is not ours.
+        ConfigError: `out` is a bucket without a name (its staging folder would have no place), lies in another store, or one of `out`
+            and a source lies in the other.
+        StoreError: `out` or its staging folder holds files that are not ours.
     """
     place = key_store_at(out)
     if isinstance(place, LocalStore):
@@ -35,29 +36,29 @@ def check_target(out: Location, *sources: Source | None, masks: Path | None = No
         assert isinstance(staging, LocalStore)
         store = inside_a_store(place.root)
         if store is not None:
-            raise ConfigError(f"{place}: lies inside the store {store}, where nothing else may lie; give another --out")
+            raise ConfigError(f"{place}: lies inside the store {store}, where no other files are allowed; give another --out")
         for source in sources:
             for path in _paths(source):
-                _check_apart(place.root, staging.root, path, "source")
+                _check_apart(place.root, staging.root, path, what="source")
         if masks is not None:
-            _check_apart(place.root, staging.root, masks, "folder of --import-masks")
+            _check_apart(place.root, staging.root, masks, what="folder of --import-masks")
     else:
         _check_address(place)
-    if not _is_finished(place):  # else it will only be compared
+    if not _is_finished(place):  # a finished store is only compared
         work = Staging(place)
         work.check()
         refuse_foreign(place, work.written())
 
 
 def _is_finished(place: KeyStore) -> bool:
-    """Whether there is a root document; a pipe of that name is none, and would never end."""
+    """Whether there is a root document. A pipe of that name does not count: reading it would block."""
     if isinstance(place, LocalStore):
         return (place.root / ROOT_KEY).is_file()
     return place.size(ROOT_KEY) is not None
 
 
 def inside_a_store(path: Path) -> Path | None:
-    """The finished store that a path lies in, if any; the path itself does not count, nor do Zarr groups of other programs."""
+    """The finished samdiff store that contains a path, or None. The path itself is not tested."""
     return next((parent for parent in Path(os.path.realpath(path)).parents if _is_store(parent)), None)
 
 
@@ -67,11 +68,11 @@ def _is_store(folder: Path) -> bool:
             return False
         document = json.loads((folder / ROOT_KEY).read_bytes())
         return bool(document["attributes"]["format"] == FORMAT)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not ours, or not readable
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # unreadable, or another program's
         return False
 
 
-def _check_apart(out: Path, staging: Path, source: Path, what: str) -> None:
+def _check_apart(out: Path, staging: Path, source: Path, *, what: str) -> None:
     real, other = Path(os.path.realpath(out)), Path(os.path.realpath(source))
     if real == other:
         problem = f"is the {what} itself"
@@ -81,18 +82,18 @@ def _check_apart(out: Path, staging: Path, source: Path, what: str) -> None:
         problem = f"lies inside the {what} {source}"
     else:
         return
-    raise ConfigError(f"{out}: the target {problem}; give an --out apart from it")
+    raise ConfigError(f"{out}: the target {problem}; give an --out outside of it")
 
 
 def _check_address(place: KeyStore) -> None:
-    """A bucket alone has no place beside it for the staging."""
+    """ConfigError for the address of a bucket: the staging prefix would have to be outside of it."""
     scheme, mark, name = repr(place).partition("://")
     if mark and scheme != "memory" and not name.startswith("/") and "/" not in name.strip("/"):
-        raise ConfigError(f"{place}: expected the address of a store, such as {place}/name.zarr, got a bucket alone")
+        raise ConfigError(f"{place}: expected the address of a store, such as {place}/name.zarr, got only a bucket")
 
 
 def _paths(source: Source | None) -> Iterator[Path]:
-    """The files and folders that a source names."""
+    """The files and folders of a source."""
     if source is None or source == "samples":
         return
     if isinstance(source, str | Path):

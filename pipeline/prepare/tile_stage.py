@@ -1,6 +1,6 @@
-"""From finished images to a committed store: the stages `tiles` and `commit`.
+"""From segmented images to a committed store: the stages `tiles` and `commit`.
 
-Deterministic: rows come in the order of the source, and nothing depends on when or by whom an image was segmented.
+Deterministic: rows are in the order of the source, whatever the order in which images were segmented.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -23,18 +22,35 @@ from ..images.decode import Limits, map_ahead
 from ..images.pairs import on_common_grid, why_not_lr
 from ..images.sources import ImageFile, SourceReader
 from ..images.unchanged import read_unchanged
+from ..shards.schema import Document
 from ..shards.writer import StoreWriter, store_keys
 from ..storage.local import KeyStore
 from .scan import SourceImage, crop_to_scale
 from .staging import ImageMasks, Staging
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The grid of tiles of an image; lengths in HR pixels."""
+
+    tile: int
+    """T: side of a tile, a multiple of the scale."""
+    scale: int
+    """s: HR pixels per LR pixel."""
+    stride: int | None = None
+    """Step from one tile to the next, a multiple of the scale; None: the tile."""
+
+    def corners(self, height: int, width: int) -> np.ndarray:
+        """int32 [n, 2] of y_hr, x_hr for an image of this size, see `tile_grid`."""
+        return tile_grid(height, width, tile=self.tile, scale=self.scale, stride=self.stride)
+
+
 def image_masks(masks: MaskTable, note: str = "") -> ImageMasks:
-    """The masks of one image, with their codes, as the arrays that a store keeps."""
+    """The masks of one image with their structure codes, as the arrays of a store."""
     return ImageMasks(
-        masks.height,
-        masks.width,
-        note,
+        height=masks.height,
+        width=masks.width,
+        note=note,
         codes=encode_structure(masks.counts, masks.height, masks.width).codes,
         area=masks.area,
         box_hr=masks.box,
@@ -47,24 +63,21 @@ def image_masks(masks: MaskTable, note: str = "") -> ImageMasks:
     )
 
 
-def cut_tiles(
-    hr: np.ndarray, lr: np.ndarray, labels: np.ndarray, tile: int, scale: int, stride: int | None = None
-) -> dict[str, np.ndarray]:
-    """Tiles of one whole image: the same places cut from HR, LR and labels.
+def cut_tiles(hr: np.ndarray, lr: np.ndarray, labels: np.ndarray, *, grid: Grid) -> dict[str, np.ndarray]:
+    """Cut HR, LR and labels of one image into tiles at the same positions.
 
     Args:
         hr: uint8 [H, W, 3]; H and W multiples of the scale.
-        lr: uint8 [H/s, W/s, 3], made from all of `hr`.
+        lr: uint8 [H/s, W/s, 3].
         labels: uint16 [H, W].
-        tile: T, a multiple of the scale.
-        scale: s.
-        stride: HR pixels from one tile to the next; None: the tile.
+        grid: tile size T, scale s and stride.
 
     Returns:
-        `hr` [n, T, T, 3], `lr` [n, T/s, T/s, 3], `labels` [n, T, T], `corner` int32 [n, 2] of y_hr, x_hr.
+        `hr` uint8 [n, T, T, 3], `lr` uint8 [n, T/s, T/s, 3], `labels` uint16 [n, T, T], `corner` int32 [n, 2] of y_hr, x_hr.
     """
+    tile, scale = grid.tile, grid.scale
     assert hr.shape[:2] == labels.shape == (lr.shape[0] * scale, lr.shape[1] * scale), (hr.shape, lr.shape, labels.shape)
-    corners = tile_grid(*labels.shape, tile, scale, stride)
+    corners = grid.corners(*labels.shape)
     small = tile // scale
     return {
         "hr": np.stack([hr[y : y + tile, x : x + tile] for y, x in corners]),
@@ -76,9 +89,9 @@ def cut_tiles(
 
 @dataclass(frozen=True)
 class Summary:
-    """One image of the store to be: the few numbers that its sizes need. The masks themselves stay on the disk."""
+    """The sizes of one image's data. The masks themselves stay on disk, so that memory does not grow with the number of images."""
 
-    found: SourceImage
+    image: SourceImage
     height: int = 0
     width: int = 0
     note: str = ""
@@ -88,70 +101,82 @@ class Summary:
     tiles: int = 0
 
 
-def summarise(
-    found: Sequence[SourceImage], skipped: Mapping[str, str], staging: Staging, tile: int, scale: int, stride: int | None = None
-) -> list[Summary]:
-    """The numbers of all images in order, from the committed image masks; `skipped` gives name -> reason of the others.
+def summarise(images: Sequence[SourceImage], skipped: Mapping[str, str], staging: Staging, *, grid: Grid) -> list[Summary]:
+    """The summaries of all images in order.
+
+    Args:
+        images: from `scan`.
+        skipped: name -> reason for the images without masks.
+        staging: holds the masks of all other images.
+        grid: the grid of tiles.
 
     Raises:
-        StoreError: image masks are gone or damaged. All of these were deleted, so one more run makes them.
+        StoreError: masks are missing or damaged. Damaged ones were deleted, so that another run makes them again.
     """
-    images, lost, first = [], 0, None
-    for item in found:
+    summaries, lost, first = [], 0, None
+    for item in images:
         try:
-            images.append(_summary(item, skipped.get(item.image_file.name), staging, (tile, scale, stride)))
+            summaries.append(_summary(item, skipped.get(item.image_file.name), staging, grid=grid))
         except StoreError as error:
             lost, first = lost + 1, first or error
     if first is not None:
-        raise StoreError(f"{first} ({lost} of {len(found)} images, the others are kept)") from first
-    return images
+        raise StoreError(f"{first} ({lost} of {len(images)} images, the others are kept)") from first
+    return summaries
 
 
-def _summary(item: SourceImage, reason: str | None, staging: Staging, grid: tuple[int, int, int | None]) -> Summary:
+def _summary(item: SourceImage, reason: str | None, staging: Staging, *, grid: Grid) -> Summary:
     if reason is not None:
         return Summary(item, note=reason, skipped=True)
-    masks = _committed(staging, item.key)
-    tiles = len(tile_grid(masks.height, masks.width, *grid))
-    return Summary(item, masks.height, masks.width, masks.note, False, masks.n_masks, len(masks.rle), tiles)
+    masks = _load_masks(staging, item.key)
+    return Summary(
+        item,
+        height=masks.height,
+        width=masks.width,
+        note=masks.note,
+        masks=masks.n_masks,
+        runs=len(masks.rle),
+        tiles=len(grid.corners(masks.height, masks.width)),
+    )
 
 
-def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, facts: Mapping[str, Any], limits: Limits) -> None:
+def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, *, facts: Document, limits: Limits) -> None:
     """Write all arrays in the order of the source, then commit.
 
     Args:
         images: from `summarise`.
         staging: holds the image masks.
-        out: where the store goes.
+        out: the store.
         facts: the root document's attributes (scale, tile, stride, degradation, …).
-        limits: bounds on image sizes.
+        limits: limits on image sizes.
 
     Raises:
-        ChangedError: a file is not what was scanned.
-        StoreError: the masks of an image are gone or damaged.
+        ChangedError: a file changed since `scan`.
+        StoreError: the masks of an image are missing or damaged.
     """
-    tile, scale, stride = facts["tile"], facts["scale"], facts["stride"]
-    sizes = _sizes(images, tile, scale)
+    grid = Grid(tile=facts["tile"], scale=facts["scale"], stride=facts["stride"])
+    sizes = _sizes(images, grid)
     staging.begin_writing(store_keys(sizes))
     writer = StoreWriter(out, sizes)
     writer.append({**_image_tables(images), "masks/rle_offset": np.zeros(1, np.uint64)})
-    work = partial(_hr_and_lr, scale=scale, degradation=facts["degradation"], limits=limits)
-    pixels = map_ahead(work, [image.found for image in images if not image.skipped])
+    read_pair = partial(_hr_and_lr, scale=grid.scale, degradation=facts["degradation"], limits=limits)
+    pixels = map_ahead(read_pair, [summary.image for summary in images if not summary.skipped])
     runs = 0
-    for number, image in enumerate(progress(images, desc="tiles", unit="image")):
-        if image.skipped:
+    for number, summary in enumerate(progress(images, desc="tiles", unit="image")):
+        if summary.skipped:
             continue
-        masks = _committed(staging, image.found.key)
+        masks = _load_masks(staging, summary.image.key)
         writer.append(_mask_rows(masks, runs))
         runs += len(masks.rle)
         _, (hr, lr) = next(pixels)
         if hr.shape[:2] != (masks.height, masks.width):
-            staging.discard(image.found.key)
+            staging.discard(summary.image.key)
             raise StoreError(
-                f"{staging}: the masks of {printable(image.found.image_file.name)} are those of an image of another size; "
-                "it was deleted; run the same command again to make it anew"
+                f"{staging}: the masks of {printable(summary.image.image_file.name)} belong to an image of another size, "
+                f"{masks.width} x {masks.height} instead of {hr.shape[1]} x {hr.shape[0]} pixels; they were deleted; "
+                "run the same command again to make new ones"
             )
         labels = paint_labels(masks.runs(), masks.height, masks.width)
-        tiles = cut_tiles(hr, lr, labels, tile, scale, stride)
+        tiles = cut_tiles(hr, lr, labels, grid=grid)
         corners = tiles.pop("corner")
         place = np.concatenate([np.full((len(corners), 1), number, np.int32), corners], axis=1)
         writer.append({"tiles/place": place, **{f"tiles/{name}": values for name, values in tiles.items()}})
@@ -159,62 +184,65 @@ def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, fact
     writer.commit({**facts, "counts": counts})
 
 
-def _committed(staging: Staging, key: str) -> ImageMasks:
+def _load_masks(staging: Staging, key: str) -> ImageMasks:
     masks = staging.load(key)
     if masks is None:
         staging.discard(key)
-        raise StoreError(f"{staging}: the masks of an image are gone or damaged; run the same command again to make it anew")
+        raise StoreError(
+            f"{staging}: the masks of an image are missing or damaged; run the same command again to make new ones"
+        )
     return masks
 
 
 def _hr_and_lr(
-    found: SourceImage, source_reader: SourceReader, scale: int, degradation: Mapping[str, Any], limits: Limits
+    item: SourceImage, source_reader: SourceReader, *, scale: int, degradation: Document, limits: Limits
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The whole HR image, cropped to the scale, and its LR image: made, or read where it is given. uint8 [H, W, 3], [H/s, W/s, 3]."""
-    whole = _read_again(found.image_file, found.sha256, source_reader, limits)
+    """The HR image cropped to the scale, uint8 [H, W, 3], and its LR image, uint8 [H/s, W/s, 3]: degraded HR, or the given file."""
+    whole = _read_again(item.image_file, item.sha256, source_reader=source_reader, limits=limits)
     hr = crop_to_scale(whole, scale)
     if degradation["kind"] != "given":
-        return hr, degrade(hr, degradation["kind"], scale, seed=degradation.get("seed", 0), content=found.sha256)
-    assert found.lr is not None
-    lr = _read_again(found.lr, found.lr_sha256, source_reader, limits)
+        return hr, degrade(hr, degradation["kind"], scale, seed=degradation.get("seed", 0), content=item.sha256)
+    assert item.lr is not None
+    lr = _read_again(item.lr, item.lr_sha256, source_reader=source_reader, limits=limits)
     problem = why_not_lr(lr.shape[:2], whole.shape[:2], scale)
     if problem is not None:
-        raise ImageError(f"{found.image_file.name}: {problem}")
-    _, of_lr = on_common_grid(whole.shape[:2], scale)
-    return hr, np.ascontiguousarray(lr[of_lr])
+        raise ImageError(f"{item.image_file.name}: {problem}")
+    _, lr_region = on_common_grid(whole.shape[:2], scale)
+    return hr, np.ascontiguousarray(lr[lr_region])
 
 
-def _read_again(image_file: ImageFile, sha256: str, source_reader: SourceReader, limits: Limits) -> np.ndarray:
+def _read_again(image_file: ImageFile, sha256: str, *, source_reader: SourceReader, limits: Limits) -> np.ndarray:
     try:
-        return read_unchanged(image_file, sha256, limits, source_reader).pixels
+        return read_unchanged(image_file, sha256, limits=limits, source_reader=source_reader).pixels
     except ImageError as error:
         raise ImageError(
-            f"{image_file.name}: could be read before and cannot now ({error}); run the same command again"
+            f"{image_file.name}: was readable before, but is not any more ({error}); run the same command again"
         ) from error
 
 
-def _sizes(images: Sequence[Summary], tile: int, scale: int) -> dict[str, int]:
+def _sizes(images: Sequence[Summary], grid: Grid) -> dict[str, int]:
+    """The lengths of the schema's dimensions, see `shards.schema`."""
     return {
         "I": len(images),
-        "N": sum(image.tiles for image in images),
-        "M": sum(image.masks for image in images),
-        "R": sum(image.runs for image in images),
-        "B": sum(len(image.found.image_file.name.encode()) for image in images),
-        "B2": sum(len(image.note.encode()) for image in images),
-        "T": tile,
-        "t": tile // scale,
+        "N": sum(summary.tiles for summary in images),
+        "M": sum(summary.masks for summary in images),
+        "R": sum(summary.runs for summary in images),
+        "B": sum(len(summary.image.image_file.name.encode()) for summary in images),
+        "B2": sum(len(summary.note.encode()) for summary in images),
+        "T": grid.tile,
+        "t": grid.tile // grid.scale,
     }
 
 
 def _image_tables(images: Sequence[Summary]) -> dict[str, np.ndarray]:
-    names, notes = [i.found.image_file.name.encode() for i in images], [i.note.encode() for i in images]
+    names, notes = [i.image.image_file.name.encode() for i in images], [i.note.encode() for i in images]
     masks, tiles = np.array([i.masks for i in images], np.int64), np.array([i.tiles for i in images], np.int64)
     return {
         "images/name_offset": np.cumsum([0, *map(len, names)]),
         "images/name": np.frombuffer(b"".join(names), np.uint8),
         "images/note_offset": np.cumsum([0, *map(len, notes)]),
         "images/note": np.frombuffer(b"".join(notes), np.uint8),
-        "images/sha256": np.array([list(bytes.fromhex(i.found.sha256)) for i in images], np.uint8),
+        "images/sha256": np.array([list(bytes.fromhex(i.image.sha256)) for i in images], np.uint8),
         "images/status": np.array([i.skipped for i in images], np.uint8),
         "images/height": np.array([i.height for i in images], np.int32),
         "images/width": np.array([i.width for i in images], np.int32),

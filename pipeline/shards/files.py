@@ -1,8 +1,8 @@
-"""The files of one open store, each against what the store's manifest says of it.
+"""The files of an open store, each compared with its entry in the store's manifest.
 
-Documents and tables are compared with their recorded size and SHA-256 whenever they are read; a shard, which is large and read in pieces,
-once per process and its workers, when its first tile is wanted. The checksum of each chunk is checked on every read besides (`shardcodec.py`). A damaged
-local copy of a file that lies far away is fetched anew, once.
+Metadata and tables are compared with their recorded size and SHA-256 on every read. A shard is large and read in pieces, so it is compared
+once, before the first read of it by a process and its workers. The checksum of each chunk is also checked on every read (`codec.py`). A
+damaged cached copy of a remote file is downloaded again, once.
 """
 
 from __future__ import annotations
@@ -18,51 +18,51 @@ from ..storage.local import KeyStore, LocalStore
 from ..storage.lru import LRUCache
 from ..storage.once import Once
 from .codec import DamageError
-from .metadata import DOCUMENT_LIMIT
+from .metadata import DOCUMENT_LIMIT, Facts
 from .writer import ROOT_KEY, as_written, digest
 
-_SHARDS = "tiles/"  # keys of the files that are compared once
-_PIECE = 2**20  # bytes that are hashed at a time: they stay in the processor's cache
-_KEEP_FAR = 6  # whole shards (16 MiB of raw HR pixels or less) of a store far away that has no cache
-_AT_ONCE = 8  # documents of a store far away that are asked for at a time
+_SHARDS = "tiles/"  # prefix of the files that are compared once
+_PIECE = 2**20  # bytes that are hashed at a time; they fit the processor's cache
+_KEPT_SHARDS = 6  # shards (up to 16 MiB of raw HR pixels each) in memory, for a remote store without a cache folder
+_THREADS = 8  # for the metadata of a remote store
 T = TypeVar("T")
 
 
 class Files:
-    """Bytes of a store's files, checked. Threads may read at once; it pickles and forks."""
+    """Reads a store's files and checks them. Thread-safe; works after pickling and in forked processes."""
 
-    def __init__(self, place: KeyStore, manifest: dict[str, tuple[int, str]], strict: bool, check_shards: bool) -> None:
+    def __init__(self, place: KeyStore, manifest: Facts, *, strict: bool, check_shards: bool) -> None:
         """
         Args:
-            place: where the store lies.
+            place: where the store is.
             manifest: key -> (bytes, SHA-256).
-            strict: a file that the manifest does not name, or names with another digest, is an error; else it is read as it is.
-            check_shards: also compare shards.
+            strict: whether a file that is not in the manifest or differs from it is an error; if not, files are read without comparison.
+            check_shards: whether shards are compared too, if `strict`.
         """
         self.place, self.manifest, self.strict = place, manifest, strict
         self.check_shards = check_shards and strict
         self._passed = Once(key for key in manifest if key.startswith(_SHARDS)) if self.check_shards else Once()
-        self._far = not isinstance(place, (LocalStore, CachingStore))
-        self._whole: LRUCache[bytes] = LRUCache(_KEEP_FAR)
+        self._remote = not isinstance(place, (LocalStore, CachingStore))
+        self._whole: LRUCache[bytes] = LRUCache(_KEPT_SHARDS)
 
     def documents(self, keys: Sequence[str]) -> list[bytes]:
-        """Several small files; at once where each is a request."""
+        """Several metadata files; of a remote store, they are requested in parallel."""
         if isinstance(self.place, LocalStore):
             return [self.whole(key, DOCUMENT_LIMIT) for key in keys]
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="open") as pool:
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="open") as pool:
             return list(pool.map(lambda key: self.whole(key, DOCUMENT_LIMIT), keys))
 
-    def whole(self, key: str, most: int, decode: Callable[[bytes], T] = bytes) -> T:  # type: ignore[assignment]
-        """A whole file of at most `most` bytes, decoded; StoreError that names it if it is missing or not what was committed."""
+    def whole(self, key: str, limit: int, decode: Callable[[bytes], T] = bytes) -> T:  # type: ignore[assignment]
+        """A whole file of at most `limit` bytes, decoded. StoreError if it is missing, larger, or differs from the manifest."""
 
         def read() -> T:
-            size, sha256 = self._fact(key) if self.strict else (most, "")
+            size, sha256 = self._fact(key) if self.strict else (limit, "")
             is_document = key.endswith(ROOT_KEY)
-            data = self.place.get(key, 0, (most if is_document else min(size, most)) + 1)
+            data = self.place.get(key, 0, (limit if is_document else min(size, limit)) + 1)
             if data is None:
                 raise DamageError("the file is missing")
-            if len(data) > most:
-                raise DamageError(f"the file has more than the {most} bytes that are possible")
+            if len(data) > limit:
+                raise DamageError(f"the file is larger than the possible {limit} bytes")
             if self.strict and is_document and digest(data) != sha256:
                 data = as_written(data)
             if self.strict and (len(data) != size or digest(data) != sha256):
@@ -72,7 +72,7 @@ class Files:
         return self.naming(key, read)
 
     def size(self, key: str) -> int:
-        """Bytes of a shard; DamageError if it is missing or has another length than was committed."""
+        """Size of a shard in bytes; DamageError if it is missing or the manifest has another size."""
         size = self.place.size(key)
         if size is None:
             raise DamageError("the file is missing")
@@ -82,24 +82,30 @@ class Files:
         return size
 
     def part(self, key: str, start: int, length: int) -> bytes:
-        """Some bytes of a shard, which is compared with its digest first; DamageError if it is missing or damaged."""
+        """`length` bytes of a shard from offset `start`; DamageError if the shard is missing or differs from the manifest."""
         if self.check_shards:
             self._passed.run(key, self._compare)
-        held = self._whole.get(key) if self._far and self.check_shards else None
-        data = self.place.get(key, start, length) if held is None else held[start : start + length]
+        shard = self._whole.get(key) if self._remote and self.check_shards else None
+        data = self.place.get(key, start, length) if shard is None else shard[start : start + length]
         if data is None:
             raise DamageError("the file is missing")
         return data
 
     def naming(self, key: str, read: Callable[[], T], forget: Callable[[], None] = lambda: None) -> T:
-        """What `read` gives; its DamageError as a StoreError that names the file, after a second try if a local copy may be at fault."""
+        """Call `read` and turn its DamageError into a StoreError that names the file.
+
+        Args:
+            key: the file.
+            read: reads it. If it fails and a cached copy of the file exists, the copy is deleted and `read` is called once more.
+            forget: called before the second attempt, to remove what is derived from the damaged copy.
+        """
         try:
             try:
                 return read()
             except DamageError:
                 if not (isinstance(self.place, CachingStore) and self.place.forget(key)):
                     raise
-                self._passed.forget(key)  # perhaps only the local copy is damaged: once more, from the store itself
+                self._passed.forget(key)  # only the cached copy may be damaged
                 forget()
                 return read()
         except DamageError as error:
@@ -109,25 +115,25 @@ class Files:
 
     def _fact(self, key: str) -> tuple[int, str]:
         if key not in self.manifest:
-            raise DamageError("the store's record does not name this file")
+            raise DamageError("the file is not listed in the store's record")
         return self.manifest[key]
 
     def _compare(self, key: str) -> None:
-        """A whole shard with its digest: in pieces from a local folder; else as one, which is kept where each read is a request."""
+        """Compare a whole shard with the manifest: in pieces from a local folder, else at once. A remote store's shard is kept in memory."""
         size, sha256 = self.size(key), self._fact(key)[1]
         if isinstance(self.place, LocalStore):
             hashed = hashlib.sha256()
             for start in range(0, size, _PIECE):
                 hashed.update(self.place.get(key, start, _PIECE) or b"")
-            found = hashed.hexdigest()
+            actual = hashed.hexdigest()
         else:
             data = self.place.get(key) or b""
-            found = digest(data)
-            if self._far:
+            actual = digest(data)
+            if self._remote:
                 self._whole[key] = data
-        if found != sha256:
+        if actual != sha256:
             self._whole.pop(key)
-            raise DamageError(f"damaged, or the shard of another store: {_DIFFERS}")
+            raise DamageError(f"damaged, or a shard of another store: {_DIFFERS}")
 
 
 _DIFFERS = "its SHA-256 differs from the record's"

@@ -1,7 +1,7 @@
-"""What the metadata of a store may say, checked before a byte of memory is taken for it. Pure.
+"""Checks of a store's metadata, before memory is allocated for what it describes. Pure.
 
-Two laws bound everything: an array's document is byte for byte the one that the contract makes for the store's sizes, and the manifest
-lists exactly the objects that those sizes need, none larger than it can be. So no number in a document can ask for more than is there.
+Two rules bound the memory: an array's document must be byte for byte the one that the schema gives for the store's sizes, and the manifest
+must list exactly the objects of those sizes, none larger than possible. So a number in a document cannot describe more than exists.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import NoReturn
 
 from .codec import encoded_bound, index_bytes
 from .schema import (
@@ -29,43 +29,45 @@ from .schema import (
 from .writer import ROOT_KEY, array_document, as_written, canonical, chunk_key, group_document, manifest_document
 
 ROOT_LIMIT = 2**26
-"""Bytes of the root document: it names the manifest's files, and each of those lists some 50,000 others."""
+"""Limit in bytes of the root document. It names the manifest's files, each of which lists about 50,000 files."""
 DOCUMENT_LIMIT = 2**16
-"""Bytes of any other document."""
-_DEPTH = 32  # ours have eight levels
+"""Limit in bytes of any other document."""
+_DEPTH = 32  # limit of nested levels; ours have eight
 _LINE = re.compile(r"([0-9a-f]{64})  ([0-9]{1,18})  ([!-~]+)")
-_RECORD_RATIO = 16  # a line has 32 bytes of digest, which no compression makes smaller, and fewer than 160 besides
+_RECORD_RATIO = (
+    16  # limit of the manifest's compression: of fewer than 192 bytes per line, 32 are a digest, which cannot be compressed
+)
 
 Facts = Mapping[str, tuple[int, str]]
 """key -> (bytes, SHA-256)."""
 
 
-def parse_json(data: bytes) -> dict[str, Any]:
-    """A JSON object in UTF-8; ValueError for anything else: NaN, a key twice, nested too deep to read."""
+def parse_json(data: bytes) -> Document:
+    """A JSON object in UTF-8. ValueError for anything else, for NaN or infinity, a duplicate key, and more than 32 nested levels."""
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_number)
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, got {type(value).__name__}")
-    layer: list[Any] = [value]
+    level: list[dict[str, object] | list[object]] = [value]
     for _ in range(_DEPTH):
-        layer = [inner for outer in layer for inner in (outer.values() if isinstance(outer, dict) else outer)]
-        layer = [inner for inner in layer if isinstance(inner, dict | list)]
-    if layer:
+        children = [child for parent in level for child in (parent.values() if isinstance(parent, dict) else parent)]
+        level = [child for child in children if isinstance(child, dict | list)]
+    if level:
         raise ValueError("nested too deep")
     return value
 
 
 def sizes_of(data: Mapping[str, bytes], scale: int) -> tuple[dict[str, int], list[str]]:
-    """The letters of a store and what is wrong with its arrays' documents.
+    """The sizes of a store, and the problems of its arrays' documents.
 
     Args:
-        data: path -> bytes of its `zarr.json`, for every array of the contract.
-        scale: of the store.
+        data: path -> bytes of the `zarr.json`, for every array of the schema.
+        scale: HR pixels per LR pixel of the store.
 
     Returns:
-        the letters' values (empty if the documents do not say); one sentence per fault, which starts with the document's key.
+        The sizes (see `schema`), empty if they cannot be read; and one sentence per problem, which starts with the document's key.
     """
     documents, problems = {}, []
     for path, text in data.items():
@@ -84,82 +86,82 @@ def sizes_of(data: Mapping[str, bytes], scale: int) -> tuple[dict[str, int], lis
             if not problems and as_written(data[spec.path]) != canonical(
                 _with_level_of(documents[spec.path], array_document(spec, sizes))
             ):
-                problems.append(f"{spec.path}/{ROOT_KEY}: differs from what format version 1 says of this array")
+                problems.append(f"{spec.path}/{ROOT_KEY}: differs from this array's metadata in format version 1")
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        return {}, [f"array metadata without {error}"]
+        return {}, [f"array metadata are incomplete or malformed: {error}"]
     return sizes, problems
 
 
 def group_problem(path: str, data: bytes) -> str | None:
-    """What is wrong with the document of `images`, `masks` or `tiles`."""
+    """The problem of the document of `images`, `masks` or `tiles`; None if it is valid."""
     return None if data == canonical(group_document({})) else f"{path}/{ROOT_KEY}: differs from a plain group's"
 
 
-def manifest_files(own: object) -> dict[str, tuple[int, str]]:
-    """The manifest's own files as the root names them; ValueError if they are not `record/zarr.json` and `record/c/0`, 1, 2, …"""
+def manifest_files(own: object) -> Facts:
+    """The manifest's own files (key -> bytes, SHA-256) as listed in the root; ValueError if they are not `record/zarr.json` and `record/c/0`, 1, 2, …"""
     if not isinstance(own, dict):
-        raise ValueError("the root does not name the record's files")
+        raise ValueError("the root does not list the record's files")
     facts = {}
     for key, fact in own.items():
         size, sha256 = fact if isinstance(fact, list) and len(fact) == 2 else (None, None)
         if type(size) is not int or not isinstance(sha256, str) or not 0 < size <= _most_of_record(key):
-            raise ValueError(f"the root names a file of the record with {fact!r:.80}")
+            raise ValueError(f"the root lists a file of the record with an invalid size or SHA-256: {fact!r:.80}")
         facts[key] = (size, sha256)
-    wanted = [f"{MANIFEST_KEY}/{ROOT_KEY}", *(chunk_key(MANIFEST_KEY, index, 1) for index in range(len(facts) - 1))]
-    if set(facts) != set(wanted):
-        raise ValueError("the root names other files than the record's")
-    return {key: facts[key] for key in wanted}
+    expected = [f"{MANIFEST_KEY}/{ROOT_KEY}", *(chunk_key(MANIFEST_KEY, index, 1) for index in range(len(facts) - 1))]
+    if set(facts) != set(expected):
+        raise ValueError("the root lists files that are not the record's")
+    return {key: facts[key] for key in expected}
 
 
 def manifest_length(data: bytes, own: Facts) -> int:
-    """Bytes of the manifest's text, as its document says; ValueError if its files cannot hold that much."""
+    """Size in bytes of the manifest's text, according to its document; ValueError if its files are too small for it."""
     document = parse_json(data)
     shape = document.get("shape")
     length = shape[0] if isinstance(shape, list) and len(shape) == 1 else None
     if type(length) is not int or length < 0 or data != canonical(manifest_document(length)):
-        raise ValueError("the record's metadata differ from what format version 1 says")
+        raise ValueError("the record's metadata differ from those of format version 1")
     chunks = len(own) - 1
     if -(-length // LONG_ROWS) != chunks or length > _RECORD_RATIO * sum(size for size, _ in own.values()):
-        raise ValueError(f"the record is said to have {length} bytes, which its {chunks} files cannot hold")
+        raise ValueError(f"the record's metadata give {length} bytes, too many for its files ({chunks})")
     return length
 
 
-def parse_manifest(text: bytes) -> dict[str, tuple[int, str]]:
-    """key -> (bytes, SHA-256) of the manifest's lines, `SHA256  BYTES  KEY`; ValueError for any other line, and for a key twice."""
+def parse_manifest(text: bytes) -> Facts:
+    """key -> (bytes, SHA-256) of the manifest's lines, `SHA256  BYTES  KEY`; ValueError for an invalid line or a duplicate key."""
     lines = text.decode("ascii").split("\n")
     if lines.pop():
-        raise ValueError("the record's last line is cut off")
+        raise ValueError("the record's last line is incomplete")
     facts = {}
     for line in lines:
         match = _LINE.fullmatch(line)
         if match is None:
-            raise ValueError(f"a line of the record is none: {line!r:.80}")
+            raise ValueError(f"invalid line of the record: {line!r:.80}")
         facts[match[3]] = (int(match[2]), match[1])
     if len(facts) != len(lines):
-        raise ValueError("the record names a file twice")
+        raise ValueError("the record lists a file twice")
     return facts
 
 
 def expected_objects(sizes: Mapping[str, int]) -> int:
-    """Files of a store of these sizes without the root and the manifest."""
+    """The number of files of a store of these sizes, without the root and the manifest."""
     groups = len({spec.group for spec in ARRAYS})
     return groups + len(ARRAYS) + sum(_count(spec, sizes) for spec in ARRAYS)
 
 
 def manifest_problem(manifest: Facts, sizes: Mapping[str, int]) -> str | None:
-    """Whether the manifest lists exactly the objects of a store of these sizes, each of a possible size."""
+    """The manifest must list exactly the objects of a store of these sizes, each of a possible size; None if it does."""
     if (count := expected_objects(sizes)) != len(manifest):
-        return f"the arrays need {count} files, the record lists {len(manifest)}"
+        return f"expected {count} files according to the arrays' metadata, the record lists {len(manifest)}"
     for key, most in largest(sizes):
         if key not in manifest:
-            return f"{key}: missing in the record"
+            return f"{key}: not listed in the record"
         if not 0 < manifest[key][0] <= most:
-            return f"{key}: recorded with {manifest[key][0]} bytes, at most {most} are possible"
+            return f"{key}: expected 1 to {most} bytes, the record has {manifest[key][0]}"
     return None
 
 
 def largest(sizes: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """(key, most bytes) of every object of a store of these sizes, without the root and the manifest."""
+    """(key, largest possible size in bytes) of every object of a store of these sizes, without the root and the manifest."""
     for group in dict.fromkeys(spec.group for spec in ARRAYS):
         yield f"{group}/{ROOT_KEY}", DOCUMENT_LIMIT
     for spec in ARRAYS:
@@ -175,7 +177,7 @@ def _count(spec: ArraySpec, sizes: Mapping[str, int]) -> int:
 
 
 def _most(spec: ArraySpec, sizes: Mapping[str, int]) -> int:
-    """Most bytes of one chunk's or shard's file."""
+    """The largest possible size in bytes of a file of this array, a chunk or a shard."""
     shape = shape_of(spec, sizes)
     chunk, shard = chunk_of(spec, shape), shard_of(spec, shape, sizes["T"])
     one = encoded_bound(math.prod(chunk) * spec.little.itemsize)
@@ -191,13 +193,13 @@ def _impossible(sizes: Mapping[str, int], scale: int) -> str | None:
         return f"expected sizes >= 0, got {dict(sizes)}"
     tile = sizes["T"]
     if not 0 < tile <= MAX_TILE or scale < 1 or tile % scale:
-        return f"tiles: expected a side of {scale} to {MAX_TILE} HR pixels, a multiple of the scale {scale}, got {tile}"
+        return f"tiles: expected a tile size of {scale} to {MAX_TILE} HR pixels, a multiple of the scale {scale}, got {tile}"
     return None
 
 
-def _with_level_of(found: Document, document: Document) -> Document:
-    """The contract's document with the zstd level of another: readers need not know it, so stores may differ there."""
-    inner, ours = found["codecs"], document["codecs"]
+def _with_level_of(actual: Document, document: Document) -> Document:
+    """The schema's document with the zstd level of the actual one: readers do not need the level, so it may differ."""
+    inner, ours = actual["codecs"], document["codecs"]
     if ours[0]["name"] == "sharding_indexed":
         inner, ours = inner[0]["configuration"]["codecs"], ours[0]["configuration"]["codecs"]
     level = inner[1]["configuration"]["level"]
@@ -206,12 +208,12 @@ def _with_level_of(found: Document, document: Document) -> Document:
     return document
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a key comes twice")
+        raise ValueError("duplicate key")
     return value
 
 
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number of JSON")
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON number")

@@ -1,8 +1,8 @@
-"""Read a store: `open_store(path)` checks the root and the contract, then hands out tables, tiles and masks.
+"""Reading a store: `open_store(path)` checks the root and the schema and returns a `Store` with tables, tiles and masks.
 
-Reads are whole chunks with their checksums, of files that are those of the manifest (`files.py`); a missing or damaged one is a `StoreError`
-that names the file, never zeros (Zarr's own readers return the fill value for a missing chunk). Offsets, counts, places, names and labels
-are checked before they are used: the store may be a stranger's. Nothing here needs an event loop, so a `Store` works in forked workers.
+Whole chunks are read, with their checksums, from files that are compared with the manifest (`files.py`). A missing or damaged file is a
+`StoreError` that names it; other Zarr readers return the fill value for a missing chunk. Offsets, counts, positions, names and labels
+are checked before use, because a store may be untrusted. There is no event loop, so a `Store` works in forked workers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -23,36 +23,33 @@ from ..storage.local import KeyStore, Location, get_at_most, key_store_at
 from ..storage.lru import LRUCache
 from .codec import chunk_span, decode_chunk, decode_index, encoded_bound, index_bytes
 from .files import Files
-from .metadata import ROOT_LIMIT, group_problem, manifest_files, manifest_problem, sizes_of
+from .metadata import ROOT_LIMIT, Facts, group_problem, manifest_files, manifest_problem, sizes_of
 from .root import nothing_there, read_manifest, read_root
-from .schema import ARRAYS, shape_of, tiles_per_shard
+from .schema import ARRAYS, Document, shape_of, tiles_per_shard
 from .tables import IMAGE_TABLES, place_problems, table_problems, texts_of
 from .writer import ROOT_KEY, SPECS, chunk_key, digest
 
-_KEEP = 96  # indices of shards (1 to 64 kB) and chunks of tables (under 1 MB) that a store keeps, whatever its size
-_KEEP_RUNS = 2  # chunks of `masks/rle` (16 MiB each) that it keeps
-_GROUPS = (
-    IMAGE_TABLES,
-    ("images/name_offset", "images/name"),
-    ("images/note_offset", "images/note"),
-)  # read and checked together
+_KEPT = 96  # shard indices (1 to 64 kB) and chunks of tables (under 1 MB) in memory
+_KEPT_RUNS = 2  # chunks of `masks/rle` (16 MiB each) in memory
+# tables that are read and checked together
+_GROUPS = (IMAGE_TABLES, ("images/name_offset", "images/name"), ("images/note_offset", "images/note"))
 _SHOWN = 4  # tiles in a notebook
-_ASK = "the store contradicts itself: ask whoever made it, or prepare it again"
+_ADVICE = "the store is inconsistent: get another copy of it, or prepare it again"
 
 
 def open_store(path: Location, cache: Path | None = None, cache_bytes: int = CACHE_BYTES, check_shards: bool = True) -> Store:
     """Open a committed store for reading.
 
     Args:
-        path: what `samdiff prepare` wrote: the folder `NAME.zarr`, a URL such as `s3://bucket/NAME.zarr`, or a place.
-        cache: folder for whole shards of a store that lies far away (see `cache.py`); None reads the place itself.
-        cache_bytes: bound of that folder, over all the stores that use it.
-        check_shards: compare each shard with its recorded SHA-256 when a process first reads a tile of it, which reads the shard whole.
-            Without, a tile is read alone (at a URL: one request for its bytes), and only its own checksum is checked.
+        path: the output of `samdiff prepare`: the folder `NAME.zarr`, a URL such as `s3://bucket/NAME.zarr`, or a `KeyStore`.
+        cache: folder that keeps shards of a remote store (see `cache.py`); None: no cache.
+        cache_bytes: limit of the size of that folder in bytes, for all stores that use it.
+        check_shards: compare each shard with its recorded SHA-256 before a process first reads a tile of it; this reads the whole
+            shard. If False, only the bytes of the tile are read (at a URL, with one request), and only its checksum is checked.
 
     Raises:
-        StoreError: nothing there, not a store, not finished, another format version, or metadata that breaks the contract or
-            differs from what was committed.
+        StoreError: the store does not exist, is not a samdiff store, is not finished, has another format version, or its metadata
+            are damaged or differ from the schema.
     """
     place = key_store_at(path)
     data = get_at_most(RetryingStore(place) if cache else place, ROOT_KEY, ROOT_LIMIT)
@@ -60,44 +57,53 @@ def open_store(path: Location, cache: Path | None = None, cache_bytes: int = CAC
         raise StoreError(nothing_there(place))
     attributes = read_root(place, data)
     if cache:
-        place = CachingStore(place, cache, digest(data)[:24], cache_bytes)
+        place = CachingStore(place, cache, digest(data)[:24], limit=cache_bytes)
     return Store(place, attributes, check_shards=check_shards)
 
 
 class Store:
-    """One store, read-only: `len(store)` tiles of `tile` HR pixels at `scale`, from `n_images` images with `n_masks` masks.
+    """A store, read-only: `len(store)` tiles of `tile` x `tile` HR pixels at `scale`, from `n_images` images with `n_masks` masks.
 
-    `store[i]` is one tile, `for tile in store` all of them in order; random crops for training come from `ShardDataset`.
+    `store[i]` is one tile; `for tile in store` gives all in order. `ShardDataset` makes random crops for training.
     """
 
     def __init__(
         self,
         place: KeyStore,
-        attributes: dict[str, Any],
-        manifest: dict[str, tuple[int, str]] | None = None,
+        attributes: Document,
+        manifest: Facts | None = None,
         check_shards: bool = True,
     ) -> None:
-        """`record` replaces the store's own, and neither it nor the tables are then checked: for `verify` only."""
+        """Use `open_store`, which reads and checks the root document.
+
+        Args:
+            place: where the store is.
+            attributes: the root document's attributes.
+            manifest: replaces the store's own; then files and tables are not checked. Only for `verify`.
+            check_shards: see `open_store`.
+        """
         self.place = place
         self.attrs = attributes
         self.scale: int = attributes["scale"]
         self._strict = manifest is None
         self.manifest = read_manifest(place, manifest_files(attributes["digests"]["record"])) if manifest is None else manifest
-        self._files = Files(place, self.manifest, self._strict, check_shards)
+        self._files = Files(place, self.manifest, strict=self._strict, check_shards=check_shards)
         groups = dict.fromkeys(spec.group for spec in ARRAYS) if self._strict else {}
         paths = [*groups, *(spec.path for spec in ARRAYS)]
         data = dict(zip(paths, self._files.documents([f"{path}/{ROOT_KEY}" for path in paths]), strict=True))
         problems = [problem for path in groups if (problem := group_problem(path, data.pop(path)))]
-        self.sizes, found = sizes_of(data, self.scale)
-        problems += found
+        self.sizes, size_problems = sizes_of(data, self.scale)
+        problems += size_problems
         if self._strict and not problems and (problem := manifest_problem(self.manifest, self.sizes)):
             problems.append(problem)
         if problems:
-            raise StoreError(f"{place}: the store breaks its contract: {printable('; '.join(problems[:5]))}; prepare it again")
+            raise StoreError(
+                f"{place}: the store's metadata are not valid: {printable('; '.join(problems[:5]))}; prepare it again"
+            )
         self.tile = self.sizes["T"]
         self._slots = tiles_per_shard(self.tile)
-        self._recent: LRUCache[np.ndarray] = LRUCache(_KEEP)
-        self._runs: LRUCache[np.ndarray] = LRUCache(_KEEP_RUNS)
+        self._recent: LRUCache[np.ndarray] = LRUCache(_KEPT)
+        self._runs: LRUCache[np.ndarray] = LRUCache(_KEPT_RUNS)
         self._tables: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -111,8 +117,8 @@ class Store:
 
         Raises:
             PositionError: there is no such tile; an `IndexError`.
-            IndexKindError: a slice, or no integer; a `TypeError`.
-            StoreError: a shard is missing or damaged; the message names it.
+            IndexKindError: the index is a slice or not an integer; a `TypeError`.
+            StoreError: a file is missing or damaged; the message names it.
         """
         row = [index_in(index, len(self), several='`read_tiles("hr", rows)`')]
         tiles = {name: self.read_tiles(name, row)[0] for name in ("hr", "lr", "labels")}
@@ -126,7 +132,7 @@ class Store:
         return f"Store({str(self.place)!r}, {sizes})"
 
     def _repr_html_(self) -> str:
-        """For notebooks: counts, sizes, and a few tiles beside their masks."""
+        """For notebooks: counts, sizes, and a few tiles with their masks."""
         facts = {
             "place": str(self.place),
             "tiles": f"{len(self)} of {self.tile} x {self.tile} HR pixels, x{self.scale}",
@@ -137,29 +143,32 @@ class Store:
         try:
             facts["images"] += f", {len(self.skipped())} of them skipped"
             return html_table("Store", facts, {f"tile {row}": self[row] for row in spread(len(self), _SHOWN)})
-        except StoreError as error:  # a notebook shows the object and what is wrong with it
+        except StoreError as error:  # a notebook still shows the object, with the error
             return html_table("Store", facts, {}, note=str(error))
 
     @property
     def n_images(self) -> int:
-        """Images in the store's table, skipped ones included."""
+        """The number of images, including skipped ones."""
         return self.sizes["I"]
 
     @property
     def n_masks(self) -> int:
-        """Masks of all images."""
+        """The number of masks of all images."""
         return self.sizes["M"]
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the sources and every setting that made the store."""
-        return self.attrs["fingerprint"]
+        """SHA-256 (hexadecimal) of the sources' hashes and of every setting that determines the content."""
+        return str(self.attrs["fingerprint"])
 
     def table(self, path: str) -> np.ndarray:
-        """A whole table, e.g. `masks/codes`; kept after the first use, read-only. For tiles use `read_tiles`.
+        """A whole array such as `masks/codes`, read-only; it is kept in memory. For tiles use `read_tiles`.
+
+        Args:
+            path: a path of `schema.ARRAYS`, which gives shape and dtype.
 
         Raises:
-            StoreError: a file of it is missing or damaged, or what it says cannot be.
+            StoreError: a file is missing or damaged, or the content is not valid.
         """
         if path not in self._tables:
             names = next((group for group in _GROUPS if path in group and self._strict), (path,))
@@ -173,32 +182,32 @@ class Store:
         """Tiles of one array (`hr`, `lr` or `labels`) by row.
 
         Returns:
-            [len(rows), …] in the array's dtype, in the order asked for.
+            [len(rows), …] in the order of `rows`: uint8 `hr` [n, T, T, 3] and `lr` [n, t, t, 3], uint16 `labels` [n, T, T].
 
         Raises:
-            StoreError: a row is not in the store, or a shard is missing or damaged; the message names it.
+            StoreError: a row is not in the store, or a file is missing or damaged; the message names it.
         """
         out = np.empty((len(rows), *self.tile_like(name).shape), self.tile_like(name).dtype)
-        for place, row in enumerate(rows):
-            self.read_tile(name, int(row), out[place])
+        for position, row in enumerate(rows):
+            self.read_tile(name, int(row), out[position])
         if name == "labels" and len(rows):
             self.check_labels(np.asarray(rows), out.reshape(len(rows), -1).max(axis=1))
         return out
 
     def tile_like(self, name: str) -> np.ndarray:
-        """An empty array of one tile's type and shape, to decode into."""
+        """An uninitialized array with the dtype and shape of one tile, to decode into."""
         path = f"tiles/{name}"
         return np.empty(self._shape(path)[1:], SPECS[path].little)
 
     def read_tile(self, name: str, row: int, out: np.ndarray) -> np.ndarray:
-        """One tile, decoded into `out` (see `tile_like`) and returned; errors as `read_tiles`. Threads may read at once."""
+        """Decode one tile into `out` (see `tile_like`), and return it. Labels are not checked. Errors as in `read_tiles`. Thread-safe."""
         if not 0 <= row < len(self):
             raise StoreError(f"{self.place}: tile {row} requested, but the store has {len(self)}")
         key = chunk_key(f"tiles/{name}", row // self._slots, out.ndim + 1)
         return self._files.naming(key, lambda: self._decoded(key, row % self._slots, out), lambda: self._recent.pop(key))
 
     def check_labels(self, rows: np.ndarray, largest: np.ndarray) -> None:
-        """StoreError if the largest label of one of these tiles names no mask of its image; int [n] each. Not when opened to verify."""
+        """Raise a StoreError if a tile's largest label exceeds the number of its image's masks; int [n] each. Not if opened for `verify`."""
         if not self._strict:
             return
         masks = self.table("images/n_masks")[self.rows("tiles/place", rows)[:, 0]]
@@ -206,42 +215,42 @@ class Store:
             k = int(np.flatnonzero(largest > masks)[0])
             key = chunk_key("tiles/labels", int(rows[k]) // self._slots, 3)
             raise StoreError(
-                f"{self.place}/{key}: tile {rows[k]} has label {largest[k]}, but its image has {masks[k]} masks; {_ASK}"
+                f"{self.place}/{key}: tile {rows[k]} has label {largest[k]}, but its image has {masks[k]} masks; {_ADVICE}"
             )
 
     def prefetch(self, rows: np.ndarray) -> None:
-        """Fetch the shards that hold these tiles in the background, if the store lies far away and has a cache."""
+        """Download the shards of these tiles in the background, if the store has a cache folder; `rows` is int [n]."""
         if isinstance(self.place, CachingStore):
             shards = np.unique(rows // self._slots).tolist()
             self.place.prefetch(chunk_key(f"tiles/{n}", i, 3 + (n != "labels")) for i in shards for n in ("hr", "lr", "labels"))
 
     def rows(self, path: str, rows: np.ndarray) -> np.ndarray:
-        """Some rows of a table, by chunks of which a few are kept: nothing grows with the number of tiles."""
+        """Some rows of a table; `rows` is int [n]. A few chunks are kept in memory, whatever the number of rows of the table."""
         size, shape = SPECS[path].rows, self._shape(path)
         out = np.empty((len(rows), *shape[1:]), SPECS[path].little)
         for index in np.unique(rows // size):
-            mine = rows // size == index
-            out[mine] = self._kept_chunk(self._recent, path, int(index))[rows[mine] % size]
+            in_chunk = rows // size == index
+            out[in_chunk] = self._kept_chunk(self._recent, path, int(index))[rows[in_chunk] % size]
         return out
 
     def names(self) -> list[str]:
-        """Names of all images as the source listed them: not empty, each once, none leads out of a folder."""
+        """Names of all images, in the order of the source: not empty, unique, relative paths without `..`."""
         return list(self._names)
 
     def note(self, image: int) -> str:
-        """Why an image was skipped, or what decoding did to it; empty for most."""
+        """Why an image was skipped, or the decoder's remarks about it; often empty."""
         offsets, text = self.table("images/note_offset"), self.table("images/note")
         return text[int(offsets[image]) : int(offsets[image + 1])].tobytes().decode()
 
     def skipped(self) -> dict[str, str]:
-        """name -> reason of every image that was not used."""
+        """name -> reason for every skipped image."""
         return {self._names[int(i)]: self.note(int(i)) for i in np.flatnonzero(self.table("images/status"))}
 
     def masks(self, image: int) -> list[np.ndarray]:
-        """The image's overlapping masks as found, in painting order: COCO runs, uint32, column-major, HR frame.
+        """The masks of one image in painting order, which may overlap: COCO runs, uint32, column-major, in HR pixels.
 
         Raises:
-            StoreError: a file is missing or damaged, or the runs of a mask do not cover the image.
+            StoreError: a file is missing or damaged, or the runs of a mask are not valid for the image's size.
         """
         first, count = int(self.table("images/first_mask")[image]), int(self.table("images/n_masks")[image])
         if count == 0:
@@ -253,7 +262,7 @@ class Store:
                 counts_of(runs, int(self.table("images/height")[image]), int(self.table("images/width")[image]))
             except SamdiffError as error:
                 raise StoreError(
-                    f"{self.place}/masks/rle: {printable(self._names[image])}: mask {k + 1}: {error}; {_ASK}"
+                    f"{self.place}/masks/rle: {printable(self._names[image])}: mask {k + 1}: {error}; {_ADVICE}"
                 ) from error
         return masks
 
@@ -263,13 +272,13 @@ class Store:
 
     def _refuse(self, problems: Iterator[str]) -> None:
         if (problem := next(problems, None)) is not None:
-            raise StoreError(f"{self.place}/{printable(problem)}; {_ASK}")
+            raise StoreError(f"{self.place}/{printable(problem)}; {_ADVICE}")
 
     def _shape(self, path: str) -> tuple[int, ...]:
         return shape_of(SPECS[path], self.sizes)
 
     def _rows(self, path: str, start: int, stop: int) -> np.ndarray:
-        """Rows of a table, or tiles."""
+        """Rows `start` to `stop` of any array, read-only for tables."""
         spec, shape = SPECS[path], self._shape(path)
         if spec.rows == 1:
             return self.read_tiles(path.split("/")[1], range(start, stop))
@@ -289,15 +298,15 @@ class Store:
         return chunk
 
     def _chunk(self, path: str, index: int) -> np.ndarray:
-        """A whole chunk of a table, as it is stored; places are checked, for they say whose codes a tile's labels mean."""
+        """A whole chunk of a table, with its padding. `tiles/place` is checked, because it decides which codes a tile's labels refer to."""
         spec, shape = SPECS[path], self._shape(path)
-        whole = (spec.rows, *shape[1:])
-        most = encoded_bound(math.prod(whole) * spec.little.itemsize)
+        chunk_shape = (spec.rows, *shape[1:])
+        limit = encoded_bound(math.prod(chunk_shape) * spec.little.itemsize)
         key = chunk_key(path, index, len(shape))
-        chunk = self._files.whole(key, most, lambda data: decode_chunk(data, spec.little, whole))
+        chunk = self._files.whole(key, limit, lambda data: decode_chunk(data, spec.little, chunk_shape))
         if path == "tiles/place" and self._strict:
             first, images = index * spec.rows, {name: self.table(name) for name in IMAGE_TABLES}
-            self._refuse(place_problems(chunk[: len(self) - first], first, images, self.tile, self.scale))
+            self._refuse(place_problems(chunk[: len(self) - first], first, images, tile=self.tile, scale=self.scale))
         return chunk
 
     def _decoded(self, key: str, slot: int, out: np.ndarray) -> np.ndarray:
@@ -306,4 +315,4 @@ class Store:
             size, tail = self._files.size(key), index_bytes(self._slots)
             index = decode_index(self._files.part(key, max(0, size - tail), tail), self._slots, size)
             self._recent[key] = index
-        return decode_chunk(self._files.part(key, *chunk_span(index, slot)), out.dtype, out.shape, out)
+        return decode_chunk(self._files.part(key, *chunk_span(index, slot)), out.dtype, out.shape, out=out)

@@ -1,34 +1,36 @@
-"""The root document of a store, which is its commit: is it there, is it ours, is it whole; and the manifest that it names."""
+"""The root document of a store, which commits it, and the manifest that it names: read and checked."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from ...errors import StoreError, printable
 from ..storage.local import KeyStore, LocalStore, get_at_most
 from .codec import DamageError, decode_chunk
-from .metadata import DOCUMENT_LIMIT, manifest_files, manifest_length, parse_json, parse_manifest
+from .metadata import DOCUMENT_LIMIT, Facts, manifest_files, manifest_length, parse_json, parse_manifest
 from .schema import FORMAT, FORMAT_VERSION, LONG_ROWS, MANIFEST_KEY, Document
 from .writer import ROOT_KEY, SPECS, as_written, digest, unseal
 
-_FACTS = ("segmenter", "degradation", "structure", "software", "uncompared", "counts")  # where there, they are objects
+_OBJECTS = ("segmenter", "degradation", "structure", "software", "uncompared", "counts")  # attributes that are JSON objects
 
 
-def read_root(place: KeyStore, data: bytes) -> dict[str, Any]:
-    """The root document's attributes, checked.
+def read_root(place: KeyStore, data: bytes) -> Document:
+    """The attributes of the root document, checked.
+
+    Args:
+        place: the store, for messages.
+        data: the root document.
 
     Raises:
-        StoreError: not a store of ours, another format version, edited or damaged.
+        StoreError: not a samdiff store, another format version, edited or damaged.
     """
     try:
-        attributes = dict(parse_json(data).get("attributes") or {})
+        attributes: Document = dict(parse_json(data).get("attributes") or {})
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"{place}: {ROOT_KEY} is not readable ({printable(error)}); the store is damaged, prepare it again"
+            f"{place}: {ROOT_KEY} cannot be read ({printable(error)}); the store is damaged, prepare it again"
         ) from error
     if attributes.get("format") != FORMAT:
         raise StoreError(
-            f"{place}: expected a samdiff store, got a Zarr group without its mark; make one with `samdiff prepare`"
+            f"{place}: expected a samdiff store, got a Zarr group that samdiff did not write; make one with `samdiff prepare`"
         )
     if attributes.get("format_version") != FORMAT_VERSION:
         raise StoreError(
@@ -44,15 +46,15 @@ def read_root(place: KeyStore, data: bytes) -> dict[str, Any]:
         raise StoreError(f"{place}: {ROOT_KEY}: {printable(error)}; restore the file or prepare the store again") from error
 
 
-def read_manifest(place: KeyStore, own: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
-    """key -> (bytes, SHA-256) of every file of a store but the root and the manifest, as committed.
+def read_manifest(place: KeyStore, own: Facts) -> Facts:
+    """The manifest: key -> (bytes, SHA-256) of each file of a store, except the root document and the manifest's own files.
 
     Args:
-        place: where the store lies.
+        place: the store.
         own: the manifest's own files, from `metadata.manifest_files`.
 
     Raises:
-        StoreError: one of them is missing or damaged.
+        StoreError: one of the manifest's files is missing or damaged.
     """
     length, text = 0, b""
     for key, fact in own.items():
@@ -76,24 +78,22 @@ def read_manifest(place: KeyStore, own: dict[str, tuple[int, str]]) -> dict[str,
 
 
 def _check_attributes(attributes: Document) -> None:
-    """What the rest of the package relies on; ValueError."""
+    """Raise a ValueError if an attribute that this package uses has the wrong type."""
     scale, fingerprint = attributes.get("scale"), attributes.get("fingerprint")
     if type(scale) is not int or scale < 1:
         raise ValueError(f"scale: expected an integer of at least 1, got {scale!r:.80}")
     if not isinstance(fingerprint, str):
         raise ValueError(f"fingerprint: expected text, got {fingerprint!r:.80}")
-    for name in _FACTS:
+    for name in _OBJECTS:
         if not isinstance(attributes.get(name, {}), dict):
             raise ValueError(f"{name}: expected an object, got {attributes[name]!r:.80}")
 
 
 def nothing_there(place: KeyStore) -> str:
-    """Why there is no store to open, and what to do."""
+    """The error message for a place without a store: why, and what to do."""
     staging = place.sibling(".staging")
     if staging.get("settings.json") is not None:
-        return (
-            f"{place}: the store is not finished ({staging} lies beside it); the same `samdiff prepare` command goes on with it"
-        )
+        return f"{place}: the store is not finished ({staging} exists); resume it with the same `samdiff prepare` command"
     if isinstance(place, LocalStore) and place.root.is_file():
         return f"{place}: expected a samdiff store, got a file"
     if next(place.list_keys(), None) is not None:

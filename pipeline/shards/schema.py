@@ -1,9 +1,9 @@
-"""The contract of a store: ONE table of every array, and the stages that read and write them.
+"""The schema of a store: one table of all arrays, and the stages that read and write them.
 
-A store is a Zarr v3 group, format version 1. Everything that another program may rely on stands in `ARRAYS`; the `--dry-run`
-of `samdiff prepare`, the check at each open, the store's own metadata and the README's table are all made from it.
+A store is a Zarr v3 group, format version 1. `ARRAYS` lists everything that another program may rely on. The output of
+`samdiff prepare --dry-run`, the check of each opened store, the store's metadata and the table in the documentation are made from it.
 
-Letters: I images, N tiles, M masks, T tile size in HR pixels, t = T / scale, R runs of all masks, B bytes of text.
+Sizes: I images, N tiles, M masks, T tile size in HR pixels, t = T / scale, R runs of all masks, B bytes of names, B2 bytes of notes.
 """
 
 from __future__ import annotations
@@ -20,34 +20,40 @@ FORMAT_VERSION = 1
 TABLE_ROWS = 65_536  # rows per chunk of a table
 LONG_ROWS = 4_194_304  # entries per chunk of a ragged table's values
 Document = Mapping[str, Any]
-"""A `zarr.json`, or attributes in it: JSON values by name."""
-MANIFEST_KEY = "record"  # the array that lists every file with size and SHA-256
-ZSTD_LEVEL = 3  # images: level 9 saves 2 to 3 points more and takes three times as long (docs/store.md)
-LABEL_LEVEL = 12  # label maps: a third smaller than level 3, decoded as fast
+"""A JSON object: a `zarr.json`, its attributes, or a part of them. The values are any JSON values, so code must check those it did not write."""
+MANIFEST_KEY = "record"  # the array with the size and SHA-256 of each file
+ZSTD_LEVEL = 3  # for images, level 9 saves only 2 to 3 percentage points and takes three times as long (docs/store.md)
+LABEL_LEVEL = 12  # label maps are a third smaller than with level 3, and decoded as fast
 MAX_TILE = 4096  # HR pixels per side: the largest tile that `prepare` makes
-SHARD_BYTES = 16 * 2**20  # raw HR bytes that a shard of tiles aims at
+SHARD_BYTES = 16 * 2**20  # target size of a shard of HR tiles, uncompressed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """One array of the store. `shape` holds letters (see the module) and numbers; rows are the first dimension."""
+    """One array of the store."""
 
     path: str
+    """`GROUP/NAME`."""
     dtype: str
+    """NumPy's name of the type."""
     shape: tuple[str | int, ...]
+    """Length of each dimension: a number, or the name of a size (see the module). The first dimension is the rows."""
     dims: tuple[str, ...]
+    """Name of each dimension."""
     frame: str
+    """`HR` or `LR`: the pixels that coordinates and lengths refer to; empty if none."""
     meaning: str
+    """Description for the documentation."""
     stage: str
     """The stage that writes it."""
     rows: int = TABLE_ROWS
-    """Rows per chunk; 1 and sharded for tiles."""
+    """Rows per chunk. Arrays with 1, the tiles, are sharded."""
     level: int = ZSTD_LEVEL
-    """zstd's level: readers need not know it."""
+    """The zstd level. Readers do not need it."""
 
     @property
     def little(self) -> np.dtype:
-        """The dtype as it lies in the store: little-endian."""
+        """The dtype in the store, which is little-endian."""
         return np.dtype(self.dtype).newbyteorder("<")
 
     @property
@@ -56,84 +62,101 @@ class ArraySpec:
         return self.path.split("/")[0]
 
 
-def _tiles(
-    name: str,
-    dtype: str,
-    shape: tuple[str | int, ...],
-    dims: tuple[str, ...],
-    frame: str,
+def _array(
+    path: str,
+    axes: Mapping[str, str | int],
     meaning: str,
+    *,
+    dtype: str,
+    frame: str = "",
+    stage: str = "masks",
+    rows: int = TABLE_ROWS,
     level: int = ZSTD_LEVEL,
 ) -> ArraySpec:
-    return ArraySpec(f"tiles/{name}", dtype, shape, dims, frame, meaning, "tiles", rows=1, level=level)
+    """A row of `ARRAYS`; `axes` is the name of each dimension -> its length."""
+    shape, dims = tuple(axes.values()), tuple(axes)
+    return ArraySpec(
+        path=path, dtype=dtype, shape=shape, dims=dims, frame=frame, meaning=meaning, stage=stage, rows=rows, level=level
+    )
 
 
 ARRAYS: tuple[ArraySpec, ...] = (
-    ArraySpec(
-        "images/name_offset", "uint64", ("I+1",), ("image_edge",), "", "where each image's name starts in `name`", "scan"
+    _array(
+        "images/name_offset", {"image_edge": "I+1"}, "where each image's name starts in `name`", dtype="uint64", stage="scan"
     ),
-    ArraySpec("images/name", "uint8", ("B",), ("name_byte",), "", "UTF-8 names, one after the other", "scan", rows=LONG_ROWS),
-    ArraySpec("images/sha256", "uint8", ("I", 32), ("image", "digest"), "", "SHA-256 of the source file", "scan"),
-    ArraySpec("images/status", "uint8", ("I",), ("image",), "", "0 used, 1 skipped", "masks"),
-    ArraySpec(
-        "images/note_offset", "uint64", ("I+1",), ("image_edge",), "", "where each image's note starts in `note`", "masks"
+    _array("images/name", {"name_byte": "B"}, "UTF-8 names, one after the other", dtype="uint8", stage="scan", rows=LONG_ROWS),
+    _array("images/sha256", {"image": "I", "digest": 32}, "SHA-256 of the source file", dtype="uint8", stage="scan"),
+    _array("images/status", {"image": "I"}, "0 used, 1 skipped", dtype="uint8"),
+    _array("images/note_offset", {"image_edge": "I+1"}, "where each image's note starts in `note`", dtype="uint64"),
+    _array(
+        "images/note", {"note_byte": "B2"}, "UTF-8: why it was skipped, or what decoding did", dtype="uint8", rows=LONG_ROWS
     ),
-    ArraySpec(
-        "images/note",
-        "uint8",
-        ("B2",),
-        ("note_byte",),
-        "",
-        "UTF-8: why it was skipped, or what decoding did",
-        "masks",
-        rows=LONG_ROWS,
+    _array("images/height", {"image": "I"}, "rows, after the crop to a multiple of the scale", dtype="int32", frame="HR"),
+    _array("images/width", {"image": "I"}, "columns, after the crop", dtype="int32", frame="HR"),
+    _array("images/first_mask", {"image": "I"}, "row of its first mask in `masks/*`", dtype="int64"),
+    _array("images/n_masks", {"image": "I"}, "number of its masks", dtype="int32"),
+    _array("images/first_tile", {"image": "I"}, "row of its first tile in `tiles/*`", dtype="int64", stage="tiles"),
+    _array("images/n_tiles", {"image": "I"}, "number of its tiles", dtype="int32", stage="tiles"),
+    _array(
+        "masks/codes", {"mask": "M", "mean": 2}, "mean of x_RoPE over the mask; times area / (H W)", dtype="float32", frame="HR"
     ),
-    ArraySpec("images/height", "int32", ("I",), ("image",), "HR", "rows, after the crop to a multiple of the scale", "masks"),
-    ArraySpec("images/width", "int32", ("I",), ("image",), "HR", "columns, after the crop", "masks"),
-    ArraySpec("images/first_mask", "int64", ("I",), ("image",), "", "row of its first mask in `masks/*`", "masks"),
-    ArraySpec("images/n_masks", "int32", ("I",), ("image",), "", "number of its masks", "masks"),
-    ArraySpec("images/first_tile", "int64", ("I",), ("image",), "", "row of its first tile in `tiles/*`", "tiles"),
-    ArraySpec("images/n_tiles", "int32", ("I",), ("image",), "", "number of its tiles", "tiles"),
-    ArraySpec(
-        "masks/codes", "float32", ("M", 2), ("mask", "mean"), "HR", "mean of x_RoPE over the mask; times area / (H W)", "masks"
-    ),
-    ArraySpec("masks/area", "int64", ("M",), ("mask",), "HR", "pixels", "masks"),
-    ArraySpec("masks/box_hr", "int32", ("M", 4), ("mask", "x0y0x1y1"), "HR", "bounding box, half-open", "masks"),
-    ArraySpec("masks/predicted_iou", "float32", ("M",), ("mask",), "", "the segmenter's own estimate", "masks"),
-    ArraySpec("masks/stability", "float32", ("M",), ("mask",), "", "stability score", "masks"),
-    ArraySpec("masks/point_hr", "float32", ("M", 2), ("mask", "xy"), "HR", "the prompt that found it; NaN if none", "masks"),
-    ArraySpec("masks/crop_box_hr", "int32", ("M", 4), ("mask", "x0y0x1y1"), "HR", "crop it was found in, half-open", "masks"),
-    ArraySpec("masks/rle_offset", "uint64", ("M+1",), ("mask_edge",), "", "where each mask's runs start in `rle`", "masks"),
-    ArraySpec(
+    _array("masks/area", {"mask": "M"}, "pixels", dtype="int64", frame="HR"),
+    _array("masks/box_hr", {"mask": "M", "x0y0x1y1": 4}, "bounding box, half-open", dtype="int32", frame="HR"),
+    _array("masks/predicted_iou", {"mask": "M"}, "the segmenter's own estimate", dtype="float32"),
+    _array("masks/stability", {"mask": "M"}, "stability score", dtype="float32"),
+    _array("masks/point_hr", {"mask": "M", "xy": 2}, "point prompt of the mask; NaN if none", dtype="float32", frame="HR"),
+    _array("masks/crop_box_hr", {"mask": "M", "x0y0x1y1": 4}, "crop that was segmented, half-open", dtype="int32", frame="HR"),
+    _array("masks/rle_offset", {"mask_edge": "M+1"}, "where each mask's runs start in `rle`", dtype="uint64"),
+    _array(
         "masks/rle",
-        "uint32",
-        ("R",),
-        ("run",),
-        "HR",
+        {"run": "R"},
         "COCO runs: column-major, first run zeros; masks overlap",
-        "masks",
+        dtype="uint32",
+        frame="HR",
         rows=LONG_ROWS,
     ),
-    _tiles("hr", "uint8", ("N", "T", "T", 3), ("tile", "y_hr", "x_hr", "band"), "HR", "RGB 0..255"),
-    _tiles(
-        "lr", "uint8", ("N", "t", "t", 3), ("tile", "y_lr", "x_lr", "band"), "LR", "RGB 0..255; cut from the whole image's LR"
+    _array(
+        "tiles/hr",
+        {"tile": "N", "y_hr": "T", "x_hr": "T", "band": 3},
+        "RGB 0..255",
+        dtype="uint8",
+        frame="HR",
+        stage="tiles",
+        rows=1,
     ),
-    _tiles(
-        "labels",
-        "uint16",
-        ("N", "T", "T"),
-        ("tile", "y_hr", "x_hr"),
-        "HR",
+    _array(
+        "tiles/lr",
+        {"tile": "N", "y_lr": "t", "x_lr": "t", "band": 3},
+        "RGB 0..255; cut from the whole image's LR",
+        dtype="uint8",
+        frame="LR",
+        stage="tiles",
+        rows=1,
+    ),
+    _array(
+        "tiles/labels",
+        {"tile": "N", "y_hr": "T", "x_hr": "T"},
         "0 no mask, k the image's k-th mask, later over earlier",
-        LABEL_LEVEL,
+        dtype="uint16",
+        frame="HR",
+        stage="tiles",
+        rows=1,
+        level=LABEL_LEVEL,
     ),
-    ArraySpec("tiles/place", "int32", ("N", 3), ("tile", "image_y_x"), "HR", "image, y_hr, x_hr of the tile's corner", "tiles"),
+    _array(
+        "tiles/place",
+        {"tile": "N", "image_y_x": 3},
+        "image, y_hr, x_hr of the tile's corner",
+        dtype="int32",
+        frame="HR",
+        stage="tiles",
+    ),
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One step from images to images: what it reads, what it writes."""
+    """One step of the way from training images to super-resolved images."""
 
     name: str
     command: str
@@ -147,27 +170,49 @@ def _written(stage: str) -> tuple[str, ...]:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("scan", "prepare", ("SOURCE",), _written("scan"), "list the images, hash each file"),
-    Stage("masks", "prepare", ("SOURCE", "segmenter weights"), _written("masks"), "decode, crop, segment, encode structure"),
-    Stage("tiles", "prepare", ("SOURCE", "masks/rle"), _written("tiles"), "degrade the whole image, cut aligned tiles"),
+    Stage(name="scan", command="prepare", reads=("SOURCE",), writes=_written("scan"), does="list the images, hash each file"),
     Stage(
-        "commit", "prepare", ("every file",), (MANIFEST_KEY, "zarr.json"), "record size and SHA-256 of all, write the root last"
+        name="masks",
+        command="prepare",
+        reads=("SOURCE", "segmenter weights"),
+        writes=_written("masks"),
+        does="decode, crop, segment, encode structure",
     ),
     Stage(
-        "rrdb",
-        "train",
-        ("tiles/hr", "tiles/lr"),
-        ("RUN/rrdb.safetensors",),
-        "pretrain the RRDB with L1",
+        name="tiles",
+        command="prepare",
+        reads=("SOURCE", "masks/rle"),
+        writes=_written("tiles"),
+        does="degrade the whole image, cut aligned tiles",
     ),
     Stage(
-        "diffusion",
-        "train",
-        ("tiles/hr", "tiles/lr", "tiles/labels", "tiles/place", "images/first_mask", "images/n_masks", "masks/codes"),
-        ("RUN/model.safetensors",),
-        "train the U-Net on the frozen RRDB's features",
+        name="commit",
+        command="prepare",
+        reads=("every file",),
+        writes=(MANIFEST_KEY, "zarr.json"),
+        does="record size and SHA-256 of all, write the root last",
     ),
-    Stage("infer", "infer", ("INPUT", "RUN/model.safetensors"), ("OUTPUT",), "super-resolve; neither SAM nor masks"),
+    Stage(
+        name="rrdb",
+        command="train",
+        reads=("tiles/hr", "tiles/lr"),
+        writes=("RUN/rrdb.safetensors",),
+        does="pretrain the RRDB with L1",
+    ),
+    Stage(
+        name="diffusion",
+        command="train",
+        reads=("tiles/hr", "tiles/lr", "tiles/labels", "tiles/place", "images/first_mask", "images/n_masks", "masks/codes"),
+        writes=("RUN/model.safetensors",),
+        does="train the U-Net on the frozen RRDB's features",
+    ),
+    Stage(
+        name="infer",
+        command="infer",
+        reads=("INPUT", "RUN/model.safetensors"),
+        writes=("OUTPUT",),
+        does="super-resolve; neither SAM nor masks",
+    ),
 )
 
 
@@ -178,23 +223,23 @@ def tiles_per_shard(tile: int) -> int:
 
 
 def shape_of(spec: ArraySpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """Numbers for the letters of `spec.shape`; `sizes` gives I, N, M, R, B, B2, T, t."""
-    letters = {**sizes, "I+1": sizes["I"] + 1, "M+1": sizes["M"] + 1}
-    return tuple(letters[axis] if isinstance(axis, str) else axis for axis in spec.shape)
+    """The shape of an array in numbers; `sizes` gives I, N, M, R, B, B2, T and t."""
+    lengths = {**sizes, "I+1": sizes["I"] + 1, "M+1": sizes["M"] + 1}
+    return tuple(lengths[axis] if isinstance(axis, str) else axis for axis in spec.shape)
 
 
 def chunk_of(spec: ArraySpec, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The (inner) chunk: one tile, or a fixed number of rows. Independent of the number of rows, so stores can be compared."""
+    """The shape of a chunk (of an inner chunk, if sharded): one tile, or a fixed number of rows, whatever the size of the store."""
     return (spec.rows, *shape[1:])
 
 
 def shard_of(spec: ArraySpec, shape: tuple[int, ...], tile: int) -> tuple[int, ...] | None:
-    """The shard of a tile array, None for tables, which are not sharded."""
+    """The shape of a shard of a tile array; None for tables, which are not sharded."""
     return (tiles_per_shard(tile), *shape[1:]) if spec.rows == 1 else None
 
 
 def sizes_from(metadata: Mapping[str, Document], scale: int) -> dict[str, int]:
-    """The letters' values as the arrays' own metadata (path -> zarr.json) state them."""
+    """The sizes of a store according to its arrays' metadata (path -> parsed zarr.json)."""
     first = {path: int(document["shape"][0]) for path, document in metadata.items()}
     tile = int(metadata["tiles/hr"]["shape"][1])
     return {
@@ -210,7 +255,7 @@ def sizes_from(metadata: Mapping[str, Document], scale: int) -> dict[str, int]:
 
 
 def violations(metadata: Mapping[str, Document], scale: int) -> list[str]:
-    """Where array metadata (path -> parsed zarr.json) breaks the contract: one sentence each, empty if it holds."""
+    """One sentence for each difference of array metadata (path -> parsed zarr.json) from the schema; empty if there is none."""
     missing = [spec.path for spec in ARRAYS if spec.path not in metadata]
     if missing:
         return [f"{path}: the array is missing" for path in missing]
@@ -223,14 +268,14 @@ def _check_array(spec: ArraySpec, document: Document, sizes: Mapping[str, int]) 
     shard = shard_of(spec, shape, sizes["T"])
     codecs = document["codecs"]
     inner = codecs[0]["configuration"]["codecs"] if codecs[0]["name"] == "sharding_indexed" else codecs
-    found = {
+    actual = {
         "shape": tuple(document["shape"]),
         "data type": document["data_type"],
         "dimension names": tuple(document.get("dimension_names") or ()),
         "chunk or shard": tuple(document["chunk_grid"]["configuration"]["chunk_shape"]),
         "last codec": inner[-1]["name"],
     }
-    wanted = {
+    expected = {
         "shape": shape,
         "data type": spec.dtype,
         "dimension names": spec.dims,
@@ -238,21 +283,23 @@ def _check_array(spec: ArraySpec, document: Document, sizes: Mapping[str, int]) 
         "last codec": "crc32c",
     }
     if shard:
-        found["inner chunk"] = tuple(codecs[0]["configuration"].get("chunk_shape", ()))
-        wanted["inner chunk"] = chunk_of(spec, shape)
+        actual["inner chunk"] = tuple(codecs[0]["configuration"].get("chunk_shape", ()))
+        expected["inner chunk"] = chunk_of(spec, shape)
     return [
-        f"{spec.path}: {what}: expected {wanted[what]}, got {found[what]}" for what in wanted if found[what] != wanted[what]
+        f"{spec.path}: {what}: expected {expected[what]}, got {actual[what]}"
+        for what in expected
+        if actual[what] != expected[what]
     ]
 
 
 def stage_table() -> str:
-    """The stages as a Markdown table, as the README shows them."""
+    """The stages as a Markdown table for the documentation."""
     rows = [f"| `{s.name}` | `{s.command}` | {_list(s.reads)} | {_list(s.writes)} | {s.does} |" for s in STAGES]
     return "\n".join(["| stage | command | reads | writes | what it does |", "|---|---|---|---|---|", *rows])
 
 
 def array_table() -> str:
-    """The arrays as a Markdown table, as the documentation shows them."""
+    """The arrays as a Markdown table for the documentation."""
     rows = [
         f"| `{a.path}` | {a.dtype} | [{', '.join(str(axis) for axis in a.shape)}] | {a.frame or '-'} | {a.meaning} |"
         for a in ARRAYS
@@ -261,7 +308,7 @@ def array_table() -> str:
 
 
 def _list(paths: tuple[str, ...]) -> str:
-    """`images/{height, width}` for several arrays of one group."""
+    """Paths as text; several arrays of one group are shortened to `images/{height, width}`."""
     groups: dict[str, list[str]] = {}
     for path in paths:
         head, _, tail = path.partition("/")

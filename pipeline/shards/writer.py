@@ -1,8 +1,7 @@
-"""Write a store: described first, filled in row order, committed last.
+"""Writing a store: first the metadata, then the rows in order, then the commit.
 
-`StoreWriter` writes each object once and remembers its size and SHA-256. Until `commit` has written the root document, last of
-all, there is no store: a reader finds nothing. It writes into an empty place only; what a killed writer left is removed before
-(`Staging.begin_writing`), and a finished store is never replaced.
+`StoreWriter` writes each object once and records its size and SHA-256. `commit` writes the root document last; before that, readers do not
+find a store. The target must be empty: `Staging.begin_writing` removes what a killed writer left. A finished store is never replaced.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -52,18 +50,18 @@ OWN_ATTRIBUTES = frozenset(
         "digests",
     ]
 )
-"""Attributes of the root document that a store may have; others are a user's."""
-_CONSOLIDATED = "consolidated_metadata"  # a copy of the arrays' documents, which other programs put into a group's
+"""Attributes of the root document that samdiff writes; other programs may add others."""
+_CONSOLIDATED = "consolidated_metadata"  # a copy of the arrays' metadata that other programs add to a group's
 SPECS = {spec.path: spec for spec in ARRAYS}
 
 
 def canonical(value: object) -> bytes:
-    """JSON with sorted keys and no choice of layout, so that equal values are equal bytes."""
+    """A JSON value as UTF-8 with sorted keys and a fixed layout, so that equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest(data: bytes) -> str:
-    """SHA-256 as hexadecimal text."""
+    """SHA-256, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -71,22 +69,23 @@ def array_document(spec: ArraySpec, sizes: Mapping[str, int]) -> Document:
     """The `zarr.json` of one array (Zarr v3 specification, array metadata)."""
     shape = shape_of(spec, sizes)
     shard = shard_of(spec, shape, sizes["T"])
-    return _document(spec.dtype, shape, chunk_of(spec, shape), shard, spec.dims, spec.level)
+    return _document(spec.dtype, shape=shape, chunk=chunk_of(spec, shape), shard=shard, dims=spec.dims, level=spec.level)
 
 
 def _document(
     dtype: str,
+    *,
     shape: tuple[int, ...],
     chunk: tuple[int, ...],
     shard: tuple[int, ...] | None,
     dims: tuple[str, ...],
     level: int = ZSTD_LEVEL,
-) -> dict[str, Any]:
+) -> Document:
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     inner = [
         {"name": "bytes"} if np.dtype(dtype).itemsize == 1 else little,
         {"name": "zstd", "configuration": {"level": level, "checksum": False}},
-        {"name": "crc32c"},  # the last: without it a flipped bit in a shard comes back as a wrong pixel
+        {"name": "crc32c"},  # detects a flipped bit, which would otherwise be a wrong pixel
     ]
     sharding = {
         "name": "sharding_indexed",
@@ -113,33 +112,33 @@ def _document(
 
 
 def manifest_document(length: int) -> Document:
-    """The `zarr.json` of the manifest: the text of `length` bytes that lists every file."""
-    return _document("uint8", (length,), (LONG_ROWS,), None, ("byte",))
+    """The `zarr.json` of the manifest, a text of `length` bytes that lists every file."""
+    return _document("uint8", shape=(length,), chunk=(LONG_ROWS,), shard=None, dims=("byte",))
 
 
 def group_document(attributes: Document) -> Document:
-    """The `zarr.json` of a group; those below the root have no attributes."""
+    """The `zarr.json` of a group. Groups below the root have no attributes."""
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
 
 def chunk_key(path: str, index: int, ndim: int) -> str:
-    """Key of the `index`-th chunk (or shard) along the first dimension; the other dimensions have one chunk."""
+    """The key of chunk (or shard) `index` along the first of `ndim` dimensions; the others have only one chunk."""
     return f"{path}/c/" + "/".join([str(index), *["0"] * (ndim - 1)])
 
 
 def store_keys(sizes: Mapping[str, int]) -> frozenset[str]:
-    """Every key that a store of these sizes (the contract's letters) can have; more chunks of the manifest than it will need."""
+    """All keys of a store of these sizes (see `schema`). The manifest may have fewer chunks than listed."""
     keys = {ROOT_KEY, f"{MANIFEST_KEY}/{ROOT_KEY}"}
     for spec in ARRAYS:
         column = _Column(spec, sizes)
         keys |= {f"{spec.group}/{ROOT_KEY}", f"{spec.path}/{ROOT_KEY}"}
         keys |= {chunk_key(spec.path, index, len(column.shape)) for index in range(-(-column.shape[0] // column.rows))}
-    longest = sum(len(key.encode()) + 64 + 20 + 5 for key in keys)  # a line is a SHA-256, a size, a key, and what parts them
+    longest = sum(len(key.encode()) + 64 + 20 + 5 for key in keys)  # per line: key, SHA-256, size, separators
     return frozenset(keys | {chunk_key(MANIFEST_KEY, index, 1) for index in range(-(-longest // LONG_ROWS))})
 
 
 class _Column:
-    """Rows of one array, gathered until they fill a chunk (or shard), then written as one object."""
+    """Collects rows of one array until they fill a chunk (or shard), which is one object."""
 
     def __init__(self, spec: ArraySpec, sizes: Mapping[str, int]) -> None:
         self.spec = spec
@@ -148,17 +147,17 @@ class _Column:
         self.sharded = shard is not None
         self.rows = (shard or chunk_of(spec, self.shape))[0]
         self.parts: list[np.ndarray] = []
-        self.held = 0  # rows in `parts`
-        self.done = 0  # objects written
+        self.buffered = 0  # rows in `parts`
+        self.done = 0  # objects returned by `take`
 
     def push(self, rows: np.ndarray) -> None:
         assert rows.shape[1:] == self.shape[1:], (self.spec.path, rows.shape, self.shape)
         self.parts.append(np.asarray(rows, self.spec.dtype))
-        self.held += len(rows)
+        self.buffered += len(rows)
 
     def take(self, final: bool) -> list[tuple[str, bytes]]:
-        """The objects that can be written now."""
-        if self.held < self.rows and not (final and self.held):
+        """(key, bytes) of each object that is complete; with `final`, also of the last one."""
+        if self.buffered < self.rows and not (final and self.buffered):
             return []
         joined = np.concatenate(self.parts)
         objects = []
@@ -166,35 +165,35 @@ class _Column:
             block, joined = joined[: self.rows], joined[self.rows :]
             objects.append((chunk_key(self.spec.path, self.done, len(self.shape)), self._encode(block)))
             self.done += 1
-        self.parts, self.held = [joined.copy()], len(joined)
+        self.parts, self.buffered = [joined.copy()], len(joined)
         return objects
 
     def _encode(self, block: np.ndarray) -> bytes:
         if self.sharded:
             return encode_shard([encode_chunk(row, self.spec.level) for row in block], self.rows)
-        padded = np.zeros((self.rows, *block.shape[1:]), block.dtype)  # Zarr's chunks at the border are whole
+        padded = np.zeros((self.rows, *block.shape[1:]), block.dtype)  # Zarr stores chunks at the border in full
         padded[: len(block)] = block
         return encode_chunk(padded, self.spec.level)
 
 
 class StoreWriter:
-    """Fills one store. Rows of every array come in order; each object is written once, whole, and its digest kept."""
+    """Writes one store. Rows of each array must be appended in order."""
 
     def __init__(self, place: KeyStore, sizes: Mapping[str, int]) -> None:
         """
         Args:
-            place: where the store goes: nothing, or an empty folder.
-            sizes: the contract's letters I, N, M, R, B, B2, T, t.
+            place: where the store is written: missing, or an empty folder.
+            sizes: I, N, M, R, B, B2, T and t, see `schema`.
 
         Raises:
-            StoreError: something lies there; nothing is written then.
+            StoreError: the place is not empty (nothing is written), or cannot be written.
         """
         self.place, self.sizes = place, dict(sizes)
         self.written: dict[str, tuple[int, str]] = {}
         keys = store_keys(sizes)
-        there = some(itertools.chain(foreign_names(place, keys), (key for key in place.list_keys() if key in keys)))
-        if there:
-            raise StoreError(f"{place}: expected nothing or an empty folder, got one that holds {there}; give another one")
+        existing = some(itertools.chain(foreign_names(place, keys), (key for key in place.list_keys() if key in keys)))
+        if existing:
+            raise StoreError(f"{place}: expected nothing or an empty folder, got one that holds {existing}; give another one")
         for group in dict.fromkeys(spec.group for spec in ARRAYS):
             self._set(f"{group}/{ROOT_KEY}", canonical(group_document({})))
         for spec in ARRAYS:
@@ -202,7 +201,7 @@ class StoreWriter:
         self._columns = {spec.path: _Column(spec, sizes) for spec in ARRAYS}
 
     def append(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Add rows to arrays (path -> [n, …]); whole chunks and shards are written at once, so memory stays bounded."""
+        """Append rows to arrays (path -> [n, …]). Full chunks and shards are written immediately, so memory is bounded."""
         for path, values in rows.items():
             column = self._columns[path]
             column.push(values)
@@ -210,17 +209,17 @@ class StoreWriter:
                 self._set(key, data)
 
     def commit(self, attributes: Document) -> None:
-        """Write the rest, then the manifest of all digests, then the root document that names the manifest."""
+        """Write the remaining rows, then the manifest, then the root document with `attributes` and the manifest's digests."""
         for column in self._columns.values():
             for key, data in column.take(final=True):
                 self._set(key, data)
             expected = -(-column.shape[0] // column.rows)
-            assert column.done == expected, f"{column.spec.path}: {column.done} objects written, {expected} described"
+            assert column.done == expected, f"{column.spec.path}: {column.done} objects written, {expected} expected"
         before = set(self.written)
         self._write_record()
         manifest = {key: list(self.written[key]) for key in sorted(set(self.written) - before)}
-        if self.place.size(ROOT_KEY) is not None:  # where locks do not reach: another disk's, another machine's writer
-            raise StoreError(f"{self.place}: another process finished a store there meanwhile; it is left as it is")
+        if self.place.size(ROOT_KEY) is not None:  # by a writer that the lock does not exclude, such as one on another machine
+            raise StoreError(f"{self.place}: another process finished a store there meanwhile; it is not changed")
         self.place.set(ROOT_KEY, sign_root({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}, manifest))
 
     def _write_record(self) -> None:
@@ -244,16 +243,16 @@ def sign_root(attributes: Document, manifest: Mapping[str, Sequence[object]]) ->
     return canonical(group_document({**attributes, "digests": {"record": dict(manifest), "root": digest(canonical(unsealed))}}))
 
 
-def unseal(data: bytes) -> dict[str, Any]:
-    """The root document's own attributes; ValueError if one differs from what `sign_root` wrote.
+def unseal(data: bytes) -> Document:
+    """The attributes of a root document of `sign_root`; ValueError if one of them was changed.
 
-    Other programs may have laid the document out anew, consolidated the metadata of the arrays in it, and added attributes: these are left
-    out of the result, because no digest covers them.
+    Other programs may have formatted the document anew, added consolidated metadata, or added attributes. Added attributes are not covered by
+    the digest, and are not returned.
     """
     document = json.loads(data.decode())
     attributes = document["attributes"]
     if {**document, "attributes": {}, _CONSOLIDATED: None} != {**group_document({}), _CONSOLIDATED: None}:
-        raise ValueError("the root document was edited or damaged: it is no plain group")
+        raise ValueError("the root document was edited or damaged: it is not the metadata of a plain group")
     digests = attributes["digests"]
     for own in (attributes, {key: value for key, value in attributes.items() if key in OWN_ATTRIBUTES}):
         rest = {key: value for key, value in own.items() if key != "digests"}
@@ -263,11 +262,11 @@ def unseal(data: bytes) -> dict[str, Any]:
 
 
 def as_written(document: bytes) -> bytes:
-    """An array's or group's document as `StoreWriter` wrote it, if all that other programs did is lay it out anew and add attributes."""
+    """The original bytes of an array's or group's document, if other programs only formatted it anew or added attributes."""
     try:
-        found = json.loads(document.decode())
-        if not isinstance(found, dict):
+        value = json.loads(document.decode())
+        if not isinstance(value, dict):
             return document
-        return canonical({key: {} if key == "attributes" else value for key, value in found.items() if key != _CONSOLIDATED})
-    except (ValueError, RecursionError):  # NaN, lone surrogates, too deep
+        return canonical({key: {} if key == "attributes" else item for key, item in value.items() if key != _CONSOLIDATED})
+    except (ValueError, RecursionError):  # NaN, lone surrogates, nested too deep
         return document

@@ -1,1 +1,1 @@
-"""Bytes under keys, on a disk or at a URL; atomic writes, locks, caches, and the law of what is ours."""
+"""Key-value storage on a disk or at a URL; atomic writes, locks, caches, and the rule that other people's files are never touched."""

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all: beside its place, flushed to the disk, moved into place; and what killed writers left."""
+"""Atomic writing of files: a partial file in the same folder, flushed to disk, then renamed; and removal of partial files of killed writers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from typing import IO
 from ...errors import StoreError
 
 PARTIAL = ".partial"
-"""How the names of files end that are being written."""
-
+"""Suffix of the names of files that are being written."""
 
 _PARTIAL_NAME = re.compile(
     r"((?:.*/)?)\.([^/]+)\.[0-9a-f]{32}\.partial", re.DOTALL
-)  # what `write_atomic` makes, and nothing else
+)  # exactly the names that `write_atomic` makes
 
-
-_LONGEST = 98  # bytes of a name to which `partial_name` adds 42: helpers have at most 140, and encrypted home folders take 143
-
+_LONGEST = 98  # bytes; `partial_name` adds 42, which makes 140, and encrypted home folders allow 143
 
 _ADVICE = {
     errno.ENOSPC: "free some space on that disk",
@@ -36,26 +33,27 @@ _ADVICE = {
 
 
 def write_atomic(target: Path, value: bytes, replace: bool = True) -> None:
-    """Write a file beside its place, flush it to the disk, move it into place. A failed write leaves no partial file.
+    """Write a file atomically: readers see the old content or the new one. A failed write leaves no partial file.
 
     Args:
-        target: the file; its folder exists.
-        value: its bytes.
-        replace: whether a file that is there already is replaced.
+        target: the file; its folder must exist.
+        value: the content.
+        replace: whether an existing file is replaced.
 
     Raises:
-        FileExistsError: something is there, and `replace` is false; also if it appeared while we were writing.
+        FileExistsError: the target exists and `replace` is false; also if it appeared during the write.
+        OSError: the file cannot be written.
     """
     partial = target.with_name(partial_name(target.name))
     try:
         with open(partial, "xb") as file:
-            held = hold(file)  # until it has its name, so that nobody takes it for a killed writer's
+            held = hold(file)  # until it is renamed, so that no other process takes it for a killed writer's file
             file.write(value)
             file.flush()
             os.fsync(file.fileno())
             if held:
                 _move(partial, target, replace)
-        if not held:  # such as on a system that moves no open files
+        if not held:  # such as on Windows, where open files cannot be renamed
             _move(partial, target, replace)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -63,18 +61,22 @@ def write_atomic(target: Path, value: bytes, replace: bool = True) -> None:
 
 
 def partial_name(name: str) -> str:
-    """A name, not used before, of a file that is being written in a target's place."""
+    """A new, unique name for the partial file of a target."""
     return f".{partial_stem(name)}.{uuid.uuid4().hex}{PARTIAL}"
 
 
 def partial_stem(name: str) -> str:
-    """How a target is called inside `partial_name`: by its name, or by a digest of it where that would be too long for a disk."""
+    """The part of `partial_name` that identifies the target: its name, or the SHA-256 of a name that is too long."""
     data = os.fsencode(name)
     return name if len(data) <= _LONGEST else hashlib.sha256(data).hexdigest()
 
 
 def hold(file: IO[str] | IO[bytes] | int) -> bool | None:
-    """Lock an open file (or its number) until it is closed or the process ends; False if another process has it, None where locks are not to be had."""
+    """Lock an open file (or file descriptor) until it is closed or the process ends.
+
+    Returns:
+        True: locked. False: another process has the lock. None: this system or disk has no locks.
+    """
     try:
         import fcntl
 
@@ -87,18 +89,18 @@ def hold(file: IO[str] | IO[bytes] | int) -> bool | None:
 
 
 def _move(partial: Path, target: Path, replace: bool) -> None:
-    """Give a finished file its name. Without `replace`, nothing that has this name is lost, whenever it came."""
+    """Rename a finished file. Without `replace`, an existing target is never lost, even if it appears at the last moment."""
     if replace:
         os.replace(partial, target)
         return
     if os.name == "nt":
-        os.rename(partial, target)  # refuses a name that is taken
+        os.rename(partial, target)  # fails if the target exists
         return
     try:
         os.link(partial, target)
     except FileExistsError:
         raise
-    except OSError as error:  # a disk without hard links: there, looking and moving are two steps
+    except OSError as error:  # no hard links on this disk: the check and the rename are two steps
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
         os.replace(partial, target)
@@ -107,38 +109,39 @@ def _move(partial: Path, target: Path, replace: bool) -> None:
 
 
 def advice(error: OSError) -> str:
-    """What to do about a write that failed."""
-    return _ADVICE.get(error.errno or 0, "see to it")
+    """What the user can do about a failed write."""
+    return _ADVICE.get(error.errno or 0, "check the disk")
 
 
 def unwritable(target: Path, error: OSError) -> StoreError:
-    """The error for people of a write that failed: what, why, and what to do."""
+    """The StoreError for a failed write: what, why, and what to do."""
     return StoreError(
         f"{target}: cannot be written: {error.strerror or error}; {advice(error)} or give another --out. "
-        "What was finished is kept: the same command goes on from there"
+        "What was finished is kept: the same command resumes"
     )
 
 
 def unreadable(path: Path, error: OSError) -> StoreError:
-    """The error for people of a folder or file that cannot be read."""
+    """The StoreError for a folder or file that cannot be read."""
     return StoreError(f"{path}: cannot be read: {error.strerror or error}; check it, or give another one")
 
 
 def partial_of(key: str) -> str | None:
-    """The key that a partial file was to become, if its name is exactly one that `write_atomic` gives; else None."""
-    found = _PARTIAL_NAME.fullmatch(key)
-    return found[1] + found[2] if found else None
+    """The target's key of a partial file of `write_atomic`; None if the name is not one of a partial file."""
+    match = _PARTIAL_NAME.fullmatch(key)
+    return match[1] + match[2] if match else None
 
 
 def sweep_partial(root: Path, below: bool = True, ours: Callable[[str], bool] | None = None) -> int:
-    """Remove what killed writers of `write_atomic` left in `root`, and in its folders if `below`; returns how many files that were.
-
-    Only plain files whose names `write_atomic` gives, in folders that are no links.
+    """Remove partial files that killed writers left. Links are neither followed nor removed.
 
     Args:
         root: the folder.
-        below: its folders, too.
-        ours: told the key below `root` that the partial file was to become; False leaves it. None: all of them.
+        below: also in its subfolders.
+        ours: called with the target's key, relative to `root`; False keeps the partial file. None: all are removed.
+
+    Returns:
+        The number of removed files.
     """
     swept = 0
     for folder, folders, files in os.walk(root):

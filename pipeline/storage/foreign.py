@@ -1,7 +1,7 @@
-"""What lies in a place and is not ours. The law: what no record of ours names is never changed, replaced or deleted.
+"""Foreign files: files in a store's folder that samdiff did not write. They are never changed, replaced or deleted.
 
-A name alone makes nothing ours: a folder `images` may be anybody's. Ours is a file whose whole key a record names, or the partial
-file of such a key (`keystore.partial_of`). The system's own files, such as `.DS_Store`, may lie anywhere; they are left alone.
+A file is ours if its whole key is in a record of ours, or if it is the partial file of such a key (`atomic.partial_of`). A plausible
+name is not enough: any program may make a folder `images`. Files of the operating system, such as `.DS_Store`, are ignored.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from .atomic import partial_of, unreadable
 from .local import KeyStore, LocalStore
 
 SYSTEM_FILES = frozenset({".DS_Store", ".localized", ".directory", "Thumbs.db", "desktop.ini"})
-"""Files that file managers put into any folder that is looked at."""
+"""Files that file managers make in any folder."""
 _SYSTEM_FOLDERS = frozenset({"@eaDir", "@tmp", "__MACOSX", ".AppleDouble", ".@__thumb"})
-"""Folders that file servers put into any folder that they keep an index of."""
+"""Folders that file servers make in any folder."""
 
 
 def is_system_file(key: str) -> bool:
-    """Whether a key is the name of a file that a file manager makes, lies in a server's own folder, or is one of macOS' resource forks."""
+    """Whether a key is a file manager's file, a macOS resource fork, or in a file server's folder."""
     path = PurePosixPath(key)
     return path.name in SYSTEM_FILES or path.name.startswith("._") or any(part in _SYSTEM_FOLDERS for part in path.parts)
 
 
 def foreign_names(place: KeyStore, ours: Collection[str] = ()) -> Iterator[str]:
-    """What lies in a place and is neither one of our keys, nor partial of one, nor the system's; folders and links end in `/` and ` (a link)`.
+    """Names of foreign files and folders, see the module. A folder ends in `/`, a link in ` (a link)`.
 
     Args:
-        place: a folder is read without following links, and no deeper than the folders of our keys; in it a link, a device and
-            an empty folder are foreign, too.
-        ours: keys, such as `images/name/zarr.json`.
+        place: a folder or a URL. In a folder, links, devices and empty folders are foreign too. Links are not followed, and only
+            folders of our keys are listed.
+        ours: our keys, such as `images/name/zarr.json`.
     """
     ours = frozenset(ours)
     if isinstance(place, LocalStore):
         folders = {parent.as_posix() for key in ours for parent in PurePosixPath(key).parents}
-        yield from _foreign_below(place.root, "", ours, folders) if os.path.lexists(place.root) else ()
+        yield from _foreign_below(place.root, "", ours=ours, folders=folders) if os.path.lexists(place.root) else ()
     else:
-        yield from (key or "an object of that very name" for key in place.list_keys() if not _is_known(key, ours))
+        yield from (key or "an object of the same name" for key in place.list_keys() if not _is_known(key, ours))
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """The first few names for a message, safe to print; empty if there is none."""
+    """The first `most` names for a message, safe to print; empty if there is none."""
     first = list(islice(names, most + 1))
     return ", ".join(printable(name) for name in first[:most]) + (", …" if len(first) > most else "")
 
 
 def is_plain_file(path: Path) -> bool:
-    """Whether a file lies there that can be read without waiting: no link, folder, pipe or device."""
+    """Whether the path is a regular file: no link, folder, pipe or device. False if it cannot be checked."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -59,25 +59,25 @@ def is_plain_file(path: Path) -> bool:
 
 
 def refuse_foreign(out: KeyStore, ours: Collection[str]) -> None:
-    """StoreError if a store's target is anything but nothing, an empty folder, or what an unfinished write of ours left (its keys)."""
+    """Raise a StoreError unless a store's target is missing, an empty folder, or has only our keys of an interrupted write."""
     if isinstance(out, LocalStore) and os.path.lexists(out.root) and not out.root.is_dir():
-        what = "a link to nowhere" if out.root.is_symlink() else "a file"
+        what = "a broken link" if out.root.is_symlink() else "a file"
         raise StoreError(f"{out}: expected a folder or nothing, got {what}; give another --out")
-    if there := some(foreign_names(out, ours)):
-        raise StoreError(f"{out}: holds files that are not a store's ({there}); give another --out, or move them away")
+    if names := some(foreign_names(out, ours)):
+        raise StoreError(f"{out}: holds files that are not a store's ({names}); give another --out, or move them away")
 
 
 def refuse_links(root: Path) -> None:
-    """StoreError if a folder that is ours to fill and to remove is a link to another one, or no folder."""
+    """Raise a StoreError if a folder of ours, such as the staging folder, is a link or a file."""
     if root.is_symlink() or (os.path.lexists(root) and not root.is_dir()):
         what = f"a link to {printable(os.path.realpath(root))}" if root.is_symlink() else "a file"
-        raise StoreError(f"{root}: expected a folder of samdiff's or nothing, got {what}; move it away, or give another --out")
+        raise StoreError(f"{root}: expected a folder of samdiff or nothing, got {what}; move it away, or give another --out")
 
 
-def _foreign_below(root: Path, prefix: str, ours: frozenset[str], folders: Collection[str]) -> Iterator[str]:
+def _foreign_below(root: Path, prefix: str, *, ours: frozenset[str], folders: Collection[str]) -> Iterator[str]:
     try:
-        with os.scandir(root / prefix) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(root / prefix) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
     except OSError as error:
         raise unreadable(root / prefix, error) from error
     for entry in entries:
@@ -86,7 +86,7 @@ def _foreign_below(root: Path, prefix: str, ours: frozenset[str], folders: Colle
             yield f"{key} (a link)"
         elif entry.is_dir(follow_symlinks=False):
             if key in folders:
-                yield from _foreign_below(root, f"{key}/", ours, folders)
+                yield from _foreign_below(root, f"{key}/", ours=ours, folders=folders)
             elif not is_system_file(key):
                 yield f"{key}/"
         elif not entry.is_file(follow_symlinks=False) or not _is_known(key, ours):

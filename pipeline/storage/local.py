@@ -1,7 +1,7 @@
-"""Bytes under keys: the few operations that a store needs of the place where it lies, a local folder or a URL (`remote.py`).
+"""Key stores: bytes under keys, in a local folder (here) or at a URL (`remote.py`).
 
-Every write is one whole object (object stores have no rename, and two writers in one Zarr shard corrupt it silently: zarr-python
-issue 3682); in a folder it is made visible by an atomic rename.
+Every write is one whole object, because object stores have no rename, and two writers in one Zarr shard corrupt it silently (zarr-python
+issue 3682). In a folder, a file appears by an atomic rename.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from ...runtime import user_path
 from .atomic import unwritable, write_atomic
 
 _LOCAL = ("file://", "local://")
-_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # to open a FIFO must not wait for its writer
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not block
 
 
 class KeyStore(Protocol):
-    """Where a store lies. Safe to pickle and to use from forked or spawned processes."""
+    """The storage of a store. It can be pickled, and used in forked or spawned processes."""
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
-        """The object's bytes, or `length` of them from `start`; None if there is no such object."""
+        """The object's bytes, or at most `length` bytes from offset `start`; None if there is no such object."""
 
     def size(self, key: str) -> int | None:
-        """Bytes of the object, None if there is none."""
+        """The object's size in bytes; None if there is no such object."""
 
     def set(self, key: str, value: bytes) -> None:
-        """Write the whole object: readers see the old one or the new one, never a part. StoreError if that fails."""
+        """Write a whole object atomically: readers see the old one or the new one. StoreError if that fails."""
 
     def list_keys(self) -> Iterator[str]:
-        """Every object's key, in sorted order."""
+        """The keys of all objects; a folder's are sorted per subfolder."""
 
     def delete(self, key: str) -> None:
-        """Remove the object; nothing happens if it is not there."""
+        """Delete the object, if it exists."""
 
     def sibling(self, suffix: str) -> KeyStore:
-        """The place beside this one whose name is longer by `suffix`."""
+        """The key store whose name is this one's name with `suffix` appended, in the same folder."""
 
 
 Location = str | Path | KeyStore
-"""What a user may say for a store: a folder, a URL such as `s3://bucket/name.zarr`, or a place."""
+"""How a store can be given: a folder, a URL such as `s3://bucket/name.zarr`, or a `KeyStore`."""
 
 
 def key_store_at(location: Location) -> KeyStore:
-    """The place that a location means; `~` at its start is the user's home folder.
+    """The key store of a location; a leading `~` is the user's home folder.
 
     Raises:
-        ConfigError: it is empty, or names the home folder of nobody, or is a URL without a name.
-        StoreError: a URL of a kind that cannot be used here.
+        ConfigError: the location is empty, has a `~user` that does not exist, or is a URL without a name.
+        StoreError: the URL's scheme is not supported.
     """
     if not isinstance(location, (str, Path)):
         return location
@@ -79,7 +79,7 @@ class LocalStore:
         return str(self.root)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
-        """See `KeyStore`; StoreError if it is no regular file (a folder, a FIFO, a device) or cannot be read."""
+        """See `KeyStore`. StoreError if the path is not a regular file (such as a folder or a FIFO) or cannot be read."""
         path = os.path.join(self.root, key)
         try:
             file = os.open(path, _READ)
@@ -87,12 +87,12 @@ class LocalStore:
             return None
         except OSError as error:  # a socket cannot be opened at all
             raise _unreadable(path, error) from error
-        try:  # bare system calls: a tile is read in a third of the time that a buffered file takes
+        try:  # system calls take a third of the time of a buffered file for one tile
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 raise _not_a_file(path, status.st_mode)
             os.lseek(file, start, os.SEEK_SET)
-            left = max(0, status.st_size - start)  # never more than is there, whatever was asked for
+            left = max(0, status.st_size - start)  # bounds the memory, whatever length is requested
             return _read(file, left if length is None else min(length, left))
         except OSError as error:
             raise _unreadable(path, error) from error
@@ -100,7 +100,7 @@ class LocalStore:
             os.close(file)
 
     def size(self, key: str) -> int | None:
-        """See `KeyStore`; errors as `get`."""
+        """See `KeyStore`; errors as in `get`."""
         path = os.path.join(self.root, key)
         try:
             status = os.stat(path)
@@ -136,20 +136,20 @@ class LocalStore:
             raise unwritable(self.root / key, error) from error
 
     def sibling(self, suffix: str) -> LocalStore:
-        """See `KeyStore`. One folder has one sibling, by whatever link or `.` it was named."""
+        """See `KeyStore`. Links and `.` are resolved, so that a folder has the same sibling whatever its path."""
         root = self.root
         if root.name in ("", "..") or root.is_symlink():
             root = Path(os.path.realpath(root))
         if not root.name:
-            raise ConfigError(f"{self.root}: expected a folder that can have another one beside it, got the root of a disk")
+            raise ConfigError(f"{self.root}: expected a folder, got the root of a disk, which has no parent folder")
         return LocalStore(root.with_name(root.name + suffix))
 
 
 def get_at_most(place: KeyStore, key: str, limit: int) -> bytes | None:
-    """A whole object that has at most `limit` bytes; None if there is none. One request, and no more memory than that.
+    """A whole object of at most `limit` bytes, in one request; None if there is no such object. The memory is bounded by `limit`.
 
     Raises:
-        StoreError: it is longer, no regular file, or cannot be read.
+        StoreError: the object is larger, is not a regular file, or cannot be read.
     """
     data = place.get(key, 0, limit + 1)
     if data is not None and len(data) > limit:
@@ -169,7 +169,7 @@ def _not_a_file(path: str, mode: int) -> StoreError:
 
 
 def _read(file: int, length: int) -> bytes:
-    """`length` bytes from an open file, fewer at its end. One call reads at most 2 GiB on Linux."""
+    """`length` bytes from an open file, fewer at its end. `os.read` returns at most 2 GiB per call on Linux."""
     data = os.read(file, max(0, length))
     while len(data) < length:
         more = os.read(file, length - len(data))

@@ -1,8 +1,8 @@
-"""One process at a time in a folder.
+"""A lock file: one process at a time in a folder.
 
-The package `filelock` (see `cache.py`, whose folder is samdiff's own) is not enough here: it takes any file of that name for its lock, also one
-that the user wrote, and older releases empty it; its error does not say which process has the lock; and it does not notice that
-the file, or its folder, was removed between opening and locking.
+The package `filelock`, which `cache.py` uses in samdiff's own folder, is not safe in a user's folder: it accepts any file of that name as its
+lock (older releases also empty it), does not report which process has the lock, and does not notice if the file or its folder is removed
+between opening and locking.
 """
 
 from __future__ import annotations
@@ -21,31 +21,34 @@ from .atomic import unwritable
 
 log = logging.getLogger(__name__)
 
-_OURS = re.compile(r"(process \d+ on [^\n]*)?")  # what a lock file of ours holds
-_LONGEST = 4096  # bytes; a longer file is none of ours
+_OURS = re.compile(r"(process \d+ on [^\n]*)?")  # the content of a lock file of ours
+_LONGEST = 4096  # bytes; a longer file is not ours
 _ATTEMPTS = 100  # another process may remove the file, or its folder, between our steps
 
 
 def take_lock(path: Path, where: object, command: str) -> IO[str]:
-    """An advisory lock that the system gives back when the file is closed or the process ends, however it ends: it cannot become stale.
+    """Take an advisory lock. The system releases it when the file is closed or the process ends, even if it is killed: it cannot be stale.
 
-    A file of that name that is not a lock of ours (a link, a device, other text) is left as it is.
+    A file of that name that is not a lock of ours (a link, a device, other text) is never changed.
 
     Args:
-        path: the lock's file, made if need be. It stays (or see `drop_lock`), and says which process had it last.
+        path: the lock file, made if missing. It holds the id of the process that locked it last. `drop_lock` removes it.
         where: what is locked, for messages.
-        command: what another process at work there is running.
+        command: the command that takes this lock, for messages.
+
+    Returns:
+        The open file; keep it until the lock is to be released.
 
     Raises:
         BusyError: another process has the lock; the message names it.
         StoreError: the file cannot be written, or is not ours.
     """
     for _ in range(_ATTEMPTS):
-        with suppress(FileNotFoundError):  # its folder was removed just now
+        with suppress(FileNotFoundError):  # the folder was removed meanwhile
             file = _opened(path)
             try:
                 locked = _locked(file, where, command)
-                if locked and not _is_at(file, path):  # removed by its holder between our opening and our lock
+                if locked and not _is_at(file, path):  # its holder removed it between opening and locking
                     file.close()
                     continue
                 _sign(file, path)
@@ -53,11 +56,11 @@ def take_lock(path: Path, where: object, command: str) -> IO[str]:
                 file.close()
                 raise
             return file
-    raise StoreError(f"{path}: cannot be made: its folder is removed again and again; see which program does it")
+    raise StoreError(f"{path}: cannot be made, because another program keeps removing its folder; find and stop that program")
 
 
 def drop_lock(file: IO[str], path: Path) -> None:
-    """Remove a lock's file and give the lock back. Who waits for it notices that its file is gone, and makes a new one."""
+    """Remove a lock file and release the lock. A process that opened the file meanwhile notices this, and makes a new one."""
     if os.name == "nt":  # an open file cannot be removed there
         file.close()
         path.unlink(missing_ok=True)
@@ -68,7 +71,7 @@ def drop_lock(file: IO[str], path: Path) -> None:
 
 
 def _opened(path: Path) -> IO[str]:
-    """Open or make the file; links are never followed, and nothing is changed yet."""
+    """Open or make the file. Links are not followed, and the content is not changed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
@@ -81,7 +84,7 @@ def _opened(path: Path) -> IO[str]:
     except FileExistsError as error:
         if os.path.lexists(path.parent) and not path.parent.is_dir():
             raise unwritable(path, error) from error
-        raise FileNotFoundError(path) from error  # the folder was there, and is removed now
+        raise FileNotFoundError(path) from error  # the folder was removed since
     except OSError as error:
         raise unwritable(path, error) from error
     try:
@@ -94,7 +97,7 @@ def _opened(path: Path) -> IO[str]:
 
 
 def _locked(file: IO[str], where: object, command: str) -> bool:
-    """True: the lock is ours. False: there are no locks on this system or this disk, which is reported."""
+    """True: we have the lock. False: this system or disk has no locks, which is logged. BusyError: another process has it."""
     try:
         import fcntl
 
@@ -102,17 +105,17 @@ def _locked(file: IO[str], where: object, command: str) -> bool:
         return True
     except BlockingIOError as error:
         file.seek(0)
-        holder = printable(file.read(_LONGEST)) or "it has not said which process it is"
+        holder = printable(file.read(_LONGEST)) or "unknown process"
         raise BusyError(
-            f"{where}: another `{command}` is at work there ({holder}); wait for it, or give another --out"
+            f"{where}: another `{command}` is running there ({holder}); wait for it, or give another --out"
         ) from error
     except (ImportError, OSError) as error:
-        log.warning("there are no file locks here (%s): do not run two `%s` on %s at once", error, command, where)
+        log.warning("%s: file locks do not work here (%s); do not run two `%s` at once", where, error, command)
         return False
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether the open file is still the one of that name."""
+    """Whether the open file is still the file at that path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
     except FileNotFoundError:
@@ -120,15 +123,15 @@ def _is_at(file: IO[str], path: Path) -> bool:
 
 
 def _sign(file: IO[str], path: Path) -> None:
-    """Write down who has the lock."""
+    """Write the process id and host name into the lock file."""
     try:
         os.ftruncate(file.fileno(), 0)
         text = printable(f"process {os.getpid()} on {platform.node()}")
         os.lseek(file.fileno(), 0, os.SEEK_SET)
-        os.write(file.fileno(), text.encode())  # not through the file's buffer, which closing would try to write again
+        os.write(file.fileno(), text.encode())  # unbuffered: after a failed write, closing would try to write the buffer again
     except OSError as error:
         raise unwritable(path, error) from error
 
 
 def _foreign(path: Path, got: str) -> StoreError:
-    return StoreError(f"{path}: expected a lock file of samdiff's or nothing, got {got}; move it away, or give another --out")
+    return StoreError(f"{path}: expected a lock file of samdiff or nothing, got {got}; move it away, or give another --out")

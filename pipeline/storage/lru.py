@@ -1,4 +1,4 @@
-"""A dictionary that keeps its newest entries: what was read lately, in bounded memory, for several threads."""
+"""A thread-safe LRU cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 
 class LRUCache(Generic[V]):
-    """At most `limit` values by key; the one that was used longest ago goes first. A pickled copy starts empty."""
+    """At most `limit` values by key; the least recently used one is removed first. A pickled copy is empty."""
 
     def __init__(self, limit: int) -> None:
         assert limit > 0
@@ -25,14 +25,14 @@ class LRUCache(Generic[V]):
         return len(self._values)
 
     def get(self, key: str) -> V | None:
-        """The value, or None if it is not kept (any more)."""
+        """The value of a key, or None."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
     def pop(self, key: str) -> None:
-        """Forget a value."""
+        """Remove a value, if it exists."""
         with self._lock:
             self._values.pop(key, None)
 

@@ -1,4 +1,4 @@
-"""Checks that are made once, whatever number of threads or worker processes want their result; and memory shared with such workers."""
+"""Checks that are made once for all threads and worker processes; and integers in memory shared with worker processes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableSequence
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.sharedctypes import RawArray
-from typing import Any, Literal
+from typing import Literal, cast
 
 log = logging.getLogger(__name__)
 
@@ -18,40 +18,41 @@ _STRIPES = 64
 
 
 class SharedArray:
-    """A few integers that a process shares with its workers, forked or spawned, in both directions. Any other pickle is a copy."""
+    """A few integers shared between a process and its workers, forked or spawned. A pickle made for any other purpose is a copy."""
 
     def __init__(self, code: Literal["q", "B"], values: list[int]) -> None:
         """
         Args:
-            code: int64 (`q`) or uint8 (`B`), each read and written as one word.
-            values: the first ones; there is at least one.
+            code: int64 (`q`) or uint8 (`B`); each element is read and written atomically.
+            values: the initial values, at least one.
         """
         self._code = code
         try:
-            self.cells: Any = RawArray(code, values)
+            self.cells: MutableSequence[int] = cast(MutableSequence[int], RawArray(code, values))
             self._shared = True
         except OSError as error:  # no folder for temporary files
             log.warning(
-                "no memory can be shared with worker processes (%s): they neither see set_epoch nor share checks", error
+                "no memory can be shared with worker processes (%s): they do not see set_epoch, and repeat each other's checks",
+                error,
             )
             self.cells, self._shared = array.array(code, values), False
 
-    def __reduce__(self) -> tuple[Callable[..., SharedArray], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., SharedArray], tuple[object, ...]]:
         if self._shared and get_spawning_popen() is not None:
             return _attached, (self._code, self.cells)
         return SharedArray, (self._code, list(self.cells))
 
 
-def _attached(code: Literal["q", "B"], cells: Any) -> SharedArray:
+def _attached(code: Literal["q", "B"], cells: MutableSequence[int]) -> SharedArray:
     shared = SharedArray.__new__(SharedArray)
     shared._code, shared.cells, shared._shared = code, cells, True
     return shared
 
 
 class Once:
-    """Names that passed a check. A second thread that wants the same one waits for the first.
+    """Names that passed a check. If two threads request the same name, the second one waits for the first.
 
-    Worker processes, forked or spawned, share the marks of the names that are given at the start; any other pickled copy starts empty.
+    Worker processes, forked or spawned, share the state of the names that are given to `__init__`. Any other pickled copy is empty.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -60,13 +61,13 @@ class Once:
         self._others: set[str] = set()
         self._locks: tuple[int, list[threading.Lock]] = (-1, [])
 
-    def __reduce__(self) -> tuple[Callable[..., Once], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Once], tuple[object, ...]]:
         return (
             (Once, (list(self._number),)) if get_spawning_popen() is None else (_with_marks, (list(self._number), self._marks))
         )
 
     def run(self, name: str, check: Callable[[str], None]) -> None:
-        """Call `check(name)` unless it passed before; what it raises is raised, and the next call checks again."""
+        """Call `check(name)` unless it passed before. If it raises an exception, the next call checks again."""
         if self._has(name):
             return
         with self._lock(name):
@@ -75,7 +76,7 @@ class Once:
                 self._mark(name, passed=True)
 
     def forget(self, name: str) -> None:
-        """The next call checks again."""
+        """Make the next `run` check the name again."""
         self._mark(name, passed=False)
 
     def _has(self, name: str) -> bool:
@@ -93,7 +94,7 @@ class Once:
 
     def _lock(self, name: str) -> threading.Lock:
         process, locks = self._locks
-        if process != os.getpid():  # a fork may have copied a lock that a thread of the parent held: nobody would give it back
+        if process != os.getpid():  # after a fork: a copied lock that a thread of the parent held would never be released
             self._locks = _, locks = os.getpid(), [threading.Lock() for _ in range(_STRIPES)]
         return locks[zlib.crc32(name.encode()) % _STRIPES]
 

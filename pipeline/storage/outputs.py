@@ -1,7 +1,7 @@
-"""What a run reads and what it writes: an input is never an output, and a file that exists is replaced only where that was requested.
+"""The output files of a run: an input is never overwritten, and an existing file is replaced only if that was requested.
 
-Files are compared by identity, not by name, so hard links, symbolic links, `..`, relative paths and names that differ only in case on a
-disk that ignores it are seen through. `look` asks the disk, `judge` decides, `Outputs` does both for the files of one run.
+Files are compared by identity and not by name. This covers hard links, symbolic links, `..`, relative paths, and names that differ only in
+case on a case-insensitive disk. `look` reads the disk, `judge` decides, `Outputs` does both for the files of one run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .atomic import PARTIAL, advice, hold, partial_name, partial_stem, write_ato
 
 EXISTS = "exists already; give --overwrite, or another --out"
 ITSELF = "is the input itself; give --suffix or --out"
-NOTHING, FILE, DEAD_LINK = "nothing", "a file", "a link to nothing"
+NOTHING, FILE, DEAD_LINK = "nothing", "a file", "a broken link"
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
@@ -32,55 +32,55 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 _LEFT_OVER = re.compile(rf"\.(.+)\.[0-9a-f]{{32}}{re.escape(PARTIAL)}", re.DOTALL)
-_OLD_S = 3600.0  # a partial file untouched for so long has no writer, where the disk has no locks to tell
+_OLD_S = 3600.0  # seconds; without locks, a partial file that was not changed for so long is taken to have no writer
 
 Key = tuple[object, ...]
-"""One way in which two paths can mean one file: by device and inode, or by folder and name."""
+"""An identity of a file: its device and inode, or its folder and name."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What lies at a path."""
+    """What exists at a path."""
 
     kind: str
-    """`NOTHING`, `FILE`, `DEAD_LINK`, or in words what else it is."""
+    """`NOTHING`, `FILE`, `DEAD_LINK`, or a description such as `a folder`."""
     keys: frozenset[Key]
-    """All identities of the path: of its folder and name, of itself, and of what it leads to if it is a link."""
+    """All identities of the path: its folder and name, the file itself, and the target of a link."""
     place: Key
-    """The first of them, which is there for files to come, too."""
+    """The identity by folder and name, which a missing file has too."""
     own: Key | None = None
-    """The identity of the file or link itself; None if there is nothing."""
+    """The identity of the file or link itself; None if the path does not exist."""
 
 
 def look(path: str | Path, folders: dict[str, Key] | None = None) -> Entry:
-    """Ask the disk what lies at a path. Nothing is opened.
+    """What exists at a path. Nothing is opened.
 
     Args:
-        path: of a file or of nothing.
-        folders: identities of folders that were looked at before; filled. Makes many files of one folder cheap.
+        path: a file, or a path that does not exist.
+        folders: a cache of folders' identities, extended by this call; it makes many files of one folder cheap.
 
     Raises:
-        OSError: the disk does not say (a name that is too long, a folder that may not be searched).
+        OSError: the path cannot be examined (the name is too long, or a folder may not be searched).
     """
     place = place_of(path, folders)
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return Entry(NOTHING, frozenset({place}), place)
-    own: Key = ("file", found.st_dev, found.st_ino)
+        return Entry(NOTHING, keys=frozenset({place}), place=place)
+    own: Key = ("file", status.st_dev, status.st_ino)
     keys = {place, own}
-    if stat.S_ISLNK(found.st_mode):
+    if stat.S_ISLNK(status.st_mode):
         try:
-            found = os.stat(path)
-        except OSError:  # it leads to nothing, or in a circle
-            return Entry(DEAD_LINK, frozenset(keys), place, own)
-        keys.add(("file", found.st_dev, found.st_ino))
-    kind = FILE if stat.S_ISREG(found.st_mode) else _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
-    return Entry(kind, frozenset(keys), place, own)
+            status = os.stat(path)
+        except OSError:  # the target does not exist, or the links form a circle
+            return Entry(DEAD_LINK, keys=frozenset(keys), place=place, own=own)
+        keys.add(("file", status.st_dev, status.st_ino))
+    kind = FILE if stat.S_ISREG(status.st_mode) else _KINDS.get(stat.S_IFMT(status.st_mode), "not a file")
+    return Entry(kind, keys=frozenset(keys), place=place, own=own)
 
 
 def place_of(path: str | Path, folders: dict[str, Key] | None = None) -> Key:
-    """The identity of a path by its folder and name, the same for `a.png`, `./a.png` and `in/../a.png`; the file itself is not looked at."""
+    """The identity of a path by its folder and name: the same for `a.png`, `./a.png` and `in/../a.png`. The file itself is not examined."""
     parent, name = os.path.split(os.path.normpath(path) if os.path.basename(path) in ("", ".") else os.fspath(path))
     known = {} if folders is None else folders
     if parent not in known:
@@ -88,15 +88,15 @@ def place_of(path: str | Path, folders: dict[str, Key] | None = None) -> Key:
     return ("place", *known[parent], name)
 
 
-def judge(target: Entry, inputs: Mapping[Key, Path], overwrite: bool, resumes: bool = False) -> str:
-    """Why a file may not be written, in words that follow its name; empty if it may. Pure.
+def judge(target: Entry, inputs: Mapping[Key, Path], *, overwrite: bool, resumes: bool = False) -> str:
+    """Why a file may not be written, as a phrase to follow its name; empty if it may. Pure.
 
     Args:
-        target: what lies there.
-        inputs: every file that the run reads, by all of its keys.
-        overwrite: whether files that exist may be replaced.
-        resumes: a file that exists is looked at later, and kept if it holds the result of identical work; so it is `EXISTS` for now, even
-            if the run reads it as well. Nothing is written over it either way.
+        target: what exists at the path.
+        inputs: identity -> path of every file that the run reads.
+        overwrite: whether existing files may be replaced.
+        resumes: the run later keeps an existing file that holds the result of identical work. The answer for such a file is therefore
+            `EXISTS`, even if it is an input too; it is not overwritten in either case.
     """
     if target.kind not in (NOTHING, FILE, DEAD_LINK):
         return f"is {target.kind}, expected a file or nothing; give another --out"
@@ -110,13 +110,13 @@ def judge(target: Entry, inputs: Mapping[Key, Path], overwrite: bool, resumes: b
 
 
 class Outputs:
-    """The outputs of one run beside its inputs. Looking at N files takes a time proportional to N."""
+    """The output files of one run, checked against its inputs. The time is proportional to the number of files."""
 
     def __init__(self, inputs: Iterable[str | Path], overwrite: bool = False, resumes: bool = False) -> None:
         """
         Args:
-            inputs: every file that the run reads, those that will turn out to be unreadable too.
-            overwrite: whether files that exist may be replaced.
+            inputs: every file that the run reads, including unreadable ones.
+            overwrite: whether existing files may be replaced.
             resumes: see `judge`.
         """
         self.overwrite, self.resumes = overwrite, resumes
@@ -124,36 +124,36 @@ class Outputs:
         self._read: dict[Key, Path] = {}
         self._written: dict[Key, Path] = {}
         for path in inputs:
-            with suppress(OSError):  # what cannot even be looked at cannot be an output either: `trouble` says so
+            with suppress(OSError):  # a path that cannot be examined cannot be an output either, see `trouble`
                 for key in look(path, self._folders).keys:
                     self._read.setdefault(key, Path(path))
 
     def trouble(self, target: Path, source: Path | None = None) -> str:
-        """Why a file may not be written, in words that follow its name; empty if it may.
+        """Why a file may not be written, as a phrase to follow its name; empty if it may.
 
         Args:
             target: the file.
-            source: the input that it is made from, if it is made from one.
+            source: the input that it is made from; None: no single one.
         """
         try:
-            there = look(target, self._folders)
+            entry = look(target, self._folders)
             own = look(source, self._folders) if source is not None else None
         except OSError as error:
             return f"cannot be written ({error.strerror or error}); give another --out"
-        if own is not None and there.keys & own.keys:
+        if own is not None and entry.keys & own.keys:
             return ITSELF
-        if there.own in self._written:
-            return f"was written by this command before, from another input ({printable(self._written[there.own])})"
-        return judge(there, self._read, self.overwrite, self.resumes)
+        if entry.own in self._written:
+            return f"was written by this command before, from another input ({printable(self._written[entry.own])})"
+        return judge(entry, self._read, overwrite=self.overwrite, resumes=self.resumes)
 
     def wrote(self, target: Path) -> None:
-        """Remember a file that was written, so that the same run never replaces it, whatever the disk takes for one name."""
+        """Remember a file that was written, so that the same run does not replace it, under whatever name."""
         own = look(target, self._folders).own
         if own is not None:
             self._written[own] = target
 
     def clash(self, targets: Sequence[Path]) -> Path | None:
-        """The first target that would be one file with an earlier one; None if all are different."""
+        """The first target that would be the same file as an earlier one; None if all differ."""
         seen: set[Key] = set()
         folded: dict[Key, Path] = {}
         for target in targets:
@@ -169,40 +169,41 @@ class Outputs:
 
 
 def claim_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[str | Path], overwrite: bool) -> None:
-    """Before any work of a command: may all of its files be written? Also removes what killed runs left of these very files.
+    """Check before any work that all files of a command may be written. Also removes partial files that killed runs left of them.
 
     Args:
-        outputs: (the option that names it, the file).
+        outputs: (the option that sets it, the file).
         inputs: every file that the command reads.
-        overwrite: whether files that exist may be replaced.
+        overwrite: whether existing files may be replaced.
 
     Raises:
-        ConfigError: a file is an input, exists already, is a folder, FIFO or device, or lies in none, or two of them are one.
+        ConfigError: a file is an input, exists already, is a folder, FIFO or device, has a parent that is not a folder or not
+            writable, or two of them are the same file.
     """
     guard = Outputs(inputs, overwrite)
     for option, path in outputs:
         if reason := guard.trouble(path) or folder_trouble(path.parent) or place_trouble(path):
             raise ConfigError(f"{printable(path)}: {reason.replace('--out', option)}")
-    double = guard.clash([path for _, path in outputs])
-    if double is not None:
-        raise ConfigError(f"{printable(double)}: two results of this command would go to this one file; give each its own name")
+    duplicate = guard.clash([path for _, path in outputs])
+    if duplicate is not None:
+        raise ConfigError(f"{printable(duplicate)}: two outputs of this command are this same file; give each its own name")
     sweep_outputs(path for _, path in outputs)
 
 
 def folder_trouble(folder: Path) -> str:
-    """Why a folder cannot be made, in words that follow a file's name; empty if it is there or may be made."""
-    with suppress(OSError):  # what cannot be looked at is reported by whoever writes
+    """Why a folder cannot be made, as a phrase to follow a file's name; empty if it exists or can be made."""
+    with suppress(OSError):  # a path that cannot be examined is reported when it is written
         while not os.path.lexists(folder) and folder != folder.parent:
             folder = folder.parent
         if os.path.lexists(folder) and not folder.is_dir():
-            return f"cannot be written ({printable(folder)} is no folder); give another --out"
+            return f"cannot be written ({printable(folder)} is not a folder); give another --out"
     return ""
 
 
 def place_trouble(target: Path) -> str:
-    """Why no file could be made in a target's folder, or in the one that its missing folders would be made in; empty if one could.
+    """Why no file can be made in a target's folder (or its nearest existing parent), as a phrase to follow its name; empty if one can.
 
-    An empty file is made and removed there, so that permissions and disks that are read-only or full are found before the work.
+    An empty file is made and removed there, so that missing permissions and read-only or full disks are reported before the work.
     """
     folder = target.parent
     while not os.path.lexists(folder) and folder != folder.parent:
@@ -215,10 +216,10 @@ def place_trouble(target: Path) -> str:
 
 
 def write_output(target: Path, data: bytes, overwrite: bool) -> None:
-    """Write a file whole or not at all; one that exists is replaced only with `overwrite`, also if it appeared a moment ago.
+    """Write a file atomically, and its missing folders. An existing file, even one that has just appeared, is replaced only with `overwrite`.
 
     Raises:
-        SamdiffError: it exists, is no file, or cannot be written.
+        SamdiffError: the target exists, is not a file, or cannot be written.
     """
     try:
         kind = look(target).kind
@@ -235,7 +236,7 @@ def write_output(target: Path, data: bytes, overwrite: bool) -> None:
 
 
 def try_place(target: Path) -> None:
-    """OSError if no file could be written there. Makes the missing folders."""
+    """Raise an OSError if the target could not be written. Makes its missing folders."""
     target.parent.mkdir(parents=True, exist_ok=True)
     probe = target.with_name(partial_name(target.name))
     with open(probe, "xb"):
@@ -244,16 +245,16 @@ def try_place(target: Path) -> None:
 
 
 def sweep_outputs(targets: Iterable[Path]) -> int:
-    """Remove the hidden partial files that killed runs left of these targets, and nothing else; returns how many there were.
+    """Remove partial files of these targets that killed runs left; returns their number.
 
-    A name must be exactly of the form that `write_atomic` gives to one of the targets; a file that another process is writing stays.
+    A name must be exactly one that `write_atomic` makes for one of the targets. A file that another process is writing is kept.
     """
-    wanted: dict[Path, set[str]] = {}
+    stems: dict[Path, set[str]] = {}
     for target in targets:
-        wanted.setdefault(target.parent, set()).add(partial_stem(target.name))
+        stems.setdefault(target.parent, set()).add(partial_stem(target.name))
     count = 0
-    for folder, names in wanted.items():
-        with suppress(OSError), os.scandir(folder) as entries:  # no such folder, or it may not be listed: nothing to sweep
+    for folder, names in stems.items():
+        with suppress(OSError), os.scandir(folder) as entries:  # the folder may be missing or unreadable
             left = [
                 e.path
                 for e in entries
@@ -266,7 +267,7 @@ def sweep_outputs(targets: Iterable[Path]) -> int:
 
 
 def files_of(path: Path) -> list[Path]:
-    """What is read where a file or a run's folder is given: the file, or the files of the folder (not of its folders)."""
+    """The files that a path stands for: the file itself, or the files directly in a folder."""
     if path.is_dir():
         with suppress(OSError):
             return [entry for entry in path.iterdir() if not entry.is_dir()]
@@ -275,26 +276,26 @@ def files_of(path: Path) -> list[Path]:
 
 def _identity(folder: str) -> Key | None:
     try:
-        found = os.stat(folder)
+        status = os.stat(folder)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _one_name(folder: Path, first: str, second: str) -> bool:
-    """Whether the disk takes two names that differ in case, or in how their letters are composed, for one. Asked with empty files."""
+    """Whether two names that differ only in case or Unicode normalization are one file on this disk; tried with empty files."""
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     try:
         with tempfile.TemporaryDirectory(prefix=f".samdiff-{uuid.uuid4().hex}", dir=folder) as scratch:
             Path(scratch, first).touch()
             return Path(scratch, second).exists()
-    except OSError:  # nothing can be written there anyway, which is said when it is tried
+    except OSError:  # not writable, which is reported when the output is written
         return False
 
 
 def _abandoned(partial: str) -> bool:
-    """Whether no process is writing a partial file: the system takes a killed writer's lock away."""
+    """Whether no process is writing a partial file: the system releases the lock of a killed writer."""
     try:
         with open(os.open(partial, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)), "rb+") as file:
             free = hold(file)

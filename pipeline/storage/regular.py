@@ -1,7 +1,7 @@
-"""Opening files whose names others gave: regular files only, without blocking, and no more bytes than a bound.
+"""Opening files of untrusted names: only regular files, without blocking, and of limited size.
 
-A pipe, device or socket may bear any name, such as `x.png`: opened like a file it would wait for ever or have effects. Whatever is wrong
-is an `OSError` with the reason, as for other files that cannot be read.
+A pipe, device or socket may have any name, such as `x.png`; opening it could block for ever or have side effects. Every problem is an
+`OSError` with the reason, as for other files that cannot be read.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ _KINDS = (
 
 
 def why_not_regular(mode: int) -> str:
-    """Empty for the `st_mode` of a regular file, else what has its name instead."""
+    """Why an `st_mode` is not a regular file's; empty if it is."""
     if stat.S_ISREG(mode):
         return ""
     return f"not a file: {next((what for test, what in _KINDS if test(mode)), 'something else')} has this name"
 
 
 def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BinaryIO:
-    """Open a regular file for reading; links are followed.
+    """Open a regular file for reading, binary; links are followed.
 
     Args:
-        path: of the file.
-        limit: most bytes that it may have, looked up before anything is read; None: any number.
+        path: the file.
+        limit: largest size in bytes, checked before anything is read; None: any.
 
     Raises:
-        OSError: it cannot be opened, is no regular file, or has more bytes than `limit`.
+        OSError: it cannot be opened, is not a regular file, or has more than `limit` bytes.
     """
-    _check(os.stat(path), limit)  # so that a device is not even opened
+    _check(os.stat(path), limit)  # before opening, which may have side effects for a device
     descriptor = os.open(path, _FLAGS)
     try:
-        _check(os.fstat(descriptor), limit)  # it may be another one by now
+        _check(os.fstat(descriptor), limit)  # the path may be another file by now
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -49,10 +49,10 @@ def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> Bina
 
 
 def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
-    """All bytes of a regular file, at most `limit`, also if it grows meanwhile.
+    """All bytes of a regular file, at most `limit` even if it grows during the read.
 
     Raises:
-        OSError: as of `open_regular`.
+        OSError: see `open_regular`.
     """
     with open_regular(path, limit) as file:
         data = file.read(limit + 1)
@@ -62,13 +62,13 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def too_large(size: int, limit: int) -> OSError:
-    """The error about a file of `size` bytes where `limit` are allowed."""
+    """The error for a file of `size` bytes where at most `limit` are allowed."""
     return OSError(errno.EFBIG, f"{size / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB that an image may have")
 
 
-def _check(found: os.stat_result, limit: int | None) -> None:
-    reason = why_not_regular(found.st_mode)
+def _check(status: os.stat_result, limit: int | None) -> None:
+    reason = why_not_regular(status.st_mode)
     if reason:
         raise OSError(errno.EINVAL, reason)
-    if limit is not None and found.st_size > limit:
-        raise too_large(found.st_size, limit)
+    if limit is not None and status.st_size > limit:
+        raise too_large(status.st_size, limit)

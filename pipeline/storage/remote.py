@@ -1,7 +1,7 @@
-"""A store at a URL: `s3://bucket/name.zarr`, `gs://…`, `az://…`, `memory://name.zarr`, whatever fsspec knows.
+"""A store at a URL that fsspec supports: `s3://bucket/name.zarr`, `gs://…`, `az://…`, `memory://name.zarr`.
 
-Credentials, regions and endpoints come from the environment, as the service's own tools read them (for S3: `AWS_PROFILE`,
-`AWS_ENDPOINT_URL`, …). Object stores write whole objects or nothing, which is all that a store needs.
+Credentials, regions and endpoints are read from the environment, as by the service's own tools (for S3: `AWS_PROFILE`,
+`AWS_ENDPOINT_URL`, …). Object stores write whole objects atomically.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FsspecStore:
-    """Objects below one URL. The connection belongs to the process: it is made on first use and made anew after a fork."""
+    """A key store at a URL. Each process connects on first use, also after a fork."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -32,7 +32,7 @@ class FsspecStore:
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | None:
         """See `local.KeyStore`."""
-        with self._talking(key) as (fs, root):
+        with self._connected(key) as (fs, root):
             try:
                 data: bytes = fs.cat_file(f"{root}/{key}", start=start or None, end=None if length is None else start + length)
                 return data
@@ -41,7 +41,7 @@ class FsspecStore:
 
     def size(self, key: str) -> int | None:
         """See `local.KeyStore`."""
-        with self._talking(key) as (fs, root):
+        with self._connected(key) as (fs, root):
             try:
                 return int(fs.info(f"{root}/{key}")["size"])
             except FileNotFoundError:
@@ -49,21 +49,21 @@ class FsspecStore:
 
     def set(self, key: str, value: bytes) -> None:
         """See `local.KeyStore`."""
-        with self._talking(key) as (fs, root):
+        with self._connected(key) as (fs, root):
             fs.pipe_file(f"{root}/{key}", value)
 
     def list_keys(self) -> Iterator[str]:
         """See `local.KeyStore`."""
-        with self._talking("") as (fs, root):
+        with self._connected("") as (fs, root):
             try:
-                found = fs.find(root)
+                paths = fs.find(root)
             except FileNotFoundError:
-                found = []
-        yield from sorted(path[path.index(root) + len(root) + 1 :] for path in found)
+                paths = []
+        yield from sorted(path[path.index(root) + len(root) + 1 :] for path in paths)
 
     def delete(self, key: str) -> None:
         """See `local.KeyStore`."""
-        with self._talking(key) as (fs, root), suppress(FileNotFoundError):
+        with self._connected(key) as (fs, root), suppress(FileNotFoundError):
             fs.rm_file(f"{root}/{key}")
 
     def sibling(self, suffix: str) -> FsspecStore:
@@ -71,15 +71,15 @@ class FsspecStore:
         return FsspecStore(self.url + suffix)
 
     @contextmanager
-    def _talking(self, key: str) -> Iterator[tuple[AbstractFileSystem, str]]:
-        """The file system and the root's path in it; whatever goes wrong on the way becomes a StoreError that names the URL."""
+    def _connected(self, key: str) -> Iterator[tuple[AbstractFileSystem, str]]:
+        """The file system and the root's path in it. Every exception inside the block becomes a StoreError that names the URL."""
         try:
             if self._connection is None or self._connection[0] != os.getpid():
                 self._connection = (os.getpid(), *_connect(self.url))
             yield self._connection[1:]
         except ImportError as error:
             raise StoreError(f"{self.url}: {error}; for S3: pip install 'samdiff[remote]'") from error
-        except Exception as error:  # each service has its own kinds
+        except Exception as error:  # each service has its own exceptions
             reason = f"{type(error).__name__}: {error}"
             raise StoreError(
                 f"{self.url}/{key}: {reason}; check the address, the network, the bucket and your credentials"
@@ -89,6 +89,6 @@ class FsspecStore:
 def _connect(url: str) -> tuple[AbstractFileSystem, str]:
     import fsspec
 
-    # Listings are never cached: another process may write between two looks.
+    # Listings are not cached: another process may write between two calls.
     fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=False)
     return fs, str(root).rstrip("/")

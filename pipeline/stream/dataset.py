@@ -1,7 +1,7 @@
 """Training samples from one or several stores: `ShardDataset`.
 
-Everything random about a sample (which tile, which crop, which flip) is a function of (seed, global position), so a run can
-be resumed from the position alone, by any number of workers.
+Everything random about a sample (tile, crop, flips) is a function of (seed, global position). So a run can be resumed from the position
+alone, with any number of workers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, SupportsIndex
 
-import cv2
 import numpy as np
 
 from ...errors import ConfigError, PositionError, StoreError
@@ -21,9 +20,9 @@ from ..shards.reader import Store, open_store
 from ..shards.schema import tiles_per_shard
 from ..storage.cache import CACHE_BYTES, CachingStore
 from ..storage.once import SharedArray
-from .order import Order, draw
+from .crops import crop_flip, plan_crops
+from .order import Order
 from .passes import checked_epoch
-from .random_streams import Stream
 
 if TYPE_CHECKING:
     import torch
@@ -32,17 +31,17 @@ log = logging.getLogger(__name__)
 
 __all__ = ["ShardDataset", "Store", "open_store"]
 
-_COLUMNS = {"mask": 0, "image": 1}  # of `masks/codes`
+_COLUMNS = {"mask": 0, "image": 1}  # mean -> column of `masks/codes`
 _SEVERAL = "`batch(first, size)`"
 _SHOWN = 6  # samples in a notebook
 
 
 class ShardDataset:
-    """Random HR-aligned crops from stores, as uint8; a sample is a function of the seed and its global position alone.
+    """Random aligned crops of HR, LR and labels from stores. A sample is a function of the seed and its global position.
 
     A map-style PyTorch data set: `len(data)` samples per epoch, `data[i]`, and `for sample in data` over one epoch. `data[i]` is the sample
-    at position i of the epoch that `set_epoch` chose, 0 at first; indices from `len(data)` on are in the epochs that follow. Whole batches
-    by global position: `data.batch(first, size)`. Pickles and forks: files are opened per read.
+    at position i of the current epoch, which is 0 or set by `set_epoch`; larger indices are in the following epochs.
+    `data.batch(first, size)` is a batch by global position. It works after pickling and in forked processes.
     """
 
     def __init__(
@@ -59,28 +58,30 @@ class ShardDataset:
     ) -> None:
         """
         Args:
-            stores: one or several stores, or their paths; all of one scale.
-            patch: size of the crop in HR pixels, a multiple of the scale; None takes whole tiles.
-            seed: of the order, the crops and the flips.
-            hold_out: images at the end of each store that are left out, see `held_out_from`.
-            cache: folder that keeps the shards of stores at URLs (see `cache.py`); by default `shards` in the cache folder.
-            cache_bytes: bound of that folder.
-            check_shards: compare each shard with its recorded SHA-256 at its first use, see `open_store`. Stores that are open already
-                keep their own way.
-            e_sam: whether samples hold E_SAM too; True means "mask", the mean over the mask; "image" is the official code's mean.
+            stores: one or several stores, or their paths; all of the same scale.
+            patch: size of the crop in HR pixels, a multiple of the scale; None: the smallest tile size of the stores.
+            seed: seed of the order, the crops and the flips.
+            hold_out: number of images at the end of each store to exclude, see `held_out_from`.
+            cache: folder that keeps the shards of stores at URLs (see `cache.py`); None: `shards` in samdiff's cache folder.
+            cache_bytes: limit of the size of that folder in bytes.
+            check_shards: compare each shard with its recorded SHA-256 at its first use, see `open_store`. It has no effect on open stores.
+            e_sam: whether samples include E_SAM; True and "mask": mean over the mask; "image": the mean of the official code.
 
         Raises:
-            StoreError: a store cannot be read, or the stores differ in scale or hold no tile.
+            StoreError: a store cannot be read, the stores differ in scale, or there are no tiles.
             ConfigError: the patch does not fit the tiles, or `e_sam` is unknown.
         """
         self._mean = "mask" if e_sam is True else e_sam
         if self._mean is not False and self._mean not in _COLUMNS:
             raise ConfigError(f"e_sam: expected True, False, 'mask' or 'image', got {e_sam!r}")
         self._lookup: tuple[np.ndarray, np.ndarray] | None = None
-        self._epoch = SharedArray("q", [0, 0])  # the epoch, and samples that were indexed in it
+        self._epoch = SharedArray("q", [0, 0])  # the epoch, and the number of samples read by index in it
         several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
         self.stores = [
-            store if isinstance(store, Store) else open_to_stream(store, cache, cache_bytes, check_shards) for store in several
+            store
+            if isinstance(store, Store)
+            else open_to_stream(store, cache, cache_bytes=cache_bytes, check_shards=check_shards)
+            for store in several
         ]
         if not self.stores:
             raise StoreError("expected at least one store, got none")
@@ -88,7 +89,7 @@ class ShardDataset:
         for store in self.stores[1:]:
             if store.scale != first.scale:
                 raise StoreError(
-                    f"stores of one scale are needed: {first.place} is x{first.scale}, {store.place} is x{store.scale}"
+                    f"expected stores of the same scale, got {first.place} with x{first.scale} and {store.place} with x{store.scale}"
                 )
         self.scale, self.seed = first.scale, seed
         smallest = min(store.tile for store in self.stores)
@@ -98,22 +99,22 @@ class ShardDataset:
         lengths = tuple(held_out_from(store, hold_out) for store in self.stores)
         self.order = Order(lengths, tuple(tiles_per_shard(s.tile) for s in self.stores), seed)
         if self.order.total == 0:
-            raise StoreError(f"{first.place}: the store holds no tile; prepare it from images of at least one tile")
+            raise StoreError(f"{first.place}: the store has no tiles; prepare it from images of at least the tile size")
         counts = [store.n_images for store in self.stores]
         self._first_image = np.cumsum([0, *counts[:-1]])
-        self._far = any(isinstance(store.place, CachingStore) for store in self.stores)
-        self._window = (-1, -1)  # whose shards were asked for in advance
+        self._remote = any(isinstance(store.place, CachingStore) for store in self.stores)
+        self._window = (-1, -1)  # the last window whose shards were requested in advance
 
     def __len__(self) -> int:
-        """Samples per epoch: the tiles of all stores, without those that are held out."""
+        """Samples per epoch: the tiles of all stores, without those of excluded images."""
         return self.order.total
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
         """One sample, see `at`; -1 is the epoch's last.
 
         Raises:
-            PositionError: below `-len(self)`; an `IndexError`.
-            IndexKindError: a slice, or no integer; a `TypeError`.
+            PositionError: the index is below `-len(self)`; an `IndexError`.
+            IndexKindError: the index is a slice or not an integer; a `TypeError`.
         """
         return self.__getitems__([index])[0]
 
@@ -124,9 +125,9 @@ class ShardDataset:
         batch = self.at(np.array(numbers, np.int64) + self.epoch * total)
         before, now = self._epoch.cells[1], self._epoch.cells[1] + len(numbers)
         self._epoch.cells[1] = now
-        if before < 2 * total <= now:  # twice, so that looking around is no reason
+        if before < 2 * total <= now:  # not earlier, so that a few samples read for inspection give no warning
             log.warning(
-                "samples of epoch %d were requested for the second time: same crops and flips; call set_epoch before each epoch",
+                "samples of epoch %d were requested for the second time, with the same crops and flips; call set_epoch before each epoch",
                 self.epoch,
             )
         return [{name: values[i] for name, values in batch.items()} for i in range(len(numbers))]
@@ -145,10 +146,13 @@ class ShardDataset:
         return self._epoch.cells[0]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of `data[i]` and of iteration: each has an order, crops and flips of its own.
+        """Set the epoch of `data[i]` and of iteration. Each epoch has its own order, crops and flips.
 
-        Call it between two passes of a `DataLoader` over this data set, as `DistributedSampler.set_epoch`; workers that run already (with
-        `persistent_workers`) see it too. `batch`, `at`, `ShardLoader` and `ShardStream` take global positions, which it does not change.
+        Call it between two passes of a `DataLoader` over this data set, like `DistributedSampler.set_epoch`. Running workers (with
+        `persistent_workers`) see it too. It has no effect on `batch`, `at`, `ShardLoader` and `ShardStream`, which use global positions.
+
+        Raises:
+            ConfigError: the epoch is negative or 2^30 and more.
         """
         self._epoch.cells[0], self._epoch.cells[1] = checked_epoch(epoch), 0
 
@@ -158,7 +162,7 @@ class ShardDataset:
         return f"ShardDataset({places}: x{self.scale}, {crops}, seed {self.order.seed}, epoch {self.epoch})"
 
     def _repr_html_(self) -> str:
-        """For notebooks: counts, sizes, and a few samples beside their masks."""
+        """For notebooks: counts, sizes, and a few samples with their masks."""
         facts = {
             "stores": ", ".join(str(store.place) for store in self.stores),
             "scale": f"x{self.scale}",
@@ -169,28 +173,30 @@ class ShardDataset:
         shown = range(min(_SHOWN, len(self)))
         try:
             return html_table("ShardDataset", facts, {f"sample {k}": self[k] for k in shown})
-        except StoreError as error:  # a notebook shows the object and what is wrong with it
+        except StoreError as error:  # a notebook still shows the object, with the error
             return html_table("ShardDataset", facts, {}, note=str(error))
 
     def batch(self, first: int, size: int) -> dict[str, np.ndarray]:
-        """The samples at global positions first .. first + size - 1, see `at`."""
+        """The samples at the global positions `first` to `first + size - 1`, see `at`."""
         return self.at(np.arange(first, first + size))
 
     def at(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """The samples at some global positions.
+        """The samples at global positions, integers [B]; position p is in epoch p // len(self).
 
         Returns:
-            `hr` uint8 [B, P, P, 3], `lr` uint8 [B, P/s, P/s, 3], `labels` uint16 [B, P, P], `image` int64 [B] (row of `codes`'
-            offsets: an image's number over all stores), `position` int64 [B]; with `e_sam`, `e_sam` float32 [B, P, P].
+            `hr` uint8 [B, P, P, 3], `lr` uint8 [B, P/s, P/s, 3], `labels` uint16 [B, P, P], `image` int64 [B] (the number of the image
+            over all stores, an index of `codes`' offsets), `position` int64 [B]; with `e_sam` also `e_sam` float32 [B, P, P].
 
         Raises:
-            PositionError: a position below 0.
-            StoreError: a shard is missing or damaged.
+            PositionError: a position is negative.
+            StoreError: a file is missing or damaged.
         """
         positions = np.asarray(positions, np.int64)
         size = len(positions)
         if size and positions.min() < 0:
-            raise PositionError(f"global positions begin at 0, got {positions.min()}; `data[-1]` is an epoch's last sample")
+            raise PositionError(
+                f"expected global positions of at least 0, got {positions.min()}; the last sample of an epoch is `data[-1]`"
+            )
         if size:
             self._fetch_ahead(int(positions[-1]))
         which, rows = self.order.locate(positions)
@@ -203,25 +209,26 @@ class ShardDataset:
             "position": positions,
         }
         for index, store in enumerate(self.stores):
-            mine = np.flatnonzero(which == index)
-            if len(mine) == 0:
+            slots = np.flatnonzero(which == index)
+            if len(slots) == 0:
                 continue
-            places = store.rows("tiles/place", rows[mine])
-            out["image"][mine] = places[:, 0] + self._first_image[index]
-            cuts = plan_crops(positions[mine], store.tile // self.scale, p_lr, self.seed)
+            places = store.rows("tiles/place", rows[slots])
+            out["image"][slots] = places[:, 0] + self._first_image[index]
+            crops = plan_crops(positions[slots], tile_lr=store.tile // self.scale, patch_lr=p_lr, seed=self.seed)
             for name, factor in (("hr", self.scale), ("lr", 1), ("labels", self.scale)):
-                tile = store.tile_like(name)  # one for all: fresh memory costs more than decoding
-                for slot, row, cut in zip(mine, rows[mine], cuts, strict=True):
-                    out[name][slot] = crop_flip(store.read_tile(name, int(row), tile), cut, p_lr, factor)
-            store.check_labels(rows[mine], out["labels"][mine].reshape(len(mine), -1).max(axis=1))
+                tile = store.tile_like(name)  # one buffer for all tiles: allocating one takes longer than decoding
+                for slot, row, crop in zip(slots, rows[slots], crops, strict=True):
+                    pixels = store.read_tile(name, int(row), tile)
+                    out[name][slot] = crop_flip(pixels, crop, patch_lr=p_lr, factor=factor)
+            store.check_labels(rows[slots], out["labels"][slots].reshape(len(slots), -1).max(axis=1))
         if self._mean:
             table, offset = self._lookup = self._lookup or self.codes(self._mean)
             out["e_sam"] = table[offset[out["image"]][:, None, None] + out["labels"]]
         return out
 
     def _fetch_ahead(self, position: int) -> None:
-        """Stores with a cache fetch the shards of this window and the next; asked once per window."""
-        if not self._far:
+        """Once per window, download the shards of this window and the next to the caches of remote stores."""
+        if not self._remote:
             return
         window, blocks = self.order.ahead(position)
         if window != self._window:
@@ -230,10 +237,17 @@ class ShardDataset:
                 store.prefetch(blocks[blocks[:, 0] == index, 1])
 
     def codes(self, mean: str = "mask") -> tuple[np.ndarray, np.ndarray]:
-        """What turns labels into E_SAM on the training device: `table[offset[image] + labels]`, see `e_sam`.
+        """A lookup table that turns labels into E_SAM on the training device: `table[offset[image] + labels]`, see `e_sam`.
+
+        Args:
+            mean: "mask" or "image", see `__init__`.
 
         Returns:
-            table float32: for each image a zero (no mask), then its codes; offset int64: where each image starts.
+            `table`, float32 [images + masks]: for each image a zero (no mask), then the codes of its masks; `offset`, int64 [images]: the
+            index of each image's zero.
+
+        Raises:
+            ConfigError: the mean is unknown.
         """
         column = _COLUMNS.get(mean)
         if column is None:
@@ -241,67 +255,43 @@ class ShardDataset:
         tables, offsets, start = [], [], 0
         for store in self.stores:
             counts = store.table("images/n_masks").astype(np.int64)
-            begins = np.cumsum(counts + 1) - (counts + 1)  # one zero row per image
+            zeros = np.cumsum(counts + 1) - (counts + 1)
             table = np.zeros(int(counts.sum()) + len(counts), np.float32)
             is_code = np.ones(len(table), bool)
-            is_code[begins] = False
+            is_code[zeros] = False
             table[is_code] = store.table("masks/codes")[:, column]
             tables.append(table)
-            offsets.append(begins + start)
+            offsets.append(zeros + start)
             start += len(table)
         return np.concatenate(tables), np.concatenate(offsets)
 
 
 def held_out_from(store: Store, images: int) -> int:
-    """The first tile of the last `images` images with tiles, at most a tenth of them; `len(store)` if none is held out."""
+    """The row of the first tile to hold out for validation: the last `images` images that have tiles are held out, but at most a tenth of them. `len(store)` if none is."""
     if images == 0:
         return len(store)
-    owner = store.rows("tiles/place", np.arange(len(store)))[:, 0]  # for once, and not kept
+    owner = store.rows("tiles/place", np.arange(len(store)))[:, 0]  # not `table`, which would stay in memory
     used = np.unique(owner)
     count = min(images, len(used) // 10)
     return int(np.searchsorted(owner, used[-count])) if count else len(store)
 
 
 def open_to_stream(
-    location: Path | str, cache: Path | None = None, cache_bytes: int = CACHE_BYTES, check_shards: bool = True
+    location: Path | str, cache: Path | None = None, *, cache_bytes: int = CACHE_BYTES, check_shards: bool = True
 ) -> Store:
-    """A store to train from: one at a URL is read through a cache of whole shards, any other directly; see `ShardDataset`."""
-    far = "://" in str(location) and not str(location).startswith("file://")
-    folder = (cache or cache_dir() / "shards") if far else None
-    return open_store(location, folder, cache_bytes, check_shards)
+    """Open a store for training: a store at a URL is read through a cache of whole shards. Arguments and errors as of `ShardDataset`."""
+    remote = "://" in str(location) and not str(location).startswith("file://")
+    folder = (cache or cache_dir() / "shards") if remote else None
+    return open_store(location, folder, cache_bytes=cache_bytes, check_shards=check_shards)
 
 
 def e_sam(labels: torch.Tensor, image: torch.Tensor, table: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-    """E_SAM float32 [B, 1, P, P] of integer labels [B, P, P], by lookup on their device.
+    """E_SAM, float32 [B, 1, P, P], by lookup on the device of the labels.
 
     Args:
-        labels: integers; 0 no mask, k the k-th mask of the image.
-        image: int64 [B], from the batch.
-        table: float32, from `ShardDataset.codes`, on the same device.
-        offset: int64, from `ShardDataset.codes`, on the same device.
+        labels: integers [B, P, P]; 0: no mask, k: the k-th mask of the image.
+        image: int64 [B], `image` of the batch.
+        table: float32, from `ShardDataset.codes`, on the device of the labels.
+        offset: int64, from `ShardDataset.codes`, on the device of the labels.
     """
     return table[labels.long() + offset[image][:, None, None]][:, None]
-
-
-def plan_crops(positions: np.ndarray, tile_lr: int, patch_lr: int, seed: int) -> np.ndarray:
-    """int64 [B, 5]: y_lr, x_lr of the crop's corner, flip rows, flip columns, transpose; a function of seed and position."""
-    room = tile_lr - patch_lr + 1
-    limits = (
-        (Stream.CROP_Y, room),
-        (Stream.CROP_X, room),
-        (Stream.FLIP_ROWS, 2),
-        (Stream.FLIP_COLUMNS, 2),
-        (Stream.TRANSPOSE, 2),
-    )
-    columns = [draw(0, limit, seed, stream, positions) for stream, limit in limits]
-    return np.stack(columns, axis=1)
-
-
-def crop_flip(tile: np.ndarray, cut: np.ndarray, patch_lr: int, factor: int) -> np.ndarray:
-    """One crop of a tile [S, S, …] in the frame `factor` times LR, flipped and transposed as `plan_crops` said."""
-    y, x, rows, columns, transpose = (int(value) for value in cut)
-    size = patch_lr * factor
-    part = tile[y * factor : y * factor + size, x * factor : x * factor + size]
-    if rows or columns:  # OpenCV, because NumPy takes 50 times as long to lay pixels of three bytes the other way round
-        part = cv2.flip(part, -1 if rows and columns else int(columns))
-    return cv2.transpose(part) if transpose else part

@@ -1,8 +1,8 @@
-"""Batches that are ready when the training step asks for them: `ShardLoader`, and `ShardStream` for PyTorch's own `DataLoader`.
+"""Batches prepared ahead of the training step: `ShardLoader`, and `ShardStream` for PyTorch's own `DataLoader`.
 
-`ShardLoader` makes batches in threads. Checksums aside, reading and decoding a tile release the interpreter's lock, so threads scale
-as worker processes do, without copies between processes and without anything to fork. The order is that of `order.py`: a batch is a function
-of its first position, so the number of workers and ranks changes who makes it, never what it holds.
+`ShardLoader` makes batches in threads. Reading and decoding a tile (except for its checksum) release Python's interpreter lock, so threads
+scale like worker processes, without copies between processes and without forks. A batch is a function of its first position, in the order
+of `order.py`; its content does not depend on the number of workers and ranks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,28 +23,31 @@ from ..shards.reader import Store
 from .dataset import ShardDataset
 from .passes import PassCounter
 
-MakeBatch = Callable[[int, int], Mapping[str, Any]]
-"""(first global position, samples) -> arrays or tensors on the CPU; a function of its arguments, callable from threads."""
+MakeBatch = Callable[[int, int], Mapping[str, np.ndarray | Tensor]]
+"""(first global position, number of samples) -> arrays or tensors on the CPU. Thread-safe, and a function of its arguments alone."""
 
 Stores = ShardDataset | Store | Path | str | Sequence[Path | str | Store]
-"""A data set, or the stores of one with whole tiles as its samples."""
+"""A data set, or one or several stores, whose whole tiles are then the samples."""
 
 
 def plan_steps(
-    batch: int, start: int = 0, steps: int | None = None, rank: int = 0, ranks: int = 1, worker: int = 0, workers: int = 1
+    batch: int, *, start: int = 0, steps: int | None = None, rank: int = 0, ranks: int = 1, worker: int = 0, workers: int = 1
 ) -> Iterator[int]:
-    """First positions of the batches that one worker of one rank makes; together they cover the stream once, in order.
+    """The first global positions of the batches that one worker of one rank makes. All workers together cover the stream once.
 
-    Step k of rank r holds the positions from `start + (k ranks + r) batch` on. Steps go round the workers.
+    Step k of rank r has the `batch` positions from `start + (k * ranks + r) * batch`. Worker w makes the steps w, w + workers, ….
 
     Args:
         batch: samples per step and rank.
-        start: global position of the first sample of rank 0: steps done x batch x ranks, whatever ran them.
-        steps: how many steps; None goes on for ever, epoch after epoch.
-        rank: which process of the group.
-        ranks: processes of the group.
-        worker: which worker of the rank.
-        workers: workers of the rank.
+        start: global position of the first sample of rank 0; to resume: finished steps x batch x ranks.
+        steps: number of steps; None: no end.
+        rank: number of this process in its group, from 0.
+        ranks: number of processes in the group.
+        worker: number of this worker of the rank, from 0.
+        workers: number of workers of the rank.
+
+    Raises:
+        ConfigError: a value is out of range.
     """
     if batch < 1 or start < 0 or not 0 <= rank < ranks or not 0 <= worker < workers or (steps is not None and steps < 0):
         raise ConfigError(
@@ -56,10 +58,10 @@ def plan_steps(
 
 
 def dataset_of(source: Stores) -> ShardDataset:
-    """The data set itself, or one of whole tiles of these stores.
+    """The data set itself, or a data set of whole tiles of these stores.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the source has another type.
         StoreError: a store cannot be read.
     """
     if isinstance(source, ShardDataset):
@@ -70,12 +72,12 @@ def dataset_of(source: Stores) -> ShardDataset:
 
 
 class ShardLoader:
-    """Batches of the stream as tensors on the training device, made ahead of their use.
+    """Batches as tensors on the training device, prepared ahead of their use.
 
-    With `steps`, one iteration is a pass of that many batches, and the next iteration resumes where it ended, so that crops and flips differ
-    from pass to pass; `set_epoch` chooses the pass. Without `steps` an iteration has no end, and each begins at `start`.
+    With `steps`, an iteration is a pass of that many batches. The next iteration starts where it ended, so crops and flips differ between
+    passes; `set_epoch` sets the number of the pass. Without `steps`, an iteration has no end, and each starts at `start`.
 
-    Leaving a loop early is safe: close the iterator (or let it go), and its threads end after the batches they are at.
+    A loop may be left early: when the iterator is closed or deleted, its threads end after their current batches.
     """
 
     def __init__(
@@ -93,24 +95,23 @@ class ShardLoader:
     ) -> None:
         """
         Args:
-            source: a `ShardDataset`, stores or their paths (whole tiles then), or any function of (first position, samples) such as one
-                that adds noise to its batches.
+            source: a `ShardDataset`, stores or their paths (then samples are whole tiles), or a function that makes batches.
             batch: samples per step and rank.
-            start: global position to begin with, a resume's only need: steps done x batch x ranks.
-            steps: how many batches, such as `len(data) // batch` for an epoch; None: no end.
-            rank: which process of the group.
-            ranks: processes of the group.
-            workers: threads that make batches; 0 makes each when it is requested.
-            ahead: batches per worker that are made in advance.
-            device: where the tensors go. For a GPU they are pinned and copied on a stream of their own, during the steps before.
+            start: global position of the first sample; to resume: finished steps x batch x ranks.
+            steps: number of batches per pass, such as `len(data) // batch` for an epoch; None: no end.
+            rank: number of this process in its group, from 0.
+            ranks: number of processes in the group.
+            workers: number of threads that make batches; 0: each batch is made when it is requested.
+            ahead: number of batches per worker that are prepared in advance.
+            device: device of the tensors. For a GPU, they are pinned and copied on a separate stream, during earlier steps.
 
         Raises:
-            ConfigError: a value that cannot be used.
+            ConfigError: a value is out of range, or the source has another type.
             StoreError: a store cannot be read.
         """
         if workers < 0 or ahead < 1:
             raise ConfigError(f"expected workers >= 0 and ahead >= 1, got workers {workers}, ahead {ahead}")
-        plan_steps(batch, start=start, steps=steps, rank=rank, ranks=ranks)  # complains here and not at the first batch
+        plan_steps(batch, start=start, steps=steps, rank=rank, ranks=ranks)  # errors are raised here and not at the first batch
         is_function = callable(source) and not isinstance(source, ShardDataset)
         self._make: MakeBatch = source if is_function else dataset_of(source).batch  # type: ignore[assignment,arg-type]
         self.batch, self.start, self.steps, self.rank, self.ranks = batch, start, steps, rank, ranks
@@ -122,10 +123,12 @@ class ShardLoader:
         """Batches of one pass.
 
         Raises:
-            IndexKindError: an iteration has no end, because `steps` was not given; a `TypeError`, as Python expects.
+            IndexKindError: an iteration has no end, because `steps` is None; a `TypeError`, as Python expects.
         """
         if self.steps is None:
-            raise IndexKindError("this ShardLoader has no end and so no length; give steps=len(data) // batch for one epoch")
+            raise IndexKindError(
+                "this ShardLoader has no end and therefore no length; give steps=len(data) // batch for one epoch"
+            )
         return self.steps
 
     def __repr__(self) -> str:
@@ -133,15 +136,13 @@ class ShardLoader:
         return f"ShardLoader(batch {self.batch}, {steps}, start {self.start}, rank {self.rank} of {self.ranks}, {self.workers} workers, {self.device})"
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be pass number `epoch`: it begins at `start + epoch * steps * batch * ranks`.
+        """Set the number of the next pass, which then starts at `start + epoch * steps * batch * ranks`.
 
         Raises:
-            ConfigError: a number below 0, or a loader without `steps`, which goes through all epochs by itself.
+            ConfigError: the number is out of range, or the loader has no `steps`.
         """
         if self.steps is None:
-            raise ConfigError(
-                "set_epoch: without steps one iteration goes through all epochs; give steps, or begin elsewhere with start"
-            )
+            raise ConfigError("set_epoch: without steps, one iteration goes through all epochs; give steps, or another start")
         self._passes.restart(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -151,24 +152,24 @@ class ShardLoader:
             start += self._passes.begin() * self.steps * self.batch * self.ranks
         firsts = plan_steps(self.batch, start=start, steps=self.steps, rank=self.rank, ranks=self.ranks)
         if self.workers == 0:
-            return (mover.arrived(self._ready(first, mover)) for first in firsts)
+            return (mover.wait(self._prepare(first, mover)) for first in firsts)
         return self._from_threads(firsts, mover)
 
     def _from_threads(self, firsts: Iterator[int], mover: _Mover) -> Iterator[dict[str, Tensor]]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="shards")
-        due: deque[Future[_Moving]] = deque()
+        pending: deque[Future[_Moving]] = deque()
         try:
             for first in islice(firsts, self.workers * self.ahead):
-                due.append(pool.submit(self._ready, first, mover))
-            while due:
-                moving = due.popleft().result()
+                pending.append(pool.submit(self._prepare, first, mover))
+            while pending:
+                moving = pending.popleft().result()
                 for first in islice(firsts, 1):
-                    due.append(pool.submit(self._ready, first, mover))
-                yield mover.arrived(moving)
+                    pending.append(pool.submit(self._prepare, first, mover))
+                yield mover.wait(moving)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _ready(self, first: int, mover: _Mover) -> _Moving:
+    def _prepare(self, first: int, mover: _Mover) -> _Moving:
         return mover.send({name: torch.as_tensor(values) for name, values in self._make(first, self.batch).items()})
 
 
@@ -176,36 +177,36 @@ _Moving = tuple[dict[str, Tensor], "torch.cuda.Event | None"]
 
 
 class _Mover:
-    """Copies batches to the device: on a GPU from pinned memory, on a side stream; on the CPU there is nothing to do."""
+    """Copies batches to the device. For a GPU it copies from pinned memory on a separate stream; for the CPU it does nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def send(self, batch: dict[str, Tensor]) -> _Moving:
-        """Start the copy, in the worker's thread."""
+        """Start the copy. Called in the thread of the worker."""
         if self.stream is None:
             return {name: value.to(self.device) for name, value in batch.items()}, None
         with torch.cuda.stream(self.stream):
             moved = {name: value.pin_memory().to(self.device, non_blocking=True) for name, value in batch.items()}
             return moved, self.stream.record_event()
 
-    def arrived(self, moving: _Moving) -> dict[str, Tensor]:
-        """Make the trainer's stream wait for the copy; the host does not wait."""
+    def wait(self, moving: _Moving) -> dict[str, Tensor]:
+        """Make the current stream wait for the copy, and return the batch. The host does not wait."""
         batch, event = moving
         if event is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(event)
             for value in batch.values():
-                value.record_stream(current)  # its memory is not reused while the trainer's stream may still read it
+                value.record_stream(current)  # its memory is not reused while this stream may still read it
         return batch
 
 
 class ShardStream(IterableDataset[dict[str, np.ndarray]]):
     """The same batches for `torch.utils.data.DataLoader(stream, batch_size=None, num_workers=N)`, in the same order for any N.
 
-    Each iteration is a pass of `steps` batches that begins where the pass before ended, with any number of workers, persistent or not, so
-    that crops and flips differ from epoch to epoch; `set_epoch` chooses the pass.
+    Each iteration is a pass of `steps` batches that starts where the previous pass ended, so crops and flips differ between passes. This
+    holds for any number of workers, persistent or not. `set_epoch` sets the number of the pass.
     """
 
     def __init__(
@@ -213,39 +214,39 @@ class ShardStream(IterableDataset[dict[str, np.ndarray]]):
     ) -> None:
         """
         Args:
-            data: where the samples come from, a `ShardDataset`, stores or their paths; every worker process gets a copy.
+            data: a `ShardDataset`, stores or their paths; each worker process gets a copy.
             batch: samples per step and rank.
-            start: global position to begin with.
-            steps: how many batches a pass has; None: those of one epoch, rounded down.
-            rank: which process of the group.
-            ranks: processes of the group.
+            start: global position of the first sample.
+            steps: number of batches per pass; None: those of one epoch, rounded down.
+            rank: number of this process in its group, from 0.
+            ranks: number of processes in the group.
 
         Raises:
-            ConfigError: a value that cannot be used.
+            ConfigError: a value is out of range.
             StoreError: a store cannot be read.
         """
-        plan_steps(batch, start=start, steps=steps, rank=rank, ranks=ranks)  # complains here and not in a worker
+        plan_steps(batch, start=start, steps=steps, rank=rank, ranks=ranks)  # errors are raised here and not in a worker
         self.data, self.batch = dataset_of(data), batch
         self.start, self.rank, self.ranks = start, rank, ranks
         self.steps = _epoch_steps(self.data, batch * ranks) if steps is None else steps
         self._passes = PassCounter()
 
     def __len__(self) -> int:
-        """Batches of one pass, over all workers."""
+        """Batches of one pass, of all workers together."""
         return self.steps
 
     def __repr__(self) -> str:
         return f"ShardStream({self.data}, batch {self.batch}, {self.steps} steps, start {self.start}, rank {self.rank} of {self.ranks})"
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be pass number `epoch`: it begins at `start + epoch * steps * batch * ranks`. Persistent workers see it too."""
+        """Set the number of the next pass, which then starts at `start + epoch * steps * batch * ranks`. Persistent workers see it too."""
         self._passes.restart(epoch)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        begun = self._passes.begin(info.seed - info.id if info else None)
-        start = self.start + begun * self.steps * self.batch * self.ranks
+        number = self._passes.begin(info.seed - info.id if info else None)
+        start = self.start + number * self.steps * self.batch * self.ranks
         firsts = plan_steps(
             self.batch, start=start, steps=self.steps, rank=self.rank, ranks=self.ranks, worker=worker, workers=workers
         )
@@ -253,10 +254,10 @@ class ShardStream(IterableDataset[dict[str, np.ndarray]]):
 
 
 def _epoch_steps(data: ShardDataset, samples: int) -> int:
-    """Steps of so many samples in one epoch, rounded down; ConfigError if there is none."""
+    """Steps of `samples` samples in one epoch, rounded down; ConfigError if an epoch has fewer samples."""
     if samples > len(data):
         raise ConfigError(
             f"batch: expected at most the {len(data)} samples of an epoch over all ranks, got {samples}; "
-            "give steps, and batches cross the border of epochs"
+            "give steps, so that batches may span epochs"
         )
     return len(data) // samples

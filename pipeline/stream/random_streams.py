@@ -1,8 +1,8 @@
-"""The streams of random numbers of training, in one list: everything random about a sample is `mix(seed, stream, …)`. Pure.
+"""The random streams of training, in one list: everything random about a sample is computed from `mix(seed, stream, …)`. Pure.
 
-Two uses with one number would draw the same values, and nobody would notice. The numbers are frozen: another one means other samples, so
-that old runs could not be resumed. (The noise of sampling and blind degradation have generators of their own: `diffusion/noise.py`
-is Philox with the key (seed, sample), `degrade/recipes.py` Philox seeded by (seed, content of the image).)
+Each use needs its own number, because two uses of the same number would draw the same values. The numbers must not change: old runs could
+not be resumed with other samples. Sampling and blind degradation have other generators: `diffusion/noise.py` uses Philox with the key
+(seed, sample), and `degrade/recipes.py` Philox with a seed from (seed, content of the image).
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from enum import IntEnum, unique
 
 @unique
 class Stream(IntEnum):
-    """The second word of `mix` and `draw`; what follows it is in parentheses."""
+    """The second word for `mix` and `draw`, after the seed. The words that follow it are in parentheses."""
 
     BLOCKS = 1
     """Order of the blocks of tiles (epoch)."""
     WINDOW = 2
     """Order of the tiles in a window of blocks (epoch, window)."""
     CROP_Y = 11
-    """Top of the crop (position)."""
+    """Top edge of the crop (position)."""
     CROP_X = 12
-    """Left side of the crop (position)."""
+    """Left edge of the crop (position)."""
     FLIP_ROWS = 13
-    """Whether the crop is turned upside down (position)."""
+    """Whether the rows of the crop are reversed (position)."""
     FLIP_COLUMNS = 14
-    """Whether it is mirrored (position)."""
+    """Whether the columns of the crop are reversed (position)."""
     TRANSPOSE = 15
-    """Whether rows and columns are exchanged (position)."""
+    """Whether the crop is transposed (position)."""
     TIME = 21
     """Diffusion time t (position)."""
     NOISE = 22
     """Noise of the diffusion process (position)."""
     WEIGHTS = 23
-    """Weights at the start (1: RRDB, 2: U-Net)."""
+    """Initial weights (1: RRDB, 2: U-Net)."""

@@ -1,1 +1,1 @@
-"""The mask stage on several processes or machines: a Dask cluster, our own local workers, and what a worker is told to do."""
+"""The mask stage on several processes or machines: a Dask cluster, samdiff's own local workers, and the tasks that workers run."""

@@ -1,10 +1,10 @@
-"""The mask stage on a Dask cluster: one of this machine's processes, or one that runs elsewhere.
+"""The mask stage on a Dask cluster: worker processes of this machine, or a cluster that runs elsewhere.
 
-Tasks are single images and give their records back; this process alone writes. So a task may run twice, a worker may die, and the
-bytes of the store are those of a run without a cluster, as long as every worker computes with the same number of threads (law 5).
+A task segments one image and returns its masks; only this process writes. So a task may run twice, a worker may die, and the bytes of the
+store equal those of a run without a cluster, if all workers compute with the same number of threads.
 
-Whoever can speak to a scheduler can run code as its user. The one of this machine listens on loopback only and speaks TLS with keys that
-are made for the run and kept in memory; how to protect another one says docs/cluster.md.
+Anybody who can connect to a scheduler can run code as its user. The scheduler of this machine therefore listens only on loopback and uses
+TLS with keys that are made for the run and kept in memory. docs/cluster.md describes how to protect another one.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ except ImportError as error:
 log = logging.getLogger(__name__)
 
 _WAIT = 60  # seconds for a scheduler or a first worker to appear
-_TICK = 0.5  # seconds between two looks at the workers
-_AHEAD = 3  # images on their way for each thread of the cluster
-_Made: TypeAlias = "Future[ImageMasks | ImageError]"
-_LOST = 3  # times that an image is sent again when its result went with a worker
+_TICK = 0.5  # seconds between two checks of the workers
+_AHEAD = 3  # images in flight for each thread of the cluster
+_ResultFuture: TypeAlias = "Future[ImageMasks | ImageError]"
+_RETRIES = 3  # of an image whose result was lost with a worker
 
 
 class DaskWorkers:
-    """Workers that make records. A context manager; `crew.records` goes to `prepare(maker=…)`."""
+    """Workers that compute masks. A context manager, used as `with DaskWorkers(…) as workers: prepare(…, mask_stage=workers.records)`."""
 
     def __init__(
         self,
@@ -59,18 +59,19 @@ class DaskWorkers:
     ) -> None:
         """
         Args:
-            make: makes the segmenter, once on each worker; picklable.
-            describe: what it must say of itself there, so that no worker has other weights or another release.
-            address: a running scheduler's, such as `tls://host:8786`; None starts `workers` processes on this machine.
-            workers: how many, without an address.
-            threads: CPU threads of each segmenter; the same everywhere.
+            make: returns the segmenter; called once on each worker; picklable.
+            describe: the expected `describe()` of the segmenter on each worker, so that no worker uses other weights or another release.
+            address: address of a running scheduler, such as `tls://host:8786`; None: worker processes on this machine.
+            workers: number of worker processes, without an address.
+            threads: CPU threads of each segmenter, equal on all workers.
 
         Raises:
-            ConfigError: no scheduler answers at the address, or it has no worker.
+            ConfigError: there is no scheduler with a worker at the address, or no local scheduler can be started.
+            MissingPackageError: a package for TLS is not installed.
         """
         self.local: LocalWorkers | None = None
-        self._segmenter = Segmenter(make, comparable(describe), threads)
-        self._seen, self._threads = 0.0, 0  # when the cluster was asked for its threads, and what it said
+        self._segmenter = Segmenter(make, expected=comparable(describe), threads=threads)
+        self._checked_at, self._threads = 0.0, 0  # monotonic seconds of the last check of the cluster, and its threads then
         self._stack = ExitStack()
         try:
             self._stack.enter_context(_quiet())
@@ -90,34 +91,34 @@ class DaskWorkers:
 
     @property
     def dashboard(self) -> str | None:
-        """Where the cluster can be watched; None where bokeh, which draws the page, is not installed."""
+        """URL of Dask's dashboard; None if bokeh, which draws it, is not installed."""
         return self.client.dashboard_link if importlib.util.find_spec("bokeh") else None
 
     def records(self, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
-        """One record of each image, as they are finished; only a few images per worker are on their way at a time.
+        """The masks of each image, in the order in which they are finished. Only a few images per worker are in flight at a time.
 
-        An image whose workers die comes last and alone, so that it does not take the others with it.
+        An image whose workers died is tried again at the end, alone, so that other images are not lost with it.
 
         Raises:
-            StoreError: workers died again and again over one image, or the scheduler is gone.
-            SamdiffError: a worker cannot load the segmenter, or has another one, or a file changed.
+            StoreError: workers died repeatedly while they had the same image, or the connection to the scheduler was lost.
+            SamdiffError: a worker cannot load the segmenter, has a different one, or a file changed.
         """
         suspects: list[SourceImage] = []
-        in_a_row = 0
+        consecutive = 0
         for item, outcome in self._outcomes(items, read):
             if not isinstance(outcome, KilledWorker):
-                in_a_row = 0
+                consecutive = 0
                 yield item, outcome
                 continue
             suspects.append(item)
-            in_a_row += 1
-            if in_a_row > 2 * self._window():  # not one image, but all of them
+            consecutive += 1
+            if consecutive > 2 * self._window():  # the cause is not a single image
                 raise _died(suspects) from outcome
         deadly: list[SourceImage] = []
         for suspect in suspects:
             ((item, outcome),) = self._outcomes([suspect], read)
             if isinstance(outcome, KilledWorker):
-                deadly.append(item)  # the others come out first
+                deadly.append(item)  # reported after the other suspects are done
             else:
                 yield item, outcome
         if deadly:
@@ -126,53 +127,59 @@ class DaskWorkers:
     def _outcomes(
         self, items: Sequence[SourceImage], read: Read
     ) -> Iterator[tuple[SourceImage, ImageMasks | ImageError | KilledWorker]]:
-        left = deque(items)
-        done: queue.SimpleQueue[_Made] = queue.SimpleQueue()
-        on_the_way: dict[object, tuple[SourceImage, _Made]] = {}
+        """Submits images and yields their results; a KilledWorker stands for an image whose workers died."""
+        pending = deque(items)
+        done: queue.SimpleQueue[_ResultFuture] = queue.SimpleQueue()
+        in_flight: dict[object, tuple[SourceImage, _ResultFuture]] = {}
         lost: Counter[str] = Counter()
         try:
-            while left or on_the_way:
-                self._tend()
-                while left and len(on_the_way) < self._window():
-                    item = left.popleft()
+            while pending or in_flight:
+                self._check_workers()
+                while pending and len(in_flight) < self._window():
+                    item = pending.popleft()
                     future = self.client.submit(
-                        make_image_masks, self._segmenter, _absolute(item), read, pure=False, resources=self._resources
+                        make_image_masks,
+                        self._segmenter,
+                        item=_absolute(item),
+                        read=read,
+                        pure=False,
+                        resources=self._resources,
                     )
-                    on_the_way[future.key] = item, future
+                    in_flight[future.key] = item, future
                     future.add_done_callback(done.put)
                 try:
                     future = done.get(timeout=_TICK)
                 except queue.Empty:
                     continue
-                item, _ = on_the_way.pop(future.key)
+                item, _ = in_flight.pop(future.key)
                 outcome = self._outcome(future, item)
                 if outcome is None:
                     lost[item.key] += 1
-                    if lost[item.key] > _LOST or self.client.status != "running":
+                    if lost[item.key] > _RETRIES or self.client.status != "running":
                         raise _gone(item.image_file.name)
-                    left.appendleft(item)
+                    pending.appendleft(item)
                     continue
                 if self.local is not None and not isinstance(outcome, KilledWorker):
-                    self.local.made_something()
+                    self.local.reset_deaths()
                 yield item, outcome
         finally:
-            for _, future in on_the_way.values():
+            for _, future in in_flight.values():
                 future.release()
 
-    def _outcome(self, future: _Made, item: SourceImage) -> ImageMasks | ImageError | KilledWorker | None:
-        """The result of a finished task, None if it is lost. It still lies with its worker; if that dies now, the task runs again, and this waits."""
+    def _outcome(self, future: _ResultFuture, item: SourceImage) -> ImageMasks | ImageError | KilledWorker | None:
+        """The result of a finished task; None if it is lost. The result is still on the worker: if the worker dies now, Dask runs the task again, and this method waits for it."""
         try:
             while True:
                 try:
                     result: ImageMasks | ImageError = future.result(timeout=_TICK)
                     return result
                 except (TimeoutError, UnboundLocalError) as error:
-                    # the latter: `distributed.utils.sync` has no result to return when its wait is cancelled, as may be while a worker goes
-                    if future.status == "error":  # the task's own
+                    # UnboundLocalError: a bug of `distributed.utils.sync` when its wait is cancelled, such as while a worker leaves
+                    if future.status == "error":  # the task raised it
                         raise (future.exception(timeout=_TICK) or error) from None
                     if future.status == "cancelled":
                         return None
-                    self._tend()
+                    self._check_workers()
         except KilledWorker as error:
             return error
         except CancelledError:
@@ -180,41 +187,41 @@ class DaskWorkers:
         finally:
             future.release()
 
-    def _tend(self) -> None:
-        """Replace dead workers of ours; ask another cluster how many threads it has."""
+    def _check_workers(self) -> None:
+        """Replace dead local workers, or update the number of threads of another cluster."""
         if self.local is not None:
-            self.local.tend()
-        elif time.monotonic() - self._seen > 4 * _TICK:
+            self.local.replace_dead()
+        elif time.monotonic() - self._checked_at > 4 * _TICK:
             try:
                 threads = sum(self.client.nthreads().values())
             except (OSError, RuntimeError) as error:
                 raise _gone(str(error)) from error
             if self._threads and not threads:
                 log.warning("no worker is left at %s; waiting for one", self.client.scheduler.address)
-            self._seen, self._threads = time.monotonic(), threads
+            self._checked_at, self._threads = time.monotonic(), threads
 
     def _window(self) -> int:
-        """How many images may be on their way; it follows the workers as they join and leave."""
+        """The largest number of images in flight; it changes when workers join and leave."""
         return _AHEAD * max(1, self._threads)
 
     def _start(self, workers: int, threads: int) -> Client:
         try:
             security = Security.temporary()
-        except ImportError as error:  # cryptography makes the keys
+        except ImportError as error:  # of cryptography, which makes the keys
             raise missing_package(error, extra="cluster", what="--workers") from error
-        drawn = importlib.util.find_spec("bokeh") is not None
-        routes = ["distributed.http.scheduler.info", "distributed.http.statics"] if drawn else []
+        dashboard = importlib.util.find_spec("bokeh") is not None
+        routes = ["distributed.http.scheduler.info", "distributed.http.statics"] if dashboard else []
         try:
             with dask.config.set({"distributed.scheduler.http.routes": routes}):
                 cluster = LocalCluster(
-                    n_workers=0,  # they are ours, see `LocalWorkers`
+                    n_workers=0,  # `LocalWorkers` starts them
                     threads_per_worker=1,
                     processes=True,
                     host=LOOPBACK,
                     protocol="tls://",
                     security=security,
                     dashboard_address=f"{LOOPBACK}:0",
-                    scheduler_kwargs={"dashboard": drawn},
+                    scheduler_kwargs={"dashboard": dashboard},
                     silence_logs=False,
                 )
         except RuntimeError as error:
@@ -223,7 +230,9 @@ class DaskWorkers:
             ) from error
         self._stack.enter_context(cluster)
         client = self._stack.enter_context(Client(cluster))
-        self.local = self._stack.enter_context(LocalWorkers(cluster.scheduler_address, security, workers, threads))
+        self.local = self._stack.enter_context(
+            LocalWorkers(cluster.scheduler_address, security, count=workers, threads=threads)
+        )
         self._threads = workers
         return client
 
@@ -236,7 +245,7 @@ class DaskWorkers:
                 f"--dask {address}: no scheduler with a worker answers there ({error}); start `dask scheduler` and `dask worker`, "
                 "and give a cluster with TLS its certificates (docs/cluster.md)"
             ) from error
-        except (TypeError, RuntimeError) as error:  # Dask's own, for an address and certificates that do not go together
+        except (TypeError, RuntimeError) as error:  # Dask's errors for an address that does not fit the certificates
             raise ConfigError(
                 f"--dask {address}: {error}; tls:// needs certificates in Dask's configuration, tcp:// needs none (docs/cluster.md)"
             ) from error
@@ -244,28 +253,28 @@ class DaskWorkers:
 
 
 def _died(suspects: Sequence[SourceImage]) -> StoreError:
-    others = f" (and {len(suspects) - 1} more images)" if len(suspects) > 1 else ""
+    others = f" (further images: {len(suspects) - 1})" if len(suspects) > 1 else ""
     return StoreError(
-        f"{printable(suspects[0].image_file.name)}{others}: the workers that had it died again and again (out of memory?); "
-        "see their logs, give them more memory or use fewer; what was finished is kept, the same command resumes"
+        f"{printable(suspects[0].image_file.name)}{others}: each worker that segmented it died (out of memory?); "
+        "see their logs, give them more memory or use fewer workers; what was finished is kept, the same command resumes"
     )
 
 
 def _gone(where: str) -> StoreError:
     return StoreError(
-        f"{printable(where)}: the connection to the scheduler was lost; see to it that `dask scheduler` is running; the same command resumes"
+        f"{printable(where)}: the connection to the scheduler was lost; check that `dask scheduler` is running; the same command resumes"
     )
 
 
 def _resources(client: Client) -> dict[str, int]:
-    """One GPU for each task where workers were started with `--resources GPU=1`."""
+    """One GPU for each task, if workers were started with `--resources GPU=1`."""
     workers = client.scheduler_info()["workers"].values()
     return {"GPU": 1} if any("GPU" in worker.get("resources", {}) for worker in workers) else {}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask's own lines, tracebacks of workers that die among them, only where the user wants other libraries' INFO (-vv)."""
+    """Hide Dask's log, including tracebacks of workers that die, unless other libraries' INFO is requested (-vv)."""
     if logging.getLogger().isEnabledFor(logging.INFO):
         yield
         return
@@ -283,9 +292,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _absolute(item: SourceImage) -> SourceImage:
-    """Workers may have another current folder."""
+    """The image with absolute paths, because workers may have another current folder."""
 
-    def moved(image_file: ImageFile) -> ImageFile:
+    def absolute(image_file: ImageFile) -> ImageFile:
         return replace(image_file, path=os.path.abspath(image_file.path))
 
-    return replace(item, image_file=moved(item.image_file), lr=None if item.lr is None else moved(item.lr))
+    return replace(item, image_file=absolute(item.image_file), lr=None if item.lr is None else absolute(item.lr))

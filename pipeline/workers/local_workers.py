@@ -1,8 +1,8 @@
-"""Worker processes of this machine for a scheduler in this process: started, watched, and started again when they die.
+"""Worker processes of this machine for a scheduler in this process: started, watched, and replaced when they die.
 
-A worker gets its orders (address, keys) through its standard input, which stays open as long as this process lives: at its end the worker
-leaves at once, so that nothing is left over however this process ends. It listens on loopback only, and speaks TLS with keys that exist in
-these processes alone. Each is the leader of a session of its own: Ctrl-C and a terminal that closes reach this process only.
+A worker reads its configuration (address, keys) from its standard input, and exits when its standard input is closed. So no worker is left
+over, however this process ends. A worker listens only on loopback, and uses TLS with keys that exist only in these processes. It is the
+leader of its own session: Ctrl-C and the closing of a terminal reach only this process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 import dask.config
 from distributed import Security, Worker
@@ -30,38 +30,39 @@ log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
-_KILLED, _FAILED = 50, 3
-"""So many workers in a row may be killed, or end with an error of their own, without one result in between."""
+_MAX_KILLED, _MAX_FAILED = 50, 3
+"""Limits of workers in a row without a result that are killed, or exit with an error."""
 
-_LEAVE = 3  # seconds for a worker to end by itself
+_LEAVE = 3  # seconds until a worker that does not exit is killed
 
 _CODE = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from samdiff.pipeline.workers.local_workers import main; main()"
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What a worker has to know."""
+class WorkerConfig:
+    """The configuration of a worker, sent to it as a pickle."""
 
     address: str
-    """The scheduler's, `tls://…`."""
+    """Address of the scheduler, `tls://…`."""
     security: Security
-    """Keys of this run."""
+    """The keys of this run."""
     name: str
+    """Name of the worker, unique in this run."""
     folder: str
-    """For its temporary files; goes with the last worker."""
+    """Folder for temporary files, shared by the workers and deleted when they exit."""
 
 
 class LocalWorkers:
-    """So many workers for a scheduler. A context manager; `tend` has to be called now and then.
+    """Worker processes for a scheduler. A context manager; call `replace_dead` regularly.
 
     Args:
-        address: the scheduler's.
-        security: keys, as the scheduler has them.
-        count: processes.
-        threads: CPU threads of each, for libraries that read their number when they are loaded.
+        address: address of the scheduler.
+        security: the scheduler's keys.
+        count: number of processes.
+        threads: CPU threads of each, for libraries that read this number when they are loaded.
     """
 
-    def __init__(self, address: str, security: Security, count: int, threads: int) -> None:
+    def __init__(self, address: str, security: Security, *, count: int, threads: int) -> None:
         self._address, self._security = address, security
         self._threads = threads
         self._folder = tempfile.mkdtemp(prefix="samdiff-workers-")
@@ -96,51 +97,53 @@ class LocalWorkers:
         """Process ids."""
         return [process.pid for process, _ in self._running]
 
-    def tend(self) -> None:
-        """Start another worker for each that has died.
+    def replace_dead(self) -> None:
+        """Start a new worker for each one that has died.
 
         Raises:
-            StoreError: they die again and again, and nothing comes of it.
+            StoreError: too many have died without a result in between.
         """
         for slot, (process, errors) in enumerate(self._running):
             status = process.poll()
             if status is None:
                 continue
             self._deaths += 1
-            if self._deaths > (_FAILED if status > 0 else _KILLED):
+            if self._deaths > (_MAX_FAILED if status > 0 else _MAX_KILLED):
                 raise StoreError(
-                    f"--workers: {self._deaths} workers in a row ended before they had made anything; the last one {_ending(status, errors)}. "
+                    f"--workers: workers that ended without a result: {self._deaths} in a row; the last one {_ending(status, errors)}. "
                     "Leave out --workers to see the error itself; the same command resumes"
                 )
-            log.info("a worker %s; another one is started", _ending(status, errors))
+            log.info("a worker %s; a new one is started", _ending(status, errors))
             _close(process.stdin)
             errors.close()
             self._running[slot] = self._start()
 
-    def made_something(self) -> None:
-        """A result came: deaths so far do not count any more."""
+    def reset_deaths(self) -> None:
+        """Call this after each result: earlier deaths do not count any more."""
         self._deaths = 0
 
     def _start(self) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
         self._started += 1
-        orders = Orders(self._address, self._security, f"samdiff-{self._started}", self._folder)
-        one = {f"{library}_NUM_THREADS": str(self._threads) for library in ("OMP", "MKL", "OPENBLAS")}
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        worker = WorkerConfig(
+            address=self._address, security=self._security, name=f"samdiff-{self._started}", folder=self._folder
+        )
+        threads = {f"{library}_NUM_THREADS": str(self._threads) for library in ("OMP", "MKL", "OPENBLAS")}
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed after the process has ended
         try:
             process = subprocess.Popen(
                 [sys.executable, "-c", _CODE],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                env={**one, **os.environ},
+                env={**threads, **os.environ},
                 start_new_session=True,
             )
         except BaseException:
             errors.close()
             raise
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # killed already; `tend` sees it
-            process.stdin.write(pickle.dumps(sys.path) + pickle.dumps((dask.config.config, orders)))
+        with contextlib.suppress(BrokenPipeError):  # killed already, see `replace_dead`
+            process.stdin.write(pickle.dumps(sys.path) + pickle.dumps((dask.config.config, worker)))
             process.stdin.flush()
         return process, errors
 
@@ -152,7 +155,7 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 
 def _ending(status: int, errors: IO[bytes]) -> str:
-    """How a process ended, in words, with the last line that it wrote."""
+    """How a process ended, as a phrase, with the last line of its standard error."""
     if status < 0:
         known = {number.value: number.name for number in signal.Signals}
         return f"was killed ({known.get(-status, f'signal {-status}')}; out of memory?)"
@@ -164,37 +167,36 @@ def _ending(status: int, errors: IO[bytes]) -> str:
 
 
 def main() -> None:
-    """The worker's process, after its `sys.path` came through standard input."""
+    """The main function of a worker process. The code before it has read `sys.path` from standard input."""
     for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the process that started it decides
+        signal.signal(number, signal.SIG_IGN)  # the worker exits when its standard input is closed
     try:
-        config, orders = pickle.load(sys.stdin.buffer)  # noqa: S301 - a pipe that only the process that started this one can write to
-    except (EOFError, pickle.UnpicklingError):  # that process has ended already
+        config, worker = pickle.load(sys.stdin.buffer)  # noqa: S301 - a pipe to which only the parent process writes
+    except (EOFError, pickle.UnpicklingError):  # the parent process has ended already
         return
-    threading.Thread(target=_leave_with_parent, args=(orders.folder,), daemon=True).start()
+    threading.Thread(target=_leave_with_parent, args=(worker.folder,), daemon=True).start()
     dask.config.update(dask.config.config, config)
-    asyncio.run(_work(orders))
+    asyncio.run(_work(worker))
 
 
 def _leave_with_parent(folder: str) -> None:
     with contextlib.suppress(OSError):
         sys.stdin.buffer.read()
     shutil.rmtree(folder, ignore_errors=True)
-    os._exit(0)  # whatever is computed at this moment is of no use to anybody
+    os._exit(0)  # at once, because nobody will read the result of the current task
 
 
-async def _work(orders: Orders) -> None:
-    options: dict[str, Any] = {"memory_limit": None}  # none; Dask's annotation leaves it out
-    with dask.config.set({"distributed.worker.http.routes": []}):  # nothing is served to whoever asks by HTTP
+async def _work(config: WorkerConfig) -> None:
+    with dask.config.set({"distributed.worker.http.routes": []}):  # no HTTP server
         worker = await Worker(
-            orders.address,
-            name=orders.name,
-            security=orders.security,
+            config.address,
+            name=config.name,
+            security=config.security,
             host=LOOPBACK,
             protocol="tls://",
             nthreads=1,
-            local_directory=orders.folder,
+            local_directory=config.folder,
             death_timeout=60,
-            **options,
+            memory_limit=0,  # no limit
         )
     await worker.finished()

@@ -1,4 +1,4 @@
-"""What a worker of a cluster is told to do: make one segmenter, and one image's record after the other."""
+"""The tasks of a cluster's workers: load the segmenter once, then segment one image per task."""
 
 from __future__ import annotations
 
@@ -18,37 +18,43 @@ from ..storage.lru import LRUCache
 
 @dataclass(frozen=True)
 class Segmenter:
-    """How a worker makes its segmenter, and what it must be. Small and picklable."""
+    """A segmenter to be loaded on a worker. Small and picklable."""
 
     make: Callable[[], MaskSource]
+    """Loads it."""
     expected: Mapping[str, object]
+    """Its expected `comparable(describe())`."""
     threads: int
+    """CPU threads that it computes with."""
 
     @property
     def key(self) -> str:
-        """Equal for equal segmenters."""
+        """A text that is equal for equal segmenters."""
         return f"{digest(canonical(self.expected))}-{self.threads}"
 
     def load(self) -> MaskSource:
-        """
+        """Load the segmenter in this process.
+
         Raises:
-            SamdiffError: another one than expected.
+            SamdiffError: its description differs from the expected one.
         """
         setup_process(self.threads)
         masks = self.make()
         changed = differences(self.expected, comparable(masks.describe()))
         if changed:
-            raise SamdiffError(f"a worker has another segmenter ({'; '.join(changed)}); install the same one everywhere")
+            raise SamdiffError(
+                f"a worker has a different segmenter ({'; '.join(changed)}); install the same one on all machines"
+            )
         return masks
 
 
 _LOADED: LRUCache[MaskSource] = LRUCache(2)
 _LOCK = threading.Lock()
-"""A worker's segmenters: loaded with their first image, used for one image at a time; two, for two runs on one cluster."""
+"""Held while a segmenter is loaded or used, which is for one image at a time. Up to two stay loaded, for two runs on one cluster."""
 
 
 def make_image_masks(segmenter: Segmenter, item: SourceImage, read: Read) -> ImageMasks | ImageError:
-    """A task: the record of one image."""
+    """The task of a worker: segment one image. Returns its masks, or the reason why it cannot be used."""
     with _LOCK:
         masks = _LOADED.get(segmenter.key)
         if masks is None:
@@ -58,7 +64,7 @@ def make_image_masks(segmenter: Segmenter, item: SourceImage, read: Read) -> Ima
 
 
 def comparable(describe: Mapping[str, object]) -> dict[str, object]:
-    """What must be equal on all workers: not versions, and of the weights their content alone."""
+    """The part of a `describe()` that must be equal on all workers: without versions, and of the weights only the SHA-256."""
     facts = {key: value for key, value in describe.items() if key not in UNCOMPARED}
     weights = facts.get("weights")
     if isinstance(weights, Mapping):

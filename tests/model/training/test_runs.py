@@ -38,7 +38,7 @@ def test_two_at_once_in_one_folder(tmp_path):
         while not (tmp_path / "r" / "config.json").exists():
             assert first.poll() is None, "it ended before it could be killed"
             time.sleep(0.05)
-        with pytest.raises(BusyError, match=rf"another `samdiff train` is at work there \(process {first.pid} on "):
+        with pytest.raises(BusyError, match=rf"another `samdiff train` is running there \(process {first.pid} on "):
             run(tmp_path, "r")
     finally:
         first.send_signal(signal.SIGKILL)
@@ -64,7 +64,7 @@ def test_all_processes_end_with_the_reason(tmp_path):
             for rank in (0, 1)
         ]
         reported = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert all(f"at work there (process {os.getpid()} on " in text.splitlines()[-1] for text in reported), reported
+    assert all(f"running there (process {os.getpid()} on " in text.splitlines()[-1] for text in reported), reported
 
 
 def test_what_was_not_trained_is_said(tmp_path):

@@ -54,7 +54,7 @@ def test_a_full_disk_leaves_nothing_and_the_message_is_true(kind, size, store, t
     assert (error is None) == target.exists()
     if error is not None:
         assert "limit on file sizes" in str(error)
-        assert "begins anew" in str(error)
+        assert "starts again from the beginning" in str(error)
         assert left(tmp_path) == []
         EXPORTS[kind](store, target)
     assert left(target.parent) == ["x"]
@@ -216,7 +216,7 @@ def test_the_command_says_it(store, tmp_path):
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [done.stderr.strip()]
-    assert "begins anew" in done.stderr
+    assert "starts again from the beginning" in done.stderr
     assert samdiff("export", store.place.root, target, "--to", "hdf5").returncode == 0
     with h5py.File(target) as file:
         assert json.loads(file.attrs["samdiff"]) == store.attrs

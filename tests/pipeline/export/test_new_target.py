@@ -118,7 +118,7 @@ def test_onnx_files_come_together_and_replace_nothing(onnx_writer, tmp_path):
     (tmp_path / "old" / "thesis.tex").write_text("mine")
     with pytest.raises(ConfigError, match="denoiser.onnx: exists already; give --overwrite"):
         export_onnx(_Tiny(), tmp_path / "old")
-    with pytest.raises(StoreError, match="begins anew"), largest_file(3000):
+    with pytest.raises(StoreError, match="starts again from the beginning"), largest_file(3000):
         export_onnx(_Tiny(), tmp_path / "old", overwrite=True)
     assert left(tmp_path / "old") == ["denoiser.onnx", "thesis.tex"]
     assert (tmp_path / "old" / "denoiser.onnx").read_text() == "mine"
@@ -126,7 +126,7 @@ def test_onnx_files_come_together_and_replace_nothing(onnx_writer, tmp_path):
     assert left(tmp_path / "old") == sorted([*FILES, "thesis.tex"])
     assert (tmp_path / "old" / "thesis.tex").read_text() == "mine"
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         export_onnx(_Tiny(), tmp_path / "file")
 
 

@@ -59,14 +59,14 @@ def run(source: Path, out: Path, change: Callable[[], object], before: str, mask
     """`prepare`, with a change of the world before a stage."""
     masks = masks or PositionMasks()
 
-    def maker(items, read):
+    def mask_stage(items, read):
         if before == "masks":
             change()
         yield from local_masks(masks, items, read)
         if before == "tiles":
             change()
 
-    return prepare(source, out, masks, settings, maker=maker, **more)
+    return prepare(source, out, masks, settings, mask_stage=mask_stage, **more)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -122,7 +122,9 @@ def test_a_file_that_could_not_be_read_and_now_can(tmp_path):
     (source / "later.bmp").symlink_to(tmp_path / "nowhere.bmp")
     found = scan(source)
     with SourceReader() as source_reader:
-        assert isinstance(read_usable(found[1], source_reader, 4, 64, Limits()), ImageError)  # as it was scanned
+        assert isinstance(
+            read_usable(found[1], source_reader, scale=4, tile=64, limits=Limits()), ImageError
+        )  # as it was scanned
     os.unlink(source / "later.bmp")
     (source / "later.bmp").mkdir()
     found = scan(source)
@@ -131,7 +133,7 @@ def test_a_file_that_could_not_be_read_and_now_can(tmp_path):
     with (
         SourceReader() as source_reader
     ):  # it stays what it was when it was scanned: an image that is skipped, whatever lies there now
-        assert isinstance(read_usable(found[1], source_reader, 4, 64, Limits()), ImageError)
+        assert isinstance(read_usable(found[1], source_reader, scale=4, tile=64, limits=Limits()), ImageError)
 
 
 def test_a_file_that_was_too_large_at_first(tmp_path):
@@ -198,7 +200,7 @@ def test_a_pixel_is_a_change(tmp_path):
     content[-1] ^= 1
     (source / "0.bmp").write_bytes(content)
     with SourceReader() as source_reader, pytest.raises(ChangedError):
-        read_usable(item, source_reader, 4, 64, Limits())
+        read_usable(item, source_reader, scale=4, tile=64, limits=Limits())
     with SourceReader() as source_reader:
         (again,) = scan(source)
-        assert np.asarray(read_usable(again, source_reader, 4, 64, Limits()).pixels).shape == (80, 80, 3)
+        assert np.asarray(read_usable(again, source_reader, scale=4, tile=64, limits=Limits()).pixels).shape == (80, 80, 3)

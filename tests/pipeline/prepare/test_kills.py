@@ -154,7 +154,7 @@ def test_a_full_disk(photos, tmp_path, monkeypatch):
 
         count[0], masks = 0, PositionMasks()
         monkeypatch.setattr(keystore.os, "fsync", full)
-        with pytest.raises(StoreError, match=r"part\.zarr.*cannot be written: No space left.*free some space.*goes on"):
+        with pytest.raises(StoreError, match=r"part\.zarr.*cannot be written: No space left.*free some space.*resumes"):
             prepare(photos, part, masks, SETTINGS)
         monkeypatch.setattr(keystore.os, "fsync", real)
         seen += len(masks.seen)

@@ -195,7 +195,7 @@ def test_damaged_records_are_made_anew_all_at_once(photos, tmp_path, monkeypatch
     whole, part = tmp_path / "whole.zarr", tmp_path / "part.zarr"
     prepare(photos, whole, PositionMasks(), SETTINGS)
 
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -207,7 +207,7 @@ def test_damaged_records_are_made_anew_all_at_once(photos, tmp_path, monkeypatch
     for record in records:
         record.write_bytes(b"PK\x03\x04")
     with pytest.raises(
-        StoreError, match=r"run the same command again to make it anew \(2 of \d+ images, the others are kept\)"
+        StoreError, match=r"run the same command again to make new ones \(2 of \d+ images, the others are kept\)"
     ):
         prepare(photos, part, PositionMasks(), SETTINGS)
     prepare(photos, part, PositionMasks(), SETTINGS)
@@ -272,7 +272,7 @@ def test_other_settings_on_a_begun_or_finished_store_are_refused(photos, tmp_pat
     with pytest.raises(StoreError, match="scale: was 4, now 2"):
         prepare(photos, out, PositionMasks(), PrepareConfig(scale=2, tile=64))
     write(photos / "e.png", position_image(80, 80, 1))
-    with pytest.raises(StoreError, match=r"1 images new in the source, such as e\.png"):
+    with pytest.raises(StoreError, match=r"images new in the source: 1, such as e\.png"):
         prepare(photos, out, PositionMasks(), SETTINGS)
     assert _bytes(out) == before
 
@@ -306,7 +306,7 @@ def test_two_at_once_on_one_store(photos, tmp_path):
 
     class Second(PositionMasks):
         def generate_batch(self, images):
-            with pytest.raises(BusyError, match=rf"another `samdiff prepare` is at work there \(process {os.getpid()} on "):
+            with pytest.raises(BusyError, match=rf"another `samdiff prepare` is running there \(process {os.getpid()} on "):
                 prepare(photos, tmp_path / "x.zarr", PositionMasks(), SETTINGS)
             yield from super().generate_batch(images)
 

@@ -382,9 +382,9 @@ def test_odd_targets(tmp_path, monkeypatch, photos):
         ("", "got an empty name"),
         ("x\0y", r"x\\x00y: cannot be a file or folder here"),
         ("s3://", "got no name in it"),
-        ("s3://bucket", "got a bucket alone"),
-        (tmp_path / "a/b/tiles/y.zarr", r"lies inside the store .*b, where nothing else may lie"),
-        (tmp_path / "dangling", "got a link to nowhere"),
+        ("s3://bucket", "got only a bucket"),
+        (tmp_path / "a/b/tiles/y.zarr", r"lies inside the store .*b, where no other files are allowed"),
+        (tmp_path / "dangling", "got a broken link"),
     ):
         with pytest.raises(SamdiffError, match=says):
             prepare(photos, out, PositionMasks(), SETTINGS)

@@ -161,7 +161,7 @@ def test_the_root_document_is_sealed(written, tmp_path):
     with pytest.raises(StoreError, match="expected format version 1, got 2"):
         open_store(copy)
     (copy / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
-    with pytest.raises(StoreError, match="without its mark"):
+    with pytest.raises(StoreError, match="that samdiff did not write"):
         open_store(copy)
 
 

@@ -121,6 +121,6 @@ def test_the_way_to_add_images_keeps_the_masks(sound, tmp_path):
     write(tmp_path / "photos" / "late.png", position_image(100, 128, 30))
     with pytest.raises(StoreError) as caught:
         prepare(tmp_path / "photos", sound, PositionMasks(), PrepareConfig(scale=4, tile=64))
-    assert "1 pictures new in the source, such as late.png" in str(caught.value)
+    assert "images new in the source: 1, such as late.png" in str(caught.value)
     assert "prepare the new images alone with another --out, and train on both stores" in str(caught.value)
     assert "loses its masks" in str(caught.value)

@@ -100,7 +100,7 @@ def test_one_name_for_two_outputs(model, tmp_path, monkeypatch):
     (tmp_path / "out" / "A_x4.png").unlink()
     os.link(tmp_path / "out" / "a_x4.png", tmp_path / "out" / "A_x4.png")  # as such a disk shows it
     assert "was written by this command before" in guard.trouble(tmp_path / "out" / "A_x4.png")
-    with pytest.raises(ConfigError, match="would go to this one file"):
+    with pytest.raises(ConfigError, match="two outputs of this command are this same file"):
         claim_outputs([("--out", tmp_path / "n.png"), ("--json", tmp_path / "in" / ".." / "n.png")], [], overwrite=True)
 
 
@@ -198,7 +198,7 @@ def test_looking_opens_nothing(tmp_path):
     (tmp_path / "dead").symlink_to("nowhere")
     assert look(tmp_path / "none").kind == "nothing"
     assert look(tmp_path / "none" / "deep").kind == "nothing"
-    assert look(tmp_path / "circle").kind == look(tmp_path / "dead").kind == "a link to nothing"
+    assert look(tmp_path / "circle").kind == look(tmp_path / "dead").kind == "a broken link"
     assert look(tmp_path).kind == look(".").kind == look("/").kind == look("..").kind == "a folder"
     assert Outputs([]).trouble(tmp_path / "dead") == EXISTS
 

@@ -186,11 +186,11 @@ def test_a_folder_that_is_a_file_is_refused_before_the_work(tmp_path, monkeypatc
             ["demo", "--folder", out],
         ):
             said = refused(capsys, *words)
-            assert f"cannot be written ({tmp_path / 'file'} is no folder); give another --" in said, words
+            assert f"cannot be written ({tmp_path / 'file'} is not a folder); give another --" in said, words
             assert tree(tmp_path) == before
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "photos").write_text("mine")
-    assert "photos is no folder); give another --folder" in refused(capsys, "demo", "--folder", tmp_path / "demo")
+    assert "photos is not a folder); give another --folder" in refused(capsys, "demo", "--folder", tmp_path / "demo")
 
 
 def test_the_checkpoint_is_an_input(model_file, tmp_path, capsys):

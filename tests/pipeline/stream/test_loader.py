@@ -41,12 +41,18 @@ def _equal(one, other):
 )
 def test_workers_and_ranks_cover_the_stream_once(batch, start, steps, ranks, workers):
     """All workers of all ranks together make each position of the stream once; taken in turn, in order."""
-    plans = [[list(plan_steps(batch, start, steps, r, ranks, w, workers)) for w in range(workers)] for r in range(ranks)]
+    plans = [
+        [
+            list(plan_steps(batch, start=start, steps=steps, rank=r, ranks=ranks, worker=w, workers=workers))
+            for w in range(workers)
+        ]
+        for r in range(ranks)
+    ]
     made = sorted(first + i for rank in plans for worker in rank for first in worker for i in range(batch))
     assert made == list(range(start, start + steps * ranks * batch))
     for rank, worker_plans in enumerate(plans):
         turns = [worker_plans[k % workers][k // workers] for k in range(steps)]
-        assert turns == list(plan_steps(batch, start, steps, rank, ranks))
+        assert turns == list(plan_steps(batch, start=start, steps=steps, rank=rank, ranks=ranks))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 4])

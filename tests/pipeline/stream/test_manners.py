@@ -53,7 +53,7 @@ def test_indices_as_in_a_list(data):
         data[-N - 1]
     with pytest.raises(IndexError):
         data[-N - 1]
-    with pytest.raises(PositionError, match="begin at 0, got -2"):
+    with pytest.raises(PositionError, match="of at least 0, got -2"):
         data.batch(-2, 4)
     for wrong, kind in ((slice(0, 3), "slice"), (1.5, "float"), ("hr", "str"), (None, "NoneType")):
         with pytest.raises(TypeError, match=rf"one integer as the index, got a {kind}; `batch\(first, size\)`"):

@@ -50,7 +50,7 @@ def test_a_window_touches_few_blocks():
 
 def test_the_hash_is_uniform_and_frozen():
     """Chi-square over 64 bins of consecutive positions, and two frozen values (orders must not change between releases)."""
-    counts = np.bincount(draw(0, 64, 7, np.arange(64_000)), minlength=64)
+    counts = np.bincount(draw(0, 64, words=(7, np.arange(64_000))), minlength=64)
     chi2 = ((counts - 1000.0) ** 2 / 1000).sum()
     assert 25 < chi2 < 110  # 63 degrees of freedom: .00001 on either side
     assert [int(mix(0)), int(mix(1, 2))] == [0xE220A8397B1DCDAF, 13608149317741381227]  # the first is the published one

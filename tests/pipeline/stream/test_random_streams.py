@@ -8,7 +8,7 @@ import torch
 
 import samdiff
 from samdiff.model.training.tasks import _noise
-from samdiff.pipeline.stream.dataset import plan_crops
+from samdiff.pipeline.stream.crops import plan_crops
 from samdiff.pipeline.stream.order import Order
 from samdiff.pipeline.stream.random_streams import Stream
 
@@ -37,7 +37,7 @@ def test_the_numbers_are_distinct_and_frozen():
 
 def test_the_samples_are_frozen():
     """What the numbers of version 0.1 made: crops, order and noise."""
-    assert plan_crops(np.arange(4), 40, 10, seed=7).tolist() == CROPS
+    assert plan_crops(np.arange(4), tile_lr=40, patch_lr=10, seed=7).tolist() == CROPS
     assert Order((50,), (8,), seed=3, window=2).locate(np.arange(12))[1].tolist() == ROWS
     np.testing.assert_allclose(_noise((3,), 5, 9).numpy(), NOISE, rtol=1e-6)
     assert _noise((3,), 5, 9).dtype == torch.float32

@@ -71,14 +71,14 @@ def test_a_cluster_makes_the_same_bytes_even_if_a_worker_dies(photos, mobile_sam
     ):
         victim = next(iter(cluster.workers.values())).pid
 
-        def maker(items, read):
+        def mask_stage(items, read):
             for item, result in crew.records(items, read):
                 if not saved:
                     os.kill(victim, signal.SIGKILL)
                 saved.append(item.image_file.name)
                 yield item, result
 
-        report = prepare(photos, tmp_path / "dask.zarr", local, SETTINGS, maker=maker)
+        report = prepare(photos, tmp_path / "dask.zarr", local, SETTINGS, mask_stage=mask_stage)
     assert sorted(saved) == sorted(["0.png", "1.png", "small.png"])
     assert report.skipped == open_store(tmp_path / "local.zarr").skipped()
     assert stored(tmp_path / "dask.zarr") == stored(tmp_path / "local.zarr")
@@ -90,9 +90,9 @@ def test_a_worker_with_another_segmenter_is_refused(photos, mobile_sam, tmp_path
     make = partial(make_generator, "mobile_sam", "cpu", source="npm", points_per_side=3)
     with (
         DaskWorkers(make, local.describe(), workers=1) as crew,
-        pytest.raises(SamdiffError, match="another segmenter .points_per_side: was 4, now 3"),
+        pytest.raises(SamdiffError, match="a different segmenter .points_per_side: was 4, now 3"),
     ):
-        prepare(photos, tmp_path / "x.zarr", local, SETTINGS, maker=crew.records)
+        prepare(photos, tmp_path / "x.zarr", local, SETTINGS, mask_stage=crew.records)
     assert not (tmp_path / "x.zarr").exists()
 
 

@@ -62,7 +62,7 @@ def crew(make: partial | type = crew_masks.Box, **options: object) -> DaskWorker
 def test_forty_images_and_some_workers(images, alone, tmp_path, workers):
     """The bytes of one process, each image once."""
     with crew(workers=workers) as some:
-        report = prepare(images, tmp_path / "s.zarr", crew_masks.Box(), SETTINGS, maker=some.records)
+        report = prepare(images, tmp_path / "s.zarr", crew_masks.Box(), SETTINGS, mask_stage=some.records)
     assert (report.images, report.segmented) == (COUNT, COUNT - 2)
     assert stored(tmp_path / "s.zarr") == alone
 
@@ -75,7 +75,7 @@ def test_forty_images_on_a_cluster(images, alone, tmp_path):
     ):
         windows = []
 
-        def maker(items, read):
+        def mask_stage(items, read):
             for number, result in enumerate(some.records(items, read)):
                 if number == 0:
                     cluster.scale(2)
@@ -83,7 +83,7 @@ def test_forty_images_on_a_cluster(images, alone, tmp_path):
                 windows.append(some._window())
                 yield result
 
-        prepare(images, tmp_path / "s.zarr", crew_masks.Box(), SETTINGS, maker=maker)
+        prepare(images, tmp_path / "s.zarr", crew_masks.Box(), SETTINGS, mask_stage=mask_stage)
     assert (windows[0], windows[-1]) == (3, 6)
     assert stored(tmp_path / "s.zarr") == alone
 
@@ -95,13 +95,13 @@ def test_workers_are_killed_while_they_start_and_at_work(images, alone, tmp_path
         for pid in first:
             os.kill(pid, signal.SIGKILL)
 
-        def maker(items, read):
+        def mask_stage(items, read):
             for number, result in enumerate(some.records(items, read)):
                 if number in (3, 9, 20):
                     os.kill(some.local.pids[number % 2], signal.SIGKILL)
                 yield result
 
-        report = prepare(images, tmp_path / "s.zarr", crew_masks.Box(), SETTINGS, maker=maker)
+        report = prepare(images, tmp_path / "s.zarr", crew_masks.Box(), SETTINGS, mask_stage=mask_stage)
         assert not set(first) & set(some.local.pids)
     assert report.segmented == COUNT - 2
     assert stored(tmp_path / "s.zarr") == alone
@@ -127,9 +127,7 @@ def test_an_image_that_kills_its_workers(images):
     ):
         results = some.records(scan(images)[:6], READ)
         names += [next(results)[0].image_file.name for _ in range(5)]
-        with pytest.raises(
-            StoreError, match=r"02\.png: the workers that had it died again and again .* the same command resumes"
-        ):
+        with pytest.raises(StoreError, match=r"02\.png: each worker that segmented it died .* the same command resumes"):
             next(results)
     assert sorted(names) == ["00.png", "01.png", "03.png", "04.png", "05.png"]
 
