@@ -89,14 +89,14 @@ def _lr_files(
     if lr is None:
         return {}, {}
     found = list_source(lr, limits)
-    usable = [image_file.name for image_file in image_files if not image_file.trouble]
-    pairs, without = pair_names(usable, [image.name for image in found if not image.trouble], scale)
+    usable = [image_file.name for image_file in image_files if not image_file.problem]
+    pairs, without = pair_names(usable, [image.name for image in found if not image.problem], scale)
     lost, _ = pair_names(
-        list(without), [image.name for image in found if image.trouble], scale
+        list(without), [image.name for image in found if image.problem], scale
     )  # each has its reason when it is read
     for image in found:
-        if image.trouble and image.name not in lost.values():
-            log.warning("%s: LR %s: %s", printable(lr), printable(image.name), image.trouble)
+        if image.problem and image.name not in lost.values():
+            log.warning("%s: LR %s: %s", printable(lr), printable(image.name), image.problem)
     pairs, without = pairs | lost, {name: reason for name, reason in without.items() if name not in lost}
     if not pairs and without:
         name, reason = next(iter(without.items()))
