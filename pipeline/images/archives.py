@@ -203,7 +203,7 @@ def _place_of(member: tarfile.TarInfo, places: dict[str, tuple[int, int]]) -> tu
 class Metered:
     """A file for `zipfile` and `tarfile` with bounds on reads and positions, which these take from the archive unchecked."""
 
-    def __init__(self, file: IO[bytes], at_once: int, most: int = sys.maxsize) -> None:
+    def __init__(self, file: IO[bytes] | BufferedIOBase, at_once: int, most: int = sys.maxsize) -> None:
         """
         Args:
             file: the archive's bytes; a tar's uncompressed.
