@@ -64,7 +64,7 @@ def read_benchmark_folder(folder: Path, scale: int) -> BenchmarkImages:
         raise ConfigError(
             f"--benchmark {folder}: expected a folder of images, or one with HR/ and LRx{scale}/ in it; found none ({error})"
         ) from error
-    skipped = {name: image.trouble for name, image in files.items() if image.trouble}
+    skipped = {name: image.problem for name, image in files.items() if image.problem}
     for name, reason in skipped.items():
         if may_be_lr(name):  # else LR would be made from HR, which is another task
             raise ConfigError(f"--benchmark {folder}: {printable(name)}: {reason}; make it readable, or move it away")

@@ -82,7 +82,7 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
     if double is not None:
         raise ConfigError(f"--out: two of the images would both become {printable(double)}; rename one, or run them apart")
     jobs = [
-        Job(file.path, target, guard.trouble(target, file.path), unreadable=file.trouble)
+        Job(file.path, target, guard.trouble(target, file.path), unreadable=file.problem)
         for file, target in zip(files, targets, strict=True)
     ]
     if len(jobs) == 1 and jobs[0].unreadable:

@@ -1,1 +1,1 @@
-"""Downloads that survive bad servers; data sets by name."""
+"""Downloads that withstand faulty servers; data sets by name."""

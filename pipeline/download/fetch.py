@@ -1,7 +1,7 @@
-"""Downloads that survive: resumed by byte range, retried, checked, and moved into place only when whole.
+"""Downloads that resume by byte range, retry after failures, and are moved into place only when complete and verified.
 
-The part lies beside its target as `NAME.part` with `NAME.part.tag` (the address, and what the server said of the file), so another run
-resumes it, and a file that changed on the server begins anew. Where the SHA-256 is known, another mirror resumes the part as well.
+The partial file lies beside its target as `NAME.part`, with `NAME.part.tag` (its address, ETag and length): the next run resumes it, and
+a file that changed on the server is downloaded from the beginning. Where the SHA-256 is known, a mirror can resume the partial file too.
 """
 
 from __future__ import annotations
@@ -16,30 +16,40 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 from ...runtime import progress
-from .answers import check_unknown, length_of, mark_of, number_of, total_of, wrong_length
 from .part_file import PartFile, Tag
+from .response_headers import body_length, check_unverified, file_length, length_mismatch, parse_count, validator_of
 from .timed_http import RetryPolicy, Watch
-from .transport import Again, Answer, DownloadError, answer_of, brief, explained
+from .transport import DownloadError, Response, RetryRequest, brief, network_error, open_url
 
 __all__ = ["DownloadError", "RetryPolicy", "check_disk", "fetch"]
 
 log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 18
-_SPARE = 64 * 2**20  # bytes of free disk beyond the file itself
-_LOOK_AGAIN = 16 * 2**20  # bytes after which free disk is looked at once more
+_SPARE = 64 * 2**20  # bytes that stay free on the disk
+_CHECK_DISK_EVERY = 16 * 2**20  # bytes between two checks of the free disk space
 
 
 @dataclass(frozen=True)
 class _Expected:
-    """What is known of the file."""
+    """What is known of the content; None: unknown."""
 
     sha256: str | None
     size: int | None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One download: its partial file, what is known of the content, and how long to retry."""
+
+    part: PartFile
+    expected: _Expected
+    retry: RetryPolicy
+    sleep: Callable[[float], object]
 
 
 def fetch(
@@ -48,37 +58,38 @@ def fetch(
     *,
     sha256: str | None = None,
     size: int | None = None,
-    patience: RetryPolicy | None = None,
-    sleep: Callable[[float], Any] = time.sleep,
+    retry: RetryPolicy | None = None,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Path:
-    """Fetch a file from the first address that gives it; returns `target`.
+    """Download a file from the first address that delivers it; returns `target`.
 
     Args:
         urls: `http://`, `https://` or `file://` addresses of the same content, tried in order.
-        target: where the file goes; its folder exists. A file that is there already is taken if it fits `sha256` and `size`; if not,
-            it is kept under another name (`NAME.kept-1`) when the right one is whole.
-        sha256: of the whole file, hexadecimal; None: only the length is checked, which is logged.
-        size: bytes; None: as the server says.
-        patience: how long to try.
-        sleep: injectable clock.
+        target: path of the file; its folder exists. An existing file is kept if `sha256` and `size` match. Otherwise it is renamed to
+            `NAME.kept-1` once the download is complete.
+        sha256: of the whole file, hexadecimal; None: only the length is checked, and a warning is logged.
+        size: bytes; None: as the server reports.
+        retry: number of attempts, timeouts and lowest rate; None: the defaults.
+        sleep: called with seconds between attempts; tests replace it.
 
     Raises:
-        DownloadError: every address failed; one line for each says expected, got and what was done.
-        BusyError: another process is downloading it and does not proceed.
+        DownloadError: every address failed; the message has the reason for each.
+        BusyError: another process is downloading this file and receives no data.
     """
-    patience = patience or RetryPolicy()
+    retry = retry or RetryPolicy()
     expected = _Expected(checked_sha256(sha256), size)
     if _is_here(target, expected):
         return target
     if sha256 is None:
         log.warning("%s: no SHA-256 is published for it; only its length is checked", target.name)
     failures = []
-    with PartFile(target, patience, sleep) as part:
+    with PartFile(target, retry, sleep) as part:
         if part.waited and _is_here(target, expected):
             return target
+        job = _Job(part, expected=expected, retry=retry, sleep=sleep)
         for url in urls:
             try:
-                _complete(url, part, expected, patience, sleep)
+                _complete(job, url)
                 part.finish()
                 return target
             except DownloadError as error:
@@ -87,10 +98,10 @@ def fetch(
 
 
 def checked_sha256(text: str | None) -> str | None:
-    """A SHA-256 in lower case.
+    """A SHA-256 in lower case; None stays None.
 
     Raises:
-        DownloadError: it is none.
+        DownloadError: not 64 hexadecimal digits.
     """
     if text is None or re.fullmatch("[0-9a-fA-F]{64}", text):
         return text and text.lower()
@@ -98,167 +109,177 @@ def checked_sha256(text: str | None) -> str | None:
 
 
 def _is_here(target: Path, expected: _Expected) -> bool:
-    """Whether the right file lies there already."""
+    """Whether the expected file exists already."""
     if not os.path.lexists(target):
         return False
-    problem: str | None = "a link to nothing"
+    problem: str | None = "a dangling link"
     if target.exists():
         if not stat.S_ISREG(target.stat().st_mode):
             raise DownloadError(f"{target}: expected a file, got a folder, a device or a pipe; move it away")
         with open(target, "rb") as file:
             problem = _misfit(file, expected)
     if problem is not None:
-        log.warning("%s: %s; it is fetched again", target, problem)
+        log.warning("%s: %s; downloading it again", target, problem)
     return problem is None
 
 
-def _complete(url: str, part: PartFile, expected: _Expected, patience: RetryPolicy, sleep: Callable[[float], Any]) -> None:
-    """Make the part whole and right; a part of unknown history may be what is wrong: then once more from the beginning."""
+def _complete(job: _Job, url: str) -> None:
+    """Download and verify. If a resumed partial file fails verification, download once more from the beginning."""
+    part = job.part
     for resumed in (part.size > 0, False):
-        _fetch_from(url, part, expected, patience, sleep)
+        _download(job, url)
         with part.reader() as file:
-            problem = _misfit(file, expected)
+            problem = _misfit(file, job.expected)
         if problem is None:
             return
         part.discard()
         if not resumed:
             break
-        log.warning("%s: %s after a part was resumed; once more from the beginning", brief(url), problem)
+        log.warning("%s: %s after a partial file was resumed; downloading from the beginning", brief(url), problem)
     raise DownloadError(f"{problem}; the download was deleted")
 
 
-def _fetch_from(url: str, part: PartFile, expected: _Expected, patience: RetryPolicy, sleep: Callable[[float], Any]) -> None:
-    """Resume the part until it is whole. Attempts are counted anew by bytes beyond the furthest point that was ever reached."""
-    wait, left, furthest, short = patience.first_wait, patience.attempts, part.size, 0
+def _download(job: _Job, url: str) -> None:
+    """Resume the partial file until it is complete. The attempts left are reset when the download passes its furthest byte so far."""
+    part, retry = job.part, job.retry
+    wait, left, furthest, short = retry.first_wait, retry.attempts, part.size, 0
     while True:
         try:
-            _attempt(url, part, expected, patience)
+            _attempt(job, url)
             return
-        except Again as again:
+        except RetryRequest as failure:
             gained, furthest = part.size - furthest, max(part.size, furthest)
-            short = 0 if gained >= patience.window_bytes else short + 1
-            if short == 0 or (gained > 0 and short <= patience.short_connections and not again.slow):
-                left, wait = patience.attempts, patience.first_wait
+            short = 0 if gained >= retry.window_bytes else short + 1
+            if short == 0 or (gained > 0 and short <= retry.short_connections and not failure.slow):
+                left, wait = retry.attempts, retry.first_wait
             else:
                 left -= 1
             if left <= 0:
                 raise DownloadError(
-                    f"gave up after {patience.attempts} attempts ({again}); {part.size} bytes are kept, run it again"
-                ) from again
-            pause = min(again.wait if again.wait is not None else wait, patience.longest_wait)
-            log.warning("%s: %s; again in %.0f s from byte %d", brief(url), again, pause, part.size)
-            sleep(pause)
+                    f"gave up after {retry.attempts} attempts ({failure}); {part.size} bytes are kept, run it again"
+                ) from failure
+            pause = min(failure.wait if failure.wait is not None else wait, retry.longest_wait)
+            log.warning("%s: %s", brief(url), f"{failure}; retrying in {pause:.0f} s from byte {part.size}")
+            job.sleep(pause)
             wait *= 2
 
 
-def _attempt(url: str, part: PartFile, expected: _Expected, patience: RetryPolicy) -> None:
-    """One connection: append to the part until the end. `Again` if it ended early."""
+def _attempt(job: _Job, url: str) -> None:
+    """One connection: append to the partial file until the end.
+
+    Raises:
+        RetryRequest: it ended early.
+    """
+    part, expected = job.part, job.expected
     tag = part.tag() if part.size else Tag()
-    tag = tag if tag.url == url else Tag()  # another server's tag means nothing here
+    tag = tag if tag.url == url else Tag()  # an ETag is valid for its own server only
     too_long = expected.size is not None and part.size > expected.size
-    if too_long or (not tag.mark and expected.sha256 is None):  # nothing could tell a mixture from the file
+    if too_long or (not tag.validator and expected.sha256 is None):  # a mix of two versions could not be detected
         part.discard()
     headers = {"User-Agent": "samdiff", "Accept-Encoding": "identity"}
     if part.size:
         headers["Range"] = f"bytes={part.size}-"
-        if tag.mark:
-            headers["If-Range"] = tag.mark
-    watch = Watch(patience)
+        if tag.validator:
+            headers["If-Range"] = tag.validator
+    watch = Watch(job.retry)
     try:
-        with answer_of(url, headers, patience, watch) as answer:
-            if not _is_whole(answer, part, expected):
-                _check_status(answer, part)
-                total = _begin(answer, url, part, tag, expected)
-                _receive(answer, part, total, expected, watch)
-    except (DownloadError, Again):
+        with open_url(url, headers, watch=watch) as response:
+            if not _is_complete(response, part, expected):
+                _check_status(response, part)
+                _receive(response, job, total=_start(response, job, tag=tag, url=url), watch=watch)
+    except (DownloadError, RetryRequest):
         raise
     except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
-        raise explained(error) from error
+        raise network_error(error) from error
 
 
-def _is_whole(answer: Answer, part: PartFile, expected: _Expected) -> bool:
-    """Whether the server has nothing beyond the part."""
-    if answer.status != 416 or not part.size:
+def _is_complete(response: Response, part: PartFile, expected: _Expected) -> bool:
+    """Whether the server has no bytes beyond the partial file."""
+    if response.status != 416 or not part.size:
         return False
-    told = number_of((answer.headers.get("Content-Range") or "").strip().removeprefix("bytes */"))
-    return part.size == (told if expected.size is None else expected.size)
+    reported = parse_count((response.headers.get("Content-Range") or "").strip().removeprefix("bytes */"))
+    return part.size == (reported if expected.size is None else expected.size)
 
 
-def _check_status(answer: Answer, part: PartFile) -> None:
-    reason = f"HTTP {answer.status} {brief(answer.reason)}".rstrip()
-    if answer.status == 416 and part.size:
+def _check_status(response: Response, part: PartFile) -> None:
+    reason = f"HTTP {response.status} {brief(response.reason)}".rstrip()
+    if response.status == 416 and part.size:
         part.discard()
-        raise Again("the server does not know this range; from the beginning")
-    if answer.status == 429 or answer.status >= 500:
-        wait = number_of((answer.headers.get("Retry-After") or "").strip())
-        raise Again(reason, None if wait is None else float(wait))
-    if answer.status != 200 and not (answer.status == 206 and part.size):
+        raise RetryRequest("the server rejects this range; downloading from the beginning")
+    if response.status == 429 or response.status >= 500:
+        wait = parse_count((response.headers.get("Retry-After") or "").strip())
+        raise RetryRequest(reason, wait=None if wait is None else float(wait))
+    if response.status != 200 and not (response.status == 206 and part.size):
         raise DownloadError(reason)
 
 
-def _begin(answer: Answer, url: str, part: PartFile, tag: Tag, expected: _Expected) -> int | None:
-    """Where the answer's bytes belong: checks the headers, empties the part where it must; returns the whole file's length if told."""
-    headers = answer.headers
-    total, mark = length_of(headers), mark_of(headers)
-    if answer.status == 206:
+def _start(response: Response, job: _Job, *, tag: Tag, url: str) -> int | None:
+    """Check the headers, and empty the partial file if the body is the whole file; returns the file's length, None if not reported."""
+    headers, part, expected = response.headers, job.part, job.expected
+    total, validator = body_length(headers), validator_of(headers)
+    if response.status == 206:
         try:
-            total = total_of(headers, part.size, total)
-            if (tag.mark and mark and mark != tag.mark) or (tag.total is not None and total not in (None, tag.total)):
-                raise Again("the file changed on the server; from the beginning")
-        except Again:
+            total = file_length(headers, part.size, total)
+            if (tag.validator and validator and validator != tag.validator) or (
+                tag.total is not None and total not in (None, tag.total)
+            ):
+                raise RetryRequest("the file changed on the server; downloading from the beginning")
+        except RetryRequest:
             part.discard()
             raise
     if expected.size is not None and total is not None and total != expected.size:
-        raise DownloadError(wrong_length(headers, total, expected.size))
+        raise DownloadError(length_mismatch(headers, total, expected.size))
     if expected == _Expected(None, None):
-        check_unknown(headers, total)
-    if answer.status == 200:  # also where ranges are ignored, or the file changed
+        check_unverified(headers, total)
+    if response.status == 200:  # also where the server ignores ranges, or the file changed
         part.discard()
-        part.note(Tag(url, mark, total))
+        part.note(Tag(url, validator, total))
     check_disk(part.path.parent, (expected.size or total or 0) - part.size)
     return total
 
 
-def _receive(answer: Answer, part: PartFile, total: int | None, expected: _Expected, watch: Watch) -> None:
-    whole = expected.size if expected.size is not None else total
-    limit = whole if whole is not None else watch.patience.most_bytes
-    have, looked = part.size, part.size
+def _receive(response: Response, job: _Job, *, total: int | None, watch: Watch) -> None:
+    """Append the body to the partial file."""
+    part = job.part
+    total = job.expected.size if job.expected.size is not None else total
+    limit = total if total is not None else job.retry.most_bytes
+    have, checked = part.size, part.size
     watch.begin_body()
-    with progress(desc=part.target.name, total=whole, initial=have, unit="B", unit_scale=True) as bar:
-        while block := answer.read(_BLOCK):  # what there is: a stall loses nothing that came before it
+    with progress(desc=part.target.name, total=total, initial=have, unit="B", unit_scale=True) as bar:
+        while block := response.read(_BLOCK):  # returns what has arrived, so that a stall loses no bytes
             watch.count(len(block))
             have += len(block)
             if have > limit:
                 part.discard()
-                raise DownloadError(f"more than the {'expected' if whole is not None else 'allowed'} {limit} bytes came")
+                raise DownloadError(f"received more than the {'expected' if total is not None else 'allowed'} {limit} bytes")
             part.append(block)
             bar.update(len(block))
-            if have - looked >= _LOOK_AGAIN:
-                looked = have
-                _check_left(part, whole)
-            if have == whole:
-                break  # whatever may follow, even without end
-    if whole is not None and have < whole:
-        raise Again(f"the connection ended at byte {have} of {whole}")
+            if have - checked >= _CHECK_DISK_EVERY:
+                checked = have
+                _check_remaining(part, total)
+            if have == total:
+                break  # a faulty server may send more, without end
+    if total is not None and have < total:
+        raise RetryRequest(f"the connection ended at byte {have} of {total}")
 
 
-def _check_left(part: PartFile, whole: int | None) -> None:
-    """Free disk while writing: others write too, and a body without a length may have no end."""
+def _check_remaining(part: PartFile, total: int | None) -> None:
+    """Check free disk space while writing: other processes write too, and a body without a length may be endless."""
     try:
-        check_disk(part.path.parent, 0 if whole is None else whole - part.size)
+        check_disk(part.path.parent, 0 if total is None else total - part.size)
     except DownloadError as error:
         kept = f"{part.size} bytes are kept"
-        if whole is None:
-            kept = f"{part.size} bytes of unknown length came and were deleted"
+        if total is None:
+            kept = f"{part.size} bytes of unknown length were received and deleted"
             part.discard()
         raise DownloadError(f"{error}; {kept}") from error
 
 
-def _misfit(file: Any, expected: _Expected) -> str | None:
-    """What is wrong with a file that is open at its start, None if nothing is."""
-    found = os.fstat(file.fileno()).st_size
-    if expected.size is not None and found != expected.size:
-        return f"expected {expected.size} bytes, got {found}"
+def _misfit(file: BufferedReader, expected: _Expected) -> str | None:
+    """Why a file, open at its start, is not the expected one; None: it is."""
+    size = os.fstat(file.fileno()).st_size
+    if expected.size is not None and size != expected.size:
+        return f"expected {expected.size} bytes, got {size}"
     if expected.sha256 is not None:
         start = file.read(512).lstrip().lower()
         file.seek(0)
@@ -270,7 +291,15 @@ def _misfit(file: Any, expected: _Expected) -> str | None:
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Raises DownloadError if so many bytes and a little more are not free."""
+    """Check the free disk space of a folder.
+
+    Args:
+        folder: existing.
+        needed: bytes; 64 MiB more must be free.
+
+    Raises:
+        DownloadError: too little is free.
+    """
     free = shutil.disk_usage(folder).free
     if needed + _SPARE > free:
         raise DownloadError(

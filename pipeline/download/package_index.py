@@ -1,6 +1,6 @@
-"""Files of Python packages from the package index that pip is configured with (PEP 503 and 691), fetched as data: nothing is built or run.
+"""Files of Python packages from the index that pip is configured with (PEP 503 and 691), fetched as data: nothing is built or run.
 
-Only the page of one project is asked for, and of it only one file, whose name, length and SHA-256 `registry.toml` holds.
+Only the page of one project is requested, and one of its files, whose name, length and SHA-256 are in `registry.toml`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from .fetch import fetch
 from .timed_http import RetryPolicy, Watch
-from .transport import Again, DownloadError, answer_of, brief, explained
+from .transport import DownloadError, RetryRequest, brief, network_error, open_url
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 """pip's own default."""
@@ -33,7 +33,7 @@ _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+h
 
 @dataclass(frozen=True)
 class PackageFile:
-    """One file of a package, as the registry pins it."""
+    """One file of a package, pinned by length and SHA-256."""
 
     project: str
     """Name on the index."""
@@ -47,65 +47,70 @@ class PackageFile:
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """Where packages come from."""
+    """Addresses of package indexes, and the certificates to trust."""
 
     urls: tuple[str, ...] = (DEFAULT_INDEX,)
     """Addresses of simple indexes, tried in order."""
     ca_file: str | None = None
-    """Certificates to trust instead of the system's (pip's `cert`)."""
+    """PEM file with the certificates to trust (pip's `cert`); None: the system's."""
 
 
 def fetch_package_file(
     wanted: PackageFile, target: Path, *, index: IndexConfig | None = None, retry: RetryPolicy | None = None
 ) -> Path:
-    """Fetch one file of a package: resumed, with progress, its SHA-256 checked; returns `target`.
+    """Download one file of a package, with resume and verification; returns `target`.
 
     Args:
-        wanted: which.
-        target: where it goes; a right file that is there already is taken without the network.
-        index: None: what pip is configured with, see `pip_index`.
-        retry: how long to try each address.
+        wanted: the file.
+        target: path of the file; an existing file is kept, without network access, if length and SHA-256 match.
+        index: None: from pip's configuration, see `pip_index`.
+        retry: number of attempts per address, and timeouts; None: the defaults.
 
     Raises:
-        DownloadError: no index has it, or it is not the expected file; one line for each index.
+        DownloadError: no index has the file, or it is not the expected one; the message has the reason for each index.
     """
     if target.is_file() and target.stat().st_size == wanted.bytes:
-        with suppress(DownloadError):  # another file of that length
+        with suppress(DownloadError):  # another file of the same length
             return fetch((), target, sha256=wanted.sha256, size=wanted.bytes)
     index = index or pip_index()
     if index.ca_file is not None and not Path(index.ca_file).is_file():
-        raise DownloadError(f"pip's setting cert: there is no file {brief(index.ca_file)}")
+        raise DownloadError(f"pip's setting cert: no such file {brief(index.ca_file)}")
     retry = replace(retry or RetryPolicy(), ca_file=index.ca_file)
     failures = []
     for root in index.urls:
         try:
             url = find_file(root, wanted, retry=retry)
-            return fetch([url], target, sha256=wanted.sha256, size=wanted.bytes, patience=retry)
+            return fetch([url], target, sha256=wanted.sha256, size=wanted.bytes, retry=retry)
         except DownloadError as error:
             failures.append(f"package index {brief(without_login(root))}: {error}")
     raise DownloadError("; ".join(failures) or "pip is configured with no package index (no-index)")
 
 
 def find_file(root: str, wanted: PackageFile, *, retry: RetryPolicy) -> str:
-    """The address of a file according to one index.
+    """The address of a file, read from the project's page of one index.
+
+    Args:
+        root: address of the index.
+        wanted: the file.
+        retry: number of attempts, and timeouts.
 
     Raises:
-        DownloadError: the index cannot be asked, or has no such file.
+        DownloadError: the page cannot be read, or does not list the file.
     """
     if without_login(root) != root:
-        raise DownloadError("its address holds a login, which is not used; fetch the file with pip's own means")
+        raise DownloadError("its address contains a login, which samdiff does not use; download the file with pip download")
     page = f"{root.rstrip('/')}/{re.sub('[-_.]+', '-', wanted.project).lower()}/"
     kind, text, address = _read_page(page + "index.html" * page.startswith("file:"), retry)
     links = _json_links(text) if kind.endswith("json") else _html_links(text)
     if wanted.file not in links:
-        raise DownloadError(f"it has no {wanted.file} of {wanted.project}")
+        raise DownloadError(f"its page of {wanted.project} does not list {wanted.file}")
     return urllib.parse.urljoin(address, links[wanted.file]).partition("#")[0]
 
 
 def pip_index(environment: Mapping[str, str] = os.environ) -> IndexConfig:
-    """The indexes and certificates that pip is configured with: its variables (`PIP_INDEX_URL`, …) and its files.
+    """The indexes and certificates of pip's configuration: its environment variables (`PIP_INDEX_URL`, …) and its files.
 
-    Without pip in this environment, the variables alone count.
+    Without pip in this environment, only the variables are read.
     """
     return index_of(
         _pip_config()
@@ -118,7 +123,7 @@ def pip_index(environment: Mapping[str, str] = os.environ) -> IndexConfig:
 
 
 def index_of(config: Mapping[str, str]) -> IndexConfig:
-    """The indexes of pip's settings as `pip config list` names them: `:env:.index-url` before `download.…` before `global.…`."""
+    """The indexes of settings as `pip config list` prints them; `:env:.index-url` takes precedence over `download.…`, then `global.…`."""
 
     def value(name: str) -> str | None:
         return next((config[key] for part in (":env:", "download", "global") if (key := f"{part}.{name}") in config), None)
@@ -130,61 +135,61 @@ def index_of(config: Mapping[str, str]) -> IndexConfig:
 
 
 def without_login(url: str) -> str:
-    """An address without the user and the password before its host: fit to be shown."""
+    """An address without user and password, for messages."""
     parts = urllib.parse.urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _pip_config() -> dict[str, str]:
-    """pip's settings by its own word; empty if there is no pip."""
+    """The output of `pip config list`; empty if pip is not installed or fails."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PIP_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    found = {}
+    settings = {}
     for line in done.stdout.splitlines() if done.returncode == 0 else ():
         name, _, text = line.partition("=")
         try:
-            found[name] = str(ast.literal_eval(text))
+            settings[name] = str(ast.literal_eval(text))
         except (ValueError, SyntaxError):
-            continue  # a line that is no setting
-    return found
+            continue  # a line without a setting
+    return settings
 
 
 def _read_page(url: str, retry: RetryPolicy) -> tuple[str, str, str]:
-    """Media type, text and final address of a page, asked for again after failures that may pass."""
+    """Media type, text and final address of a page, requested again after temporary failures."""
     wait = retry.first_wait
     for left in reversed(range(retry.attempts)):
         try:
-            return _ask_for_page(url, retry)
-        except Again as again:
+            return _request_page(url, retry)
+        except RetryRequest as failure:
             if not left:
-                raise DownloadError(f"gave up after {retry.attempts} attempts ({again})") from again
-            time.sleep(min(again.wait if again.wait is not None else wait, retry.longest_wait))
+                raise DownloadError(f"gave up after {retry.attempts} attempts ({failure})") from failure
+            time.sleep(min(failure.wait if failure.wait is not None else wait, retry.longest_wait))
             wait *= 2
-    raise DownloadError("not asked")
+    raise DownloadError("no attempt is allowed (attempts = 0)")
 
 
-def _ask_for_page(url: str, retry: RetryPolicy) -> tuple[str, str, str]:
+def _request_page(url: str, retry: RetryPolicy) -> tuple[str, str, str]:
     watch, data = Watch(retry), b""
     try:
-        with answer_of(url, {"User-Agent": "samdiff", "Accept": _ACCEPT}, retry, watch) as answer:
-            if answer.status != 200:
-                reason = f"HTTP {answer.status} {brief(answer.reason)}".rstrip()
-                raise Again(reason) if answer.status == 429 or answer.status >= 500 else DownloadError(reason)
+        with open_url(url, {"User-Agent": "samdiff", "Accept": _ACCEPT}, watch=watch) as response:
+            if response.status != 200:
+                reason = f"HTTP {response.status} {brief(response.reason)}".rstrip()
+                raise RetryRequest(reason) if response.status == 429 or response.status >= 500 else DownloadError(reason)
             watch.begin_body()
-            while block := answer.read(1 << 18):
+            while block := response.read(1 << 18):
                 watch.count(len(block))
                 data += block
                 if len(data) > _PAGE_BYTES:
                     raise DownloadError(f"its page is longer than {_PAGE_BYTES} bytes")
-            kind = (answer.headers.get("Content-Type") or "text/html").partition(";")[0].strip().lower()
-            return kind, data.decode("utf-8", "replace"), answer.url or url
-    except (DownloadError, Again):
+            kind = (response.headers.get("Content-Type") or "text/html").partition(";")[0].strip().lower()
+            return kind, data.decode("utf-8", "replace"), response.url or url
+    except (DownloadError, RetryRequest):
         raise
     except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
-        raise explained(error) from error
+        raise network_error(error) from error
 
 
 def _json_links(text: str) -> dict[str, str]:
@@ -192,11 +197,11 @@ def _json_links(text: str) -> dict[str, str]:
         files = json.loads(text)["files"]
         return {str(entry["filename"]): str(entry["url"]) for entry in files}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DownloadError(f"its page cannot be understood ({type(error).__name__})") from error
+        raise DownloadError(f"its page is invalid ({type(error).__name__})") from error
 
 
 class _Anchors(html.parser.HTMLParser):
-    """Links by the last part of their address, which is the file's name."""
+    """Links by file name, the last part of their address."""
 
     def __init__(self) -> None:
         super().__init__()

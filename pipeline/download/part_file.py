@@ -1,4 +1,4 @@
-"""`NAME.part` beside the file that it becomes: held open and locked, a regular file of one name, never a link's target."""
+"""The partial file `NAME.part` beside its target: open and locked, a regular file with one name, never the target of a link."""
 
 from __future__ import annotations
 
@@ -9,52 +9,53 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ...errors import BusyError
 from ..storage.atomic import advice, hold
-from .answers import is_mark, number_of
+from .response_headers import is_validator, parse_count
 from .timed_http import RetryPolicy
 from .transport import DownloadError
 
 log = logging.getLogger(__name__)
 
 _TAG_BYTES = 1 << 14
-_POLL = 1.0  # seconds between looks at another process's part
+_POLL = 1.0  # seconds between checks of another process's partial file
 
 
 @dataclass(frozen=True)
 class Tag:
-    """What an address said of the file when the part was begun."""
+    """What a server reported of the file when its download started."""
 
     url: str = ""
-    mark: str = ""
-    """A strong ETag, or Last-Modified; empty: nothing that a change could be told by."""
+    validator: str = ""
+    """A strong ETag, or Last-Modified; empty: a change of the file cannot be detected."""
     total: int | None = None
-    """Bytes of the whole file."""
+    """Bytes of the whole file; None: not reported."""
 
 
 class PartFile:
-    """The part of a download, from its opening to its renaming; at most one process holds it.
+    """The partial file of a download, locked from its opening to its renaming: at most one process holds it.
 
     Args:
-        target: what it becomes.
-        patience: how long another process is waited for.
-        sleep: injectable clock.
+        target: path of the complete file.
+        retry: its `busy` is the time to wait for another process.
+        sleep: called with seconds between two checks; tests replace it.
 
     Raises:
-        DownloadError: something else lies in its place, or it cannot be written.
-        BusyError: another process holds it and brings no bytes.
+        DownloadError: the path is a link, a folder or a device, or it cannot be written.
+        BusyError: another process holds the lock and receives no data.
     """
 
-    def __init__(self, target: Path, patience: RetryPolicy, sleep: Callable[[float], Any]) -> None:
+    def __init__(self, target: Path, retry: RetryPolicy, sleep: Callable[[float], object]) -> None:
         self.target = target
         self.path, self._tag = (target.with_name(target.name + suffix) for suffix in (".part", ".part.tag"))
         self.waited = False
-        """Whether another process was at it: the target may be there now."""
-        self._number = self._acquire(patience, sleep)
+        """Whether another process held the lock: the target may exist now."""
+        self._number = self._acquire(retry, sleep)
 
     def __enter__(self) -> Self:
         return self
@@ -71,10 +72,10 @@ class PartFile:
         return os.fstat(self._number).st_size
 
     def append(self, block: bytes) -> None:
-        """Write at the end.
+        """Append bytes.
 
         Raises:
-            DownloadError: the disk is full or gone; what was written is kept.
+            DownloadError: the disk is full or not accessible; the bytes so far are kept.
         """
         view = memoryview(block)
         try:
@@ -86,84 +87,86 @@ class PartFile:
             ) from error
 
     def discard(self) -> None:
-        """Begin anew."""
+        """Empty the file and delete its tag."""
         os.ftruncate(self._number, 0)
         self._drop_tag()
 
     @contextmanager
-    def reader(self) -> Iterator[Any]:
+    def reader(self) -> Iterator[BufferedReader]:
         """The content as a binary file, from its start."""
         with open(os.dup(self._number), "rb") as file:
             file.seek(0)
             yield file
 
     def finish(self) -> None:
-        """Flush to the disk and move into place; whatever lies there keeps its bytes under another name."""
+        """Flush to the disk and rename to the target; an existing target is renamed to `NAME.kept-N` first."""
         os.fsync(self._number)
         if os.path.lexists(self.target):
             aside = _free_name(self.target)
-            log.warning("%s is not the published file; it is kept as %s", self.target, aside.name)
+            log.warning("%s is not the published file; it was renamed to %s", self.target, aside.name)
             os.rename(self.target, aside)
         os.replace(self.path, self.target)
         self._drop_tag()
 
     def tag(self) -> Tag:
-        """What is noted of the part; empty if nothing is, or nothing that can be read."""
+        """The stored tag; an empty one if there is none, or it is invalid."""
         try:
             number = _open_own(self._tag, os.O_RDONLY)
         except FileNotFoundError:
             return Tag()
         with open(number, "rb") as file:
             lines = file.read(_TAG_BYTES).decode("utf-8", "replace").split("\n")
-        url, mark, total = [*lines, "", "", ""][:3]
-        return Tag(url, mark if is_mark(mark) else "", number_of(total))
+        url, validator, total = [*lines, "", "", ""][:3]
+        return Tag(url, validator if is_validator(validator) else "", parse_count(total))
 
     def note(self, tag: Tag) -> None:
-        """Note what an address says of the file."""
+        """Store a tag."""
         number = _open_own(self._tag, os.O_WRONLY | os.O_CREAT)
         with open(number, "wb") as file:
             file.truncate(0)
-            text = f"{tag.url}\n{tag.mark}\n{'' if tag.total is None else tag.total}"
+            text = f"{tag.url}\n{tag.validator}\n{'' if tag.total is None else tag.total}"
             file.write(text.encode("utf-8", "surrogateescape"))
 
     def _drop_tag(self) -> None:
         try:
             os.close(_open_own(self._tag, os.O_RDONLY))
-        except (FileNotFoundError, DownloadError):  # not there, or not ours: nobody's file is deleted
+        except (FileNotFoundError, DownloadError):  # absent, or not a file of ours, which is never deleted
             return
         self._tag.unlink(missing_ok=True)
 
     def _is_in_place(self) -> bool:
-        """Whether the path still names the file that is open: another process may have moved it into place."""
+        """Whether the path still belongs to the open file: another process may have renamed it to the target."""
         try:
-            found = os.stat(self.path, follow_symlinks=False)
+            current = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
             return False
         ours = os.fstat(self._number)
-        return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
+        return (current.st_dev, current.st_ino) == (ours.st_dev, ours.st_ino)
 
-    def _acquire(self, patience: RetryPolicy, sleep: Callable[[float], Any]) -> int:
+    def _acquire(self, retry: RetryPolicy, sleep: Callable[[float], object]) -> int:
         idle, before = 0.0, -1
         while True:
             self._number = _open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            if hold(self._number) is not False:  # ours, or there are no locks on this disk
+            if hold(self._number) is not False:  # locked, or this file system has no locks
                 if self._is_in_place():
                     return self._number
-                self.waited = True  # it was finished in between
+                self.waited = True  # another process finished it between open and lock
             else:
                 size = self.size
                 idle, before = (0.0, size) if size != before else (idle + _POLL, before)
                 if not self.waited:
-                    log.warning("%s: another process is downloading it; waiting for that one", self.target)
+                    log.warning("%s: waiting for another process that is downloading it", self.target)
                 self.waited = True
             os.close(self._number)
-            if idle >= patience.busy:
-                raise BusyError(f"{self.target}: another process is downloading it and brings no bytes; end it, or wait for it")
+            if idle >= retry.busy:
+                raise BusyError(
+                    f"{self.target}: another process is downloading it and has received no data for {retry.busy:g} s; end it, or wait for it"
+                )
             sleep(_POLL)
 
 
 def _open_own(path: Path, flags: int) -> int:
-    """Open a regular file with one name, not through a link, without waiting for anybody."""
+    """Open a regular file with one name, without following a link, and without blocking."""
     more = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
     try:
         number = os.open(path, flags | more, 0o666)
@@ -173,8 +176,8 @@ def _open_own(path: Path, flags: int) -> int:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
             raise _foreign(path) from error
         raise DownloadError(f"{path}: cannot be opened: {error.strerror}; {advice(error)} or use another folder") from error
-    found = os.fstat(number)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(number)
         raise _foreign(path)
     return number

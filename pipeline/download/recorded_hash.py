@@ -1,4 +1,4 @@
-"""Hashes of downloads whose hash nobody has published: recorded at the first download beside the file, compared at every later one."""
+"""Hashes of files without a published hash: recorded beside the file at the first download, compared at every later one."""
 
 from __future__ import annotations
 
@@ -14,42 +14,37 @@ from .fetch import DownloadError, checked_sha256
 log = logging.getLogger(__name__)
 
 SUFFIX = ".sha256"
-"""Of the record: `NAME.sha256` beside `NAME`, as sha256sum writes it."""
-_MOST = 4096  # bytes of a record
-_PIECE = 1 << 20
+"""The record is `NAME.sha256` beside `NAME`, in the format of sha256sum."""
+_RECORD_BYTES = 4096  # bound on the length of a record
 
 
 def recorded_sha256(target: Path) -> str | None:
-    """The SHA-256 that was recorded for a file; None if none was.
+    """The SHA-256 that was recorded for a file, 64 hexadecimal digits in lower case; None: there is no record.
 
     Raises:
-        DownloadError: what lies there is no such record; it is left alone.
+        DownloadError: the file `NAME.sha256` is no such record; it is left unchanged.
     """
-    place = target.with_name(target.name + SUFFIX)
+    record = target.with_name(target.name + SUFFIX)
     try:
-        text = read_regular(place, _MOST).decode("ascii")
+        text = read_regular(record, _RECORD_BYTES).decode("ascii")
         return checked_sha256(text.split()[0])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, IndexError, ImageError) as error:
         raise DownloadError(
-            f"{printable(place)}: expected the SHA-256 that was recorded for {printable(target.name)} ({printable(error)}); move it away"
+            f"{printable(record)}: expected the SHA-256 that was recorded for {printable(target.name)} ({printable(error)}); move it away"
         ) from error
 
 
 def record_sha256(path: Path) -> str:
-    """Record the SHA-256 of a file beside it, report it, and return it."""
-    hashed = hashlib.sha256()
+    """Record the SHA-256 of a file beside it, log it, and return it (64 hexadecimal digits)."""
     with open(path, "rb") as file:
-        while piece := file.read(_PIECE):
-            hashed.update(piece)
-    place = path.with_name(path.name + SUFFIX)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    record = path.with_name(path.name + SUFFIX)
     try:
-        write_atomic(place, f"{hashed.hexdigest()}  {path.name}\n".encode(), replace=False)
-        what = f"recorded in {place}; later downloads are compared with it"
-    except (
-        OSError
-    ) as error:  # another process recorded it meanwhile, or the folder is closed: the download is whole all the same
-        what = f"not recorded ({error.strerror or error})"
-    log.warning("%s: SHA-256 %s, %s", path.name, hashed.hexdigest(), what)
-    return hashed.hexdigest()
+        write_atomic(record, f"{digest}  {path.name}\n".encode(), replace=False)
+        outcome = f"recorded in {record}; later downloads are compared with it"
+    except OSError as error:  # another process has recorded it, or the folder is read-only; the download itself is complete
+        outcome = f"not recorded ({error.strerror or error})"
+    log.warning("%s: %s", path.name, f"SHA-256 {digest}, {outcome}")
+    return digest

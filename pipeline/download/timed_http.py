@@ -1,6 +1,6 @@
 """HTTP connections with limits: time for the header, a lowest rate for the body, bytes of a header.
 
-The total time has no limit (a data set may take hours); every phase in which nothing useful comes has one.
+The total time is not limited, since a data set may take hours; every phase without progress is.
 """
 
 from __future__ import annotations
@@ -13,42 +13,44 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
-_HEADER_BYTES = 1 << 20  # of one answer, with everything that comes before the final status
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_HEADER_BYTES = 1 << 20  # of one response, including interim responses before the final status
 
 
 class TooSlow(TimeoutError):
-    """The body came under the lowest rate."""
+    """The body fell below the lowest rate."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to try."""
+    """Number of attempts, waits between them, timeouts and the lowest rate of a download."""
 
     attempts: int = 5
-    """Per address, counted anew whenever bytes arrive."""
+    """Per address; reset whenever the download makes progress."""
     first_wait: float = 1.0
-    """Seconds before the second attempt; doubled each time, unless the server names a time."""
+    """Seconds before the second attempt; doubled each time, unless the server requests a time."""
     longest_wait: float = 60.0
     """Bound on a wait, in seconds."""
     stall: float = 60.0
-    """Seconds without a byte after which a connection is given up."""
+    """Seconds without a byte after which a connection is closed."""
     header: float | None = None
-    """Seconds within which the header of an answer must be complete; None: as `stall`, at least 1."""
+    """Seconds within which the header of a response must be complete; None: as `stall`, at least 1."""
     window: float | None = None
     """Seconds over which the rate of a body is measured; None: as `stall`, at least 1."""
     lowest_rate: float = 1000.0
-    """Bytes per second over a window; a connection that brings less is given up, and counts as a failed attempt."""
+    """Bytes per second over a window; a slower connection is closed, and counts as a failed attempt."""
     short_connections: int = 50
-    """So many connections in a row may end after fewer than `window * lowest_rate` bytes each; more are failed attempts."""
+    """Number of consecutive connections that may each end after fewer than `window * lowest_rate` bytes; further ones are failed attempts."""
     most_bytes: int = 1 << 36
-    """Bound on a file whose length neither we nor the server know."""
+    """Bound on the bytes of a file of unknown length."""
     busy: float = 600.0
-    """Seconds to wait for another process that is at the same file and brings no bytes."""
+    """Seconds to wait for another process that downloads the same file and receives no data."""
     ca_file: str | None = None
-    """Certificates to trust for https, a PEM file; None: the system's."""
+    """PEM file with the certificates to trust for https; None: the system's."""
 
     @property
     def header_seconds(self) -> float:
@@ -62,31 +64,35 @@ class RetryPolicy:
 
     @property
     def window_bytes(self) -> float:
-        """What must come in a window."""
+        """Bytes that must arrive in a window."""
         return self.window_seconds * self.lowest_rate
 
 
 class Watch:
-    """The limits in time of one connection."""
+    """Time limits of one connection: a deadline for the header, a lowest rate for the body."""
 
-    def __init__(self, patience: RetryPolicy) -> None:
-        self.patience = patience
+    def __init__(self, retry: RetryPolicy) -> None:
+        self.retry = retry
         self.begin_header()
 
     def begin_header(self) -> None:
-        """From now on a header is awaited."""
-        self._body, self._count, self._until = False, 0, time.monotonic() + self.patience.header_seconds
+        """Start the deadline of a header."""
+        self._body, self._count, self._until = False, 0, time.monotonic() + self.retry.header_seconds
 
     def begin_body(self) -> None:
-        """From now on `count` is told of each block of the body."""
-        self._body, self._count, self._until = True, 0, time.monotonic() + self.patience.window_seconds
+        """Start a window of the body; the caller then calls `count` for each block."""
+        self._body, self._count, self._until = True, 0, time.monotonic() + self.retry.window_seconds
 
     def count(self, size: int) -> None:
-        """Bytes of the body came: the file's own, not those of its framing."""
+        """Add bytes of the body, without the framing of chunks."""
         self._count += size
 
     def arrived(self, size: int) -> None:
-        """Bytes came from the socket."""
+        """Add bytes that were read from the socket.
+
+        Raises:
+            HTTPException: the header is too long.
+        """
         if not self._body:
             self._count += size
             if self._count > _HEADER_BYTES:
@@ -96,22 +102,20 @@ class Watch:
         """Seconds that the next read may take.
 
         Raises:
-            TimeoutError: the header did not come in time, or (`TooSlow`) the body came under the lowest rate.
+            TimeoutError: the header is late, or (`TooSlow`) the body fell below the lowest rate.
         """
-        now, patience = time.monotonic(), self.patience
+        now, retry = time.monotonic(), self.retry
         if now >= self._until:
             if not self._body:
-                raise TimeoutError(f"no complete header within {patience.header_seconds:g} s")
-            if self._count < patience.window_bytes:
-                raise TooSlow(
-                    f"{self._count} bytes in {patience.window_seconds:g} s, fewer than {patience.lowest_rate:g} per second"
-                )
+                raise TimeoutError(f"no complete header within {retry.header_seconds:g} s")
+            if self._count < retry.window_bytes:
+                raise TooSlow(f"{self._count} bytes in {retry.window_seconds:g} s, fewer than {retry.lowest_rate:g} per second")
             self.begin_body()
-        return max(0.001, min(patience.stall, self._until - now))
+        return max(0.001, min(retry.stall, self._until - now))
 
 
 class _TimedSocket(io.RawIOBase):
-    """What a response reads from: a socket that asks the watch before each read."""
+    """A socket as a raw stream whose reads obey the limits of a `Watch`."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase, watch: Watch) -> None:
         self._sock, self._raw, self._watch = sock, raw, watch
@@ -119,39 +123,33 @@ class _TimedSocket(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        begun = time.monotonic()
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        start = time.monotonic()
         while True:
             self._sock.settimeout(self._watch.left())
             try:
                 count = self._sock.recv_into(buffer)
             except TimeoutError:
-                if time.monotonic() - begun >= self._watch.patience.stall:
-                    raise TimeoutError(f"no byte for {self._watch.patience.stall:g} s") from None
-                continue  # a window ended: the watch says whether it was a good one
+                if time.monotonic() - start >= self._watch.retry.stall:
+                    raise TimeoutError(f"no byte for {self._watch.retry.stall:g} s") from None
+                continue  # a window ended: `left` raises if it was too slow
             self._watch.arrived(count)
             return count
 
     def close(self) -> None:
         if not self.closed:
-            self._raw.close()  # the socket counts its readers
+            self._raw.close()  # the socket closes when its last stream is closed
             super().close()
 
 
-class _Response(http.client.HTTPResponse):
-    def __init__(self, watch: Watch, sock: socket.socket, *arguments: Any, **options: Any) -> None:
-        super().__init__(sock, *arguments, **options)
-        watch.begin_header()
-        self.fp: Any = io.BufferedReader(_TimedSocket(sock, self.fp.detach(), watch))
+def _response_class(watch: Watch) -> type[http.client.HTTPResponse]:
+    class TimedResponse(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None) -> None:
+            super().__init__(sock, debuglevel=debuglevel, method=method, url=url)
+            watch.begin_header()
+            self.fp = io.BufferedReader(_TimedSocket(sock, self.fp.detach(), watch))
 
-
-def _connection(kind: Any, watch: Watch) -> Callable[..., Any]:
-    def make(*arguments: Any, **options: Any) -> Any:
-        made = kind(*arguments, **options)
-        made.response_class = partial(_Response, watch)
-        return made
-
-    return make
+    return TimedResponse
 
 
 class _HTTP(urllib.request.HTTPHandler):
@@ -159,8 +157,14 @@ class _HTTP(urllib.request.HTTPHandler):
         super().__init__()
         self.watch = watch
 
-    def http_open(self, req: Any) -> Any:
-        return self.do_open(_connection(http.client.HTTPConnection, self.watch), req)
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        connect: Callable[..., http.client.HTTPConnection] = self._connect  # do_open passes the host and the timeout alone
+        return self.do_open(connect, req)
+
+    def _connect(self, host: str, *, timeout: float) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection(host, timeout=timeout)
+        connection.response_class = _response_class(self.watch)
+        return connection
 
 
 class _HTTPS(urllib.request.HTTPSHandler):
@@ -168,13 +172,19 @@ class _HTTPS(urllib.request.HTTPSHandler):
         super().__init__()
         self.watch = watch
 
-    def https_open(self, req: Any) -> Any:
-        make: Any = _connection(http.client.HTTPSConnection, self.watch)
-        return self.do_open(make, req, context=ssl.create_default_context(cafile=self.watch.patience.ca_file))
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        connect: Callable[..., http.client.HTTPConnection] = self._connect
+        return self.do_open(connect, req)
+
+    def _connect(self, host: str, *, timeout: float) -> http.client.HTTPSConnection:
+        context = ssl.create_default_context(cafile=self.watch.retry.ca_file)
+        connection = http.client.HTTPSConnection(host, timeout=timeout, context=context)
+        connection.response_class = _response_class(self.watch)
+        return connection
 
 
 def opener(watch: Watch) -> urllib.request.OpenerDirector:
-    """Opens http and https, through the proxies of the environment; does not follow redirects, read files or raise for a status."""
+    """Opens http and https through the proxies of the environment. Does not follow redirects, open files, or raise for a status."""
     director = urllib.request.OpenerDirector()
     for handler in (urllib.request.ProxyHandler(), urllib.request.UnknownHandler(), _HTTP(watch), _HTTPS(watch)):
         director.add_handler(handler)

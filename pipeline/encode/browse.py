@@ -1,4 +1,4 @@
-"""Looking into a sequence of tiles: an index as Python means it, and an HTML table with small images for notebooks. Pure."""
+"""Browsing a sequence of tiles: checked indexing, and an HTML table with thumbnails for notebooks. Pure."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ import numpy as np
 
 from ...errors import IndexKindError, PositionError, printable
 
-_SIDE = 128  # pixels of a small image
-_GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, stay far apart: hues that are easily told from each other
+_SIDE = 128  # longer side of a thumbnail, in pixels
+_GOLDEN = 0.6180339887498949  # multiples modulo 1 are well separated, so the hues are easy to distinguish
 _HIGHEST = 1 << 62  # positions are int64
 
 
 def index_in(index: SupportsIndex, length: int, *, several: str, beyond: bool = False) -> int:
-    """An index of a sequence as a number from 0; -1 is the last one, as in a list.
+    """An index of a sequence, normalised to >= 0; -1 is the last item, as in a list.
 
     Args:
-        index: what stands in the square brackets.
+        index: the value in the square brackets.
         length: of the sequence.
-        several: the call that gives several at once, for the message about slices.
-        beyond: whether numbers from `length` on are allowed.
+        several: the call that returns several items at once, named in the message about slices.
+        beyond: whether indices from `length` on are allowed.
 
     Raises:
-        PositionError: it lies outside; an `IndexError`.
-        IndexKindError: it is a slice or no integer; a `TypeError`.
+        PositionError: the index is out of range; an `IndexError`.
+        IndexKindError: the index is a slice or not an integer; a `TypeError`.
     """
     try:
         number = operator.index(index)
     except TypeError as error:
         kind = type(index).__name__
-        raise IndexKindError(f"expected one integer as the index, got a {kind}; {several} gives several at once") from error
-    found = number + length if number < 0 else number
-    if not 0 <= found < (_HIGHEST if beyond else length):
-        raise PositionError(f"index {number}: expected {-length} to {'2^62' if beyond else length - 1}, for there are {length}")
-    return found
+        raise IndexKindError(f"expected one integer as the index, got a {kind}; {several} returns several at once") from error
+    position = number + length if number < 0 else number
+    if not 0 <= position < (_HIGHEST if beyond else length):
+        raise PositionError(f"index {number}: expected {-length} to {'2^62' if beyond else length - 1}; the length is {length}")
+    return position
 
 
 def spread(total: int, most: int) -> list[int]:
-    """Up to `most` numbers of 0 … total - 1, evenly spread, without repetition."""
+    """Up to `most` different indices in 0 … total - 1, evenly spread, ascending."""
     return sorted({round(k) for k in np.linspace(0, total - 1, min(most, total))}) if total else []
 
 
 def masks_over(pixels: np.ndarray, labels: np.ndarray, strength: float = 0.5) -> np.ndarray:
-    """Pixels with each mask in a colour of its own, and dark lines between masks.
+    """An image overlaid with its masks, each in a different colour, with dark lines between them.
 
     Args:
         pixels: uint8 [H, W, 3] RGB.
-        labels: integers [H, W]; 0 no mask.
-        strength: of the colours, 0 … 1.
+        labels: integers [H, W]; 0: no mask.
+        strength: opacity of the colours, 0 … 1.
 
     Returns:
         uint8 [H, W, 3].
@@ -73,13 +73,13 @@ def masks_over(pixels: np.ndarray, labels: np.ndarray, strength: float = 0.5) ->
 def html_table(
     title: str, facts: Mapping[str, object], tiles: Mapping[str, Mapping[str, np.ndarray]], *, note: str = ""
 ) -> str:
-    """HTML for a notebook: a title, a table of facts, and small images of tiles beside their masks. Text from outside is escaped.
+    """HTML for a notebook: a title, a table of properties, and thumbnails of tiles beside their masks. All text is escaped.
 
     Args:
-        title: in bold.
+        title: set in bold.
         facts: name -> value, one row each.
-        tiles: caption -> `hr` uint8 [T, T, 3] RGB and `labels` [T, T]; sides of more than 128 pixels are reduced.
-        note: a line below.
+        tiles: caption -> `hr` uint8 [T, T, 3] RGB and `labels` [T, T]; tiles larger than 128 pixels are downscaled.
+        note: a line below the thumbnails.
     """
     cells = "".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in facts.items())
     figures = "".join(

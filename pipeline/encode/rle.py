@@ -1,7 +1,7 @@
-"""Masks as runs (COCO's run-length encoding), without a Python loop per run. Pure.
+"""COCO's run-length encoding of masks, vectorised. Pure.
 
-`counts` is uint32 [R]: lengths of alternating runs of zeros and ones, down the columns (column-major), zeros first (that run may
-have length 0); they sum to H W. COCO's compressed string is in `cocostring`.
+`counts` is uint32 [R]: lengths of alternating runs of zeros and ones in column-major order, zeros first (that run may have
+length 0); they sum to H W. COCO's compressed string is in `coco`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_MASKS = 65535
 """Labels are uint16, and 0 means no mask."""
 
 CocoMask = Mapping[str, Any]
-"""COCO's run-length encoding of a mask (`size`, `counts`), or a record of segment-anything's that holds one: JSON values by name."""
+"""COCO's run-length encoding of a mask (`size`, `counts`), or a record of segment-anything that holds one: JSON values by key."""
 
 
 def counts_of(mask: CocoMask | np.ndarray, height: int | None = None, width: int | None = None) -> np.ndarray:
@@ -27,11 +27,11 @@ def counts_of(mask: CocoMask | np.ndarray, height: int | None = None, width: int
 
     Args:
         mask: a COCO dict `{"size": [H, W], "counts": str | bytes | list[int]}`, runs (integers [R]) or a mask (bool [H, W]).
-        height: H that the mask must have; None takes the dict's or the mask's own. Runs alone need it.
-        width: W, likewise.
+        height: expected H; None: that of the dict or mask. Required for runs, which have no size.
+        width: expected W, likewise.
 
     Raises:
-        SamdiffError: the size is another, the runs do not sum to H W, or they are no runs at all.
+        SamdiffError: the size differs, the runs do not sum to H W, or they are not integers [R].
     """
     if isinstance(mask, Mapping):
         size, given = _size_of(mask), mask["counts"]
@@ -42,21 +42,21 @@ def counts_of(mask: CocoMask | np.ndarray, height: int | None = None, width: int
         size, counts = (mask.shape[0], mask.shape[1]), encode(mask)
     else:
         if height is None or width is None:
-            raise SamdiffError("mask: runs without a size need height and width")
+            raise SamdiffError("mask: expected height and width with runs, which have no size of their own")
         size, counts = (height, width), _as_integers(mask)
     size = int(size[0]), int(size[1])
-    wanted = (size[0] if height is None else height, size[1] if width is None else width)
-    if size != wanted:
+    expected = (size[0] if height is None else height, size[1] if width is None else width)
+    if size != expected:
         raise SamdiffError(
-            f"mask: expected {wanted[0]} x {wanted[1]} (H x W) like the image, got {size[0]} x {size[1]}; "
-            "masks must be those of the full image in the same frame"
+            f"mask: expected {expected[0]} x {expected[1]} (H x W) like the image, got {size[0]} x {size[1]}; "
+            "masks must have the size and orientation of the full image"
         )
-    _check_runs(counts, *wanted)
+    _check_runs(counts, *expected)
     return counts.astype(np.uint32, copy=False)
 
 
 def encode(mask: np.ndarray) -> np.ndarray:
-    """bool [H, W] -> runs, uint32 [R]; no run but the first has length 0."""
+    """bool [H, W] -> runs, uint32 [R]; only the first run can have length 0."""
     flat = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).ravel() if mask.size else np.zeros(0, np.uint8)
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     first = [0, 0] if flat.size and flat[0] else [0]
@@ -72,23 +72,23 @@ def decode(counts: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def area(counts: np.ndarray) -> int:
-    """Pixels of the mask."""
+    """Number of pixels of a mask given as runs."""
     return int(counts[1::2].sum(dtype=np.int64))
 
 
 def box(counts: np.ndarray, height: int) -> tuple[int, int, int, int]:
-    """Bounding box x0, y0, x1, y1, half-open; all 0 if the mask is empty."""
+    """Bounding box x0, y0, x1, y1 of a mask given as runs, half-open; all 0 if the mask is empty."""
     start, stop = spans(counts)
     if not len(start):
         return 0, 0, 0, 0
     first, last = start // height, (stop - 1) // height
-    whole = bool((first != last).any())  # a run that goes on in the next column touches the top and the bottom row
+    whole = bool((first != last).any())  # a run over several columns touches the top and the bottom row
     y0, y1 = (0, height) if whole else (int((start % height).min()), int(((stop - 1) % height).max()) + 1)
     return int(first[0]), y0, int(last[-1]) + 1, y1
 
 
 def spans(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First pixel and the one after the last of each non-empty run of ones, column-major: int64 [r], int64 [r], ascending."""
+    """Start and end (exclusive) of each non-empty run of ones, as column-major pixel indices: int64 [r], int64 [r], ascending."""
     edges = np.cumsum(counts, dtype=np.int64)
     stop = edges[1::2]
     start = edges[0::2][: len(stop)]
@@ -100,7 +100,7 @@ def paint_labels(masks: Sequence[np.ndarray], height: int, width: int) -> np.nda
     """Paint masks (runs) in order, later over earlier: uint16 [H, W], 0 = no mask, k = the k-th mask (1-based).
 
     Raises:
-        SamdiffError: more masks than uint16 has labels.
+        SamdiffError: more than 65535 masks.
     """
     if len(masks) > MAX_MASKS:
         raise SamdiffError(f"masks: expected at most {MAX_MASKS} per image (labels are uint16), got {len(masks)}")
@@ -129,10 +129,10 @@ def _size_of(mask: CocoMask) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _as_integers(values: Any) -> np.ndarray:
+def _as_integers(values: object) -> np.ndarray:
     try:
         counts = np.asarray(values)
-    except ValueError as error:  # lists of several lengths: polygons, say
+    except ValueError as error:  # lists of different lengths, for example polygons
         raise SamdiffError(f"mask: counts: expected integers [R] ({error})") from error
     if counts.ndim != 1 or (counts.dtype.kind not in "iu" and counts.size):
         raise SamdiffError(f"mask: counts: expected integers [R], got {counts.dtype} of shape {list(counts.shape)}")

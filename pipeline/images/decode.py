@@ -1,6 +1,6 @@
-"""The images of a source as `prepare` and `masks` use them: RGB over white in 8 bits, and reading them ahead in threads.
+"""Reads images as `prepare` and `masks` use them: 8-bit RGB, composited over white; prefetches them in threads.
 
-What is decoded, and what is checked before: see the room `decoding`.
+For formats and checks see `pipeline.decoding`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image's pixels."""
+    """A decoded image."""
 
     pixels: np.ndarray
     """uint8 [H, W, 3], RGB 0..255, upright."""
     notes: tuple[str, ...] = ()
-    """What decoding did that changes values or could surprise."""
+    """Conversions that changed values, such as 16 bits to 8; one phrase each."""
 
 
 def read_rgb(image_file: ImageFile, limits: Limits | None = None, source_reader: SourceReader | None = None) -> Decoded:
@@ -37,11 +37,11 @@ def read_rgb(image_file: ImageFile, limits: Limits | None = None, source_reader:
 
     Args:
         image_file: from `list_source`.
-        limits: bounds; None takes the defaults.
-        source_reader: keeps archives open; None opens and closes.
+        limits: bounds; None: the defaults.
+        source_reader: keeps archives open between images; None: opens and closes one.
 
     Raises:
-        ImageError: with the reason, whatever is wrong.
+        ImageError: it cannot be read or decoded; the message has the reason.
     """
     limits = limits or Limits()
     if source_reader is None:
@@ -56,13 +56,13 @@ def read_ahead(
     """Read images in threads ahead of the caller, in order (see `map_ahead`).
 
     Args:
-        image_files: what to read.
-        limits: bounds on image sizes.
-        workers: threads that decode.
-        ahead: images being decoded or waiting.
+        image_files: from `list_source`.
+        limits: bounds; None: the defaults.
+        workers: number of threads.
+        ahead: bound on images that are being decoded or wait for the caller.
 
     Yields:
-        The image, and its pixels or the reason why there are none.
+        Each image file with its pixels, or with the reason why it cannot be decoded.
     """
 
     def work(image_file: ImageFile, source_reader: SourceReader) -> Decoded | ImageError:
@@ -77,18 +77,18 @@ def read_ahead(
 def map_ahead(
     work: Callable[[Item, SourceReader], Result], items: Sequence[Item], *, workers: int = 2, ahead: int = 4
 ) -> Iterator[tuple[Item, Result]]:
-    """Work on items in threads ahead of the caller, in order.
+    """Map a function over items in threads ahead of the caller, in order.
 
-    At most `ahead` results wait, besides the one that the caller holds. An exception of `work` is raised where its result was due.
+    At most `ahead` results wait, besides the one that the caller holds. An exception of `work` is raised in place of its result.
 
     Args:
-        work: reads and computes; is given the item and a `SourceReader` that all threads share.
-        items: what to work on.
-        workers: threads.
-        ahead: items at work or waiting.
+        work: called with an item and a `SourceReader` that all threads share.
+        items: in the order of the results.
+        workers: number of threads.
+        ahead: bound on items that are in progress or wait for the caller.
 
     Yields:
-        The item and its result.
+        Each item and its result.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     with SourceReader() as source_reader:
@@ -99,7 +99,7 @@ def map_ahead(
                 if len(waiting) >= ahead:
                     first, future = waiting.popleft()
                     yield first, future.result()
-                    del future  # or the pixels would live until the next image is there
+                    del future  # frees the pixels before the next image is decoded
             while waiting:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -109,15 +109,15 @@ def map_ahead(
 
 
 def decode_rgb(data: bytes, name: str, limits: Limits | None = None) -> Decoded:
-    """Decode a file's bytes.
+    """Decode the bytes of a file.
 
     Args:
         data: the whole file.
-        name: for the check of its suffix.
-        limits: bounds; None takes the defaults.
+        name: of the file; its suffix is compared with the content.
+        limits: bounds; None: the defaults.
 
     Raises:
-        ImageError: no image of a known format, damaged, cut off, too large, or of a kind that is not read.
+        ImageError: unknown or unsupported format, damaged, truncated, or too large.
     """
     limits = limits or Limits()
     settings = ReadConfig(limits.max_megapixels * 1e6, "raise --max-megapixels to use it", limits.to_srgb)

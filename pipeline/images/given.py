@@ -1,4 +1,4 @@
-"""Images as a caller of the Python API has them: PIL images, arrays [H, W, C], tensors [C, H, W] or [H, W, C] and batches; and back again."""
+"""Images of callers of the Python API: PIL images, arrays [H, W, C], tensors [C, H, W] or [H, W, C] and batches; and results in that form."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ _BANDS = range(1, 5)
 
 
 def is_tensor(image: object) -> TypeGuard[torch.Tensor]:
-    """Whether it is a PyTorch tensor; does not load PyTorch."""
+    """Whether it is a PyTorch tensor; does not import PyTorch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(image, torch.Tensor)
 
 
 def layout_hint(shape: tuple[int, ...]) -> str:
-    """What is probably meant by an array of a shape that is no image [H, W] or [H, W, C]; empty if nothing is."""
+    """A hint for an array whose shape is not [H, W] or [H, W, C]: probably channels first, or a batch; empty if neither."""
     if len(shape) == 3 and shape[0] in _BANDS and shape[2] not in _BANDS:
-        return f"; {list(shape)} looks like channels first [C, H, W]: give image.transpose(1, 2, 0)"
+        return f"; {list(shape)} looks like channels first [C, H, W]: pass image.transpose(1, 2, 0)"
     if len(shape) == 4:
-        return "; this looks like a batch: give its images one by one, or a torch tensor"
+        return "; this looks like a batch: pass its images one by one, or a torch tensor"
     return ""
 
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """How a tensor of images came, so that a result can be given back alike."""
+    """Layout, dtype and device of an input tensor, which the result gets too."""
 
     dtype: torch.dtype
     device: torch.device
     batch: bool
-    """Whether it had an axis of images."""
+    """Whether it has a batch axis."""
     channels_first: bool
     """[C, H, W] rather than [H, W, C]."""
 
     def restore(self, images: list[np.ndarray]) -> torch.Tensor:
-        """Arrays [H, W] or [H, W, C] of one shape as a tensor of this layout, dtype and device."""
+        """Arrays [H, W] or [H, W, C] of equal shape as a tensor of this layout, dtype and device."""
         import torch
 
         whole = torch.from_numpy(np.stack(images) if self.batch else images[0])
@@ -58,18 +58,18 @@ class TensorLayout:
 
 
 def split_tensor(images: torch.Tensor) -> tuple[list[np.ndarray], TensorLayout]:
-    """A tensor's images as arrays on the CPU, and its layout.
+    """The images of a tensor as arrays on the CPU, and its layout.
 
-    Where both readings are possible, such as [3, 20, 4], channels come first, as is usual in PyTorch.
+    An ambiguous shape, such as [3, 20, 4], is channels first, as is usual in PyTorch.
 
     Args:
-        images: [H, W], [C, H, W], [H, W, C], [B, C, H, W] or [B, H, W, C] with 1 to 4 channels; uint8, uint16 or floats of 0 to 1.
+        images: [H, W], [C, H, W], [H, W, C], [B, C, H, W] or [B, H, W, C] with 1 to 4 channels; uint8, uint16 or floats in 0..1.
 
     Returns:
         arrays [H, W] or [H, W, C], one per image; half-precision floats as float32.
 
     Raises:
-        ImageError: another shape or dtype, or no image.
+        ImageError: another shape or dtype, or an empty tensor.
     """
     import torch
 
@@ -91,7 +91,7 @@ def split_tensor(images: torch.Tensor) -> tuple[list[np.ndarray], TensorLayout]:
 
 
 def rgb_pixels(image: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
-    """One image as uint8 [H, W, 3] RGB, as segmenters take it. Transparent parts are composited over white.
+    """One image as uint8 [H, W, 3] RGB, the input of segmenters. Transparent pixels are composited over white.
 
     Raises:
         ImageError: an array or a tensor that is not uint8 with 3 channels, a batch, or a PIL image of more than 8 bits.

@@ -1,4 +1,4 @@
-"""What `samdiff infer` is to upscale: files, folders and patterns as a list of files."""
+"""The inputs of `samdiff infer`: files, folders and patterns as a list of files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class InputFile:
     path: Path
     """The file."""
     inside: str = ""
-    """Its folder relative to the folder that was given, with `/`; kept below `--out`."""
-    trouble: str = ""
-    """Why it cannot be read, if that is known from the listing."""
+    """Its folder relative to the input folder, with `/`; `--out` gets the same subfolder."""
+    problem: str = ""
+    """Why it cannot be read, as far as the listing shows; empty: no problem is known."""
 
     @property
     def name(self) -> str:
@@ -31,25 +31,25 @@ class InputFile:
 
 
 def list_inputs(inputs: Sequence[str | Path], suffix: str, recursive: bool = False, out: Path | None = None) -> list[InputFile]:
-    """Files, the images of folders, and the files that patterns such as `in/*.png` match; sorted within each.
+    """List files, the images of folders, and the files that match patterns such as `in/*.png`; sorted within each input.
 
-    A folder's images that are results of others beside them (NAME + suffix) are left out, so that the same command can run again. What is an
-    image by its name and cannot be read is listed with the reason.
+    Images of a folder that are results of others beside them (NAME + suffix) are left out, so that the command can run again. Files with
+    the name of an image that cannot be read are listed with the reason.
 
     Args:
         inputs: files, folders, patterns.
-        suffix: of the results' names.
-        recursive: whether folders are searched with their subfolders; if not, a warning says how many images lie in those.
-        out: where the results go; if that is a folder within one that is searched, it is left out.
+        suffix: that results add to the name.
+        recursive: whether to search subfolders; if not, a warning reports the number of images in them.
+        out: folder of the results; left out if it is inside a searched folder.
 
     Raises:
         ImageError: a folder without images or that cannot be read, or a pattern that matches nothing.
         ConfigError: an empty name.
     """
-    found: dict[object, InputFile] = {}
+    files: dict[object, InputFile] = {}  # by identity: each file once, even if two inputs name it
     folders: dict[str, tuple[object, ...]] = {}
     for given in inputs:
-        if not os.fspath(given):  # an empty variable in a shell; a Path would make it the current folder
+        if not os.fspath(given):  # such as an empty shell variable; Path("") is the working directory
             raise ConfigError("infer: expected a file, folder or pattern, got an empty name; for the current folder write .")
         path = Path(given)
         if os.path.isdir(path):
@@ -61,12 +61,12 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str, recursive: bool = Fal
         else:
             chosen = [InputFile(path)]
         for file in chosen:
-            found.setdefault(place_of(file.path, folders), file)
-    return list(found.values())
+            files.setdefault(place_of(file.path, folders), file)
+    return list(files.values())
 
 
 def _matches(pattern: str) -> list[str]:
-    """The files that a pattern matches, sorted; without those in folders that no lister looks into, unless the pattern names them."""
+    """The files that match a pattern, sorted; without those in hidden and system folders, unless the pattern names the folder."""
     plain = set(Path(pattern).parts)
     names = sorted(glob.glob(pattern, recursive=True))
     return [
@@ -77,12 +77,12 @@ def _matches(pattern: str) -> list[str]:
 def inputs_of_folder(
     folder: Path, suffix: str, recursive: bool, out: Path | None = None
 ) -> tuple[list[InputFile], list[InputFile]]:
-    """A folder's images, sorted: the inputs, and those that by their names are results of others beside them.
+    """The images of a folder, sorted: the inputs, and the results of others beside them (NAME + suffix).
 
-    A pipe or a dangling link named like an image is listed, too.
+    A pipe or a dangling link with the name of an image is listed too.
     """
     files = [
-        InputFile(Path(image.path), PurePosixPath(image.name).parent.as_posix(), image.trouble)
+        InputFile(Path(image.path), inside=PurePosixPath(image.name).parent.as_posix(), problem=image.problem)
         for image in list_source(folder, recursive=recursive)
         if not (out is not None and _below(Path(image.path), out, folder))
     ]
@@ -96,6 +96,6 @@ def inputs_of_folder(
 
 
 def _below(path: Path, out: Path, folder: Path) -> bool:
-    """Whether a file lies in a folder of results that lies in the folder that is searched."""
+    """Whether a file is inside the folder of results `out`, where `out` is not the searched folder itself."""
     place = Path(os.path.realpath(out))
     return place != Path(os.path.realpath(folder)) and Path(os.path.realpath(path.parent)).is_relative_to(place)

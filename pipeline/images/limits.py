@@ -1,4 +1,4 @@
-"""Bounds on what is read from untrusted image files and archives. Pure."""
+"""Limits on what is read from untrusted image files and archives. Pure."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ MAX_ARCHIVE_GB = 100.0
 
 @dataclass(frozen=True)
 class Limits:
-    """How untrusted image files are read: bounds, and what happens to their colours."""
+    """How untrusted image files are read: bounds on sizes, and colour conversion."""
 
     max_megapixels: float = setting(200.0, above=0, max=10_000)
     """Larger images, in millions of pixels, are skipped and listed; checked before decoding."""
     max_archive_gb: float = setting(MAX_ARCHIVE_GB, above=0, max=1_000_000)
-    """Archives whose images unpack to more, in 10^9 bytes, are refused before any is read."""
+    """Archives whose images unpack to more, in 10^9 bytes, are rejected before any is read."""
 
     to_srgb: bool = False
-    """Convert colours to sRGB by each image's profile; otherwise another profile is noted and not applied."""
+    """Convert colours to sRGB with the embedded profile; otherwise a profile other than sRGB is noted and not applied."""
 
     def __post_init__(self) -> None:
         check(self)
 
     @property
     def max_bytes(self) -> int:
-        """Largest file: 16 bits, four channels, uncompressed."""
+        """Bound on the bytes of a file: 16 bits and four channels per pixel, uncompressed, and 16 MiB."""
         return int(self.max_megapixels * 8e6) + (1 << 24)
 
     @property

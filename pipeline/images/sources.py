@@ -1,6 +1,6 @@
-"""Reading listed images: bytes of a folder's files, or of the members of a zip or tar archive, which is read in place.
+"""Reads listed images: files of a folder, or members of a zip or tar archive, which is read in place.
 
-Reading never extracts anything, so an archive's names cannot lead out of a folder. Listing is in `listing`.
+Nothing is extracted, so that names in an archive cannot lead out of a folder. For listing see `listing`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .listing import Limits as Limits
 from .listing import Source as Source
 from .listing import list_source as list_source
 
-_MOST_PASSES = 20  # over a compressed tar; DIV2K in random order takes fewer
+_MOST_PASSES = 20  # bound on the times that a compressed tar is unpacked; DIV2K in random order takes fewer
 
 
 class SourceReader(AbstractContextManager["SourceReader"]):
-    """Reads images' bytes and keeps archives open in between. Safe for threads."""
+    """Reads the bytes of images, and keeps archives open between reads. Thread-safe."""
 
     def __init__(self) -> None:
         self._stack, self._lock = ExitStack(), threading.Lock()
@@ -40,7 +40,7 @@ class SourceReader(AbstractContextManager["SourceReader"]):
 
         Args:
             image_file: from `list_source`.
-            limit: most bytes; a longer file is not read at all, and one that only claims to be shorter is read no further.
+            limit: bound on the bytes, checked before reading and, as recorded sizes can be false, while reading.
 
         Raises:
             ImageError: it cannot be read, or is longer than `limit`.
@@ -48,9 +48,9 @@ class SourceReader(AbstractContextManager["SourceReader"]):
         return b"".join(self.chunks(image_file, limit))
 
     def chunks(self, image_file: ImageFile, limit: int | None = None) -> Iterator[bytes]:
-        """The same bytes in pieces of at most 1 MiB; without a limit if it is None."""
-        if image_file.trouble:
-            raise ImageError(image_file.trouble)
+        """Yield the bytes of an image, at most 1 MiB at a time; see `read`. None: no limit."""
+        if image_file.problem:
+            raise ImageError(image_file.problem)
         length = 0
         try:
             for part in self._chunks(image_file, limit):
@@ -60,7 +60,7 @@ class SourceReader(AbstractContextManager["SourceReader"]):
                 yield part
         except ImageError:
             raise
-        except Exception as error:  # noqa: BLE001 - zipfile, tarfile and the decompressors raise whatever comes on damage
+        except Exception as error:  # noqa: BLE001 - zipfile, tarfile and the decompressors raise exceptions of any type on damage
             raise ImageError(f"cannot be read: {reason_of(error)}") from error
 
     def _chunks(self, image_file: ImageFile, limit: int | None) -> Iterator[bytes]:
@@ -78,7 +78,7 @@ class SourceReader(AbstractContextManager["SourceReader"]):
 
 
 def hash_images(image_files: Iterable[ImageFile], limit: int | None = None) -> Iterator[str]:
-    """SHA-256 (hex) of each image's bytes, in order; of its name and nothing else if it cannot be read or is longer than `limit`."""
+    """Yield the SHA-256 (hex) of each image's bytes, in order; of its name alone if it cannot be read or is longer than `limit`."""
     with SourceReader() as source_reader:
         for image_file in image_files:
             digest = hashlib.sha256()
@@ -91,33 +91,33 @@ def hash_images(image_files: Iterable[ImageFile], limit: int | None = None) -> I
 
 
 def check_archives(image_files: Sequence[ImageFile], limits: Limits) -> None:
-    """Refuse archives whose images would unpack to more than `limits` allow; images that are too large by themselves do not count.
+    """Check the unpacked size of archives; images above the size limit of a single image are skipped, and not counted.
 
     Raises:
-        ImageError: names the archive and the option.
+        ImageError: the images of an archive unpack to more than `limits.max_archive_gb`.
     """
     total: dict[str, int] = defaultdict(int)
     for image_file in image_files:
-        if image_file.member is not None and not image_file.trouble and image_file.size <= limits.max_bytes:
+        if image_file.member is not None and not image_file.problem and image_file.size <= limits.max_bytes:
             total[image_file.path] += image_file.size
     for path, size in total.items():
         if size > limits.max_archive_bytes:
             raise ImageError(
                 f"{path}: its images unpack to {size / 1e9:.1f} GB, more than {limits.max_archive_gb:g} GB; "
-                "raise --max-archive-gb if they are to be used"
+                "raise --max-archive-gb to use them"
             )
     _check_order(image_files, set(total), limits)
 
 
 def _check_order(image_files: Sequence[ImageFile], archives: Iterable[str], limits: Limits) -> None:
     for path in archives:
-        places = [(p.member, p.size) for p in image_files if p.path == path and p.member is not None and not p.trouble]
+        places = [(p.member, p.size) for p in image_files if p.path == path and p.member is not None and not p.problem]
         try:
             cost = unpacked_in_order(path, places)
         except OSError as error:
             raise ImageError(f"{path}: cannot be read: {reason_of(error)}") from error
         if cost > _MOST_PASSES * limits.max_archive_bytes:
             raise ImageError(
-                f"{path}: a compressed tar whose images lie in another order than that of their names: {cost / 1e9:.0f} GB would have to be "
-                "unpacked to read them one by one; unpack it and give the folder, or raise --max-archive-gb"
+                f"{path}: a compressed tar whose images are not sorted by name: {cost / 1e9:.0f} GB would have to be unpacked to read them "
+                "in order; unpack it and use the folder, or raise --max-archive-gb"
             )

@@ -1,4 +1,4 @@
-"""Reading what was scanned: the bytes that are decoded are those whose hash is recorded, or the run ends with the file's name."""
+"""Reads scanned files again: the decoded bytes are those whose hash was recorded, or the run ends with an error that names the file."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .sources import ImageFile, SourceReader, hash_images
 
 
 def read_unchanged(image_file: ImageFile, sha256: str, limits: Limits, source_reader: SourceReader) -> Decoded:
-    """Read an image once, compare its bytes with its hash, and decode these bytes.
+    """Read an image once, compare the hash of its bytes, and decode these bytes.
 
     Args:
         image_file: from `list_source`.
-        sha256: of `hash_images`, made when the source was scanned.
+        sha256: from `hash_images`, when the source was scanned.
         limits: bounds.
-        source_reader: keeps archives open.
+        source_reader: keeps archives open between images.
 
     Raises:
-        ImageError: it cannot be used, as was so when it was scanned.
-        ChangedError: it is not what was scanned: other bytes, readable before and not now, or the other way round.
+        ImageError: it cannot be used, and could not be when it was scanned.
+        ChangedError: the file has changed since the scan: other bytes, no longer readable, or readable only now.
     """
     try:
         data = source_reader.read(image_file, limits.max_bytes)
-    except (ImageError, IndexError) as error:  # an index of an archive that has fewer files now
+    except (ImageError, IndexError) as error:  # IndexError: the archive has fewer files now
         if isinstance(error, ImageError) and (image_file.size > limits.max_bytes or sha256 == _unreadable(image_file)):
             raise
         raise changed(_where(image_file), str(error)) from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise changed(_where(image_file), "its bytes are not those that were hashed at first")
+        raise changed(_where(image_file), "its bytes differ from those of the scan")
     return decode_rgb(data, image_file.name, limits)
 
 
@@ -38,7 +38,7 @@ def changed(where: str, how: str) -> ChangedError:
     """The error for a file that changed."""
     return ChangedError(
         f"{printable(where)}: the file changed during the run ({how}); nothing was written with it. "
-        "Wait until nothing changes it any more, then run the same command again: what is finished is kept"
+        "Wait until the file is complete, then run the same command again: finished images are kept"
     )
 
 
@@ -47,5 +47,5 @@ def _where(image_file: ImageFile) -> str:
 
 
 def _unreadable(image_file: ImageFile) -> str:
-    """The hash of a file that could not be read when it was scanned."""
-    return next(hash_images([replace(image_file, trouble="unreadable")]))
+    """The hash that the scan records for an unreadable file."""
+    return next(hash_images([replace(image_file, problem="unreadable")]))

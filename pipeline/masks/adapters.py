@@ -1,11 +1,11 @@
-"""Other places that masks come from: the LR image, or files made elsewhere."""
+"""Other sources of masks: the LR image, or JSON files of other programs."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -21,7 +21,7 @@ _LONGEST_REASON = 400  # characters
 class Segmenter(Protocol):
     """A segmenter, as `MaskSource` in `prepare/run.py` describes it."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """JSON-able facts that decide the masks."""
 
     def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable | list[CocoMask]]:
@@ -39,13 +39,13 @@ class MasksFromLR:
     def __init__(self, masks: Segmenter, scale: int) -> None:
         self.masks, self.scale = masks, scale
 
-    def describe(self) -> dict[str, Any]:
-        """As the segmenter's own, with `masks_from`."""
+    def describe(self) -> dict[str, object]:
+        """The facts of the segmenter, with `masks_from`."""
         return {**self.masks.describe(), "masks_from": "lr"}
 
     def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable]:
         """Masks of HR images uint8 [H, W, 3], H and W multiples of the scale, in the HR frame."""
-        sizes: deque[tuple[int, int]] = deque()  # of the LR images that the segmenter holds
+        sizes: deque[tuple[int, int]] = deque()  # of the LR images that the segmenter has not returned yet
 
         def small() -> Iterator[np.ndarray]:
             for image in images:
@@ -58,17 +58,17 @@ class MasksFromLR:
 
 
 class ImportedMasks:
-    """Masks that segment-anything's `amg.py --convert-to-rle`, `samdiff masks --json` or SA-1B left as JSON, one file per image.
+    """Masks in JSON files of segment-anything's `amg.py --convert-to-rle`, `samdiff masks --json` or SA-1B, one file per image.
 
-    An image `a/b.png` finds `a/b.json` or `b.json` in the folder. A file holds a list of records, or a dict with such a list as
-    `masks` or `annotations`; a record needs `segmentation` (COCO RLE) and may have the other keys. Masks are painted in their order.
+    The file of an image `a/b.png` is `a/b.json` or `b.json` in the folder. It has a list of records, or a dict with such a list as
+    `masks` or `annotations`; a record needs `segmentation` (COCO RLE), its other keys are optional. Later masks cover earlier ones.
 
     Args:
-        folder: where the files lie.
-        scale: images are cut to a multiple of it, and so are the masks.
+        folder: of the JSON files.
+        scale: images and masks are cropped to a multiple of it.
 
     Raises:
-        ConfigError: the folder holds no JSON file.
+        ConfigError: the folder has no JSON files.
     """
 
     def __init__(self, folder: Path, scale: int) -> None:
@@ -77,12 +77,12 @@ class ImportedMasks:
         self._files = MaskFiles(folder)
         self._next: deque[MaskTable] = deque()
 
-    def describe(self) -> dict[str, Any]:
-        """A digest of all files stands for the segmenter that is not known."""
+    def describe(self) -> dict[str, object]:
+        """A digest of all files, in place of the unknown segmenter."""
         return {"name": "imported", "masks_from": "files", "masks_sha256": self._files.digest()}
 
     def expect(self, name: str, height: int, width: int) -> str | None:
-        """Called before each image of `generate_batch`: why there are no masks for it, None if there are.
+        """Read the masks of an image, before it is passed to `generate_batch`; returns why there are none, None if there are.
 
         Raises:
             ChangedError: its file changed after `describe`.
@@ -92,22 +92,24 @@ class ImportedMasks:
             return f"no masks: expected {printable(other)} in the folder of --import-masks"
         try:
             cut = [self._cut(record, height, width) for record in self._files.records(inside)]
-            self._next.append(MaskTable.of_runs([runs for runs, _ in cut], [more for _, more in cut], height, width))
+            self._next.append(
+                MaskTable.of_runs([runs for runs, _ in cut], [more for _, more in cut], height=height, width=width)
+            )
         except ChangedError:
             raise
         except SamdiffError as error:
             return _shortened(f"its masks {inside}: {error}")
-        except Exception as error:  # noqa: BLE001 - whatever a strange file raises is the fault of that file
+        except Exception as error:  # noqa: BLE001 - an untrusted file can raise exceptions of any type; they become its reason
             return _shortened(f"its masks {inside}: {type(error).__name__}: {error}")
         return None
 
     def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable]:
-        """The masks of each image, in order; `expect` was called for each of them before."""
+        """The masks of each image, in order; `expect` must have been called for each."""
         for _ in images:
             yield self._next.popleft()
 
-    def _cut(self, record: CocoMask, height: int, width: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Runs and the other values of a record of the image as it was, cut to the image as it is used."""
+    def _cut(self, record: CocoMask, height: int, width: int) -> tuple[np.ndarray, dict[str, object]]:
+        """Runs and the other values of a record, cropped from the original image to [height, width]."""
         coco = record["segmentation"]
         counts = counts_of(coco)
         height_was, width_was = (int(side) for side in coco["size"])
@@ -121,6 +123,6 @@ class ImportedMasks:
 
 
 def _shortened(reason: str) -> str:
-    """A reason as it is kept in the store: printable, and not as long as the values that a file may hold."""
+    """A reason for the store: printable, at most 400 characters."""
     shown = printable(reason)
     return shown if len(shown) <= _LONGEST_REASON else f"{shown[:_LONGEST_REASON]}…"

@@ -1,10 +1,10 @@
-"""One image through a Sam with a grid of points: encoder, decoder chunk by chunk, and the choice among the candidates."""
+"""Masks of one image with a grid of points: encoder, decoder in chunks, and the selection of the masks."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ _ENCODER_BATCH_CUDA = 8
 """Images per encoder batch on CUDA. By calculation, not measured."""
 
 _POOL_BYTES = 1 << 30
-"""Logits of candidates that are held before they are measured (see `Pool`): 4,000 masks."""
+"""Bound on the logits of candidates that are kept before they are measured (see `Pool`): 4,000 masks."""
 
 
 def points_for_cache(cache_bytes: int, point_bytes: int) -> int:
@@ -47,7 +47,7 @@ def points_for_cache(cache_bytes: int, point_bytes: int) -> int:
 
 
 class MaskEngine:
-    """Masks of crops by points; keeps what depends on the size of a crop alone.
+    """Masks of crops by points; caches the `Frame` of each crop size.
 
     Args:
         sam: in eval mode, on its device.
@@ -61,7 +61,7 @@ class MaskEngine:
         cuda = self.device.type == "cuda"
         dtype: torch.dtype = getattr(torch, number_type(settings.mode, self.device))
         if settings.mode == "fast" and dtype == torch.float32:
-            log.warning("%s computes no bfloat16 of its own: mode fast decodes in float32 here, and is not faster", self.device)
+            log.warning("%s does not support bfloat16: mode fast decodes in float32, and is not faster", self.device)
         self.static = cuda or settings.compile  # the same shapes for every chunk and batch: see `collect`
         self.encoder_batch = _ENCODER_BATCH_CUDA if cuda else 1
         tokens = sam.prompt_encoder.image_embedding_size[0] * sam.prompt_encoder.image_embedding_size[1]
@@ -93,7 +93,7 @@ class MaskEngine:
 
         Raises:
             WeightsError: they are not finite.
-            ConfigError: the device's memory does not suffice for one image.
+            ConfigError: out of memory with one image.
         """
         pixels, parts, start = [self._to_model(image) for image in images], [], 0
         while start < len(pixels):
@@ -107,57 +107,57 @@ class MaskEngine:
         embeddings = torch.cat(parts)
         if not bool(torch.isfinite(embeddings).all()):
             raise WeightsError(
-                "the segmenter's image embedding holds NaN or infinity: its weights are damaged; load them again"
+                "the segmenter's image embedding has NaN or infinity: its weights are damaged; download them again"
             )
         return embeddings
 
     def _encode(self, pixels: list[Tensor]) -> Tensor:
-        """One batch, [1, 3, side, side] each; with static shapes filled up with its last image."""
+        """Embeddings of one batch, [1, 3, side, side] each; with static shapes the batch is padded with its last image."""
         full = pixels + pixels[-1:] * (self.encoder_batch - len(pixels)) if self.static else pixels
         with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
             return self.encoder(torch.cat(full))[: len(pixels)]
 
     def _halve_batch(self, error: torch.cuda.OutOfMemoryError) -> None:
-        """Half of the images per encoder batch from now on: vit_h takes some 3 GB for each, and no option changes their number."""
+        """Halve the encoder batch: vit_h takes about 3 GB per image, and no option sets the batch size."""
         if self.encoder_batch == 1:
             raise ConfigError(
                 f"out of memory on {self.device} with one image in the segmenter's encoder; "
-                "take a smaller segmenter (--sam) or another device"
+                "use a smaller segmenter (--sam) or another device"
             ) from error
         self.encoder_batch //= 2
         log.warning("out of memory on %s: continuing with %d images per encoder batch", self.device, self.encoder_batch)
 
     @torch.inference_mode()
-    def candidates(self, embedding: Tensor, crop: tuple[int, int, int, int], layer: int, size: tuple[int, int]) -> Pool:
-        """All masks above the threshold of predicted IoU of one crop of an image with H x W pixels.
+    def candidates(self, embedding: Tensor, crop: tuple[int, int, int, int], *, layer: int, size: tuple[int, int]) -> Pool:
+        """All masks above the threshold of predicted IoU of one crop; arguments as of `masks`.
 
         Raises:
-            WeightsError: the decoder's numbers are not finite.
+            WeightsError: the decoder's output is not finite.
         """
         x0, y0, x1, y1 = crop
         frame = self.frame(y1 - y0, x1 - x0)
         image = self.decoder.image_side(embedding)
-        pool = Pool(CropContext(frame, crop, size, self.cut), self.settings, self.pool_bytes)
+        pool = Pool(CropContext(frame, crop, image=size, cut=self.cut), self.settings, self.pool_bytes)
         points = self.grids[layer] * np.array([x1 - x0, y1 - y0])
         prompts = self._prompts(points, frame)
         start = 0
         while start < len(points):
             some = prompts[start : start + self._round(frame)]
-            found = self._passing(image, some, frame)
-            if found is not None:
-                pool.add(found.logits, found.predicted_iou, points[start + found.point])
+            survivors = self._passing(image, some, frame)
+            if survivors is not None:
+                pool.add(survivors.logits, survivors.predicted_iou, points[start + survivors.point])
             start += len(some)
         return pool
 
     def _round(self, frame: Frame) -> int:
-        """Points before the host waits: on a CPU one chunk, with static shapes as many as the pool holds all masks of."""
+        """Points between synchronisations with the device: on a CPU one chunk; with static shapes as many as fit the pool with all masks."""
         if not self.static:
             return self.chunk
         mask_bytes = 4 * frame.y.n_low * frame.x.n_low
         return max(1, self.pool_bytes // (POINT_MASKS * mask_bytes * self.chunk)) * self.chunk
 
     def _prompts(self, points: np.ndarray, frame: Frame) -> Tensor:
-        """Embeddings of points [n, 2] in a crop: float32 [n, 2, C]. Once per crop, for segment-anything's own code waits here."""
+        """Embeddings of points [n, 2] in a crop: float32 [n, 2, C]. Once per crop, as segment-anything's code synchronises here."""
         height, width = frame.size
         rows, columns = inside(height, width, self.side)
         coordinates = torch.as_tensor(points * np.array([columns / width, rows / height]), device=self.device)
@@ -169,7 +169,7 @@ class MaskEngine:
         threshold = self.settings.pred_iou_thresh
         collector: Collector = EagerFilter(self.decoder, frame, threshold)
         if self.static:
-            collector = StaticFilter(self.decoder, frame, threshold, len(prompts), self.device)
+            collector = StaticFilter(self.decoder, frame, threshold, points=len(prompts), device=self.device)
         for first in range(0, len(prompts), self.chunk):
             chunk = prompts[first : first + self.chunk]
             real = len(chunk)
@@ -179,51 +179,57 @@ class MaskEngine:
         return collector.passing()
 
     def _halve_chunk(self, error: torch.cuda.OutOfMemoryError) -> None:
-        """Half of the points at a time from now on; the second time it is an error."""
+        """Halve the points per chunk; the second time raise ConfigError."""
         if self.halved or self.chunk == 1:
             once = ", after halving it once; lower points_per_batch (--points-per-batch), or" if self.chunk > 1 else ";"
             raise ConfigError(
-                f"out of memory on {self.device} with {self.chunk} points at a time{once} take a smaller segmenter or another device"
+                f"out of memory on {self.device} with {self.chunk} points at a time{once} use a smaller segmenter or another device"
             ) from error
         self.halved, self.chunk, self.pool_bytes = True, self.chunk // 2, self.pool_bytes // 2
         log.warning("out of memory on %s: continuing with %d points at a time", self.device, self.chunk)
 
     @torch.inference_mode()
-    def masks(self, embedding: Tensor, crop: tuple[int, int, int, int], layer: int, size: tuple[int, int]) -> MaskTable:
-        """Masks of one crop (x0, y0, x1, y1, half-open) of an image with H x W pixels, in the image's frame.
+    def masks(self, embedding: Tensor, crop: tuple[int, int, int, int], *, layer: int, size: tuple[int, int]) -> MaskTable:
+        """Masks of one crop of an image, in the coordinates of the image.
+
+        Args:
+            embedding: of the crop, float32 [C, 64, 64].
+            crop: x0, y0, x1, y1 in the image, half-open.
+            layer: of the crop, 0 for the whole image.
+            size: H, W of the image.
 
         Raises:
-            WeightsError: the decoder's numbers are not finite.
-            ConfigError: the device's memory does not suffice.
+            WeightsError: the decoder's output is not finite.
+            ConfigError: out of memory on the device.
         """
         try:
-            kept = choose(self.candidates(embedding, crop, layer, size))
+            kept = choose(self.candidates(embedding, crop, layer=layer, size=size))
         except torch.cuda.OutOfMemoryError as error:
             self._halve_chunk(error)
             kept = None
-        if kept is None:  # begun anew out here, where the error no longer holds on to what the first attempt took
-            return self.masks(embedding, crop, layer, size)
+        if kept is None:  # retried outside the except block, where the error no longer references the first attempt's memory
+            return self.masks(embedding, crop, layer=layer, size=size)
         some = np.array([len(counts) > 1 for counts in kept.counts], bool)[:, None]  # an empty mask has an empty box
         x0, y0 = crop[:2]
         return MaskTable(
             size[0],
             size[1],
             kept.counts,
-            np.array([area(counts) for counts in kept.counts], np.int64),
-            ((kept.boxes + [x0, y0, x0 + 1, y0 + 1]) * some).astype(np.int32).reshape(-1, 4),
-            kept.predicted_iou,
-            kept.stability,
-            kept.points + np.array([x0, y0]),
-            np.tile(np.array(crop, np.int32), (len(kept.counts), 1)),
+            area=np.array([area(counts) for counts in kept.counts], np.int64),
+            box=((kept.boxes + [x0, y0, x0 + 1, y0 + 1]) * some).astype(np.int32).reshape(-1, 4),
+            predicted_iou=kept.predicted_iou,
+            stability=kept.stability,
+            point=kept.points + np.array([x0, y0]),
+            crop_box=np.tile(np.array(crop, np.int32), (len(kept.counts), 1)),
         )
 
     def frame(self, height: int, width: int) -> Frame:
-        """How logits become a crop of this size."""
+        """The cached `Frame` of crops of this size."""
         if (height, width) not in self._frames:
             if len(self._frames) >= 64:
                 self._frames.clear()
             n_low = 4 * self.sam.prompt_encoder.image_embedding_size[0]
-            self._frames[height, width] = make_frame(height, width, n_low, self.side, self.device)
+            self._frames[height, width] = make_frame(height, width, n_low=n_low, n_model=self.side, device=self.device)
         return self._frames[height, width]
 
     def _to_model(self, image: np.ndarray) -> Tensor:
@@ -234,5 +240,5 @@ class MaskEngine:
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()
         pixels = pixels.to(self.device, non_blocking=True).permute(2, 0, 1)[None]
-        normal: Any = (pixels - self.sam.pixel_mean) / self.sam.pixel_std
+        normal: Tensor = (pixels - self.sam.pixel_mean) / self.sam.pixel_std
         return F.pad(normal, (0, self.side - width, 0, self.side - height))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Unit:
-    """One crop of one image on its way through the encoder."""
+    """One crop of one image, an input of the encoder."""
 
     pixels: np.ndarray
     crop: tuple[int, int, int, int]
@@ -40,7 +40,7 @@ class _Unit:
 
 
 class MaskGenerator:
-    """Masks of whole images by a grid of point prompts, as segment-anything's SamAutomaticMaskGenerator makes them."""
+    """Masks of whole images by a grid of point prompts, equal to those of segment-anything's SamAutomaticMaskGenerator."""
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class MaskGenerator:
 
         Args:
             sam: a segmenter's name, or a loaded one.
-            device: where it computes; None: the CPU.
+            device: of the model; None: the CPU.
             weights: file of the weights; None: see `source`.
             source: where weights may come from, see `find_weights`.
             settings: see `MaskConfig`; None: the defaults.
-            parameters: fields of the settings that are changed, such as `points_per_side=16`.
+            parameters: fields that replace those of `settings`, such as `points_per_side=16`.
 
         Raises:
             ConfigError: a parameter is unknown or out of range.
@@ -69,7 +69,7 @@ class MaskGenerator:
             parameters["point_grids"] = tuple(parameters["point_grids"])
         self.settings = changed(settings or MaskConfig(), parameters, "MaskGenerator")
         self.device = device or torch.device("cpu")
-        self._name, self._weights, model = _resolve(sam, self.device, weights, source)
+        self._name, self._weights, model = _resolve(sam, self.device, weights=weights, source=source)
         self.engine = MaskEngine(model, self.settings)
 
     def masks(self, image: ImageLike) -> MaskTable:
@@ -79,7 +79,7 @@ class MaskGenerator:
             image: uint8 [H, W, 3] RGB; or a file, a PIL image, a uint8 tensor [3, H, W] or [H, W, 3].
 
         Raises:
-            ImageError: it is something else, or the file cannot be read.
+            ImageError: another type, shape or dtype, or the file cannot be read.
         """
         return next(self.generate_batch([image]))
 
@@ -88,12 +88,12 @@ class MaskGenerator:
         return self.masks(image).records()
 
     def generate_batch(self, images: Iterable[ImageLike]) -> Iterator[MaskTable]:
-        """Masks of each image (see `masks`), in order; images may have different sizes. At most `encoder_batch` images are held at once."""
+        """Masks of each image (see `masks`), in order; images may differ in size. At most `encoder_batch` images are in memory at once."""
         engine, parts = self.engine, []
         for group in _groups(self._units(images), engine.encoder_batch):
             embeddings = engine.encode([unit.pixels for unit in group])
             for unit, embedding in zip(group, embeddings, strict=True):
-                parts.append(engine.masks(embedding, unit.crop, unit.layer, unit.size))
+                parts.append(engine.masks(embedding, unit.crop, layer=unit.layer, size=unit.size))
                 if unit.last:
                     yield self._merge(parts)
                     parts = []
@@ -104,7 +104,8 @@ class MaskGenerator:
             size = image.shape[:2]
             crops = self.engine.crops(*size)
             for k, ((x0, y0, x1, y1), layer) in enumerate(crops):
-                yield _Unit(image[y0:y1, x0:x1], (x0, y0, x1, y1), layer, size, k == len(crops) - 1)
+                last = k == len(crops) - 1
+                yield _Unit(image[y0:y1, x0:x1], (x0, y0, x1, y1), layer=layer, size=size, last=last)
 
     def _merge(self, parts: list[MaskTable]) -> MaskTable:
         settings, table = self.settings, parts[0]
@@ -114,13 +115,15 @@ class MaskGenerator:
             table = clean_regions(table, settings.min_mask_region_area, max(settings.box_nms_thresh, settings.crop_nms_thresh))
         return table
 
-    def describe(self) -> dict[str, Any]:
-        """JSON-able: all that decides the masks besides the image; library versions under `versions`."""
+    def describe(self) -> dict[str, object]:
+        """JSON-able: everything that decides the masks besides the image; library versions under `versions`."""
         dtype = str(self.engine.decoder.dtype).removeprefix("torch.")
-        return segmenter_facts(self._name, self._weights, self.settings, dtype)
+        return segmenter_facts(self._name, weights=self._weights, settings=self.settings, dtype=dtype)
 
 
-def _resolve(sam: Any, device: torch.device, weights: Any, source: str) -> tuple[str, dict[str, Any], Any]:
+def _resolve(
+    sam: str | Segmenter | Sam, device: torch.device, *, weights: Path | str | None, source: str
+) -> tuple[str, Mapping[str, object], Sam]:
     """(name, weights record, model in eval mode on the device) of a name, a Segmenter or a Sam."""
     from segment_anything.modeling import Sam
 
@@ -129,7 +132,7 @@ def _resolve(sam: Any, device: torch.device, weights: Any, source: str) -> tuple
     if isinstance(sam, str):
         from ..sam.load import load_segmenter
 
-        sam = load_segmenter(sam, device, weights=weights, source=source)
+        sam = load_segmenter(sam, device, weights=None if weights is None else Path(weights), source=source)
     elif weights is not None:
         raise ConfigError("weights: only with a segmenter's name; this segmenter has its weights already")
     return sam.name, sam.weights.as_attributes(), sam.model.to(device).eval()
@@ -141,10 +144,10 @@ def _groups(units: Iterator[_Unit], size: int) -> Iterator[list[_Unit]]:
 
 
 def _pixels(image: ImageLike) -> np.ndarray:
-    """uint8 [H, W, 3] of whatever stands for one image; a file is read as `prepare` reads it."""
+    """One image as uint8 [H, W, 3]; a file is decoded as by `prepare`."""
     if not isinstance(image, str | Path):
         return rgb_pixels(image)
     files = list_source(image)
     if len(files) != 1:
-        raise ImageError(f"{printable(image)}: expected one image, got {len(files)}; give them one by one")
+        raise ImageError(f"{printable(image)}: expected one image, got {len(files)}; pass them one by one")
     return read_rgb(files[0]).pixels

@@ -1,4 +1,4 @@
-"""From a device to the host without stopping the device: pinned memory, a stream of its own, and work queued ahead."""
+"""Copies tensors from the device to the host asynchronously: pinned memory, a side stream, and work queued ahead."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Key = TypeVar("Key")
 def to_host(parts: Iterable[tuple[Key, Tensor]], ahead: int = 2) -> Iterator[tuple[Key, np.ndarray]]:
     """Named tensors as arrays, in order.
 
-    On a GPU each goes to pinned memory on a side stream, while the tensors after it are being computed: the host waits for one copy,
-    never for all that is queued behind it. On the CPU the array is the tensor's own memory.
+    On a GPU each tensor is copied to pinned memory on a side stream while the next ones are computed: the host waits for one copy, not
+    for the work queued behind it. On the CPU the array shares the tensor's memory.
 
     Args:
-        parts: lazily, so that the next ones are queued before the first is waited for.
-        ahead: copies on their way at once.
+        parts: (key, tensor); a lazy iterable, so that the next ones are queued before the host waits for the first.
+        ahead: copies in flight.
     """
     waiting: deque[tuple[Key, Tensor, torch.cuda.Event | None]] = deque()
     stream = None
@@ -47,7 +47,7 @@ def _send(part: Tensor, stream: torch.cuda.Stream | None) -> tuple[Tensor, torch
     with torch.cuda.stream(stream):
         host = torch.empty(part.shape, dtype=part.dtype, pin_memory=True).copy_(part, non_blocking=True)
         event = stream.record_event()
-    part.record_stream(stream)  # its memory is not used again before the copy is done
+    part.record_stream(stream)  # the allocator must not reuse its memory before the copy is done
     return host, event
 
 

@@ -102,8 +102,8 @@ class Frame:
 def make_frame(height: int, width: int, n_low: int, n_model: int, device: torch.device) -> Frame:
     """The frame of an image [height, width] whose longer side the model sees as n_model pixels."""
     inside_y, inside_x = inside(height, width, n_model)
-    y = make_axis(n_low, n_model, inside_y, height, device)
-    return Frame(y, make_axis(n_low, n_model, inside_x, width, device))
+    y = make_axis(n_low, n_model, n_inside=inside_y, n_out=height, device=device)
+    return Frame(y, make_axis(n_low, n_model, n_inside=inside_x, n_out=width, device=device))
 
 
 def inside(height: int, width: int, n_model: int) -> tuple[int, int]:

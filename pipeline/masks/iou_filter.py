@@ -1,14 +1,14 @@
-"""Which masks of a chunk of points go on, chunk by chunk; two ways with the same result. Pure, given a decoder.
+"""Selects the masks above the threshold of predicted IoU, chunk by chunk; two filters with the same result. Pure, given a decoder.
 
-`EagerFilter` asks the host after each chunk: on a CPU that costs nothing, and masks below the threshold are never upscaled. `StaticFilter` lets
-the device decide: every mask is upscaled, those that pass move to the front of one buffer, and the host learns how many there are
-when the last chunk is through. Its shapes depend on the settings alone.
+`EagerFilter` selects on the host after each chunk: on a CPU this costs nothing, and masks below the threshold are not upscaled.
+`StaticFilter` selects on the device: every mask is upscaled, those that pass are moved to the front of a buffer, and the host
+synchronises once, after the last chunk. Its shapes depend on the settings alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,17 +29,17 @@ class Survivors:
     predicted_iou: np.ndarray
     """float32 [n]."""
     point: np.ndarray
-    """int64 [n]: number of the point that it is of."""
+    """int64 [n]: index of the point of each mask."""
 
 
 class Collector(Protocol):
-    """Takes decoded chunks, gives what passes."""
+    """Collects the masks above the threshold from decoded chunks."""
 
     def add(self, decoded: Decoded, first: int, real: int) -> None:
-        """A chunk that begins at point `first`; its points after the first `real` ones are padding."""
+        """Add a chunk that starts at point `first`; its points after the first `real` ones are padding."""
 
     def passing(self) -> Survivors | None:
-        """All that passed, None if nothing did.
+        """All masks that passed; None: there are none.
 
         Raises:
             WeightsError: predicted IoU is not finite.
@@ -47,7 +47,7 @@ class Collector(Protocol):
 
 
 class EagerFilter:
-    """The host decides after each chunk; only what passes is upscaled.
+    """Selects on the host after each chunk; only masks that pass are upscaled.
 
     Args:
         decoder: that decodes the chunks.
@@ -57,7 +57,7 @@ class EagerFilter:
 
     def __init__(self, decoder: GridDecoder, frame: Frame, threshold: float) -> None:
         self.decoder, self.frame, self.threshold = decoder, frame, threshold
-        self._found: list[tuple[Tensor, np.ndarray, np.ndarray]] = []
+        self._passed: list[tuple[Tensor, np.ndarray, np.ndarray]] = []
 
     def add(self, decoded: Decoded, first: int, real: int) -> None:
         """See `Collector`."""
@@ -66,31 +66,31 @@ class EagerFilter:
         point, mask = np.nonzero(_passes(predicted, self.threshold))
         if len(point):
             rows, columns = self.frame.token_rows, self.frame.token_columns
-            logits = self.decoder.logits(decoded, point.tolist(), mask.tolist(), rows, columns)
-            self._found.append((logits, predicted[point, mask], first + point))
+            logits = self.decoder.logits(decoded, point.tolist(), mask.tolist(), rows=rows, columns=columns)
+            self._passed.append((logits, predicted[point, mask], first + point))
 
     def passing(self) -> Survivors | None:
         """See `Collector`."""
-        if not self._found:
+        if not self._passed:
             return None
-        logits, predicted, point = zip(*self._found, strict=True)
+        logits, predicted, point = zip(*self._passed, strict=True)
         return Survivors(logits[0] if len(logits) == 1 else torch.cat(logits), np.concatenate(predicted), np.concatenate(point))
 
 
 class StaticFilter:
-    """The device decides; nothing waits before `passing`.
+    """Selects on the device; the host does not synchronise before `passing`.
 
     Args:
         decoder: that decodes the chunks.
         frame: of the crop.
         threshold: predicted IoU must be above it; 0 keeps all.
-        points: how many there will be in all: the buffer holds all of their masks.
+        points: total number of points; the buffer has room for all of their masks.
         device: of the decoder.
     """
 
-    def __init__(self, decoder: GridDecoder, frame: Frame, threshold: float, points: int, device: torch.device) -> None:
+    def __init__(self, decoder: GridDecoder, frame: Frame, threshold: float, *, points: int, device: torch.device) -> None:
         self.decoder, self.frame, self.threshold = decoder, frame, threshold
-        self.bin = points * POINT_MASKS  # one row more than there can be masks: all that does not pass goes there
+        self.bin = points * POINT_MASKS  # an additional row, for the masks that do not pass
         self.logits = torch.empty(self.bin + 1, frame.y.n_low, frame.x.n_low, device=device)
         self.predicted = torch.empty(self.bin + 1, device=device)
         self.point = torch.empty(self.bin + 1, dtype=torch.int64, device=device)
@@ -118,11 +118,14 @@ class StaticFilter:
         return Survivors(self.logits[:n].clone(), predicted[:n], point[:n]) if n else None  # a view would keep the whole buffer
 
 
-def _passes(predicted: Any, threshold: float) -> Any:
-    """Tensor or array, bool of the same shape."""
+_Scores = TypeVar("_Scores", Tensor, np.ndarray)
+
+
+def _passes(predicted: _Scores, threshold: float) -> _Scores:
+    """Whether each predicted IoU passes: bool of the same shape."""
     return predicted > (threshold if threshold > 0 else -torch.inf)
 
 
 def _check(finite: bool) -> None:
     if not finite:
-        raise WeightsError("the mask decoder's predicted IoU holds NaN or infinity: its weights are damaged; load them again")
+        raise WeightsError("the mask decoder's predicted IoU has NaN or infinity: its weights are damaged; download them again")

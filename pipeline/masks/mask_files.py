@@ -1,4 +1,4 @@
-"""JSON files of masks made elsewhere: found by an image's name, bounded in size, each value checked before it is used."""
+"""JSON files with masks of other programs: matched by image name, limited in size, each value checked before it is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import stat
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from ...errors import ConfigError, SamdiffError, printable
 from ..encode.rle import MAX_MASKS, CocoMask
@@ -24,13 +23,13 @@ _LARGEST_NUMBER = 3e38  # within float32
 
 
 class MaskFiles:
-    """The JSON files in a folder, as they were when it was listed.
+    """The JSON files in a folder and its subfolders, listed once.
 
     Args:
-        folder: where they lie, at any depth.
+        folder: that is searched.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: it has no JSON files, or a subfolder cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,7 +64,7 @@ class MaskFiles:
         own = [inside if inside in self._paths else other for inside, other in zip(names, composed, strict=True)]
         return next(filter(None, own), None), PurePosixPath(names[0]).name
 
-    def records(self, inside: str) -> list[dict[str, Any]]:
+    def records(self, inside: str) -> list[dict[str, object]]:
         """Records of a file, checked as far as their number and `segmentation`.
 
         Raises:
@@ -80,35 +79,35 @@ class MaskFiles:
                 raise changed(str(path), error.strerror or str(error)) from error
             raise SamdiffError(f"cannot be read ({error.strerror or error})") from error
         if before not in (None, hashlib.sha256(data).digest()):
-            raise changed(str(path), "its bytes are not those that were hashed at first")
+            raise changed(str(path), "its bytes differ from those of the scan")
         return _parsed(data)
 
 
-def _parsed(data: bytes) -> list[dict[str, Any]]:
+def _parsed(data: bytes) -> list[dict[str, object]]:
     try:
-        found = json.loads(data)
+        records = json.loads(data)
     except ValueError as error:
         raise SamdiffError(f"not readable as JSON ({error})") from error
     except RecursionError as error:
         raise SamdiffError("not readable as JSON (lists within lists, too deep)") from error
-    if isinstance(found, dict):
-        found = found.get("masks", found.get("annotations"))
-    if not isinstance(found, list) or not all(
-        isinstance(item, dict) and isinstance(item.get("segmentation"), dict) for item in found
+    if isinstance(records, dict):
+        records = records.get("masks", records.get("annotations"))
+    if not isinstance(records, list) or not all(
+        isinstance(item, dict) and isinstance(item.get("segmentation"), dict) for item in records
     ):
         raise SamdiffError("expected a list of records with `segmentation` as COCO RLE (amg.py --convert-to-rle)")
-    if len(found) > MAX_MASKS:
-        raise SamdiffError(f"expected at most {MAX_MASKS} masks (labels are uint16), got {len(found)}")
-    return found
+    if len(records) > MAX_MASKS:
+        raise SamdiffError(f"expected at most {MAX_MASKS} masks (labels are uint16), got {len(records)}")
+    return records
 
 
-def checked_record(record: CocoMask) -> dict[str, Any]:
-    """The keys that a record may have, beside `segmentation`: finite numbers, as many as segment-anything writes; null and NaN are left out.
+def checked_record(record: CocoMask) -> dict[str, object]:
+    """The optional keys of a record, without `segmentation`: finite numbers in segment-anything's shapes; null and NaN are left out.
 
     Raises:
-        SamdiffError: a value is something else.
+        SamdiffError: a value of another type, shape or range.
     """
-    kept: dict[str, Any] = {}
+    kept: dict[str, object] = {}
     for key in ("predicted_iou", "stability_score"):
         value = record.get(key)
         if value is None or _is_nan(value):
@@ -139,12 +138,13 @@ def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _is_side(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= _LARGEST_SIDE and value == int(value)
+def _is_side(value: object) -> bool:
+    """Whether it is a whole number of pixels."""
+    return isinstance(value, int | float) and _is_number(value) and 0 <= value <= _LARGEST_SIDE and value == int(value)
 
 
 def _shown(value: object) -> str:
-    """A value as it stands in JSON, short."""
+    """A value as JSON, cut after 80 characters."""
     try:
         text = json.dumps(value)
     except (RecursionError, ValueError):
@@ -153,23 +153,23 @@ def _shown(value: object) -> str:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a regular file of bounded length, read once and without waiting for anybody.
+    """The bytes of a regular file of limited length, read once and without blocking.
 
     Raises:
-        SamdiffError: it is longer, or no regular file.
+        SamdiffError: it is too long, or not a regular file.
     """
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise SamdiffError("expected a regular file")
-        data = b"" if found.st_size > _MOST_BYTES else file.read(_MOST_BYTES + 1)
-    if found.st_size > _MOST_BYTES or len(data) > _MOST_BYTES:
-        raise SamdiffError(f"expected at most {_MOST_BYTES} bytes, got {max(found.st_size, len(data))}")
+        data = b"" if status.st_size > _MOST_BYTES else file.read(_MOST_BYTES + 1)
+    if status.st_size > _MOST_BYTES or len(data) > _MOST_BYTES:
+        raise SamdiffError(f"expected at most {_MOST_BYTES} bytes, got {max(status.st_size, len(data))}")
     return data
 
 
 def _digest(path: Path) -> bytes:
-    """Of the content; of a file that is refused for its length or cannot be read, of the reason."""
+    """SHA-256 of the content; of the reason if the file is too long or cannot be read."""
     try:
         return hashlib.sha256(_content(path)).digest()
     except SamdiffError as error:

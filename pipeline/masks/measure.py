@@ -37,16 +37,16 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the nine logits of each cell tell, without computing a pixel."""
+    """Bounds from the nine logits of each cell, without computing a pixel."""
 
     lowest: Tensor
     """float32 [n, J, I]: smallest of the nine."""
     highest: Tensor
     """float32 [n, J, I]: largest."""
     box_inner: Tensor
-    """int64 [n, 4]: box of what is surely mask, x0, y0, x1, y1, inclusive; x1 < x0 if nothing is."""
+    """int64 [n, 4]: box of the cells that are certainly mask, x0, y0, x1, y1, inclusive; x1 < x0 if there are none."""
     box_outer: Tensor
-    """int64 [n, 4]: box of what may be mask."""
+    """int64 [n, 4]: box of the cells that may be mask."""
     stability: Tensor
     """float64 [n]: not less than the mask's stability."""
     straddling: Tensor
@@ -62,10 +62,10 @@ def bound(logits: Tensor, frame: Frame, cut: Thresholds) -> Bounds:
     return Bounds(
         lowest,
         highest,
-        _box(lowest > cut.mask, frame),
-        _box(highest > cut.mask, frame),
-        (above / below).nan_to_num(nan=1.0),
-        _straddling(lowest, highest, cut).sum((1, 2)),
+        box_inner=_box(lowest > cut.mask, frame),
+        box_outer=_box(highest > cut.mask, frame),
+        stability=(above / below).nan_to_num(nan=1.0),
+        straddling=_straddling(lowest, highest, cut).sum((1, 2)),
     )
 
 
@@ -97,11 +97,11 @@ def measure(logits: Tensor, bounds: Bounds, n_cells: int, frame: Frame, cut: Thr
     Args:
         logits: float32 [n, u, v].
         bounds: of the same masks.
-        n_cells: the sum of their `straddling`, told so that the host need not wait for the device once more.
+        n_cells: the sum of their `straddling`, passed so that the host does not synchronise once more.
         frame: of the crop.
         cut: thresholds.
 
-    Nothing here waits for the device; so no tensor is made of numbers on the host, which would.
+    The host does not synchronise here; therefore no tensor is created from host data, which would.
     """
     lowest, highest = bounds.lowest, bounds.highest
     high, low = cut.mask + cut.offset, cut.mask - cut.offset
@@ -116,12 +116,12 @@ def measure(logits: Tensor, bounds: Bounds, n_cells: int, frame: Frame, cut: Thr
     for part in cells.split(max(16, most)):
         i = part % n_columns
         j, mask = part // n_columns % n_rows, part // (n_columns * n_rows)
-        pixels = _pixels(logits, mask, j, i, frame)  # [R, S, K]
+        pixels = _pixels(logits, mask, j=j, i=i, frame=frame)  # [R, S, K]
         # Pixels of a cell that does not straddle a threshold were counted with the whole cells.
         whole = lowest.flatten()[part]
         above.index_add_(0, mask, _count(pixels, high))
         below.index_add_(0, mask, _count(pixels, low) * (whole <= low))
-        _stretch(sides, mask, pixels > cut.mask, frame.y.start[j], frame.x.start[i])
+        _stretch(sides, mask, pixels > cut.mask, y=frame.y.start[j], x=frame.x.start[i])
     return Measured(above, below, torch.where(sides[:, 2:3] < 0, 0, sides))
 
 
@@ -140,7 +140,7 @@ def compacted(flags: Tensor, n: int) -> Tensor:
 
 
 def runs(
-    masks: Sequence[tuple[Tensor, list[int]]], frame: Frame, cut: Thresholds, corner: tuple[int, int], size: tuple[int, int]
+    masks: Sequence[tuple[Tensor, list[int]]], frame: Frame, cut: Thresholds, *, corner: tuple[int, int], size: tuple[int, int]
 ) -> list[np.ndarray]:
     """Runs (`rle`) of masks: uint32 [r] each.
 
@@ -154,7 +154,7 @@ def runs(
     edges: list[list[np.ndarray]] = [[] for _ in masks]
     for (k, first), inside in to_host(_strips(masks, frame, cut)):
         edges[k].append(_edges(inside) + first * (inside.shape[1] + 1))
-    return [_joined(np.concatenate(some), box, corner, size) for some, (_, box) in zip(edges, masks, strict=True)]
+    return [_joined(np.concatenate(some), box, corner=corner, size=size) for some, (_, box) in zip(edges, masks, strict=True)]
 
 
 def _strips(
@@ -175,7 +175,7 @@ def _joined(edges: np.ndarray, box: list[int], corner: tuple[int, int], size: tu
     height = y1 + 1 - y0
     column, row = np.divmod(edges, height + 1)
     pixel = (column + x0 + corner[0]) * size[0] + row + y0 + corner[1]  # starts and stops in turn
-    if height == size[0]:  # a run may go on from the bottom of a column to the top of the next
+    if height == size[0]:  # a run can continue from the bottom of a column to the top of the next
         again = np.flatnonzero(pixel[1:-1:2] == pixel[2::2])
         pixel = np.delete(pixel, np.concatenate([2 * again + 1, 2 * again + 2]))
     return _lengths(pixel, size[0] * size[1])

@@ -1,7 +1,7 @@
-"""From candidate masks of one crop to the ones that stay: stability, edges, box NMS, in as few full-resolution steps as possible. Pure.
+"""Selects the masks of one crop among its candidates: stability, edges, box NMS, with few computations at full resolution. Pure.
 
-Segment-anything measures every candidate, then runs box NMS by descending predicted IoU. Here the walk comes first: a candidate
-that bounds show to be suppressed or unstable is never measured. The result is the same.
+Segment-anything measures every candidate, then runs box NMS by descending predicted IoU. Here NMS runs while measuring: a candidate
+that its bounds show to be suppressed or unstable is not measured. The result is the same.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from .measure import Bounds, Thresholds, bound, measure, runs
 from .settings import MaskConfig
 
 _TOGETHER = 16
-"""Candidates looked at together: more means fewer waits for the device, and some that a neighbour would have suppressed."""
+"""Candidates per step: more need fewer synchronisations, but measure some that a neighbour would have suppressed."""
 _TOGETHER_CUDA = 64
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a measured candidate."""
+    """Box, stability and runs of a measured candidate."""
 
     box: np.ndarray
     """int64 [4]: x0, y0, x1, y1 in the crop, inclusive."""
     stability: np.float32
     counts: np.ndarray | None = None
-    """Runs in the whole image, uint32 [r]; None while the logits are at hand."""
+    """Runs in the whole image, uint32 [r]; None while the logits are still in the pool."""
 
 
 @dataclass(frozen=True)
 class CropContext:
-    """Where a crop lies, and how its logits become pixels."""
+    """Position of a crop in its image, and the interpolation of its logits."""
 
     frame: Frame
     crop: tuple[int, int, int, int]
@@ -56,9 +56,9 @@ class Pool:
     place: CropContext
     settings: MaskConfig
     max_bytes: int
-    """Logits that it may hold before it measures what it has: only stable candidates stay then, as runs."""
+    """Bound on the bytes of logits; beyond it all candidates are measured, and only the stable ones are kept, as runs."""
     candidates: list[Tensor | Facts] = field(default_factory=list)
-    """Logits float32 [u, v] of each, or what was made of them."""
+    """Logits float32 [u, v] of each candidate, or its facts."""
     predicted_iou: list[np.float32] = field(default_factory=list)
     points: list[np.ndarray] = field(default_factory=list)
     """float64 [2] each: (x, y) in the crop."""
@@ -66,7 +66,7 @@ class Pool:
 
     @property
     def together(self) -> int:
-        """Candidates to look at together."""
+        """Candidates per step."""
         return _TOGETHER_CUDA if self.place.frame.y.matrix.is_cuda else _TOGETHER
 
     def add(self, logits: Tensor, predicted_iou: np.ndarray, points: np.ndarray) -> None:
@@ -79,7 +79,7 @@ class Pool:
             self._settle()
 
     def _settle(self) -> None:
-        """Measure every candidate; forget the unstable ones (they suppress nobody) and the others' logits."""
+        """Measure every candidate; drop the unstable ones, which suppress no others, and the logits of the stable ones."""
         stay = []
         nobody = np.zeros((0, 4), np.int64)
         for start in range(0, len(self.candidates), self.together):
@@ -98,7 +98,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Kept:
-    """Masks of one crop that stay, by descending predicted IoU."""
+    """The selected masks of one crop, by descending predicted IoU."""
 
     counts: list[np.ndarray]
     """Runs of each in the whole image, uint32 [r]."""
@@ -130,19 +130,19 @@ def choose(pool: Pool) -> Kept:
     return Kept(
         all_runs(pool, kept),
         boxes,
-        scores[numbers],
-        np.array([facts.stability for _, facts in kept], np.float32),
-        np.array([pool.points[k] for k in numbers]).reshape(-1, 2),
+        predicted_iou=scores[numbers],
+        stability=np.array([facts.stability for _, facts in kept], np.float32),
+        points=np.array([pool.points[k] for k in numbers]).reshape(-1, 2),
     )
 
 
 def is_stable(stability: np.float32, settings: MaskConfig) -> bool:
-    """Whether a mask passes; NaN (nothing there at all) does only where nothing is asked."""
+    """Whether a mask passes the threshold of stability; NaN (an empty mask) passes only the threshold 0."""
     return settings.stability_score_thresh == 0 or bool(stability >= settings.stability_score_thresh)
 
 
 def measure_some(pool: Pool, numbers: list[int], boxes: np.ndarray) -> list[tuple[int, Facts]]:
-    """Those of some candidates that bounds cannot rule out, with their facts, in order; `boxes` [M, 4] are kept already."""
+    """Facts of those candidates that their bounds do not rule out, in order; `boxes` [M, 4] are of the masks selected so far."""
     raw = {k: logits for k in numbers if isinstance(logits := pool.candidates[k], Tensor)}
     known = {k: facts for k in numbers if isinstance(facts := pool.candidates[k], Facts)}
     if raw:
@@ -160,8 +160,8 @@ def measure_some(pool: Pool, numbers: list[int], boxes: np.ndarray) -> list[tupl
         ]
         chosen = torch.tensor(alive, dtype=torch.int64, device=logits.device)
         fewer = Bounds(*(getattr(bounds, item.name)[chosen] for item in fields(Bounds)))
-        found = measure(logits[chosen], fewer, int(straddling[alive].sum()), frame, cut)
-        for n, box, stability in zip(alive, *fetch(found.box, found.stability), strict=True):
+        exact = measure(logits[chosen], fewer, int(straddling[alive].sum()), frame=frame, cut=cut)
+        for n, box, stability in zip(alive, *fetch(exact.box, exact.stability), strict=True):
             known[list(raw)[n]] = Facts(box, stability)
     return [(k, known[k]) for k in numbers if k in known]
 
@@ -170,7 +170,7 @@ def all_runs(pool: Pool, measured: list[tuple[int, Facts]]) -> list[np.ndarray]:
     """Runs of measured candidates in the whole image, uint32 [r] each."""
     place, missing = pool.place, [(k, facts) for k, facts in measured if facts.counts is None]
     raw = [(logits, facts.box.tolist()) for k, facts in missing if isinstance(logits := pool.candidates[k], Tensor)]
-    made = iter(runs(raw, place.frame, place.cut, place.crop[:2], place.image))
+    made = iter(runs(raw, place.frame, place.cut, corner=place.crop[:2], size=place.image))
     return [next(made) if facts.counts is None else facts.counts for _, facts in measured]
 
 

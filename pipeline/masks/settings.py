@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import ConfigError
 from ...runtime import has_bf16
@@ -45,7 +45,7 @@ class MaskSourceConfig(SegmenterConfig):
     masks_from: str = setting("hr", choices=("hr", "lr"))
     """hr, or lr: masks of the bicubic LR image, scaled to HR."""
     import_masks: Path | None = setting(None, none="none")
-    """Masks made elsewhere: a folder with NAME.json (amg.py's COCO RLE) for each image."""
+    """Masks of other programs: a folder with NAME.json (amg.py's COCO RLE) for each image."""
 
 
 @dataclass(frozen=True)
@@ -110,34 +110,34 @@ class MaskConfig:
             if not ok or not ((grid >= 0) & (grid <= 1)).all():
                 raise ConfigError(f"point_grids: layer {layer}: expected an array [n, 2] of (x, y) in 0..1, n > 0")
 
-    def amg_arguments(self) -> dict[str, Any]:
+    def amg_arguments(self) -> dict[str, object]:
         """Keyword arguments of segment-anything's own generator for the same masks."""
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("mode", "compile")}
         return {**given, "point_grids": None if self.point_grids is None else list(self.point_grids)}
 
-    def as_attributes(self) -> dict[str, Any]:
+    def as_attributes(self) -> dict[str, object]:
         """JSON-able: the mode, and every generator parameter that decides the masks, under its own name.
 
-        `points_per_batch` is none of these (see `uncompared`): a store begun with it can go on with less of it after running out of memory.
+        `points_per_batch` is not among them (see `uncompared`): a run that was out of memory can be resumed with a smaller one.
         """
         grids = None if self.point_grids is None else [grid.tolist() for grid in self.point_grids]
         deciding = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "points_per_batch"}
         if not self.compile:
-            del deciding["compile"]  # stores from before there was a choice stay the same
+            del deciding["compile"]  # older stores do not have it
         return {**deciding, "point_grids": grids}
 
-    def uncompared(self) -> dict[str, Any]:
-        """JSON-able: the parameters that change no mask."""
+    def uncompared(self) -> dict[str, object]:
+        """JSON-able: the parameters that do not change the masks."""
         return {"points_per_batch": self.points_per_batch}
 
 
 def number_type(mode: str, device: torch.device) -> str:
-    """In which the decoder's image tokens are computed on a device: `bfloat16` in mode fast, if the device has it, else `float32`."""
+    """The dtype of the decoder's image tokens: `bfloat16` in mode fast if the device supports it, else `float32`."""
     return "bfloat16" if mode == "fast" and has_bf16(device) else "float32"
 
 
-def segmenter_facts(name: str, weights: Mapping[str, Any] | None, settings: MaskConfig, dtype: str) -> dict[str, Any]:
-    """What a generator says of itself, see `prepare.MaskSource.describe`; known before its weights are there (None) or loaded."""
+def segmenter_facts(name: str, weights: Mapping[str, object] | None, settings: MaskConfig, dtype: str) -> dict[str, object]:
+    """The facts that a generator records, see `prepare.MaskSource.describe`; `weights` is None before they are downloaded."""
     from importlib.metadata import version
 
     return {

@@ -95,13 +95,13 @@ def _lr_files(
     if lr is None:
         return {}, {}
     lr_files = list_source(lr, limits)
-    usable = [image_file.name for image_file in image_files if not image_file.trouble]
-    pairs, without = pair_names(usable, [file.name for file in lr_files if not file.trouble], scale)
+    usable = [image_file.name for image_file in image_files if not image_file.problem]
+    pairs, without = pair_names(usable, [file.name for file in lr_files if not file.problem], scale)
     # An LR file that cannot be read is paired too: the image is then skipped with the reason, when the LR file is read.
-    unreadable, _ = pair_names(list(without), [file.name for file in lr_files if file.trouble], scale)
+    unreadable, _ = pair_names(list(without), [file.name for file in lr_files if file.problem], scale)
     for file in lr_files:
-        if file.trouble and file.name not in unreadable.values():
-            log.warning("%s: LR %s: %s", printable(lr), printable(file.name), file.trouble)
+        if file.problem and file.name not in unreadable.values():
+            log.warning("%s: LR %s: %s", printable(lr), printable(file.name), file.problem)
     pairs, without = pairs | unreadable, {name: reason for name, reason in without.items() if name not in unreadable}
     if not pairs and without:
         name, reason = next(iter(without.items()))

@@ -29,7 +29,7 @@ def test_subfolders(tmp_path, caplog):
     """Without -r one line tells of them; with -r each result goes below --out as its input lies below the folder."""
     source = fill(tmp_path / "in", "a.png", "sub/a.png", "sub/deep/b.jpg", "@eaDir/a.png", ".hidden/c.png")
     assert names(list_inputs([source], "_x4"), source) == ["a.png"]
-    assert "not looked at: 2 in subfolders" in caplog.text
+    assert "not searched: 2 in subfolders" in caplog.text
     files = list_inputs([source], "_x4", recursive=True)
     assert names(files, source) == ["a.png", "sub/a.png", "sub/deep/b.jpg"]
     jobs = plan_outputs(files, OutputConfig(out=tmp_path / "out"))
@@ -67,4 +67,4 @@ def test_formats_that_are_not_read_are_listed(tmp_path, capsys):
     assert "b.xcf: GIMP, a format that samdiff does not read (.xcf)" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_x4.png"]
     with pytest.raises(ImageError, match=r"b\.xcf: a format that samdiff does not read"):
-        plan_outputs([InputFile(Path("b.xcf"), trouble="a format that samdiff does not read (.xcf)")], OutputConfig())
+        plan_outputs([InputFile(Path("b.xcf"), problem="a format that samdiff does not read (.xcf)")], OutputConfig())

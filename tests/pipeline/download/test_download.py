@@ -31,7 +31,7 @@ def get(server, tmp_path, waits):
     """Fetch the server's file; what is known of it can be changed."""
 
     def go(*urls, **more):
-        known = {"sha256": SHA256, "size": len(CONTENT), "patience": PATIENCE, "sleep": waits.append, **more}
+        known = {"sha256": SHA256, "size": len(CONTENT), "retry": PATIENCE, "sleep": waits.append, **more}
         return fetch(urls or [server.url], tmp_path / "file.zip", **known)
 
     return go
@@ -57,7 +57,7 @@ def test_cut_off_anywhere_and_run_again(server, get, tmp_path):
     for offset in range(0, len(CONTENT), 997):
         server.script, server.asked = [cut_after(offset), status(503)], []
         with pytest.raises(DownloadError, match=f"{offset} bytes are kept, run it again"):
-            get(patience=RetryPolicy(attempts=1))
+            get(retry=RetryPolicy(attempts=1))
         assert get().read_bytes() == CONTENT
         assert server.starts()[-1] == offset
         (tmp_path / "file.zip").unlink()
@@ -83,7 +83,7 @@ def test_a_file_that_changed_on_the_server(server, get, tmp_path):
     """The tag tells; without one, nothing is mixed where no hash could find it."""
     server.script = [cut_after(9000), status(503)]
     with pytest.raises(DownloadError):
-        get(sha256=None, size=None, patience=RetryPolicy(attempts=1))
+        get(sha256=None, size=None, retry=RetryPolicy(attempts=1))
     server.content, server.etag = CONTENT[::-1], '"v2"'
     assert get(sha256=None, size=None).read_bytes() == CONTENT[::-1]
     (tmp_path / "file.zip").unlink()
@@ -119,7 +119,7 @@ def test_wrong_length_wrong_hash_and_a_page(server, get, tmp_path):
         get()
     server.script = [sends(CONTENT[:-1])] * 3
     with pytest.raises(DownloadError, match=r"gave up after 1 attempts \(the connection ended at byte 19999 of 20000\)"):
-        get(size=20_000, sha256=None, patience=RetryPolicy(attempts=1))
+        get(size=20_000, sha256=None, retry=RetryPolicy(attempts=1))
     assert not (tmp_path / "file.zip").exists()
     server.script = []
     assert get().read_bytes() == CONTENT
@@ -138,7 +138,7 @@ def test_status_codes(server, get, waits):
     waits.clear()
     server.script = [status(503)] * 6
     with pytest.raises(DownloadError, match=r"gave up after 6 attempts \(HTTP 503 Service Unavailable\)"):
-        get(patience=RetryPolicy(attempts=6, longest_wait=8))
+        get(retry=RetryPolicy(attempts=6, longest_wait=8))
     assert waits == [1, 2, 4, 8, 8]
 
 
@@ -160,7 +160,7 @@ def test_redirects(server, get):
 def test_a_stall_is_given_up_and_gone_on_with(server, get):
     """What came before it is kept, down to the last byte."""
     server.script = [stalls_after(123), stalls_after(0), stalls_after(7)]
-    assert get(patience=RetryPolicy(attempts=3, stall=0.1)).read_bytes() == CONTENT
+    assert get(retry=RetryPolicy(attempts=3, stall=0.1)).read_bytes() == CONTENT
     assert server.starts() == [0, 123, 123, 130]
 
 

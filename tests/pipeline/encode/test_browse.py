@@ -16,12 +16,12 @@ def test_indices_are_those_of_a_list():
     for index in range(-5, 5):
         assert letters[index_in(index, 5, several="x")] == letters[index]
     for index in (-6, 5, 2**70):
-        with pytest.raises(PositionError, match="expected -5 to 4, for there are 5"):
+        with pytest.raises(PositionError, match="expected -5 to 4; the length is 5"):
             index_in(index, 5, several="x")
     assert index_in(2**40, 5, several="x", beyond=True) == 2**40
     with pytest.raises(PositionError):
         index_in(2**62, 5, several="x", beyond=True)
-    with pytest.raises(IndexKindError, match="got a slice; read_many gives several at once"):
+    with pytest.raises(IndexKindError, match="got a slice; read_many returns several at once"):
         index_in(slice(1), 5, several="read_many")
 
 

@@ -107,7 +107,7 @@ def test_what_is_no_mask_of_this_image_is_refused(mask, says):
 
 def test_runs_alone_need_a_size():
     """Runs do not say how high a column is."""
-    with pytest.raises(SamdiffError, match="need height and width"):
+    with pytest.raises(SamdiffError, match="expected height and width"):
         rle.counts_of(np.array([20], np.uint32))
 
 

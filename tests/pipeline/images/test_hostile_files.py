@@ -42,7 +42,7 @@ REASONS = {
     "endless.png": "a device",
     "socket.png": "a socket",
     "folder.png": "a folder",
-    "nowhere.png": "a link to nowhere",
+    "nowhere.png": "a dangling link",
 }
 
 
@@ -141,5 +141,5 @@ def test_a_folder_that_cannot_be_looked_into_is_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", guarded)
     with pytest.raises(ImageError, match="closed: cannot be read: Permission denied"):
         list_source(tmp_path / "closed")
-    found = {picture.name: picture.trouble for picture in list_source(tmp_path)}
+    found = {picture.name: picture.problem for picture in list_source(tmp_path)}
     assert found == {"a.png": "", "closed (folder)": "a folder that cannot be read: Permission denied"}

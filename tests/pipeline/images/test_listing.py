@@ -19,7 +19,7 @@ PNG, JPEG = file_of(RGB, "PNG"), file_of(RGB, "JPEG")
 
 
 def listed(source, **more):
-    return {image.name: image.trouble for image in list_source(source, **more)}
+    return {image.name: image.problem for image in list_source(source, **more)}
 
 
 def fill(folder, *names, data=PNG):
@@ -32,9 +32,9 @@ def fill(folder, *names, data=PNG):
 UNREAD = {
     "IMG_1.JXL": "JPEG XL, a format that samdiff does not read (.jxl)",
     "raw.dng": "camera RAW, a format that samdiff does not read (.dng)",
-    "tweet.jpg_large": "a suffix that no image has (.jpg_large)",
-    "web.jpg?w=800": "a suffix that no image has (.jpg?w=800)",
-    "twice.jpg (1)": "a suffix that no image has (.jpg (1))",
+    "tweet.jpg_large": "not a suffix of images (.jpg_large)",
+    "web.jpg?w=800": "not a suffix of images (.jpg?w=800)",
+    "twice.jpg (1)": "not a suffix of images (.jpg (1))",
 }
 SIDECARS = ("a.txt", "a.json", "a.xmp", ".DS_Store", "Thumbs.db", "a.png~", "a.jpg.part", "README", "clip.mov")
 
@@ -153,10 +153,10 @@ def test_subfolders_that_are_not_looked_at_are_told(tmp_path, caplog):
     """One line with their number; the recursive listing says nothing."""
     source = fill(tmp_path / "in", "a.png", "sub/b.png", "sub/deep/c.JXL", "other/d.jpg", "sub/n.txt", "@eaDir/e.jpg")
     assert listed(source, recursive=False) == {"a.png": ""}
-    assert "not looked at: 3 in subfolders (other, sub); give -r" in caplog.text
+    assert "not searched: 3 in subfolders (other, sub); add -r" in caplog.text
     caplog.clear()
     assert len(listed(source)) == 4
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     (source / "a.png").unlink()
-    with pytest.raises(ImageError, match="no images.*not looked at: 3 in subfolders"):
+    with pytest.raises(ImageError, match="no images.*not searched: 3 in subfolders"):
         list_source(source, recursive=False)

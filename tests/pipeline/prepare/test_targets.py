@@ -366,7 +366,7 @@ def test_home_folders(tmp_path, monkeypatch, photos):
 
 
 def test_odd_targets(tmp_path, monkeypatch, photos):
-    """`.`, `..`, `/`, nothing, a link to a folder, a link to nowhere, a folder inside another store, a bucket alone."""
+    """`.`, `..`, `/`, nothing, a link to a folder, a dangling link, a folder inside another store, a bucket alone."""
     monkeypatch.chdir(mkdir(tmp_path / "a/b"))
     prepare(photos, ".", PositionMasks(), SETTINGS)
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b"]

@@ -49,7 +49,7 @@ def test_indices_as_in_a_list(data):
         expected = data.batch(int(index) % N if index < 0 else int(index), 1)
         for name, value in data[index].items():
             np.testing.assert_array_equal(value, expected[name][0], err_msg=name)
-    with pytest.raises(PositionError, match=f"index -11: expected -10 to .* for there are {N}"):
+    with pytest.raises(PositionError, match=f"index -11: expected -10 to .* the length is {N}"):
         data[-N - 1]
     with pytest.raises(IndexError):
         data[-N - 1]
