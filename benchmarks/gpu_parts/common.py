@@ -83,7 +83,7 @@ class Bench:
     def seconds(self, work: Callable[[], object], rounds: int | None = None, warm: int = 1) -> list[float]:
         """Wall-clock seconds of each round, the device's work included, after `warm` rounds that do not count."""
         times = []
-        for number in range(warm + (rounds or self.sizes.rounds)):
+        for _ in range(warm + (rounds or self.sizes.rounds)):
             self.synchronize()
             start = time.perf_counter()
             work()

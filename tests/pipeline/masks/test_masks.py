@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask as coco
 from segment_anything import SamAutomaticMaskGenerator
 from torch.nn import functional as F
 
