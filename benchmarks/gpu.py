@@ -71,12 +71,12 @@ def machine_facts(device: str) -> dict[str, object]:
 
 
 def commit() -> str | None:
-    """The commit that is measured: from the file COMMIT of a bundle, or git; None: not known."""
+    """The commit that is measured: from git, or from a bundle's file; None: not known."""
+    if (ROOT / ".git").exists():
+        done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        return done.stdout.strip() or None
     file = ROOT / "build" / "gpu" / "check" / "COMMIT"
-    if file.is_file():
-        return file.read_text().strip()
-    done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return file.read_text().strip() if file.is_file() else None
 
 
 def load(file: Path, machine: dict[str, object], small: bool) -> dict[str, object]:
@@ -182,7 +182,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, nargs="?", help="the JSON file, made or continued")
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="print docs/gpu.md for a file of results, and do nothing else"
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="print docs/gpu.md for a file of results (none: for no results), and do nothing else",
     )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="small sizes: a rehearsal")
@@ -196,7 +199,8 @@ def main() -> None:
     if arguments.report:
         from gpu_parts.report import page
 
-        print(page(json.loads(arguments.report.read_text()), [part.name for part in PARTS]), end="")
+        whole = None if str(arguments.report) == "none" else json.loads(arguments.report.read_text())
+        print(page(whole, [part.name for part in PARTS]), end="")
         return
     if arguments.file is None:
         parser.error("expected the JSON file")

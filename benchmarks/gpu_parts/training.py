@@ -67,7 +67,7 @@ def measure(bench: Bench, name: str, *sets: str, plain: bool = False, tf32: bool
         return None
     finally:
         set_tf32(False)
-    rate, flops = config.train.batch / seconds, step_flops(bench, *(text for text in sets if "compile" not in text))
+    rate, flops = config.train.batch / seconds, step_flops(bench, *sets)
     medians = {part: round(1e3 * sorted(values)[len(values) // 2], 2) for part, values in parts.seconds.items()}
     bench.record(
         name,
@@ -75,7 +75,7 @@ def measure(bench: Bench, name: str, *sets: str, plain: bool = False, tf32: bool
             "samples/s": round(rate, 2),
             "ms": round(1e3 * seconds, 2),
             "peak GB": peak,
-            "TFLOP/s": round(rate * flops / 1e12, 2),
+            "TFLOP/s": float(f"{rate * flops / 1e12:.3g}"),
             "share of bf16 peak": bench.share_of_peak(rate * flops),
             "ms by part, with waits": medians,
         },

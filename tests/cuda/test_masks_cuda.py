@@ -51,11 +51,11 @@ def test_exact_masks_equal_those_of_the_cpu(mobile_sam, on_device, name):
 
 
 @pytest.mark.weights
-def test_fast_masks_are_nearly_the_golden_ones(on_device, device):
-    """bf16: at least four fifths of the exact masks have a twin at IoU > .9, and no more masks are made up than lost."""
-    expected = golden("chelsea" if device.type == "cpu" else "astronaut")
-    fast = MaskGenerator(on_device, mode="fast").generate(sample(expected["image"]))
-    best = overlaps(expected["masks"], fast)
+def test_fast_masks_are_nearly_the_exact_ones(on_device, device):
+    """bf16: at least four fifths of the exact masks have a twin at IoU > .9, and the other way round."""
+    image, points = sample("astronaut.png"), 32 if device.type == "cuda" else 6
+    exact, fast = (MaskGenerator(on_device, mode=mode, points_per_side=points).generate(image) for mode in ("exact", "fast"))
+    best = overlaps(exact, fast)
     assert (best.max(axis=1) > 0.9).mean() >= 0.8
     assert (best.max(axis=0) > 0.9).mean() >= 0.8
 
