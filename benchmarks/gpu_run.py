@@ -80,8 +80,9 @@ class Runner:
             print(f"missing packages: {done.stdout.strip()}", flush=True)
 
 
-def check(runner: Runner, arguments: argparse.Namespace) -> None:
-    """The tests of tests/cuda, then the benchmark for the rest of the time."""
+def check(runner: Runner, arguments: argparse.Namespace) -> int:
+    """The tests of tests/cuda, then the benchmark for the rest of the time. Returns the tests' exit status."""
+    code = 0
     results = runner.out / "gpu.json"
     before = runner.folder / "gpu.json"
     if before.is_file() and not results.exists():
@@ -99,13 +100,14 @@ def check(runner: Runner, arguments: argparse.Namespace) -> None:
     bench += ["--small", "--patience", "6"] if runner.small else []
     bench += ["--only", arguments.only] if arguments.only else []
     runner.run(*bench, "--minutes", f"{runner.left / 60 - 0.1:.2f}", seconds=runner.left)
+    return code
 
 
 def speed(folder: Path, stage: str) -> tuple[int, float]:
     """(last step, steps/s) in the log of a run."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line.get("stage") == stage and "samples_per_s" in line]
-    batch = json.loads((folder / "config.json").read_text())["config"]["train"]["batch"]
+    batch = json.loads((folder / "config.json").read_text())["train"]["batch"]
     return lines[-1]["step"], sorted(line["samples_per_s"] for line in lines)[len(lines) // 2] / batch
 
 
@@ -117,7 +119,7 @@ def stage(runner: Runner, name: str, count: str, seconds: float, *options: str) 
     command += ["--modulation", "none", *options, "--set", "validate.every=0"]
     begin = time.monotonic()
     first = ["--set", "train.lr_schedule=step", "--set", "train.halve_every=1000000", count, "1000000"]
-    runner.run(*command, *first, seconds=max(10.0, 0.2 * seconds), log="training.txt")
+    runner.run(*command, *first, seconds=max(90.0 if runner.small else 25.0, 0.2 * seconds), log="training.txt")
     try:
         done, rate = speed(folder, kind)
     except (OSError, LookupError, ValueError) as error:
@@ -144,7 +146,7 @@ def bring_back(runner: Runner, name: str, *patterns: str) -> None:
         (runner.out / f"{name}.tar.{number}").write_bytes(data[start : start + PIECE])
 
 
-def train(runner: Runner, arguments: argparse.Namespace) -> None:
+def train(runner: Runner, arguments: argparse.Namespace) -> int:
     """RRDB of preset `tiny`, a flow on it, then RRDB of preset `small`; at most eight files come back."""
     source = arguments.store or runner.folder / "store.zarr"
     if not (runner.work / "store.zarr").exists():
@@ -164,6 +166,7 @@ def train(runner: Runner, arguments: argparse.Namespace) -> None:
     if runner.left > 60 and not runner.small:
         stage(runner, "rrdb-small", "--rrdb-steps", runner.left - 15, "--preset", "small", *options, *rate, "--steps", "0")
         bring_back(runner, "rrdb-small", "rrdb.safetensors")
+    return int(not (runner.work / "flow-tiny" / "model.safetensors").exists())
 
 
 def main() -> None:
@@ -183,9 +186,10 @@ def main() -> None:
     arguments = parser.parse_args()
     runner = Runner(arguments, ROOT / "build" / "gpu" / arguments.what)
     runner.install()
-    (check if arguments.what == "check" else train)(runner, arguments)
+    code = (check if arguments.what == "check" else train)(runner, arguments)
     for file in sorted(runner.out.iterdir()):
         print(f"{file.name}: {file.stat().st_size / 2**20:.2f} MiB", flush=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
