@@ -27,6 +27,7 @@ class Sizes:
     long_side: int = 2048
     images: int = 16
     lr_side: int = 256
+    most_steps: int = 100
     matrix: int = 8192
     copy_bytes: int = 256 << 20
     cut_encoder: bool = False
@@ -42,6 +43,7 @@ SMALL = Sizes(
     long_side=320,
     images=2,
     lr_side=16,
+    most_steps=2,
     matrix=256,
     copy_bytes=1 << 20,
     cut_encoder=True,

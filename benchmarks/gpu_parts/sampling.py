@@ -30,10 +30,11 @@ def sampling(bench: Bench) -> None:
     model = random_model(bench.sizes.preset, bench.device)
     bench.record("setting", f"preset {bench.sizes.preset}, {side} x {side} -> {4 * side} x {4 * side}")
     for amp in ("bf16", "off"):
-        for steps in (5, 1, 100):
+        for steps in (5, 1, bench.sizes.most_steps):
             bench.start_memory()
-            rounds = 1 if steps == 100 else 3
-            seconds = bench.median(lambda s=steps, a=amp: model.upscale(image, steps=s, amp=a), rounds, warm=int(steps < 100))
+            few = steps > 5
+            work = lambda s=steps, a=amp: model.upscale(image, steps=s, amp=a)  # noqa: E731
+            seconds = bench.median(work, 1 if few else 3, warm=0 if few else 1)
             megapixels = 16 * side * side / 1e6
             values = {"megapixels/s": round(megapixels / seconds, 3), "s": round(seconds, 3), "peak GB": bench.peak_gb()}
             bench.record(f"{steps} steps, {'fp32' if amp == 'off' else amp}", values)
