@@ -1,4 +1,4 @@
-# make install | test | slow | gpu-test | coverage | check | types | format | docs | demo | clean.  Every target installs what it needs.
+# make install | test | slow | gpu-test | gpu-bench | gpu-bundle | coverage | check | types | format | docs | demo | clean.  Every target installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 # The tested build. Another one (a CUDA or CPU index of yours): make install TORCH="torch torchvision --index-url …"
@@ -11,7 +11,7 @@ TYPES = build/types
 DOCS = build/docs
 PARTS = $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: install test slow gpu-test coverage check types format docs demo clean
+.PHONY: install test slow gpu-test gpu-bench gpu-bundle coverage check types format docs demo clean
 
 install: $(STAMP)
 
@@ -33,6 +33,14 @@ coverage: $(STAMP)
 
 gpu-test: $(STAMP)
 	$(BIN)/python -m pytest -m cuda tests/cuda
+
+# Everything that is worth measuring on a GPU, into build/gpu/gpu.json; the same command goes on with what is missing.
+gpu-bench: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py build/gpu/gpu.json
+
+# For a GPU without a network: make gpu-bundle STORE=tiles.zarr, or PHOTOS=folder for a store made of its images.
+gpu-bundle: $(STAMP)
+	$(BIN)/python benchmarks/gpu_bundle.py $(if $(STORE),--store $(STORE)) $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LIMIT),--limit $(LIMIT))
 
 check: $(STAMP) types
 	$(BIN)/ruff check .

@@ -16,6 +16,22 @@ SMALL = (
     "model.rrdb_growth=4",
 )
 
+SMALL_RUN = (
+    "model.width=8",
+    "model.multipliers=[1, 2]",
+    "model.rrdb_blocks=2",
+    "model.rrdb_features=8",
+    "model.rrdb_growth=4",
+    "train.patch=12",
+    "train.batch=4",
+    "train.log_every=2",
+    "train.checkpoint_every=3",
+    "train.lr=1e-3",
+)
+"""A training run of seconds on the stores of `make_store`, as values of `--set`; the numbers of steps are the test's own."""
+FLOW = ("diffusion.modulation=none", "diffusion.base=rrdb", "diffusion.process=flow")
+"""Stage two as a flow from the RRDB's image."""
+
 
 def write_model(path: Path, *sets: str, scale: int = 4) -> Path:
     """A checkpoint of the tiny preset, smaller still; `sets` as in `--set`."""

@@ -22,26 +22,11 @@ from samdiff.model.training.state import states
 from samdiff.model.training.tasks import DiffusionTask
 from samdiff.pipeline.stream.dataset import ShardDataset
 
-from ...helpers.models import write_model
+from ...helpers.models import FLOW, SMALL_RUN, write_model
 from ...helpers.stores import make_store
 
 CPU = torch.device("cpu")
-SMALL = [
-    "model.width=8",
-    "model.multipliers=[1, 2]",
-    "model.rrdb_blocks=2",
-    "model.rrdb_features=8",
-    "model.rrdb_growth=4",
-    "train.patch=12",
-    "train.batch=4",
-    "train.rrdb_steps=4",
-    "train.steps=8",
-    "train.log_every=2",
-    "train.checkpoint_every=3",
-    "train.lr=1e-3",
-    "train.seed=3",
-]
-FLOW = ("diffusion.modulation=none", "diffusion.base=rrdb", "diffusion.process=flow")
+SMALL = [*SMALL_RUN, "train.rrdb_steps=4", "train.steps=8", "train.seed=3"]
 PERCEPTUAL = ("loss.perceptual=lpips", "loss.begin=0.5", "loss.share=0.5")
 
 

@@ -42,23 +42,24 @@ def run(tmp_path: Path, name: str, *more: str) -> Path:
     return tmp_path / name
 
 
-def test_two_processes_equal_one_with_their_batches_together(tmp_path):
-    """torchrun with two gloo processes: losses of both stages within 1e-4 over 20 steps each; 43 tiles, which do not divide evenly, and validation on rank 0 do not block any rank."""
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_equal_one_with_their_batches_together(tmp_path, processes):
+    """torchrun with gloo: losses of both stages within 1e-4 over 20 steps each; 43 tiles, which do not divide evenly, and validation on rank 0 do not block any rank."""
     alone = run(tmp_path, "one", *LOOKS)
     worker = Path(__file__).parents[2] / "helpers" / "ddp_worker.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(worker)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(worker)]
     done = subprocess.run(
-        [*command, str(tmp_path / "a.zarr"), str(tmp_path / "two"), *TWENTY, *LOOKS],
+        [*command, str(tmp_path / "a.zarr"), str(tmp_path / "several"), *TWENTY, *LOOKS],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=120 * processes,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    ours, theirs = torch.tensor(losses(alone)), torch.tensor(losses(tmp_path / "two"))
+    ours, theirs = torch.tensor(losses(alone)), torch.tensor(losses(tmp_path / "several"))
     assert len(ours) == len(theirs) == 40
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=0)
-    assert (tmp_path / "two" / "log.jsonl").read_text().count("held-out") == 4
+    assert (tmp_path / "several" / "log.jsonl").read_text().count("held-out") == 4
 
 
 @pytest.mark.parametrize("setting", ["train.accumulate=2", "train.gradient_checkpointing=true"])

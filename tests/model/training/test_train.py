@@ -29,23 +29,11 @@ from samdiff.model.training.tasks import RrdbTask
 from samdiff.model.training.validation import held_out, read_benchmark, score
 from samdiff.pipeline.stream.dataset import ShardDataset
 
+from ...helpers.models import SMALL_RUN
 from ...helpers.stores import make_store
 
 CPU = torch.device("cpu")
-SMALL = [
-    "model.width=8",
-    "model.multipliers=[1, 2]",
-    "model.rrdb_blocks=2",
-    "model.rrdb_features=8",
-    "model.rrdb_growth=4",
-    "train.patch=12",
-    "train.batch=4",
-    "train.rrdb_steps=6",
-    "train.steps=8",
-    "train.log_every=2",
-    "train.checkpoint_every=3",
-    "train.lr=1e-3",
-]
+SMALL = [*SMALL_RUN, "train.rrdb_steps=6", "train.steps=8"]
 
 
 def config(*more: str):

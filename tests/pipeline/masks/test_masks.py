@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask as coco
 from segment_anything import SamAutomaticMaskGenerator
 from torch.nn import functional as F
 
@@ -25,6 +24,7 @@ from samdiff.pipeline.sam.load import build_segmenter
 from samdiff.pipeline.shards.reader import open_store
 from samdiff.runtime import setup_process
 
+from ...helpers.same_masks import assert_same_masks
 from ..sam.test_segmenters import sample
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -35,24 +35,6 @@ CUT = Thresholds(0.0, 1.0)
 def allocator():
     """As the command line has it: the stock decoder, too, is twice as fast."""
     setup_process()
-
-
-def assert_same_masks(ours: list[dict], theirs: list[dict]) -> None:
-    """Same number, same order up to ties of predicted IoU, twins at IoU >= .999, predicted IoU within 1e-4."""
-    assert len(ours) == len(theirs)
-    scores = np.array([[record["predicted_iou"] for record in records] for records in (ours, theirs)])
-    assert np.abs(scores[0] - scores[1]).max(initial=0) < 1e-4
-    overlap = coco.iou([r["segmentation"] for r in ours], [r["segmentation"] for r in theirs], [0] * len(theirs))
-    overlap = np.asarray(overlap).reshape(len(ours), len(theirs))
-    for k, record in enumerate(ours):
-        twins = np.flatnonzero(np.abs(scores[1] - record["predicted_iou"]) < 1e-4)
-        twin = theirs[twins[overlap[k, twins].argmax()]]
-        assert overlap[k, twins].max() >= 0.999
-        assert record["point_coords"] == twin["point_coords"]
-        assert record["crop_box"] == twin["crop_box"]
-        np.testing.assert_allclose(record["bbox"], twin["bbox"], atol=1)
-        assert record["stability_score"] == pytest.approx(twin["stability_score"], abs=1e-4)
-        assert record["area"] == int(coco.area(record["segmentation"]))
 
 
 def stock(model, image, **settings):
