@@ -1,8 +1,11 @@
 # make install | test | slow | gpu-test | gpu-bench | gpu-bundle | coverage | check | types | format | docs | demo | clean.  Every target installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
-# The tested build. Another one (a CUDA or CPU index of yours): make install TORCH="torch torchvision --index-url …"
+# The tested versions. Another build (a CUDA or CPU index of yours): make install TORCH="torch torchvision --index-url …"
 TORCH ?= torch==2.14.1 torchvision==0.29.1
+# Without a TORCH of yours and without a GPU, .ci/torch_index.py adds PyTorch's CPU index beside your usual one. To pip, `==2.14.1` also matches
+# `2.14.1+cpu`, which sorts above `2.14.1` (PEP 440, local versions): so the CPU build is chosen where it exists, and the usual build elsewhere.
+TORCH_INDEX = $(if $(filter file,$(origin TORCH)),$$($(BIN)/python .ci/torch_index.py $(TORCH)))
 # Processes of `make test`; each takes about 2 GB.
 JOBS ?= 2
 BIN = $(VENV)/bin
@@ -18,7 +21,7 @@ install: $(STAMP)
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet $(TORCH) $(TORCH_INDEX)
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 

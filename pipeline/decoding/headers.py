@@ -6,7 +6,7 @@ import re
 import struct
 
 from ...errors import ImageError
-from .formats import JPEG, JPEG2000, PNG, WEBP, ImageFormat
+from .formats import AVIF, HEIC, JPEG, JPEG2000, PNG, WEBP, ImageFormat
 
 MAX_SIDE = 1 << 20
 """Pixels; OpenCV reads no more."""
@@ -143,3 +143,92 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         bits = int.from_bytes(data[21:25], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+_PRIMARIES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}  # of ITU-T H.273, table 2: those that are wider than sRGB
+_TRANSFERS = {16: "PQ", 18: "HLG"}  # of table 3: those of HDR
+_MAX_PARTS = 2000  # boxes or chunks that are looked at; a grid of a large image has some hundred items
+
+
+def colour_notes(data: bytes, known: ImageFormat) -> list[str]:
+    """What the header states of bits and colours that decoding does not keep. Never raises: a damaged header gives no note.
+
+    Args:
+        data: the whole file; untrusted.
+        known: its format. PNG's cICP chunk is read, and of AVIF and HEIC the properties of the primary item (ISO/IEC 23008-12).
+    """
+    depth, primaries, transfer = 8, 0, 0
+    if known is PNG:
+        primaries, transfer = _png_cicp(data)
+    elif known in (AVIF, HEIC):
+        depth, primaries, transfer = _heif_colour(data)
+    notes = [f"{depth} bits reduced to 8"] if depth > 8 else []
+    stated = [names[code] for names, code in ((_PRIMARIES, primaries), (_TRANSFERS, transfer)) if code in names]
+    if stated:
+        notes.append(f"its {'HDR' if transfer in _TRANSFERS else 'wide-gamut'} colours ({', '.join(stated)}) were read as sRGB")
+    return notes
+
+
+def _png_cicp(data: bytes) -> tuple[int, int]:
+    """(primaries, transfer) of a PNG file's cICP chunk; zeros without one before the pixels."""
+    at = 8
+    for _ in range(_MAX_PARTS):
+        kind = data[at + 4 : at + 8]
+        if kind == b"cICP" and at + 12 <= len(data):
+            return data[at + 8], data[at + 9]
+        if len(kind) < 4 or kind == b"IDAT":
+            break
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return 0, 0
+
+
+def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:
+    """(type, body) of the boxes in a range of ISO base media; ends where the structure does."""
+    boxes, at = [], 0
+    while at + 8 <= len(data) and len(boxes) < _MAX_PARTS:
+        size, head = int.from_bytes(data[at : at + 4], "big"), 8
+        if size == 1:
+            size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+        elif size == 0:
+            size = len(data) - at
+        if size < head:
+            break
+        boxes.append((data[at + 4 : at + 8], data[at + head : at + size]))
+        at += size
+    return boxes
+
+
+def _heif_colour(data: bytes) -> tuple[int, int, int]:
+    """(bits per channel, primaries, transfer) of the primary item; 8, 0, 0 where they are not stated."""
+    meta = dict(reversed(_boxes(dict(reversed(_boxes(data))).get(b"meta", b"")[4:])))
+    iprp = dict(reversed(_boxes(meta.get(b"iprp", b""))))
+    properties = _boxes(iprp.get(b"ipco", b""))
+    pitm = meta.get(b"pitm", b"")
+    chosen = _properties_of(int.from_bytes(pitm[4 : 6 if pitm[:1] == b"\0" else 8], "big"), iprp.get(b"ipma", b""))
+    depth, primaries, transfer = 8, 0, 0
+    for kind, body in (properties[k - 1] for k in chosen if 0 < k <= len(properties)):
+        if kind == b"pixi" and len(body) > 5:
+            depth = max(depth, *body[5 : 6 + body[4]])
+        elif kind == b"av1C" and len(body) > 2 and body[2] & 0x40:
+            depth = max(depth, 12 if body[2] & 0x20 else 10)
+        elif kind == b"hvcC" and len(body) > 17:
+            depth = max(depth, 8 + (body[17] & 7))
+        elif kind == b"colr" and body[:4] == b"nclx" and len(body) >= 8:
+            primaries, transfer = int.from_bytes(body[4:6], "big"), int.from_bytes(body[6:8], "big")
+    return (depth if depth <= 16 else 8), primaries, transfer
+
+
+def _properties_of(item: int, ipma: bytes) -> list[int]:
+    """Indices, from 1, of an item's properties (ISO/IEC 23008-12, 9.3)."""
+    wide_id, wide_index = ipma[:1] > b"\0", bool(ipma[3:4] and ipma[3] & 1)
+    at, step = 8, 2 if wide_index else 1
+    for _ in range(min(int.from_bytes(ipma[4:8], "big"), _MAX_PARTS)):
+        end = at + (4 if wide_id else 2)
+        if end >= len(ipma):
+            break
+        count, found = ipma[end], int.from_bytes(ipma[at:end], "big")
+        at = end + 1 + count * step
+        if found == item:
+            mask = 0x7FFF if wide_index else 0x7F
+            return [int.from_bytes(ipma[k : k + step], "big") & mask for k in range(end + 1, at, step)]
+    return []

@@ -13,7 +13,7 @@ from ...errors import ImageError, SamdiffError, printable
 from . import profiles
 from .exif import keepable, upright
 from .formats import TIFF, ImageFormat, recognise, suffix_note
-from .headers import check_header, without_accessories
+from .headers import check_header, colour_notes, without_accessories
 from .pillow_modes import eight_bit, over_white
 from .raw_image import TURNED, RawImage, raw_image
 from .tiff_file import raw_tiff
@@ -68,7 +68,7 @@ def decode_image(data: bytes, name: str, settings: ReadConfig | None = None) -> 
             pixels = upright(pixels, raw.orientation)
             notes.append(TURNED)
         exif, more = keepable(raw.exif, known is TIFF) if settings.keep_exif else (Image.Exif(), [])
-    unique = dict.fromkeys((*suffix_note(known, name), *raw.notes, *notes, *more))
+    unique = dict.fromkeys((*suffix_note(known, name), *raw.notes, *colour_notes(data, known), *notes, *more))
     return ImageData(np.ascontiguousarray(pixels), tuple(unique), icc, exif)
 
 
