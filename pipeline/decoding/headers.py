@@ -184,7 +184,8 @@ def _png_cicp(data: bytes) -> tuple[int, int]:
 
 def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:
     """(type, body) of the boxes in a range of ISO base media; ends where the structure does."""
-    boxes, at = [], 0
+    boxes: list[tuple[bytes, bytes]] = []
+    at = 0
     while at + 8 <= len(data) and len(boxes) < _MAX_PARTS:
         size, head = int.from_bytes(data[at : at + 4], "big"), 8
         if size == 1:
