@@ -129,9 +129,18 @@ def stage(runner: Runner, name: str, count: str, seconds: float, *options: str) 
     steps = done + max(1, int(0.9 * rate * rest))
     last = [*command, "--set", "train.lr_schedule=cosine", count, str(steps)]
     runner.run(*last, seconds=rest + 10, log="training.txt")
+    steps = finish(runner, folder, kind, last)
     with (runner.out / "commands.txt").open("a") as file:
         text = " ".join(last[3:]).replace(str(runner.work) + "/", "").replace(f"--device {runner.device} ", "")
-        file.write(f"samdiff {text}\n# {name}: {rate:.2f} steps/s, {steps} steps\n")
+        file.write(f"samdiff {text}\n# {name}: {rate:.2f} steps/s, {steps} steps done\n")
+
+
+def finish(runner: Runner, folder: Path, kind: str, command: list[str]) -> int:
+    """Steps done. A stage one that was stopped before its last step has a state but no rrdb.safetensors: it is ended at the state's step."""
+    steps = max((int(file.stem.rpartition("-")[2]) for file in folder.glob(f"state-{kind}-*.safetensors")), default=0)
+    if kind == "rrdb" and steps and not (folder / "rrdb.safetensors").exists():
+        runner.run(*command[:-1], str(steps), seconds=60, log="training.txt")
+    return steps
 
 
 def bring_back(runner: Runner, name: str, *patterns: str) -> None:

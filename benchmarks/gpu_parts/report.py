@@ -51,7 +51,7 @@ On a machine with a GPU, in a checkout:
 
 `make gpu-test` compares masks, loader, training, inference and export on the GPU with the CPU (`tests/cuda`). `make gpu-bench` measures all that this page has a
 place for, in parts with a time limit each, within nine minutes; run again, it goes on with the parts that are missing. MobileSAM's weights must be in
-the cache (`samdiff weights mobile_sam`). The stage before a real run is a rehearsal at small sizes, which any machine can do:
+the cache (`samdiff weights mobile_sam`). Any machine can rehearse both at small sizes:
 `SAMDIFF_TEST_DEVICE=cpu python -m pytest -m cuda tests/cuda` and `python benchmarks/gpu.py FILE.json --device cpu --small`.
 
 ### Without a network
@@ -76,8 +76,9 @@ def page(whole: dict[str, Any] | None, names: list[str]) -> str:
     head = "# On a GPU\n\nThis page is made by `benchmarks/gpu.py --report`.\n"
     if whole is None:
         nothing = (
-            "\n**Nothing has been measured on a GPU yet, and the tests of `tests/cuda` have not been run on one.** They and the "
-            "benchmark were run on a CPU, with the same code at small sizes; those numbers mean nothing and are not shown.\n"
+            "\n**Nothing has been measured on a GPU yet, and the tests of `tests/cuda` have not been run on one.** Both were tried on a CPU, with the "
+            "same code at small sizes, as far as a CPU can: not what compiles a segmenter, and nothing that copies between host and device. "
+            "Those numbers mean nothing and are not shown.\n"
         )
         places = "\n".join(f"- {TITLES[name]}" for name in names)
         return f"{head}{nothing}{HOW}\n## What will be measured\n\n{places}\n"
