@@ -149,7 +149,7 @@ def test_without_locks_nothing_of_others_is_swept(store, tmp_path, monkeypatch, 
     (other / "new").mkdir(parents=True)
     export_hdf5(store, tmp_path / "x.h5")
     assert left(tmp_path) == [other.name, "x.h5"]
-    assert f"{other.name} may be left" in caplog.text
+    assert f"delete {other.name} if its export was killed" in caplog.text
 
 
 def test_what_is_not_ours_is_never_swept(store, tmp_path):

@@ -72,7 +72,7 @@ def test_clear_errors(tmp_path):
     for patch in (10, 28, 0):
         with pytest.raises(ConfigError, match=f"multiple of 4 up to the tile size 24, got {patch}"):
             ShardDataset(path, patch=patch)
-    with pytest.raises(StoreError, match="is x4, .* is x2"):
+    with pytest.raises(StoreError, match="with x4 and .* with x2"):
         ShardDataset([path, make_store(tmp_path / "b.zarr", scale=2)])
     with pytest.raises(ConfigError, match="'mask' or 'image', got 'median'"):
         ShardDataset(path).codes("median")
