@@ -123,7 +123,7 @@ def test_measuring_does_not_wait_for_the_device():
         frame = Frame(there(real.y), there(real.x))
         logits = torch.empty(3, frame.y.n_low, frame.x.n_low, device="cuda")
         with Waits() as waits:
-            found = measure(logits, bound(logits, frame, CUT), 100_000, frame, CUT)
+            found = measure(logits, bound(logits, frame, CUT), n_cells=100_000, frame=frame, cut=CUT)
             assert found.stability.is_cuda
             assert found.box.is_cuda
             assert waits.found == []

@@ -138,7 +138,7 @@ def test_cells_give_what_full_resolution_gives(size):
     full = by_interpolation(logits, *size).numpy()
     few = logits[:, : frame.y.n_low, : frame.x.n_low].contiguous()
     bounds = bound(few, frame, CUT)
-    found = measure(few, bounds, int(bounds.straddling.sum()), frame, CUT)
+    found = measure(few, bounds, n_cells=int(bounds.straddling.sum()), frame=frame, cut=CUT)
     assert np.abs(found.above.numpy() - (full > 1).sum((1, 2))).max() <= 1  # rounding may move a pixel on the threshold
     assert np.abs(found.below.numpy() - (full > -1).sum((1, 2))).max() <= 1
     assert bool((bounds.stability >= found.stability.nan_to_num(nan=0)).all())
