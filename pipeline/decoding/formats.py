@@ -39,32 +39,54 @@ class ImageFormat:
 
 _NEWER = "install a Pillow with this decoder (pip install -U pillow), or save it as PNG"
 
-PNG = ImageFormat("PNG", (".png",), "PIL.PngImagePlugin:PngImageFile", (b"\x89PNG\r\n\x1a\n",))
+PNG = ImageFormat("PNG", suffixes=(".png",), reader="PIL.PngImagePlugin:PngImageFile", magic=(b"\x89PNG\r\n\x1a\n",))
 JPEG = ImageFormat(
-    "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), "PIL.JpegImagePlugin:jpeg_factory", (b"\xff\xd8\xff",), "jpg", _NEWER
+    "JPEG",
+    suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),
+    reader="PIL.JpegImagePlugin:jpeg_factory",
+    magic=(b"\xff\xd8\xff",),
+    feature="jpg",
+    remedy=_NEWER,
 )
-WEBP = ImageFormat("WebP", (".webp",), "PIL.WebPImagePlugin:WebPImageFile", (), "webp", _NEWER)
+WEBP = ImageFormat(
+    "WebP", suffixes=(".webp",), reader="PIL.WebPImagePlugin:WebPImageFile", magic=(), feature="webp", remedy=_NEWER
+)
 TIFF = ImageFormat(
-    "TIFF", (".tif", ".tiff"), "PIL.TiffImagePlugin:TiffImageFile", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "libtiff", _NEWER
+    "TIFF",
+    suffixes=(".tif", ".tiff"),
+    reader="PIL.TiffImagePlugin:TiffImageFile",
+    magic=(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    feature="libtiff",
+    remedy=_NEWER,
 )
-BMP = ImageFormat("BMP", (".bmp", ".dib"), "PIL.BmpImagePlugin:BmpImageFile", (b"BM",))
-GIF = ImageFormat("GIF", (".gif",), "PIL.GifImagePlugin:GifImageFile", (b"GIF8",))
+BMP = ImageFormat("BMP", suffixes=(".bmp", ".dib"), reader="PIL.BmpImagePlugin:BmpImageFile", magic=(b"BM",))
+GIF = ImageFormat("GIF", suffixes=(".gif",), reader="PIL.GifImagePlugin:GifImageFile", magic=(b"GIF8",))
 AVIF = ImageFormat(
-    "AVIF", (".avif",), "PIL.AvifImagePlugin:AvifImageFile", (), "avif", "install Pillow 11.3 or later, or save it as PNG"
+    "AVIF",
+    suffixes=(".avif",),
+    reader="PIL.AvifImagePlugin:AvifImageFile",
+    magic=(),
+    feature="avif",
+    remedy="install Pillow 11.3 or later, or save it as PNG",
 )
 HEIC = ImageFormat(
-    "HEIC", (".heic", ".heif", ".hif"), "pillow_heif:HeifImageFile", (), "", "pip install 'samdiff[heif]', or save it as PNG"
+    "HEIC",
+    suffixes=(".heic", ".heif", ".hif"),
+    reader="pillow_heif:HeifImageFile",
+    magic=(),
+    feature="",
+    remedy="pip install 'samdiff[heif]', or save it as PNG",
 )
 JPEG2000 = ImageFormat(
     "JPEG 2000",
-    (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
-    "PIL.Jpeg2KImagePlugin:Jpeg2KImageFile",
-    (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
-    "jpg_2000",
-    _NEWER,
+    suffixes=(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    reader="PIL.Jpeg2KImagePlugin:Jpeg2KImageFile",
+    magic=(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+    feature="jpg_2000",
+    remedy=_NEWER,
 )
-PNM = ImageFormat("PPM", (".ppm", ".pgm", ".pbm", ".pnm"), "PIL.PpmImagePlugin:PpmImageFile")
-TGA = ImageFormat("TGA", (".tga", ".icb", ".vda", ".vst"), "PIL.TgaImagePlugin:TgaImageFile")
+PNM = ImageFormat("PPM", suffixes=(".ppm", ".pgm", ".pbm", ".pnm"), reader="PIL.PpmImagePlugin:PpmImageFile")
+TGA = ImageFormat("TGA", suffixes=(".tga", ".icb", ".vda", ".vst"), reader="PIL.TgaImagePlugin:TgaImageFile")
 
 FORMATS = (PNG, JPEG, WEBP, TIFF, BMP, GIF, AVIF, HEIC, JPEG2000, PNM, TGA)
 """Every format that is read, by every command."""

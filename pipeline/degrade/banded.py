@@ -1,4 +1,4 @@
-"""Products with a banded matrix (each output row needs a few neighbouring input rows), fast enough to be bound by memory. Pure."""
+"""Products with a banded matrix (each output row is a sum of a few neighbouring input rows), limited by memory bandwidth. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-# Tuned on 2040 x 1356 x 1/4. The products stay below OpenBLAS's threshold for threads, which would cost more than they give.
+# Tuned on 2040 x 1356 x 1/4. The products stay below OpenBLAS's threshold for threads, which would be slower.
 _BLOCK = 4  # output rows per dense product: few, so that it holds few zeros
 _STACK = 64  # dense products per call
 _STRIP = 512  # columns at a time, so that the operands stay in the cache
 
 
 def mirror(indices: np.ndarray, n: int) -> np.ndarray:
-    """Indices beyond the borders -> inside: -1 is 0, n is n - 1, and so on to and fro."""
+    """Reflect indices into 0 .. n - 1, with the edge repeated: -1 -> 0, n -> n - 1; periodic in 2 n."""
     folded = indices % (2 * n)
     return np.minimum(folded, 2 * n - 1 - folded)
 

@@ -4,13 +4,13 @@ Model and ranges: Wang et al., Real-ESRGAN, ICCV workshops 2021 (arXiv 2107.1083
 Zhang et al., BSRGAN, ICCV 2021 (arXiv 2103.14006). Blur, resizing and JPEG are OpenCV's. Differs from the paper in one place: shot
 noise is drawn from the Gaussian of the Poisson distribution's mean and variance, which is many times faster.
 
-Nothing moves: every resize keeps the centre of the image where it was, so LR stays aligned to HR.
+Every resize keeps the centre of the image, so LR stays aligned with HR.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Round:
-    """Strengths of one blur, resize, noise, JPEG."""
+    """Ranges of one round of blur, resize, noise and JPEG."""
 
     blur: float
     """Probability of a blur."""
@@ -27,11 +27,11 @@ class Round:
     up_down_keep: tuple[float, float, float]
     """Probabilities of enlarging, shrinking and neither."""
     factor: tuple[float, float]
-    """Least and greatest size relative to the round's own (HR in the first, LR in the second)."""
+    """Smallest and largest scale factor, relative to HR in the first round and to LR in the second."""
     noise: tuple[float, float]
     """Standard deviation of Gaussian noise, in grey levels of 255."""
     shot: tuple[float, float]
-    """Strength of shot noise; 1 is that of 255 photons in white."""
+    """Strength of shot noise; 1 corresponds to 255 photons per white pixel."""
     sinc: float = 0.1
     """Probability that the blur is a sinc filter, which rings."""
     grey: float = 0.4
@@ -40,30 +40,31 @@ class Round:
     """Quality."""
 
 
-FIRST = Round(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0))
-SECOND = Round(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5))
+FIRST = Round(blur=1.0, sigma=(0.2, 3.0), up_down_keep=(0.2, 0.7, 0.1), factor=(0.15, 1.5), noise=(1, 30), shot=(0.05, 3.0))
+SECOND = Round(blur=0.8, sigma=(0.2, 1.5), up_down_keep=(0.3, 0.4, 0.3), factor=(0.3, 1.2), noise=(1, 25), shot=(0.05, 2.5))
 LAST_SINC = 0.8
-"""Probability of the last ringing filter."""
+"""Probability of the final sinc filter."""
 SHAPES = (0.70, 0.15, 0.15)
-"""Probabilities of Gaussian, generalised Gaussian and plateau-shaped blurs; of each, about two thirds are round."""
+"""Probabilities of Gaussian, generalised Gaussian and plateau-shaped blurs."""
 ROUND = 0.65
+"""Probability that a blur is isotropic."""
 GENERALISED, PLATEAU = (0.5, 4.0), (1.0, 2.0)
 """Ranges of the shape parameter beta."""
 RESIZES = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
 
-def _as_lists(facts: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
+def _as_lists(values: Mapping[str, object]) -> dict[str, object]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-RECIPE: dict[str, Any] = {
+RECIPE: dict[str, object] = {
     "model": "Real-ESRGAN second order",
     "version": 1,
     "first": _as_lists(asdict(FIRST)),
     "second": _as_lists(asdict(SECOND)),
     "last_sinc": LAST_SINC,
 }
-"""What a store records. Anything that changes the pixels raises the version."""
+"""The description that a store records. Every change of the pixels increases the version."""
 
 
 def blind(hr: np.ndarray, scale: int, random: np.random.Generator) -> np.ndarray:
@@ -72,14 +73,14 @@ def blind(hr: np.ndarray, scale: int, random: np.random.Generator) -> np.ndarray
     Args:
         hr: uint8 [H, W, 3]; H and W multiples of the scale.
         scale: s, HR pixels per LR pixel.
-        random: decides everything; equal states give equal bytes (with the same builds of numpy and OpenCV).
+        random: source of all random numbers; equal states give equal bytes (with the same builds of NumPy and OpenCV).
 
     Returns:
         uint8 [H/s, W/s, 3].
     """
     height, width = hr.shape[0] // scale, hr.shape[1] // scale
-    image = _degrade_once(hr.astype(np.float32), FIRST, hr.shape[:2], random, jpeg=True)
-    image = _degrade_once(image, SECOND, (height, width), random, jpeg=False)
+    image = _degrade_once(hr.astype(np.float32), FIRST, random, size=hr.shape[:2], jpeg=True)
+    image = _degrade_once(image, SECOND, random, size=(height, width), jpeg=False)
     ring = random.random() < LAST_SINC
     kernel = _sinc_kernel(_kernel_size(random), random)
     quality = int(random.integers(SECOND.jpeg[0], SECOND.jpeg[1] + 1))
@@ -90,8 +91,10 @@ def blind(hr: np.ndarray, scale: int, random: np.random.Generator) -> np.ndarray
     return _levels(_jpeg(image, quality) if jpeg_last else image)
 
 
-def _degrade_once(image: np.ndarray, how: Round, size: tuple[int, ...], random: np.random.Generator, jpeg: bool) -> np.ndarray:
-    """One round on float32 [h, w, 3] in 0..255; `size` is what the factor is relative to."""
+def _degrade_once(
+    image: np.ndarray, how: Round, random: np.random.Generator, *, size: tuple[int, ...], jpeg: bool
+) -> np.ndarray:
+    """One round on float32 [h, w, 3] in 0..255; the scale factor is relative to `size` (H, W)."""
     if random.random() < how.blur:
         image = _filter(image, _blur_kernel(how, random))
     low, high = how.factor
@@ -107,7 +110,7 @@ def _kernel_size(random: np.random.Generator) -> int:
 
 
 def _blur_kernel(how: Round, random: np.random.Generator) -> np.ndarray:
-    """A kernel of sum 1, float32 [k, k]."""
+    """A random blur kernel, float32 [k, k], that sums to 1."""
     size = _kernel_size(random)
     if random.random() < how.sinc:
         return _sinc_kernel(size, random)
@@ -117,19 +120,19 @@ def _blur_kernel(how: Round, random: np.random.Generator) -> np.ndarray:
     turn = random.uniform(-np.pi, np.pi)
     shape = random.choice(3, p=SHAPES)
     beta = (1.0, random.uniform(*GENERALISED), random.uniform(*PLATEAU))[shape]
-    return blur_kernel(size, across, along, turn, beta, plateau=bool(shape == 2))
+    return blur_kernel(size, across=across, along=along, turn=turn, beta=beta, plateau=bool(shape == 2))
 
 
-def blur_kernel(size: int, across: float, along: float, turn: float, beta: float = 1.0, plateau: bool = False) -> np.ndarray:
+def blur_kernel(size: int, *, across: float, along: float, turn: float, beta: float = 1.0, plateau: bool = False) -> np.ndarray:
     """exp(-q^beta / 2), or 1 / (1 + q^beta) for a plateau, with q = x' C^-1 x (equations 2 and 3 of the paper). Sum 1.
 
     Args:
         size: k, odd.
         across: standard deviation along the ellipse's first axis, in pixels.
-        along: along its second.
+        along: standard deviation along its second axis.
         turn: angle of the first axis, in radians.
-        beta: 1 is the Gaussian.
-        plateau: the other shape.
+        beta: shape parameter; 1: Gaussian.
+        plateau: whether the kernel is plateau-shaped.
 
     Returns:
         float32 [k, k].
@@ -192,7 +195,7 @@ def _levels(image: np.ndarray) -> np.ndarray:
 
 
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """There and back, float32 to float32."""
+    """Encode as JPEG and decode: float32 [H, W, 3] in 0..255 to the same."""
     _, data = cv2.imencode(".jpg", _levels(image)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     assert decoded is not None

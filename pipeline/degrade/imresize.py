@@ -1,4 +1,4 @@
-"""MATLAB's bicubic `imresize`, bit for bit on uint8. Pure.
+"""MATLAB's bicubic `imresize`, bit-exact on uint8. Pure.
 
 The algorithm is the documented one of MATLAB's Image Processing Toolbox: cubic kernel with a = -1/2 (Keys 1981), stretched by 1/scale
 when shrinking (antialiasing), borders mirrored with the edge pixel repeated, one pass per dimension (the smaller scale first, rows
@@ -17,7 +17,7 @@ from ...errors import SamdiffError
 from .banded import banded_product, mirror
 
 _STEP = 2.0**-15  # sums of uint8 times multiples of this are exact in float32
-_PART = 1 << 21  # values that are worth a thread; there are at most as many as OpenCV may use (`runtime.setup_process`)
+_PART = 1 << 21  # fewest values per thread; at most as many threads as OpenCV may use (`runtime.setup_process`)
 _NEAR = 1e-9  # distance from a half within which the order of a float64 sum may decide the rounding
 
 
@@ -49,12 +49,12 @@ def imresize(image: np.ndarray, scale: float | None = None, *, size: tuple[int, 
 
 
 def resize_weights(n_in: int, n_out: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which input pixels make an output pixel, and how much of each, along one axis.
+    """Input pixels of each output pixel and their weights, along one axis.
 
     Args:
         n_in: pixels of the input.
         n_out: pixels of the output.
-        scale: output / input as the kernel sees it (need not equal n_out / n_in: MATLAB's is the scale that was asked for).
+        scale: output / input, which sets the kernel; may differ from n_out / n_in, as MATLAB uses the requested scale.
 
     Returns:
         indices int64 [n_out, P] in 0 .. n_in - 1 (mirrored at the borders, so one may occur twice) and weights float64
@@ -65,12 +65,12 @@ def resize_weights(n_in: int, n_out: int, scale: float) -> tuple[np.ndarray, np.
 
 
 def _taps(n_out: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """As if the input had no borders: the first input pixel of each output pixel, int64 [n_out], and the weights from there on."""
+    """First input pixel of each output pixel, int64 [n_out], and the weights [n_out, P] from there on, ignoring borders."""
     shrink = min(scale, 1.0)  # < 1: the kernel is stretched, which is the antialiasing
     width = 4.0 / shrink
     centre = np.arange(1, n_out + 1) / scale + 0.5 * (1 - 1 / scale)  # MATLAB's coordinates: the first pixel is 1
     left = np.floor(centre - width / 2)
-    # the tap's place first, then the difference, as MATLAB does: (centre - left) - k rounds differently and tips a half now and then
+    # in MATLAB's order: position of the tap, then difference. (centre - left) - k rounds differently and can change a tie
     places = left[:, None] + np.arange(math.ceil(width) + 2)
     weights = shrink * _cubic(shrink * (centre[:, None] - places))
     weights /= weights.sum(axis=1, keepdims=True)
@@ -106,11 +106,11 @@ def _fill(out: np.ndarray, values: np.ndarray, first: np.ndarray, weights: np.nd
     exact = values.dtype == np.uint8 and _exact_in_float32(weights)
     for rows, columns, sums in banded_product(values, first, weights.astype(np.float32) if exact else weights):
         part = out[rows, columns]
-        if exact:  # OpenCV rounds halves to even; half a step more, and halves go up
+        if exact:  # OpenCV rounds halves to even; adding half a step rounds them up
             cv2.add(sums, np.array(_STEP / 2), dst=part, dtype=cv2.CV_8U)
         elif values.dtype == np.uint8:
             _sum_in_order(sums, values[:, columns], first[rows], weights[rows])
-            part[:] = np.clip(sums + 0.5, 0, 255)  # the cast cuts off
+            part[:] = np.clip(sums + 0.5, 0, 255)  # the cast truncates
         else:
             part[:] = sums
 
@@ -126,7 +126,7 @@ def _exact_in_float32(weights: np.ndarray) -> bool:
 
 
 def _sum_in_order(sums: np.ndarray, values: np.ndarray, first: np.ndarray, weights: np.ndarray) -> None:
-    """Sum again, tap after tap as a plain loop does, where a BLAS's order could tip a half to the other side. In place."""
+    """Repeat sums near a tie tap by tap, as a plain loop does, where the summation order of the BLAS could change the rounding. In place."""
     row, column = np.nonzero(np.abs(sums - np.floor(sums) - 0.5) < _NEAR)
     again = np.zeros(len(row))
     for tap in range(weights.shape[1]):
@@ -145,7 +145,7 @@ def _scales_and_size(
     shape: tuple[int, ...], scale: float | None, size: tuple[int, int] | None
 ) -> tuple[tuple[float, float], tuple[int, int]]:
     if (scale is None) == (size is None):
-        raise SamdiffError("imresize: give either a scale or a size")
+        raise SamdiffError("imresize: expected either a scale or a size")
     if size is not None:
         rows, columns = size
         scales = (rows / shape[0], columns / shape[1])

@@ -1,4 +1,4 @@
-"""Where LR comes from, by name; without NumPy, for the command line's help and completion."""
+"""Names of the degradations; without NumPy, for help and completion of the command line."""
 
 KINDS = ("bicubic", "blind", "given")
-"""MATLAB's bicubic, a random blind degradation, or files that exist already (which `degrade` cannot make)."""
+"""MATLAB's bicubic, a random blind degradation, or existing LR files (which `degrade` does not make)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...errors import ConfigError
@@ -20,13 +18,13 @@ def degrade(hr: np.ndarray, kind: str, scale: int, *, seed: int = 0, content: st
         kind: `bicubic`, MATLAB's antialiased `imresize`; `blind`, see `blind.py`.
         scale: s, HR pixels per LR pixel.
         seed: of `blind`: another seed, another random degradation.
-        content: of `blind`: SHA-256 (hex) of the source file, so that each image has its own, wherever and whenever it is made.
+        content: of `blind`: SHA-256 (hex) of the source file, so that each image has its own reproducible degradation.
 
     Returns:
         uint8 [H/s, W/s, 3].
 
     Raises:
-        ConfigError: an unknown kind, or sides that are no multiples of the scale.
+        ConfigError: an unknown kind, or sides that are not multiples of the scale.
     """
     if hr.shape[0] % scale or hr.shape[1] % scale:
         raise ConfigError(
@@ -39,8 +37,8 @@ def degrade(hr: np.ndarray, kind: str, scale: int, *, seed: int = 0, content: st
     raise ConfigError(f"degradation: expected bicubic or blind, got {kind!r}")
 
 
-def degradation_facts(kind: str, seed: int = 0) -> dict[str, Any]:
-    """Everything that decides what `degrade` does, JSON-able: a store records it and a rerun compares it.
+def degradation_facts(kind: str, seed: int = 0) -> dict[str, object]:
+    """All parameters of `degrade`, JSON-able: a store records them, and a resumed run compares them.
 
     Raises:
         ConfigError: an unknown kind.

@@ -1,4 +1,4 @@
-"""Where the tiles of an image lie. Pure."""
+"""Positions of the tiles of an image. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...errors import ConfigError
 
 
 def tile_grid(height_hr: int, width_hr: int, tile: int, scale: int, stride: int | None = None) -> np.ndarray:
-    """Corners of tiles that cover the whole image; the last row and column are flush with the border and may overlap more.
+    """Top left corners of tiles that cover the whole image; the last row and column end at the border and may overlap more.
 
     Args:
         height_hr: rows of the image, a multiple of the scale.

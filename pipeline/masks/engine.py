@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _POINTS = 64
-"""Points per chunk on a CPU: the prompt tokens' products need many rows; image tokens go one point at a time, in the cache."""
+"""Points per chunk on a CPU: many rows make the products of prompt tokens efficient; image tokens are processed one point at a time."""
 _ENCODER_BATCH_CUDA = 8
-"""Images per encoder batch on CUDA. By calculation, not measured."""
+"""Images per encoder batch on CUDA. Calculated, not measured."""
 
 _POOL_BYTES = 1 << 30
 """Bound on the logits of candidates that are kept before they are measured (see `Pool`): 4,000 masks."""
 
 
 def points_for_cache(cache_bytes: int, point_bytes: int) -> int:
-    """Points per chunk on a GPU: as many as keep their image tokens in its L2 cache, a multiple of 8 from 8 to 64.
+    """Points per chunk on a GPU, so that their image tokens fit its L2 cache: a multiple of 8 from 8 to 64.
 
-    16 on an H100 in float32, 24 in bfloat16. By calculation, not measured.
+    16 on an H100 in float32, 24 in bfloat16. Calculated, not measured.
     """
     return min(64, max(8, round(cache_bytes / point_bytes / 8) * 8))
 
@@ -165,7 +165,7 @@ class MaskEngine:
         return self.sam.prompt_encoder(points=(coordinates[:, None], labels), boxes=None, masks=None)[0]
 
     def _passing(self, image: ImageSide, prompts: Tensor, frame: Frame) -> Survivors | None:
-        """The masks of some points that are above the threshold of predicted IoU; None if there are none."""
+        """The masks of some points whose predicted IoU is above the threshold; None if there are none."""
         threshold = self.settings.pred_iou_thresh
         collector: Collector = EagerFilter(self.decoder, frame, threshold)
         if self.static:

@@ -1,4 +1,4 @@
-"""Automatic mask generation: segment-anything's masks for whole images and whole data sets."""
+"""Automatic mask generation as in segment-anything, for images and data sets."""
 
 from __future__ import annotations
 

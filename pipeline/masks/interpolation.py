@@ -1,6 +1,6 @@
-"""How low-resolution logits become an image, as one small matrix per axis. Pure.
+"""Interpolation of low-resolution logits to an image, as one small matrix per axis. Pure.
 
-Segment-anything enlarges logits 256 -> 1024, cuts the padding off, and resizes to the image, both bilinear. Per axis that is one
+Segment-anything enlarges logits 256 -> 1024, crops the padding, and resizes to the image, both bilinear. Per axis that is one
 banded matrix of at most 3 taps. Pixels with the same first tap form a band; a band of rows and one of columns make a cell, whose
 pixels are all weighted means of the same 3 x 3 logits.
 
@@ -78,7 +78,7 @@ def _bands(first: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Frame:
-    """How the logits of one crop become its H x W pixels."""
+    """Interpolation of the logits of one crop to its H x W pixels."""
 
     y: Axis
     x: Axis
@@ -99,8 +99,8 @@ class Frame:
         return self.y.n_out, self.x.n_out
 
 
-def make_frame(height: int, width: int, n_low: int, n_model: int, device: torch.device) -> Frame:
-    """The frame of an image [height, width] whose longer side the model sees as n_model pixels."""
+def make_frame(height: int, width: int, *, n_low: int, n_model: int, device: torch.device) -> Frame:
+    """The frame of an image [height, width] whose longer side is n_model pixels at the input of the model."""
     inside_y, inside_x = inside(height, width, n_model)
     y = make_axis(n_low, n_model, n_inside=inside_y, n_out=height, device=device)
     return Frame(y, make_axis(n_low, n_model, n_inside=inside_x, n_out=width, device=device))

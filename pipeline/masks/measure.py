@@ -1,7 +1,7 @@
-"""From low-resolution logits to stability, boxes and runs at full resolution, without a full-resolution tensor per mask. Pure.
+"""Stability, boxes and runs at full resolution from low-resolution logits, without a full-resolution tensor per mask. Pure.
 
-Where all nine logits of a cell (see `enlarge`) lie on one side of a threshold, so do all of its pixels. Only the other cells are
-computed, and only for masks that bounds cannot decide.
+Where all nine logits of a cell (see `interpolation`) lie on one side of a threshold, so do all of its pixels. Only the other cells
+are computed, and only for masks that bounds cannot decide.
 
 Letters: n masks, u x v low-resolution logits, H x W pixels, J x I cells, K cells to compute, R x S pixels in the largest cell.
 """
@@ -27,7 +27,7 @@ _STRIP = 1 << 22
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where logits are cut."""
+    """Thresholds of logits."""
 
     mask: float
     """A pixel belongs to the mask if its logit is above."""
@@ -76,7 +76,7 @@ def _straddling(lowest: Tensor, highest: Tensor, cut: Thresholds) -> Tensor:
 
 @dataclass(frozen=True)
 class Measured:
-    """Facts of n masks at full resolution."""
+    """Measurements of n masks at full resolution."""
 
     above: Tensor
     """int64 [n]: pixels above mask + offset."""
@@ -91,8 +91,8 @@ class Measured:
         return self.above.float() / self.below.float()
 
 
-def measure(logits: Tensor, bounds: Bounds, n_cells: int, frame: Frame, cut: Thresholds) -> Measured:
-    """Exact facts of n masks.
+def measure(logits: Tensor, bounds: Bounds, *, n_cells: int, frame: Frame, cut: Thresholds) -> Measured:
+    """Exact measurements of n masks.
 
     Args:
         logits: float32 [n, u, v].
@@ -145,7 +145,7 @@ def runs(
     """Runs (`rle`) of masks: uint32 [r] each.
 
     Args:
-        masks: logits float32 [u, v], and the box of `measure`, in the crop: nothing outside of it is computed.
+        masks: logits float32 [u, v] and the box from `measure`, in the crop; nothing outside the box is computed.
         frame: of the crop.
         cut: thresholds.
         corner: x0, y0 of the crop in the image.
@@ -169,7 +169,7 @@ def _strips(
             yield (k, first), torch.mm(columns[first : first + strip], down) > cut.mask  # down the columns, as runs go
 
 
-def _joined(edges: np.ndarray, box: list[int], corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+def _joined(edges: np.ndarray, box: list[int], *, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """Places where a mask changes inside its box -> runs in the image."""
     x0, y0, _, y1 = box
     height = y1 + 1 - y0
@@ -219,7 +219,7 @@ def _extent(bands: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
     return first, last
 
 
-def _pixels(logits: Tensor, mask: Tensor, j: Tensor, i: Tensor, frame: Frame) -> Tensor:
+def _pixels(logits: Tensor, mask: Tensor, frame: Frame, *, j: Tensor, i: Tensor) -> Tensor:
     """Full-resolution logits of K cells: [R, S, K], NaN beyond a cell's own pixels."""
     _, u, v = logits.shape
     corner = (mask * u + frame.y.low[j]) * v + frame.x.low[i]
@@ -242,7 +242,7 @@ def _count(pixels: Tensor, threshold: float) -> Tensor:
     return (pixels > threshold).float().flatten(0, 1).sum(0).long()
 
 
-def _stretch(sides: Tensor, mask: Tensor, inside: Tensor, y: Tensor, x: Tensor) -> None:
+def _stretch(sides: Tensor, mask: Tensor, inside: Tensor, *, y: Tensor, x: Tensor) -> None:
     """Stretch boxes [n, 4] to hold the pixels inside, bool [R, S, K], of cells that start at y, x [K]; in place."""
     rows, columns = inside.any(1), inside.any(0)  # [R, K], [S, K]
     for side, hit, start in ((0, columns, x), (1, rows, y)):

@@ -160,7 +160,7 @@ def measure_some(pool: Pool, numbers: list[int], boxes: np.ndarray) -> list[tupl
         ]
         chosen = torch.tensor(alive, dtype=torch.int64, device=logits.device)
         fewer = Bounds(*(getattr(bounds, item.name)[chosen] for item in fields(Bounds)))
-        exact = measure(logits[chosen], fewer, int(straddling[alive].sum()), frame=frame, cut=cut)
+        exact = measure(logits[chosen], fewer, n_cells=int(straddling[alive].sum()), frame=frame, cut=cut)
         for n, box, stability in zip(alive, *fetch(exact.box, exact.stability), strict=True):
             known[list(raw)[n]] = Facts(box, stability)
     return [(k, known[k]) for k in numbers if k in known]
@@ -175,7 +175,7 @@ def all_runs(pool: Pool, measured: list[tuple[int, Facts]]) -> list[np.ndarray]:
 
 
 def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """IoU of a box [4] with boxes [M, 4] as torchvision's nms has it: float32 [M]; sides are x1 - x0; NaN for two empty boxes."""
+    """IoU of a box [4] with boxes [M, 4] as in torchvision's nms: float32 [M]; sides are x1 - x0; NaN for two empty boxes."""
     a, b = box.astype(np.float32), boxes.astype(np.float32)
     sides = np.maximum(np.minimum(a[2:], b[:, 2:]) - np.maximum(a[:2], b[:, :2]), 0)
     shared = sides[:, 0] * sides[:, 1]
@@ -184,7 +184,7 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def least_overlap(inner: np.ndarray, outer: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Smallest IoU that any box between `inner` and `outer` [4] can have with boxes [M, 4]: float32 [M], less a little."""
+    """Lower bound, float32 [M], of the IoU with boxes [M, 4] of any box between `inner` and `outer` [4]; 1e-4 less for rounding."""
     a, b = inner.astype(np.float32), boxes.astype(np.float32)
     if a[2] < a[0]:
         return np.zeros(len(boxes), np.float32)

