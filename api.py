@@ -105,7 +105,7 @@ def prepare(
         name = sam or ("vit_h" if where.type == "cuda" else "mobile_sam")
         lr_scale = config.scale if masks_from == "lr" else None
         parameters = {field.name: getattr(mask_config, field.name) for field in fields(mask_config)}
-        make = partial(make_generator, name, str(where), lr_scale, weights=weights, **parameters)
+        make = partial(make_generator, name, str(where), lr_scale=lr_scale, weights=weights, **parameters)
     elif isinstance(masks, str | Path):
         make = partial(ImportedMasks, user_path(masks, "masks").resolve(), config.scale)
     else:
@@ -117,7 +117,7 @@ def prepare(
             from .pipeline.workers.dask_cluster import DaskWorkers
 
             stage = stack.enter_context(DaskWorkers(make, generator.describe(), workers=workers, threads=threads)).records
-        run(images, out, generator, config, lr=small, limit=limit, strict=strict, mask_stage=stage)
+        run(images, out, generator, settings=config, lr=small, limit=limit, strict=strict, mask_stage=stage)
     return open_store(out)
 
 

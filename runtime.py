@@ -186,7 +186,7 @@ def setup_process(threads: int | None = None, keep_memory: bool = True) -> None:
 
     if threads is None and not os.environ.get("OMP_NUM_THREADS"):
         cores = torch.get_num_threads()  # the library's choice: one thread per core that this process may use
-        threads = choose_threads(cores, busy_cores() if cores > 1 else None, usable_cores(), cpu_quota())
+        threads = choose_threads(cores, busy_cores() if cores > 1 else None, usable=usable_cores(), quota=cpu_quota())
         if threads < cores:
             log.info("%d of %d cores are free: %d compute threads (--threads N decides otherwise)", threads, cores, threads)
     if threads is not None:

@@ -59,7 +59,7 @@ class DdpmProcess:
 
     def q_sample(self, residual: Tensor, e: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
         """See `Modulation.q_sample`."""
-        return self.modulation.q_sample(residual, e, t, noise)
+        return self.modulation.q_sample(residual, e, t=t, noise=noise)
 
     def compared(
         self, x: Tensor, predicted: Tensor, residual: Tensor, e: Tensor | None, t: Tensor, noise: Tensor

@@ -46,7 +46,7 @@ def upsample_rows(lr: Tensor, scale: int, top: int, bottom: int) -> Tensor:
     needed, weights = indices[top:bottom], weights[top:bottom]
     first, last = int(needed.min()), int(needed.max()) + 1
     wide = _weighted_sum(lr[:, :, first:last], 3, *resize_weights(lr.shape[3], lr.shape[3] * scale, scale))
-    return _weighted_sum(wide, 2, needed - first, weights)
+    return _weighted_sum(wide, 2, indices=needed - first, weights=weights)
 
 
 def base_image(lr: Tensor, scale: int, levels: int = 255) -> Tensor:

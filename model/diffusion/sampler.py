@@ -142,12 +142,14 @@ def sample_steps(
             part, c = x[:, :, top:bottom], predicted[:, :, top:bottom]
             if sampler in RANDOM:
                 step = _paper_step if sampler == "paper" else _ddpm_step
-                part.copy_(step(modulation, part, c, t, s, noise(number, top, bottom)))
+                part.copy_(step(modulation, part, predicted=c, t=t, s=s, eps=noise(number, top, bottom)))
             elif history is None:
-                part.copy_(_ddim_step(modulation, part, c, t, s))
+                part.copy_(_ddim_step(modulation, part, predicted=c, t=t, s=s))
             else:
                 x_0 = modulation.x_0(part, c, _times(part, t)).clamp_(-1, 1)
-                part.copy_(_dpm2m_step(modulation, part, x_0, history[:, :, top:bottom], before, t, s))
+                part.copy_(
+                    _dpm2m_step(modulation, part, x_0=x_0, x_0_before=history[:, :, top:bottom], before=before, t=t, s=s)
+                )
                 history[:, :, top:bottom] = x_0
         before = t
         yield s, x
@@ -168,7 +170,7 @@ def _split(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: int)
 
 def _ddpm_step(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: int, eps: Tensor) -> Tensor:
     schedule = modulation.schedule
-    x_0, y, back = _split(modulation, x, predicted, t, s)
+    x_0, y, back = _split(modulation, x, predicted, t=t, s=s)
     abar_t, abar_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
     a, _, variance = posterior_coefs(schedule, t, s)
     mean = abar_s**0.5 * (1 - a * a) / (1 - abar_t) * x_0 + a * (1 - abar_s) / (1 - abar_t) * y  # Ho et al. 2020, eq. 7
@@ -176,7 +178,7 @@ def _ddpm_step(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: 
 
 
 def _ddim_step(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: int) -> Tensor:
-    x_0, y, back = _split(modulation, x, predicted, t, s)
+    x_0, y, back = _split(modulation, x, predicted, t=t, s=s)
     abar_t, abar_s = modulation.schedule.alpha_bar(t), modulation.schedule.alpha_bar(s)
     eps = (y - abar_t**0.5 * x_0) / (1 - abar_t) ** 0.5  # from the clipped x_0, so that the state stays consistent
     return abar_s**0.5 * x_0 + (1 - abar_s) ** 0.5 * eps + back  # Song et al. 2021, eq. 12, eta = 0

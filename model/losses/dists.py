@@ -69,11 +69,11 @@ class DISTS(nn.Module):
         a, b = (a + 1) / 2, (b + 1) / 2
         whole = self.alpha.sum() + self.beta.sum()
         alphas, betas = (weights.split(CHANNELS) for weights in (self.alpha / whole, self.beta / whole))
-        alike = _similarity(a.float(), b.float(), alphas[0], betas[0])
+        alike = _similarity(a.float(), b.float(), alpha=alphas[0], beta=betas[0])
         a, b = (a - self.mean) / self.std, (b - self.mean) / self.std
         for stage, alpha, beta in zip(self.trunk.stages, alphas[1:], betas[1:], strict=True):
             a, b = stage(a), stage(b)
-            alike = alike + _similarity(a.float(), b.float(), alpha, beta)
+            alike = alike + _similarity(a.float(), b.float(), alpha=alpha, beta=beta)
         return 1 - alike
 
 

@@ -97,13 +97,15 @@ class UNet(nn.Module):
         self.width, self.multiple = width, 2 ** (len(widths) - 1)
         self.recompute = False  # gradient checkpointing: activations of each level are recomputed in the backward pass
         kernel, padding = _upsampling_kernel(scale)
-        self.condition = nn.ConvTranspose2d(condition_channels, width, kernel, scale, padding)
+        self.condition = nn.ConvTranspose2d(condition_channels, width, kernel, stride=scale, padding=padding)
         self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
         downs = zip([in_channels, *widths], widths, [*map(Down, widths[:-1]), None], strict=False)
         self.down = nn.ModuleList(Level(i, o, width, resample=resample) for i, o, resample in downs)
         self.middle = nn.ModuleList(Block(widths[-1], widths[-1], width) for _ in range(2))
         ups = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.up = nn.ModuleList(Level(2 * i, o, width, resample=nn.ConvTranspose2d(o, o, 4, 2, 1)) for i, o in ups)
+        self.up = nn.ModuleList(
+            Level(2 * i, o, width, resample=nn.ConvTranspose2d(o, o, 4, stride=2, padding=1)) for i, o in ups
+        )
         self.final = ConvMish(width, width)
         self.out = nn.Conv2d(width, out_channels, 1)
 

@@ -240,7 +240,7 @@ def expected_pace(
     ends = {"rrdb": 0 if has_rrdb or done["diffusion"] else settings.rrdb_steps, "diffusion": settings.steps}
     evaluations = {"rrdb": 1, "diffusion": sampling_steps + 1}  # plus one of the RRDB
     make: dict[str, Callable[[], Steps]] = {
-        "rrdb": lambda: RrdbTask(data, build_rrdb(config), config, device),
+        "rrdb": lambda: RrdbTask(data, build_rrdb(config), config=config, device=device),
         "diffusion": lambda: DiffusionTask(data, build_unet(config), build_rrdb(config), config=config, device=device),
     }
     pixels, step_pixels = sum(hr.shape[0] * hr.shape[1] for hr in images), share * settings.patch**2

@@ -124,17 +124,23 @@ def train(
             images = [hr for benchmark in scored for _, hr in benchmark.pairs]
             steps = validation_sampler(config)[1] or config.diffusion.timesteps
             has_rrdb = rrdb is not None or (out / RRDB_FILE).exists() and not steps_done(out, "rrdb")
+            scaled = with_rescale(config, config.diffusion.rescale or 1.0)
             pace = expected_pace(
-                data,
-                out,
-                with_rescale(config, config.diffusion.rescale or 1.0),
-                ranks=ranks,
-                images=images,
-                sampling_steps=steps,
-                has_rrdb=has_rrdb,
-                report=speak,
+                data, out, scaled, ranks=ranks, images=images, sampling_steps=steps, has_rrdb=has_rrdb, report=speak
             )
-        this = _Run(data, out, config, ranks, requested, facts, tracker, scored, speak, beginning, pace)
+        this = _Run(
+            data=data,
+            out=out,
+            config=config,
+            ranks=ranks,
+            saved=requested,
+            facts=facts,
+            tracker=tracker,
+            benchmarks=scored,
+            report=speak,
+            start=beginning,
+            pace=pace,
+        )
         first = _rrdb_stage(this, rrdb)
         torch.manual_seed(int(mix(config.train.seed, Stream.WEIGHTS, 2)) >> 1)
         _diffusion_stage(this, build_unet(config), first)
@@ -228,7 +234,7 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
     else:
         if this.start is not None:
             load_into(network, this.start.part("rrdb"), "--init-from")
-        task = RrdbTask(this.data, network, this.config, this.ranks.device)
+        task = RrdbTask(this.data, network, config=this.config, device=this.ranks.device)
         _stage(this, task, steps, model=model, upscaler=upscaler, file=RRDB_FILE, best=None)
     return load_rrdb(network, finished, this.config).to(this.ranks.device)
 

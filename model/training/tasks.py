@@ -138,7 +138,11 @@ class DiffusionTask(_Task):
         (hr, lr), t, noise = self.images(batch), batch["t"], batch["noise"]
         given, base = self.given(lr)
         residual = self.process.residual(hr, base)
-        e = e_sam(batch["labels"], batch["image"], self.table, self.offset) if self.modulation.needs_masks else None
+        e = (
+            e_sam(batch["labels"], batch["image"], table=self.table, offset=self.offset)
+            if self.modulation.needs_masks
+            else None
+        )
         x_t = self.process.q_sample(residual, e, t, noise).contiguous(memory_format=torch.channels_last)
         with self.autocast():
             predicted = self.forward(x_t, t, given)

@@ -60,14 +60,14 @@ def check_header(data: bytes, known: ImageFormat, max_pixels: float, advice: str
     """
     if known is WEBP:  # libwebp allocates the canvas when it opens a file
         width, height = _webp_size(data)
-        check_size(width, height, max_pixels, advice)
+        check_size(width, height, max_pixels=max_pixels, advice=advice)
     elif known is JPEG:
         if data.count(b"\xff\xda") > _MAX_SCANS:
             raise ImageError(f"a JPEG file of more than {_MAX_SCANS} scans, made to keep decoders busy; save it anew")
         _check_jpeg_kind(data)
     elif known is JPEG2000:
         width, height, _ = jpeg2000_size(data)
-        check_size(width, height, max_pixels, advice)
+        check_size(width, height, max_pixels=max_pixels, advice=advice)
 
 
 def _check_jpeg_kind(data: bytes) -> None:

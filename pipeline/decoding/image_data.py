@@ -61,7 +61,7 @@ def decode_image(data: bytes, name: str, settings: ReadConfig | None = None) -> 
     settings = settings or ReadConfig()
     known = recognise(data, name)
     with decoding(known.name):
-        check_header(data, known, settings.max_pixels, settings.advice)
+        check_header(data, known, max_pixels=settings.max_pixels, advice=settings.advice)
         raw = _raw(data, known, settings)
         pixels, icc, notes = _in_rgb(raw, settings.to_srgb)
         if raw.orientation in range(2, 9):
@@ -69,7 +69,7 @@ def decode_image(data: bytes, name: str, settings: ReadConfig | None = None) -> 
             notes.append(TURNED)
         exif, more = keepable(raw.exif, known is TIFF) if settings.keep_exif else (Image.Exif(), [])
     unique = dict.fromkeys((*suffix_note(known, name), *raw.notes, *colour_notes(data, known), *notes, *more))
-    return ImageData(np.ascontiguousarray(pixels), tuple(unique), icc, exif)
+    return ImageData(np.ascontiguousarray(pixels), tuple(unique), icc=icc, exif=exif)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def _raw(data: bytes, known: ImageFormat, settings: ReadConfig) -> RawImage:
     if known is TIFF:
         return raw_tiff(data, settings.max_pixels, settings.advice)
     try:
-        return raw_image(data, known, settings.max_pixels, settings.advice)
+        return raw_image(data, known, max_pixels=settings.max_pixels, advice=settings.advice)
     except (SamdiffError, MemoryError):
         raise
     except Exception:  # noqa: BLE001 - Pillow raises whatever comes, of accessories too: without them the image may be whole
@@ -117,11 +117,11 @@ def _raw(data: bytes, known: ImageFormat, settings: ReadConfig) -> RawImage:
 
 def _second_try(bare: bytes, known: ImageFormat, settings: ReadConfig) -> RawImage | None:
     try:
-        found = raw_image(bare, known, settings.max_pixels, settings.advice)
+        found = raw_image(bare, known, max_pixels=settings.max_pixels, advice=settings.advice)
     except Exception:  # noqa: BLE001 - it was not the accessories: the first reason is the right one
         return None
     note = "its EXIF, colour profile or texts are damaged and were left out"
-    return RawImage(found.pixels, found.cmyk, found.orientation, (*found.notes, note))
+    return RawImage(found.pixels, found.cmyk, orientation=found.orientation, notes=(*found.notes, note))
 
 
 def _in_rgb(raw: RawImage, to_srgb: bool) -> tuple[np.ndarray, bytes | None, list[str]]:

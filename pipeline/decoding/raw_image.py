@@ -59,21 +59,26 @@ def raw_image(data: bytes, known: ImageFormat, max_pixels: float, advice: str) -
         ImageError: too large, or samples of a kind that is not read.
         Exception: whatever Pillow raises on a damaged file.
     """
-    image = _opened(data, known, max_pixels, advice)
+    image = _opened(data, known, max_pixels=max_pixels, advice=advice)
     exif, notes = read_exif(image)
     if getattr(image, "is_animated", False):
         notes.insert(0, SEVERAL)
     image.load()
     pixels, more = _pixels(image, data, known)
     return RawImage(
-        pixels, image.mode == "CMYK", orientation_of(exif), (*notes, *more), icc=image.info.get("icc_profile"), exif=exif
+        pixels,
+        image.mode == "CMYK",
+        orientation=orientation_of(exif),
+        notes=(*notes, *more),
+        icc=image.info.get("icc_profile"),
+        exif=exif,
     )
 
 
 def _opened(data: bytes, known: ImageFormat, max_pixels: float, advice: str) -> ImageFile:
     reader = opener(known)
     image = reader(io.BytesIO(data))
-    check_size(image.width, image.height, max_pixels, advice)
+    check_size(image.width, image.height, max_pixels=max_pixels, advice=advice)
     if known is PNG:  # its reader does not look at checksums, nor at the end
         image.verify()
         image = reader(io.BytesIO(data))

@@ -35,7 +35,7 @@ def raw_tiff(data: bytes, max_pixels: float, advice: str) -> RawImage:
     opener(TIFF)
     order, tags = first_directory(data)
     layout = plan_tiff(order, tags)
-    check_size(layout.width, layout.height, max_pixels, advice)
+    check_size(layout.width, layout.height, max_pixels=max_pixels, advice=advice)
     check_tile(layout, max_pixels)
     if not layout.by_pillow:
         return _with_facts(_from_samples(data, layout), data)
@@ -43,7 +43,7 @@ def raw_tiff(data: bytes, max_pixels: float, advice: str) -> RawImage:
         image = TiffImageFile(io.BytesIO(data))
         exif, notes = read_exif(image)
         several = [SEVERAL] if image.is_animated else []
-        check_size(image.width, image.height, max_pixels, advice)
+        check_size(image.width, image.height, max_pixels=max_pixels, advice=advice)
         image.load()  # turned upright, too
         pixels = native_pixels(image)
     except (SamdiffError, MemoryError):
@@ -56,7 +56,10 @@ def raw_tiff(data: bytes, max_pixels: float, advice: str) -> RawImage:
             raise
         found = _from_samples(data, layout)
         return RawImage(
-            found.pixels, found.cmyk, found.orientation, (*found.notes, "its EXIF or other tags are damaged and were left out")
+            found.pixels,
+            found.cmyk,
+            orientation=found.orientation,
+            notes=(*found.notes, "its EXIF or other tags are damaged and were left out"),
         )
     notes = [*several, *notes, *layout.notes]
     if layout.orientation in range(2, 9):
@@ -75,7 +78,7 @@ def _from_samples(data: bytes, layout: TiffLayout) -> RawImage:
             eight_bit(check_floats(pixels) if layout.floats else pixels),
             (f"{layout.bits} bits scaled to 8", *notes),
         )
-    return RawImage(pixels, cmyk, layout.orientation, notes)
+    return RawImage(pixels, cmyk, orientation=layout.orientation, notes=notes)
 
 
 def _with_facts(found: RawImage, data: bytes) -> RawImage:
@@ -99,4 +102,4 @@ def _with_facts(found: RawImage, data: bytes) -> RawImage:
         notes.append("its EXIF or other tags are damaged and were left out")
     if several:
         notes.insert(0, SEVERAL)
-    return RawImage(found.pixels, found.cmyk, found.orientation, tuple(notes), icc=icc, exif=exif)
+    return RawImage(found.pixels, found.cmyk, orientation=found.orientation, notes=tuple(notes), icc=icc, exif=exif)

@@ -30,9 +30,9 @@ def read_samples(data: bytes, layout: TiffLayout) -> np.ndarray:
         [H, W, len(layout.used)] as stored: uint8, uint16 (9 to 16 bits) or float16/32/64, in native byte order, not turned.
     """
     if not layout.planar:
-        samples = _decode(data, layout, 0, layout.samples)
+        samples = _decode(data, layout, plane=0, samples=layout.samples)
         return samples[..., list(layout.used)] if layout.used != tuple(range(layout.samples)) else samples
-    return np.concatenate([_decode(data, layout, plane, 1) for plane in layout.used], axis=2)
+    return np.concatenate([_decode(data, layout, plane=plane, samples=1) for plane in layout.used], axis=2)
 
 
 def _decode(data: bytes, layout: TiffLayout, plane: int, samples: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def _decode(data: bytes, layout: TiffLayout, plane: int, samples: int) -> np.nda
     image.load()
     flat = np.asarray(image)
     parts = [
-        _samples_of(flat[: layout.height, column * row_bytes : (column + 1) * row_bytes], layout, width, samples)
+        _samples_of(flat[: layout.height, column * row_bytes : (column + 1) * row_bytes], layout, width=width, samples=samples)
         for column in range(across)
     ]
     whole = parts[0] if across == 1 else np.concatenate(parts, axis=1)
@@ -99,7 +99,7 @@ def _samples_of(rows: np.ndarray, layout: TiffLayout, width: int, samples: int) 
     if bits % 8:
         return _unpacked(rows, bits, width * samples).reshape(len(rows), width, samples)
     if layout.predictor == 3:
-        return _floats_of_differences(rows, bits // 8, width, samples)
+        return _floats_of_differences(rows, bits // 8, width=width, samples=samples)
     unsigned = rows.view(f"{layout.order}u{bits // 8}").astype(f"=u{bits // 8}", copy=False).reshape(len(rows), width, samples)
     if layout.predictor == 2:  # TIFF 6.0, section 14: differences to the pixel on the left, modulo 2^bits
         unsigned = np.cumsum(unsigned, axis=1, dtype=unsigned.dtype)

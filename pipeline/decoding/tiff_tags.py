@@ -173,7 +173,7 @@ def plan_tiff(order: str, tags: Tags) -> TiffLayout:
     if ordinary and bits < 8 and samples > 1:
         raise ImageError(f"TIFF with {samples} samples of {bits} bits, which is not read; save it with 8 or 16 bits")
     if not by_pillow:
-        _check_decodable(bits, photometric, compression, one.get(FILL_ORDER, 1))
+        _check_decodable(bits, photometric, compression=compression, fill_order=one.get(FILL_ORDER, 1))
     tile = (one[TILE_WIDTH], one[TILE_HEIGHT]) if TILE_WIDTH in one and TILE_HEIGHT in one else None
     return TiffLayout(
         width=one[WIDTH],

@@ -109,7 +109,7 @@ def _fill(out: np.ndarray, values: np.ndarray, first: np.ndarray, weights: np.nd
         if exact:  # OpenCV rounds halves to even; adding half a step rounds them up
             cv2.add(sums, np.array(_STEP / 2), dst=part, dtype=cv2.CV_8U)
         elif values.dtype == np.uint8:
-            _sum_in_order(sums, values[:, columns], first[rows], weights[rows])
+            _sum_in_order(sums, values[:, columns], first=first[rows], weights=weights[rows])
             part[:] = np.clip(sums + 0.5, 0, 255)  # the cast truncates
         else:
             part[:] = sums

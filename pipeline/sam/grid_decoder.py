@@ -105,7 +105,7 @@ class GridDecoder:
         layer = self.layer1
         tokens = layer.norm1(tokens + self_attention(layer.self_attn, tokens + first, tokens))
         ask = self.t2i_1.ask(tokens + first)
-        keys, seen = self._first_pixels(image, heads.to(self.dtype), scatter.to(self.dtype), ask.to(self.dtype))
+        keys, seen = self._first_pixels(image, heads.to(self.dtype), scatter=scatter.to(self.dtype), ask=ask.to(self.dtype))
         tokens = layer.norm2(tokens + self.t2i_1.answer(seen.float()))
         tokens = layer.norm3(tokens + _mlp(layer.mlp, tokens))
         back, shift, scatter = self.i2t_1.absorbed(tokens + first, tokens)

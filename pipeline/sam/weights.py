@@ -82,11 +82,11 @@ def find_weights(name: str, *, file: Path | None = None, source: str = "auto", c
     """
     tried: list[str] = []
     registry, folder = _registry(), (cache or cache_dir()) / "weights"
-    found = _here(name, file, source, registry, folder, tried)
+    found = _here(name, file, source=source, registry=registry, folder=folder, tried=tried)
     if found is not None:
         return found
     for way in _ways(source):
-        found = _obtain(name, way, registry, folder, tried)
+        found = _obtain(name, way, registry=registry, folder=folder, tried=tried)
         if found is not None:
             return found
     raise WeightsError(_nothing_worked(name, registry, tried))
@@ -97,7 +97,7 @@ def plan_weights(
 ) -> tuple[WeightsFile | None, str]:
     """What `find_weights` would do, without a download: the weights if they are local, and a text with their location or source."""
     registry, folder = _registry(), (cache or cache_dir()) / "weights"
-    found = _here(name, file, source, registry, folder, [])
+    found = _here(name, file, source=source, registry=registry, folder=folder, tried=[])
     if found is not None:
         return found, f"here: {found.path}"
     ways = [_told(entry, way) for way in _ways(source) if (entry := _entry(name, way, registry))]
@@ -130,7 +130,7 @@ def _here(name: str, file: Path | None, source: str, registry: Registry, folder:
             raise WeightsError(f"--sam-weights: there is no file {file}")
         return _weights_file(file, "file", printable(file.name))
     ways = ("official", "npm") if source in ("auto", "cache") else (source,)
-    return next((found for way in ways if (found := _cached(name, way, registry, folder, tried))), None)
+    return next((found for way in ways if (found := _cached(name, way, registry=registry, folder=folder, tried=tried))), None)
 
 
 def _registry() -> Registry:
