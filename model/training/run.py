@@ -293,7 +293,6 @@ def _stage(
         memory = measure(task.network, task.loss, task.make_batch(0, 1), device=ranks.device)
         line = memory.line(task.name, at_once=share // settings.grad_accum, ranks=ranks.world, device=ranks.device)
         this.report(f"{line}, {this.pace.line(task.name, settings.batch)}")
-    every = v.every if this.benchmarks else 0
     stage = Stage(
         settings,
         steps,
@@ -302,7 +301,7 @@ def _stage(
         tracker=this.tracker,
         on_checkpoint=publish,
         validate=validate,
-        validate_every=every,
+        validate_every=v.every if this.benchmarks else 0,
         frozen_sha256=frozen_sha256,
         pace=this.pace,
     )
