@@ -2,7 +2,7 @@
 
 MobileSAM has its real weights. The large segmenters have random encoders of their published sizes, for time does not depend on the weights;
 after the encoder has run, MobileSAM's embedding takes the place of its result. MobileSAM was distilled to give vit_h's embeddings, and its
-decoder is vit_h's, so about as many candidates pass as with real weights. The additional time is recorded.
+decoder is vit_h's, so about as many candidates pass as with real weights. MobileSAM's encoder is included in their time.
 """
 
 from __future__ import annotations

@@ -76,9 +76,8 @@ def page(whole: dict[str, Any] | None, names: list[str]) -> str:
     head = "# On a GPU\n\nThis page is made by `benchmarks/gpu.py --report`.\n"
     if whole is None:
         nothing = (
-            "\n**Nothing has been measured on a GPU yet, and the tests of `tests/cuda` have not been run on one.** Both were tried on a CPU, with the "
-            "same code at small sizes, as far as a CPU can: not what compiles a segmenter, and nothing that copies between host and device. "
-            "Those numbers mean nothing and are not shown.\n"
+            "\n**Nothing has been measured on a GPU yet, and the tests of `tests/cuda` have not been run on one.** Most of their parts were tried on a "
+            "CPU at small sizes; those numbers mean nothing and are not shown. Compiled segmenters and copies between host and device were not tried.\n"
         )
         places = "\n".join(f"- {TITLES[name]}" for name in names)
         return f"{head}{nothing}{HOW}\n## What will be measured\n\n{places}\n"
