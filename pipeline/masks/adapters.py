@@ -58,7 +58,7 @@ class MasksFromLR:
 
 
 class ImportedMasks:
-    """Masks that segment-anything's `amg.py --convert-to-rle`, `samdiff masks --json` or SA-1B left as JSON, one file per image.
+    """Masks that segment-anything's `amg.py --convert-to-rle`, `samdiff masks --records` or SA-1B left as JSON, one file per image.
 
     An image `a/b.png` finds `a/b.json` or `b.json` in the folder. A file holds a list of records, or a dict with such a list as
     `masks` or `annotations`; a record needs `segmentation` (COCO RLE) and may have the other keys. Masks are painted in their order.
