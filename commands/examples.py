@@ -4,7 +4,7 @@ from __future__ import annotations
 
 EXAMPLES = {
     "prepare": ("samdiff prepare samples -o data/samples.zarr", "samdiff prepare photos/ --points-per-side 16 --dry-run"),
-    "masks": ("samdiff masks photo.jpg", "samdiff masks photo.jpg --sam vit_b -o masks.png --json masks.json"),
+    "masks": ("samdiff masks photo.jpg --records photo.json", "samdiff masks photos/ -o drawings/ --sam vit_b"),
     "info": ("samdiff info data/samples.zarr", "samdiff info s3://bucket/div2k.zarr"),
     "verify": ("samdiff verify data/samples.zarr", "samdiff verify --deep data/samples.zarr"),
     "export": (

@@ -1,18 +1,20 @@
-"""`samdiff masks`: what the segmenter sees in one image, drawn."""
+"""`samdiff masks`: what the segmenter sees in images, drawn."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ...errors import ConfigError
+from ...errors import ConfigError, ImageError, printable
 from ...pipeline.masks.settings import MaskConfig, SegmenterConfig
 from ...settings import section
-from ..common import COMMON, Device, Threads, print_status, required
+from ..common import COMMON, RUN, Device, Threads, finish, print_status, required
+from ..document import Document, with_json
 from ..options import Chosen, configured
+from .confirm import confirm_weights
 
 
 @dataclass(frozen=True)
@@ -24,90 +26,88 @@ class MasksSettings:
 
 
 @configured(MasksSettings)
+@with_json
 def masks(
     chosen: Chosen[MasksSettings],
-    image: Annotated[Path | None, typer.Argument(help="An image.")] = None,
+    document: Document,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE", help="Images, folders of images, zip or tar archives.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", rich_help_panel=COMMON, show_default="NAME_masks.png in this folder", help="The drawing's file."
+            "-o",
+            "--out",
+            rich_help_panel=COMMON,
+            show_default="NAME_masks.png in this folder",
+            help="The drawing's file; for several images a folder.",
         ),
     ] = None,
     records: Annotated[
         Path | None,
         typer.Option(
-            "--json", rich_help_panel=COMMON, help="Also write the records, in amg.py's format (COCO RLE), to this file."
+            "--records",
+            rich_help_panel=COMMON,
+            help="Also write the records, in amg.py's format (COCO RLE): a JSON file; for several images a folder.",
         ),
     ] = None,
+    recursive: Annotated[
+        bool, typer.Option("-r", "--recursive", rich_help_panel=COMMON, help="Also search subfolders.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(rich_help_panel=COMMON, help="Replace files that exist.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", rich_help_panel=RUN, help="Download large weights without asking.")] = False,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Draw the masks of an image.
+    """Draw the masks of images.
 
     The masks in colour, beside the structure map E_SAM that training sees.
     """
     settings = chosen.config()
-    required("masks", IMAGE=image)
-    assert image is not None
-    import json
-    import time
-
-    import numpy as np
-
-    from ...model.inference.image_io import FORMATS, save_image
-    from ...model.sheets.contact_sheet import contact_sheet
-    from ...model.sheets.overlay import mask_overlay, structure_panel
-    from ...pipeline.encode.structure import encode_structure
-    from ...pipeline.images.decode import read_rgb
-    from ...pipeline.images.sources import list_source
+    required("masks", IMAGE=images)
+    assert images is not None
+    _refuse_former_json(images)
+    from ...model.inference.image_io import FORMATS
+    from ...model.sheets.mask_sheets import SUFFIX, MaskJob, draw_masks, list_mask_inputs, plan_mask_files
     from ...pipeline.masks.generator import MaskGenerator
-    from ...pipeline.storage.outputs import claim_outputs, write_output
-    from ...runtime import pick_device, setup_process
+    from ...pipeline.storage.outputs import claim_outputs
+    from ...runtime import activity, pick_device, setup_process
 
-    if image.is_dir():
-        raise ConfigError(f"{image}: expected one image, got a folder; `samdiff prepare` takes folders")
-    target = out or Path(f"{image.stem}_masks.png")
-    if target.suffix.lower() not in FORMATS:  # reported before the work, not after it
-        raise ConfigError(f"--out {target}: expected a file ending in {', '.join(FORMATS)}")
-    image_file = list_source(image)[0]
-    segmenter, mode = settings.segmenter, settings.masks.mode
-    outputs = [("--out", target), *([("--json", records)] if records is not None else [])]
-    inputs: list[str | Path] = [image, image_file.path, *([segmenter.sam_weights] if segmenter.sam_weights is not None else [])]
-    claim_outputs(outputs, inputs, overwrite)
-    setup_process(threads)
+    segmenter = settings.segmenter
+    weights = [] if segmenter.sam_weights is None else [segmenter.sam_weights]
+    files, single = list_mask_inputs(images, recursive=recursive, out=out)
+    if single:
+        target = out or Path(f"{Path(images[0]).stem}{SUFFIX}.png")
+        if target.suffix.lower() not in FORMATS:  # reported before the work, not after it
+            raise ConfigError(f"--out {target}: expected a file ending in {', '.join(FORMATS)}")
+        outputs = [("--out", target), *([("--records", records)] if records is not None else [])]
+        claim_outputs(outputs, [images[0], files[0].path, *weights], overwrite)
+        if files[0].trouble:
+            raise ImageError(f"{printable(files[0].path)}: {files[0].trouble}")
+        jobs = [MaskJob(files[0], target, records)]
+    else:
+        jobs = plan_mask_files(files, out, records, read=weights, overwrite=overwrite)
     where = pick_device(device)
-    decoded = read_rgb(image_file)
-    pixels = decoded.pixels
-    for note in decoded.notes:
-        print_status(f"{image_file.name}: {note}")
-    generator = MaskGenerator(
-        segmenter.sam or ("vit_h" if where.type == "cuda" else "mobile_sam"),
-        device=where,
-        weights=segmenter.sam_weights,
-        source=segmenter.weights_source,
-        settings=settings.masks,
+    name = segmenter.sam or ("vit_h" if where.type == "cuda" else "mobile_sam")
+    confirm_weights(name, file=segmenter.sam_weights, source=segmenter.weights_source, yes=yes)
+    setup_process(threads)
+    with activity(f"loading {name}"):
+        generator = MaskGenerator(
+            name, device=where, weights=segmenter.sam_weights, source=segmenter.weights_source, settings=settings.masks
+        )
+    how = f"{generator.describe()['name']}, {settings.masks.mode}, {where}"
+    results = draw_masks(
+        generator, jobs, how=how, group=generator.engine.encoder_batch, overwrite=overwrite, report=print_status
     )
-    start = time.perf_counter()
-    table = generator.masks(pixels)
-    seconds = time.perf_counter() - start
-    structure = encode_structure(table.counts, table.height, table.width)
-    covered = float((structure.labels > 0).mean())
-    e_sam = structure.e_sam()
-    name = generator.describe()["name"]
-    panels = [
-        (f"{image.name}\n{table.width} x {table.height}", pixels),
-        (
-            f"{len(table)} masks over {covered:.0%} of the image\n{name}, {mode}, {seconds:.1f} s",
-            mask_overlay(structure.labels, pixels),
-        ),
-        (
-            f"E_SAM, {e_sam.min():.2f} to {e_sam.max():.2f}\nmean of x_RoPE over each mask",
-            structure_panel(e_sam, structure.labels),
-        ),
-    ]
-    save_image(contact_sheet(panels, columns=3, width=640), target, overwrite=overwrite)
-    if records is not None:
-        write_output(records, json.dumps(table.records()).encode(), overwrite)
-    sizes = f", {int(np.median(table.area))} pixels in the median" if len(table) else ": an image without structure has none"
-    print_status(f"{target}: {len(table)} masks{sizes}, {covered:.0%} covered, {seconds:.1f} s ({name}, {mode}, {where})")
+    document.content.update(segmenter=generator.describe(), mode=settings.masks.mode, device=str(where))
+    document.content["images"] = list(map(asdict, results))
+    finish({result.source: result.reason for result in results if result.status == "skipped"})
+
+
+def _refuse_former_json(images: list[str]) -> None:
+    """ConfigError for `--json FILE.json`, which wrote the records before `--json` became a flag."""
+    for given in images:
+        if given.lower().endswith(".json"):
+            raise ConfigError(
+                f"{printable(given)}: expected an image; `--records FILE` writes the records, `--json` prints a document and takes no file"
+            )

@@ -17,7 +17,7 @@ from ...pipeline.prepare.settings import PrepareConfig
 from ...settings import section
 from ..common import COMMON, RUN, Device, default_store, finish, print_result, print_status
 from ..options import Chosen, configured, renamed
-from .confirm import confirm_download
+from .confirm import confirm_download, confirm_weights
 from .fetch import DOWNLOADS, Downloads, Mirror, Registry
 
 
@@ -68,7 +68,8 @@ def prepare(
     mirror: Mirror = None,
     registry: Registry = None,
     yes: Annotated[
-        bool, typer.Option("--yes", rich_help_panel=COMMON, help="Without a source: download without asking.")
+        bool,
+        typer.Option("--yes", rich_help_panel=COMMON, help="Download the default source and large weights without asking."),
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, rich_help_panel=COMMON, help="Use only the first N images.")] = None,
     strict: Annotated[
@@ -120,10 +121,6 @@ def prepare(
     from ...runtime import pick_device, setup_process
 
     known = load_registry(registry)
-    if source is None:
-        source = DEFAULT_SOURCE
-        if not dry_run:
-            confirm_download(source, archives_of(source, known), downloads, yes=yes)
     setup_process(threads)
     kind = pick_device(device).type
     name = segmenter.sam or ("vit_h" if kind == "cuda" else "mobile_sam")
@@ -132,6 +129,12 @@ def prepare(
         raise ConfigError("--workers starts local processes, --dask uses a running cluster; leave one of them out")
     if workers is not None or dask is not None:
         from ...pipeline.workers.dask_cluster import DaskWorkers  # before weights are downloaded: its packages may be missing
+    if not dry_run:  # after all errors that can be known
+        if source is None:
+            confirm_download(DEFAULT_SOURCE, archives_of(DEFAULT_SOURCE, known), downloads, yes=yes)
+        if import_masks is None:
+            confirm_weights(name, file=segmenter.sam_weights, source=segmenter.weights_source, yes=yes)
+    source = DEFAULT_SOURCE if source is None else source
     if segmenter.sam is None and import_masks is None:
         print_status(f"--sam {name} (the default on {kind})")
     target = default_store(source) if out is None else out

@@ -8,26 +8,44 @@ from typing import Annotated
 import typer
 
 from ...errors import ConfigError
-from ..common import COMMON, MoreStores, Stores, print_result, print_status, required
+from ..common import COMMON, MoreStores, Stores, print_status, required
+from ..document import Document, print_table, with_json
 
 _KINDS = ("hdf5", "folder")
 
 
-def info(stores: Stores = None, more_stores: MoreStores = None) -> None:
+@with_json
+def info(document: Document, stores: Stores = None, more_stores: MoreStores = None) -> None:
     """Show what is in a store.
 
     Counts, sizes, mask statistics, segmenter and settings.
     """
     places = [*(stores or []), *(more_stores or [])]
     required("info", STORE=places)
-    from ...pipeline.prepare.info import store_lines
+    from ...pipeline.prepare.info import (
+        size_rows,
+        skipped_rows,
+        store_facts,
+        store_lines,
+        store_rows,
+        store_title,
+        structure_line,
+    )
     from ...pipeline.shards.reader import open_store
 
+    if document.requested:
+        document.content["stores"] = [store_facts(open_store(place)) for place in places]
+        return
     for place in places:
-        print_result(*store_lines(open_store(place)))
+        store = open_store(place)
+        rows = [*store_rows(store), ("on disk", ""), *((f"  {name}", text) for name, text in size_rows(store))]
+        rows += [("  structure", structure_line(store)), *skipped_rows(store)]
+        print_table(store_title(store), (), rows, plain=store_lines(store))
 
 
+@with_json
 def verify(
+    document: Document,
     stores: Stores = None,
     more_stores: MoreStores = None,
     deep: Annotated[bool, typer.Option(help="Also recompute codes, areas, boxes and labels from the masks.")] = False,
@@ -40,12 +58,16 @@ def verify(
     required("verify", STORE=places)
     from ...pipeline.shards.verify import verify_store
 
-    damaged = 0
+    damaged, reports = 0, []
     for place in places:
         problems = verify_store(place, deep)
         end = f"{len(problems)} problems" if problems else f"sound{', masks and codes recomputed' if deep else ''}"
-        print_result(*problems, f"{place}: {end}")
+        reports.append({"store": place, "sound": not problems, "deep": deep, "problems": problems})
         damaged += bool(problems)
+        if not document.requested:
+            rows = [problem.partition(": ")[::2] for problem in problems]
+            print_table(f"{place}: {end}", ("file", "problem"), rows, plain=[*problems, f"{place}: {end}"])
+    document.content["stores"] = reports
     if damaged:
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from ...model.evaluate_config import EvaluateConfig
 from ...model.infer_config import InferConfig
 from ...settings import section
 from ..common import COMMON, Device, Threads, choose_checkpoint, finish, print_result, print_status, required
+from ..document import Document, print_table, with_json
 from ..options import Chosen, configured, renamed
 
 if TYPE_CHECKING:
@@ -27,8 +29,10 @@ class EvaluateSettings:
 
 
 @configured(EvaluateSettings)
+@with_json
 def evaluate(
     chosen: Chosen[EvaluateSettings],
+    document: Document,
     benchmark: Annotated[
         list[Path] | None,
         typer.Option(
@@ -54,6 +58,7 @@ def evaluate(
     config = chosen.config()
     required("evaluate", **{"--benchmark": benchmark})
     assert benchmark is not None
+    import json
     from functools import partial
 
     from ...errors import ConfigError, printable
@@ -142,12 +147,25 @@ def evaluate(
     facts |= {"lr_from": {printable(name): printable(source) for name, source in lr_from.items()}}
     facts |= {"skipped": {printable(name): printable(reason) for name, reason in skipped.items()}}
     table = "\n".join([table, "", *lr_lines(lr_from)])
-    print_result(*table.splitlines())  # first: it is not lost if the files cannot be written
-    for file, text in zip(files, (as_csv(rows), as_json(rows, facts), table + "\n"), strict=True):
+    as_document = as_json(rows, facts)
+    document.content.update(json.loads(as_document), files=files)
+    if not document.requested:  # before the files: it is not lost if they cannot be written
+        _print_metrics(table)
+    for file, text in zip(files, (as_csv(rows), as_document, table + "\n"), strict=True):
         write_output(file, text.encode(), overwrite)
     unfinished.remove()
     print_status("", f"{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
     finish(skipped)
+
+
+def _print_metrics(table: str) -> None:
+    """Print the Markdown table, and the lines below it."""
+    lines = table.splitlines()
+    head = [line for line in lines if line.startswith("|")]
+    columns, _, *rows = ([cell.strip() for cell in line.strip("|").split(" | ")] for line in head)
+    print_table("metrics", columns, rows, plain=lines)
+    if sys.stdout is not None and sys.stdout.isatty():
+        print_result(*lines[len(head) :])
 
 
 @renamed("--shave")

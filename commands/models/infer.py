@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import typer
 from ...model.infer_config import InferConfig, OutputConfig
 from ...settings import section
 from ..common import COMMON, RUN, Device, Threads, choose_checkpoint, finish, print_status, required
+from ..document import Document, with_json
 from ..options import Chosen, configured
 
 
@@ -23,8 +24,10 @@ class InferSettings:
 
 
 @configured(InferSettings)
+@with_json
 def infer(
     chosen: Chosen[InferSettings],
+    document: Document,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(metavar="IMAGE", help="Images, folders of images, or patterns such as 'in/*.png'."),
@@ -54,7 +57,7 @@ def infer(
     required("infer", IMAGE=inputs)
     assert inputs is not None
     from ...model.checkpoints.publish import checkpoint_files
-    from ...model.inference.batch import foreign_results, list_inputs, plan_outputs, upscale_files
+    from ...model.inference.batch import FileResult, foreign_results, list_inputs, plan_outputs, provenance, upscale_files
     from ...model.inference.upscaler import load_model
     from ...runtime import pick_device, setup_process
 
@@ -69,4 +72,8 @@ def infer(
     jobs = plan_outputs(
         list_inputs(inputs, suffix, recursive=recursive, out=output.out), output, [*checkpoint_files(path), *others]
     )
-    finish(upscale_files(model, jobs, settings=settings, output=output, report=print_status))
+    results: list[FileResult] = []
+    failed = upscale_files(model, jobs, settings=settings, output=output, report=print_status, on_result=results.append)
+    document.content.update(checkpoint=path, scale=model.scale, provenance=provenance(model, settings))
+    document.content["images"] = list(map(asdict, results))
+    finish(failed)

@@ -44,6 +44,34 @@ class Job:
     """Why its source cannot be read, if that is known from the listing."""
 
 
+@dataclass(frozen=True)
+class FileResult:
+    """What became of one input."""
+
+    source: Path
+    """The input."""
+    target: Path
+    """The output."""
+    status: str
+    """`written`, `kept` (an output of the same input, model and settings was there) or `skipped`."""
+    reason: str = ""
+    """Why it was skipped."""
+    size: tuple[int, int] | None = None
+    """Width and height of the input, if it was read."""
+    output_size: tuple[int, int] | None = None
+    """Width and height of the output, if it was written."""
+    notes: tuple[str, ...] = ()
+    """What reading or writing changed or left out."""
+
+    def line(self) -> str:
+        """One line for people, not for `skipped`."""
+        if self.size is None or self.output_size is None:
+            return f"kept {self.target}, made from {self.source} before"
+        (width, height), (large_width, large_height) = self.size, self.output_size
+        line = f"{self.source} {width} x {height} -> {self.target} {large_width} x {large_height}"
+        return f"{line} ({printable('; '.join(self.notes))})" if self.notes else line
+
+
 def foreign_results(inputs: Sequence[str | Path], suffix: str, recursive: bool = False, out: Path | None = None) -> list[Path]:
     """Files that `list_inputs` skips because their names end like results, but that samdiff did not write. They must not be overwritten."""
     folders = [Path(given) for given in inputs if os.path.isdir(given)]
@@ -93,11 +121,16 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
 
 
 def upscale_files(
-    model: SuperResolver, jobs: Sequence[Job], settings: InferConfig, output: OutputConfig, report: Callable[[str], None]
+    model: SuperResolver,
+    jobs: Sequence[Job],
+    settings: InferConfig,
+    output: OutputConfig,
+    report: Callable[[str], None],
+    on_result: Callable[[FileResult], object] = lambda _: None,
 ) -> dict[str, str]:
     """Upscale the files of `plan_outputs`. Returns name -> reason for the inputs that failed; a failure does not stop the others.
 
-    An output that exists is kept if its provenance shows the same input, model and settings, so the same command resumes.
+    `report` is called with a line for each file that was written or kept, `on_result` with what became of each file. An output that exists is kept if its provenance shows the same input, model and settings, so the same command resumes.
 
     Raises:
         ConfigError: settings that do not fit the model.
@@ -116,11 +149,11 @@ def upscale_files(
             if job.unreadable:
                 raise ImageError(job.unreadable)
             if job.trouble == EXISTS:
-                line = _kept(model, job, settings, output=output)
+                result = _kept(model, job, settings, output=output)
             elif job.trouble:
                 raise ImageError(job.trouble if job.trouble == ITSELF else f"{printable(job.target)} {job.trouble}")
             else:
-                line = _upscale_file(model, job, settings, output=output, guard=guard, on_step=partial(_advance, bar))
+                result = _upscale_file(model, job, settings, output=output, guard=guard, on_step=partial(_advance, bar))
         except Exception as error:  # noqa: BLE001 - any other error is reported for this file, and the other files are processed
             known = isinstance(error, SamdiffError)
             if len(jobs) == 1:
@@ -129,10 +162,12 @@ def upscale_files(
                     raise
                 raise _unexpected(job.source, error) from error
             reason = str(error if known else _unexpected(job.source, error))
-            failed[str(job.source)] = reason.removeprefix(f"{job.source}: ")
+            result = FileResult(job.source, job.target, "skipped", reason=reason.removeprefix(f"{job.source}: "))
+            failed[str(job.source)] = result.reason
         else:
             bar.clear()
-            report(line)
+            report(result.line())
+        on_result(result)
         bar.update(number * total - bar.n)
     bar.close()
     return failed
@@ -152,7 +187,7 @@ def _upscale_file(
     output: OutputConfig,
     guard: Outputs,
     on_step: Callable[[int], object],
-) -> str:
+) -> FileResult:
     _check_place(job, guard)
     source = read_image_file(job.source, output.to_srgb)
     pixels = source.pixels if output.bits == 8 and source.pixels.dtype.kind == "u" else sixteen_bit(source.pixels)
@@ -165,13 +200,18 @@ def _upscale_file(
     _check_target(job, guard)  # again: hours may have passed
     lost = write_planned(result if output.bits == 16 else eight_bit(result), plan, output.overwrite)
     guard.wrote(job.target)
-    notes = "; ".join([*source.notes, *plan.notes, *lost])
-    line = f"{job.source} {width} x {height} -> {job.target} {large[1]} x {large[0]}"
-    return f"{line} ({printable(notes)})" if notes else line
+    return FileResult(
+        job.source,
+        job.target,
+        "written",
+        size=(width, height),
+        output_size=(large[1], large[0]),
+        notes=(*source.notes, *plan.notes, *lost),
+    )
 
 
-def _kept(model: SuperResolver, job: Job, settings: InferConfig, output: OutputConfig) -> str:
-    """Report an output that exists already. ImageError if it may differ from what would be written."""
+def _kept(model: SuperResolver, job: Job, settings: InferConfig, output: OutputConfig) -> FileResult:
+    """Keep an output that exists already. ImageError if it may differ from what would be written."""
     if not output.provenance:
         raise ImageError(f"{job.target} {EXISTS} (with --no-provenance samdiff cannot check whether this command wrote it)")
     try:
@@ -182,7 +222,7 @@ def _kept(model: SuperResolver, job: Job, settings: InferConfig, output: OutputC
         raise ImageError(f"{job.source}: cannot be read ({error.strerror or error})") from error
     if not same:
         raise ImageError(f"{job.target} was not made from this input by this model with these settings, and {EXISTS}")
-    return f"kept {job.target}, made from {job.source} before"
+    return FileResult(job.source, job.target, "kept")
 
 
 def _origin(model: SuperResolver, source: Path, settings: InferConfig, output: OutputConfig) -> dict[str, str]:

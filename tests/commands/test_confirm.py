@@ -55,12 +55,47 @@ def test_what_is_there_needs_no_question(tmp_path, monkeypatch, div2k, capsys):
     """Archives that were downloaded before, and `--yes`."""
     monkeypatch.setattr("sys.stdin", type("Pipe", (), {"isatty": staticmethod(lambda: False)}))
     confirm_download("div2k", div2k, tmp_path, yes=True)
-    assert "GB free" in capsys.readouterr().out
+    assert "GB free" in capsys.readouterr().err  # also with -q
     with pytest.raises(ConfigError, match="no source was given"):
         confirm_download("div2k", div2k, tmp_path, yes=False)
     for archive in div2k:
         (tmp_path / archive.file).touch()
     confirm_download("div2k", div2k, tmp_path, yes=False)
+
+
+@pytest.mark.parametrize("stdin", [None, type("Pipe", (), {"isatty": staticmethod(lambda: False)})])
+def test_large_weights_are_reported_without_a_terminal(tmp_path, monkeypatch, capsys, stdin):
+    """Weights of more than 1 GB that are not in the cache; no stdin at all counts as no terminal. A batch job goes on."""
+    monkeypatch.setenv("SAMDIFF_CACHE", str(tmp_path))
+    monkeypatch.setattr("sys.stdin", stdin)
+    for name, size in (("vit_h", "2.6 GB"), ("vit_l", "1.2 GB")):
+        confirm.confirm_weights(name, file=None, source="auto", yes=False)
+        assert f"--sam {name}: its weights would be downloaded, {size}" in capsys.readouterr().err
+    confirm.confirm_weights("vit_b", file=None, source="auto", yes=False)
+    confirm.confirm_weights("vit_h", file=None, source="cache", yes=False)  # downloads nothing
+    assert capsys.readouterr().err == ""
+    confirm.confirm_weights("vit_h", file=None, source="auto", yes=True)
+    assert "2.6 GB" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": staticmethod(lambda: True)}))
+    monkeypatch.setattr(confirm.typer, "confirm", lambda text, abort, err: questions.append(text))
+    questions: list[str] = []
+    confirm.confirm_weights("vit_l", file=None, source="auto", yes=False)
+    assert len(questions) == 1
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "sam_vit_h_4b8939.pth").touch()
+    confirm.confirm_weights("vit_h", file=None, source="auto", yes=False)
+
+
+def test_errors_come_before_the_question(tmp_path, monkeypatch, capsys):
+    """Options that exclude each other, without a source."""
+    monkeypatch.chdir(tmp_path)
+    for words, text in (
+        (["--masks-from", "lr", "--degradation", "blind"], "needs --degradation bicubic"),
+        (["--workers", "1", "--dask", "tcp://x"], "leave one of them out"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["prepare", *words])
+        assert text in capsys.readouterr().err
 
 
 def test_info_does_not_load_pytorch(tmp_path):

@@ -179,7 +179,7 @@ def test_command_draws_and_exports(mobile_sam, tmp_path, capsys):
     cv2.imwrite(str(picture), sample("chelsea.png")[..., ::-1])
     more = ["--points-per-side", "3", "--weights-source", "npm", "--device", "cpu"]
     with pytest.raises(SystemExit, match="0"):
-        main(["masks", str(picture), "-o", str(drawing), "--json", str(records), *more])
+        main(["masks", str(picture), "-o", str(drawing), "--records", str(records), *more])
     found = json.loads(records.read_text())
     assert found == MaskGenerator(mobile_sam, points_per_side=3).generate(sample("chelsea.png"))
     assert f"{len(found)} masks" in capsys.readouterr().out

@@ -101,7 +101,7 @@ def test_one_name_for_two_outputs(model, tmp_path, monkeypatch):
     os.link(tmp_path / "out" / "a_x4.png", tmp_path / "out" / "A_x4.png")  # as such a disk shows it
     assert "was written by this command before" in guard.trouble(tmp_path / "out" / "A_x4.png")
     with pytest.raises(ConfigError, match="two outputs of this command are this same file"):
-        claim_outputs([("--out", tmp_path / "n.png"), ("--json", tmp_path / "in" / ".." / "n.png")], [], overwrite=True)
+        claim_outputs([("--out", tmp_path / "n.png"), ("--records", tmp_path / "in" / ".." / "n.png")], [], overwrite=True)
 
 
 @pytest.mark.parametrize("links", [True, False])

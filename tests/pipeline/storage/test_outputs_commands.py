@@ -82,14 +82,14 @@ def commands(place: Path, file: Path, other: Path) -> dict[str, list[object]]:
     png = {
         "infer": ["infer", file, "-o", other, "--checkpoint", place / "m.safetensors"],
         "masks": ["masks", file, "-o", other],
-        "masks --json": ["masks", file, "-o", place / "new.png", "--json", other],
+        "masks --records": ["masks", file, "-o", place / "new.png", "--records", other],
         "compare": ["compare", place / "more.png", file, "-o", other],
         "compare --reference": ["compare", place / "more.png", "--reference", file, "-o", other],
     }
     weights = {
         "publish": ["publish", file, "-o", other, "--licence", "CC0"],
         "import-checkpoint": ["import-checkpoint", file, "-o", other],
-        "masks --sam-weights": ["masks", place / "more.png", "--sam-weights", file, "--json", other],
+        "masks --sam-weights": ["masks", place / "more.png", "--sam-weights", file, "--records", other],
     }
     return png if file.suffix == ".png" else weights
 
@@ -129,7 +129,7 @@ def test_outputs_that_exist_are_replaced_on_request_only(tmp_path, monkeypatch, 
         ["infer", "a.png", *given],
         ["infer", "a.png", "-o", "dead.png", *given],
         ["masks", "a.png"],
-        ["masks", "a.png", "-o", "new.png", "--json", "r.json"],
+        ["masks", "a.png", "-o", "new.png", "--records", "r.json"],
         ["masks", "a.png", "-o", "dead.png"],
         ["compare", "a.png"],
         ["publish", model_file, "-o", "p.safetensors", "--licence", "CC0"],
@@ -140,7 +140,7 @@ def test_outputs_that_exist_are_replaced_on_request_only(tmp_path, monkeypatch, 
         said = refused(capsys, *words)
         assert "exists already; give --overwrite, or another --" in said, (words, said)
         assert tree(tmp_path) == before, words
-    assert refused(capsys, "masks", "a.png", "-o", "n.png", "--json", "r.json").endswith("another --json")
+    assert refused(capsys, "masks", "a.png", "-o", "n.png", "--records", "r.json").endswith("another --records")
 
 
 def test_only_files_are_replaced(tmp_path, monkeypatch, capsys, model_file):
@@ -156,10 +156,10 @@ def test_only_files_are_replaced(tmp_path, monkeypatch, capsys, model_file):
         for words in (
             ["infer", "a.png", "--checkpoint", model_file, "-o", name],
             ["masks", "a.png", "-o", name],
-            ["masks", "a.png", "-o", "new.png", "--json", name],
+            ["masks", "a.png", "-o", "new.png", "--records", name],
             ["compare", "a.png", "-o", name],
         ):
-            if name.endswith(".png") or "--json" in words:
+            if name.endswith(".png") or "--records" in words:
                 assert f"{name}: is {kind}, expected a file or nothing" in refused(capsys, *words, "--overwrite"), words
     with pytest.raises(SamdiffError, match="is a FIFO"):
         write_output(tmp_path / "fifo.png", b"", overwrite=True)
