@@ -32,7 +32,7 @@ from ..pipeline.images.decode import read_rgb
 from ..pipeline.images.sources import list_source
 from ..pipeline.masks.generator import MaskGenerator
 from ..pipeline.prepare.tile_stage import crop_to_scale
-from ..pipeline.storage.outputs import DEAD_LINK, FILE, NOTHING, folder_trouble, look, sweep_outputs
+from ..pipeline.storage.outputs import DEAD_LINK, FILE, NOTHING, folder_problem, look, sweep_outputs
 from ..runtime import pick_device
 
 HELD_OUT = "chelsea"
@@ -133,7 +133,7 @@ def check_folder(folder: Path, samples: Mapping[str, np.ndarray], overwrite: boo
     Raises:
         ConfigError: it is not (and `overwrite` is false), or it is a folder, FIFO or device.
     """
-    if reason := folder_trouble(folder / "photos"):
+    if reason := folder_problem(folder / "photos"):
         raise ConfigError(f"{printable(folder)}: {reason.replace('--out', '--folder')}")
     low = folder / "held_out_lr.png"
     digest = hashlib.sha256(low.read_bytes()).hexdigest()[:16] if low.is_file() else "none"

@@ -173,11 +173,11 @@ def check(config: DataclassInstance) -> None:
         if isinstance(value, str) and value in each.facts.was_values:
             value = each.facts.was_values[value]
             object.__setattr__(config, each.name, value)
-        if reason := trouble(each, value):
+        if reason := problem(each, value):
             raise ConfigError(f"{each.name}: {reason}")
 
 
-def trouble(each: Setting, value: Any) -> str:
+def problem(each: Setting, value: Any) -> str:
     """Why a value is not allowed, as `expected …, got …`; empty if it is."""
     facts = each.facts
     if facts.choices:

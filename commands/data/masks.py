@@ -82,8 +82,8 @@ def masks(
             raise ConfigError(f"--out {target}: expected a file ending in {', '.join(FORMATS)}")
         outputs = [("--out", target), *([("--records", records)] if records is not None else [])]
         claim_outputs(outputs, [images[0], files[0].path, *weights], overwrite)
-        if files[0].trouble:
-            raise ImageError(f"{printable(files[0].path)}: {files[0].trouble}")
+        if files[0].problem:
+            raise ImageError(f"{printable(files[0].path)}: {files[0].problem}")
         jobs = [MaskJob(files[0], target, records)]
     else:
         jobs = plan_mask_files(files, out, records, read=weights, overwrite=overwrite)

@@ -38,7 +38,7 @@ class Job:
     """The input."""
     target: Path
     """The output."""
-    trouble: str = ""
+    problem: str = ""
     """Why it cannot be written, if that is known beforehand: words that follow the target's name."""
     unreadable: str = ""
     """Why its source cannot be read, if that is known from the listing."""
@@ -82,7 +82,7 @@ def foreign_results(inputs: Sequence[str | Path], suffix: str, recursive: bool =
 def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, read: Iterable[Path] = ()) -> list[Job]:
     """Decide which output is written for which input, before anything is computed.
 
-    An output is never an input of the same run: a job for which it would be has the reason in `trouble`.
+    An output is never an input of the same run: a job for which it would be has the reason in `problem`.
 
     Args:
         inputs: from `list_inputs`, or paths.
@@ -110,13 +110,13 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
     if double is not None:
         raise ConfigError(f"--out: two of the images would both become {printable(double)}; rename one, or run them apart")
     jobs = [
-        Job(file.path, target, guard.trouble(target, file.path), unreadable=file.problem)
+        Job(file.path, target, guard.problem(target, file.path), unreadable=file.problem)
         for file, target in zip(files, targets, strict=True)
     ]
     if len(jobs) == 1 and jobs[0].unreadable:
         raise ImageError(f"{printable(jobs[0].source)}: {jobs[0].unreadable}")
-    if len(jobs) == 1 and jobs[0].trouble:
-        raise ConfigError(f"{printable(jobs[0].target)}: {jobs[0].trouble}")
+    if len(jobs) == 1 and jobs[0].problem:
+        raise ConfigError(f"{printable(jobs[0].target)}: {jobs[0].problem}")
     return jobs
 
 
@@ -148,10 +148,10 @@ def upscale_files(
         try:
             if job.unreadable:
                 raise ImageError(job.unreadable)
-            if job.trouble == EXISTS:
+            if job.problem == EXISTS:
                 result = _kept(model, job, settings, output=output)
-            elif job.trouble:
-                raise ImageError(job.trouble if job.trouble == ITSELF else f"{printable(job.target)} {job.trouble}")
+            elif job.problem:
+                raise ImageError(job.problem if job.problem == ITSELF else f"{printable(job.target)} {job.problem}")
             else:
                 result = _upscale_file(model, job, settings, output=output, guard=guard, on_step=partial(_advance, bar))
         except Exception as error:  # noqa: BLE001 - any other error is reported for this file, and the other files are processed
@@ -255,7 +255,7 @@ def provenance(model: SuperResolver, settings: InferConfig) -> dict[str, str]:
 
 
 def _check_target(job: Job, guard: Outputs) -> None:
-    if reason := guard.trouble(job.target, job.source):
+    if reason := guard.problem(job.target, job.source):
         raise ImageError(f"{printable(job.target)} {reason}")
 
 

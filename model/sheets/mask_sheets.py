@@ -21,7 +21,7 @@ from ...pipeline.images.decode import Decoded, read_ahead
 from ...pipeline.images.inputs import inputs_of_folder
 from ...pipeline.images.listing import is_image_name
 from ...pipeline.images.sources import ImageFile, list_source
-from ...pipeline.storage.outputs import Outputs, folder_trouble, place_trouble, sweep_outputs, write_output
+from ...pipeline.storage.outputs import Outputs, folder_problem, place_problem, sweep_outputs, write_output
 from ...runtime import progress
 from ..inference.image_io import FORMATS, save_image
 from .contact_sheet import contact_sheet
@@ -48,7 +48,7 @@ class MaskJob:
     """The drawing."""
     records: Path | None = None
     """The records as JSON; None: not written."""
-    trouble: str = ""
+    problem: str = ""
     """Why the image cannot be used or a file cannot be written, if that is known beforehand."""
 
     @property
@@ -107,7 +107,7 @@ def list_mask_inputs(sources: Sequence[str | Path], *, recursive: bool, out: Pat
             raise ConfigError("masks: expected a file, folder or archive, got an empty name; for the current folder write .")
         if os.path.isdir(source):
             chosen = [
-                ImageFile(str(PurePosixPath(file.inside, file.name)), str(file.path), trouble=file.trouble)
+                ImageFile(str(PurePosixPath(file.inside, file.name)), str(file.path), problem=file.problem)
                 for file in inputs_of_folder(Path(source), SUFFIX, recursive=recursive, out=out)[0]
             ]
         else:
@@ -121,7 +121,7 @@ def list_mask_inputs(sources: Sequence[str | Path], *, recursive: bool, out: Pat
 def plan_mask_files(
     images: Sequence[ImageFile], out: Path | None, records: Path | None, *, read: Iterable[Path] = (), overwrite: bool = False
 ) -> list[MaskJob]:
-    """Decide which files are written for many images; a file that may not be written is its image's `trouble`.
+    """Decide which files are written for many images; a file that may not be written is its image's `problem`.
 
     Args:
         images: from `list_mask_inputs`.
@@ -146,7 +146,7 @@ def plan_mask_files(
         name = PurePosixPath(image.name)
         target = Path(out or "", name.parent, f"{name.stem}{SUFFIX}.png")
         job = MaskJob(image, target, records and Path(records, name.parent, f"{name.stem}.json"))
-        jobs.append(MaskJob(image, target, job.records, trouble=image.trouble or _trouble(job, guard)))
+        jobs.append(MaskJob(image, target, job.records, problem=image.problem or _problem(job, guard)))
     double = guard.clash([path for job in jobs for path in (job.target, job.records) if path is not None])
     if double is not None:
         raise ConfigError(f"--out: two of the images would both become {printable(double)}; rename one, or run them apart")
@@ -154,9 +154,9 @@ def plan_mask_files(
     return jobs
 
 
-def _trouble(job: MaskJob, guard: Outputs) -> str:
+def _problem(job: MaskJob, guard: Outputs) -> str:
     for option, path in (("--out", job.target), ("--records", job.records)):
-        if path is not None and (reason := guard.trouble(path) or folder_trouble(path.parent) or place_trouble(path)):
+        if path is not None and (reason := guard.problem(path) or folder_problem(path.parent) or place_problem(path)):
             return f"{printable(path)} {reason.replace('--out', option)}"
     return ""
 
@@ -184,7 +184,7 @@ def draw_masks(
         SamdiffError: the only image failed.
     """
     results: dict[int, MaskResult] = {}
-    work = [(number, job) for number, job in enumerate(jobs) if not job.trouble]
+    work = [(number, job) for number, job in enumerate(jobs) if not job.problem]
     bar = progress(desc="masks", total=len(jobs), unit="image", initial=len(jobs) - len(work))
     read = zip(work, (each for _, each in read_ahead([job.image for _, job in work])), strict=True)
     while several := list(islice(read, group)):
@@ -206,7 +206,7 @@ def draw_masks(
                 report(results[number].line(how))
             bar.update()
     bar.close()
-    return [results.get(number) or _failed(job, job.trouble) for number, job in enumerate(jobs)]
+    return [results.get(number) or _failed(job, job.problem) for number, job in enumerate(jobs)]
 
 
 Item = tuple[tuple[int, MaskJob], Decoded | ImageError]

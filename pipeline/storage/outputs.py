@@ -124,11 +124,11 @@ class Outputs:
         self._read: dict[Key, Path] = {}
         self._written: dict[Key, Path] = {}
         for path in inputs:
-            with suppress(OSError):  # a path that cannot be examined cannot be an output either, see `trouble`
+            with suppress(OSError):  # a path that cannot be examined cannot be an output either, see `problem`
                 for key in look(path, self._folders).keys:
                     self._read.setdefault(key, Path(path))
 
-    def trouble(self, target: Path, source: Path | None = None) -> str:
+    def problem(self, target: Path, source: Path | None = None) -> str:
         """Why a file may not be written, as a phrase to follow its name; empty if it may.
 
         Args:
@@ -182,7 +182,7 @@ def claim_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[str | Pa
     """
     guard = Outputs(inputs, overwrite)
     for option, path in outputs:
-        if reason := guard.trouble(path) or folder_trouble(path.parent) or place_trouble(path):
+        if reason := guard.problem(path) or folder_problem(path.parent) or place_problem(path):
             raise ConfigError(f"{printable(path)}: {reason.replace('--out', option)}")
     duplicate = guard.clash([path for _, path in outputs])
     if duplicate is not None:
@@ -190,7 +190,7 @@ def claim_outputs(outputs: Sequence[tuple[str, Path]], inputs: Iterable[str | Pa
     sweep_outputs(path for _, path in outputs)
 
 
-def folder_trouble(folder: Path) -> str:
+def folder_problem(folder: Path) -> str:
     """Why a folder cannot be made, as a phrase to follow a file's name; empty if it exists or can be made."""
     with suppress(OSError):  # a path that cannot be examined is reported when it is written
         while not os.path.lexists(folder) and folder != folder.parent:
@@ -200,7 +200,7 @@ def folder_trouble(folder: Path) -> str:
     return ""
 
 
-def place_trouble(target: Path) -> str:
+def place_problem(target: Path) -> str:
     """Why no file can be made in a target's folder (or its nearest existing parent), as a phrase to follow its name; empty if one can.
 
     An empty file is made and removed there, so that missing permissions and read-only or full disks are reported before the work.

@@ -69,7 +69,7 @@ def test_tensors_keep_their_layout(model, image, expected, arrange, back):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_tensors_of_floats(model, image, expected, dtype):
-    """Floats of 0 to 1 keep their type; grey, alpha and gradients are no trouble."""
+    """Floats of 0 to 1 keep their type; grey, alpha and gradients are accepted."""
     large = model((torch.from_numpy(image).permute(2, 0, 1) / 255).to(dtype).requires_grad_(), steps=2, seed=3)
     assert large.dtype == dtype
     assert large.shape == (3, 24, 36)

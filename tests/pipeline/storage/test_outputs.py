@@ -99,7 +99,7 @@ def test_one_name_for_two_outputs(model, tmp_path, monkeypatch):
     guard.wrote(tmp_path / "out" / "a_x4.png")
     (tmp_path / "out" / "A_x4.png").unlink()
     os.link(tmp_path / "out" / "a_x4.png", tmp_path / "out" / "A_x4.png")  # as such a disk shows it
-    assert "was written by this command before" in guard.trouble(tmp_path / "out" / "A_x4.png")
+    assert "was written by this command before" in guard.problem(tmp_path / "out" / "A_x4.png")
     with pytest.raises(ConfigError, match="two outputs of this command are this same file"):
         claim_outputs([("--out", tmp_path / "n.png"), ("--records", tmp_path / "in" / ".." / "n.png")], [], overwrite=True)
 
@@ -176,7 +176,7 @@ def test_planning_takes_linear_time(tmp_path):
     jobs += plan_outputs(list_inputs(names, "_x4"), OutputConfig(out=tmp_path / "out"))
     assert time.process_time() - begun < 10
     assert len(jobs) == 24_000
-    assert not any(job.trouble for job in jobs)
+    assert not any(job.problem for job in jobs)
 
 
 def test_names_that_the_disk_refuses_are_listed(model, tmp_path):
@@ -200,7 +200,7 @@ def test_looking_opens_nothing(tmp_path):
     assert look(tmp_path / "none" / "deep").kind == "nothing"
     assert look(tmp_path / "circle").kind == look(tmp_path / "dead").kind == "a broken link"
     assert look(tmp_path).kind == look(".").kind == look("/").kind == look("..").kind == "a folder"
-    assert Outputs([]).trouble(tmp_path / "dead") == EXISTS
+    assert Outputs([]).problem(tmp_path / "dead") == EXISTS
 
 
 def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
