@@ -29,14 +29,14 @@ T_co = TypeVar("T_co", covariant=True)
 class Progress(Protocol[T_co]):
     """The part of tqdm's interface that is used here."""
 
-    n: int
+    n: float
 
     def __iter__(self) -> Iterator[T_co]: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> object: ...
-    def update(self, n: int = 1) -> object:
+    def update(self, n: float = 1) -> object:
         """`n` more units are done."""
 
     def set_description(self, desc: str) -> None:
@@ -78,7 +78,7 @@ class PlainProgress(Generic[T]):
             items: what `__iter__` passes on, one unit each.
             desc: what is being worked on.
             total: units in all; None: the length of `items`, where it has one.
-            unit: the name of one.
+            unit: the name of one; %: the lines show the percentage of `total`, not the number of units.
             initial: units that were done before.
             unit_scale: units are bytes, to be written as kB, MB and GB.
             stream: gets the lines; None: stderr, as it is at that moment.
@@ -87,7 +87,8 @@ class PlainProgress(Generic[T]):
         self._items, self._desc, self._unit, self._scaled = items, desc, unit, unit_scale
         self._total = len(items) if total is None and isinstance(items, Sized) and items else total
         self._stream, self._clock, self._more, self._lines = stream, clock, "", 0
-        self.n, self._initial, self._last_n = initial, initial, initial
+        self.n: float = initial
+        self._initial, self._last_n = initial, float(initial)
         self._begun = self._last = clock()
 
     def __iter__(self) -> Iterator[T]:
@@ -104,7 +105,7 @@ class PlainProgress(Generic[T]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def update(self, n: int = 1) -> None:
+    def update(self, n: float = 1) -> None:
         """`n` more units are done."""
         self.n += n
         if self._clock() - self._last >= EVERY:
@@ -145,6 +146,9 @@ class PlainProgress(Generic[T]):
     def line(self, seconds: float) -> str:
         """The line after so many seconds of work."""
         done, total = self.n - self._initial, self._total
+        if self._unit == "%" and total:
+            left = f", about {duration(seconds / done * (total - self.n))} left" if done and total > self.n else ""
+            return f"{self._desc}: {100 * self.n / total:.0f} %{left}"
         unit = "" if self._scaled else f" {self._unit}{'s' * (self.n != 1 or total is not None)}"
         parts = [f"{self._count(self.n)}{'' if total is None else f' of {self._count(total)}'}{unit}"]
         parts += [self._more] if self._more else []
@@ -216,6 +220,7 @@ def progress(
         unit_scale=unit_scale,
         disable=quiet,
         dynamic_ncols=True,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}" if unit == "%" else None,
     )
     return cast(Progress[T], bar)
 

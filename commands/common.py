@@ -49,6 +49,14 @@ Verbose = Annotated[
 ]
 
 
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        rich_help_panel=COMMON,
+        show_default="the newest finished run in runs/ that beats bicubic, else shipped",
+        help="model.safetensors or a run's folder.",
+    ),
+]
 Stores = Annotated[list[str] | None, typer.Argument(metavar="STORE", help="One or more stores: folders or URLs (s3://…).")]
 MoreStores = Annotated[
     list[str] | None,

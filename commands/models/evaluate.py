@@ -12,7 +12,7 @@ import typer
 from ...model.evaluate_config import EvaluateConfig
 from ...model.infer_config import InferConfig
 from ...settings import section
-from ..common import COMMON, Device, Threads, choose_checkpoint, finish, print_result, print_status, required
+from ..common import COMMON, Checkpoint, Device, Threads, choose_checkpoint, finish, print_result, print_status, required
 from ..document import Document, print_table, with_json
 from ..options import Chosen, configured, renamed
 
@@ -40,14 +40,7 @@ def evaluate(
             help="A folder with HR/ and LRx4/, or of HR images, or a name: set5, set14, bsd100, urban100; may be repeated.",
         ),
     ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=COMMON,
-            show_default="the newest finished run in runs/ that beats bicubic, else shipped",
-            help="model.safetensors or a run's folder.",
-        ),
-    ] = None,
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:

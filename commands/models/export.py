@@ -7,14 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ..common import choose_checkpoint, print_status
+from ..common import Checkpoint, choose_checkpoint, print_status
 
 
 def export_model(
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(show_default="the newest run in runs/, else shipped", help="model.safetensors or a run's folder."),
-    ] = None,
+    checkpoint: Checkpoint = None,
     to: Annotated[str, typer.Option(metavar="[onnx]", help="File format.")] = "onnx",
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Output folder for rrdb.onnx, denoiser.onnx and schedule.json.")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ...model.infer_config import InferConfig, OutputConfig
 from ...settings import section
-from ..common import COMMON, RUN, Device, Threads, choose_checkpoint, finish, print_status, required
+from ..common import COMMON, RUN, Checkpoint, Device, Threads, choose_checkpoint, finish, print_status, required
 from ..document import Document, with_json
 from ..options import Chosen, configured
 
@@ -35,14 +34,7 @@ def infer(
     recursive: Annotated[
         bool, typer.Option("-r", "--recursive", rich_help_panel=COMMON, help="Also search subfolders.")
     ] = False,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=COMMON,
-            show_default="the newest finished run in runs/ that beats bicubic, else shipped",
-            help="model.safetensors or a run's folder.",
-        ),
-    ] = None,
+    checkpoint: Checkpoint = None,
     scale: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fail if the checkpoint has another scale.")
     ] = None,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from ...pipeline.images.inputs import InputFile, inputs_of_folder
 from ...pipeline.images.inputs import list_inputs as list_inputs
 from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, sweep_outputs, try_place
 from ...pipeline.storage.regular import read_regular
-from ...progress import Progress
+from ...progress import Progress, duration
 from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
 from ..infer_config import FORMATS, InferConfig
@@ -28,6 +28,9 @@ from .image_io import MAX_BYTES, has_provenance, is_result, plan_write, read_ima
 from .upscaler import SuperResolver
 
 log = logging.getLogger(__name__)
+
+_LONG = 10.0
+"""Seconds; the total is reported if it is estimated to be more."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,12 @@ def upscale_files(
         ConfigError: settings that do not fit the model.
         ImageError: the only input cannot be read, or its output cannot be written.
     """
-    times, settings = model.sampling_plan(settings).times, model.resolve(settings)
+    settings = model.resolve(settings)
+    model.sampling_plan(settings)  # an error before the first image
     guard = Outputs([*(job.source for job in jobs), *checkpoint_files(Path(model.name))], output.overwrite)
     sweep_outputs(job.target for job in jobs)
-    total = 1 if settings.rrdb_only else (settings.num_samples or 1) * (len(times) + 1)
-    bar = progress(desc="images", total=len(jobs) * total, unit="step")
+    bar = progress(desc="images", total=len(jobs), unit="%")
+    advance = _Advance(bar, jobs=len(jobs), report=report)
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
         name = printable(job.source.name)
@@ -153,7 +157,7 @@ def upscale_files(
             elif job.problem:
                 raise ImageError(job.problem if job.problem == ITSELF else f"{printable(job.target)} {job.problem}")
             else:
-                result = _upscale_file(model, job, settings, output=output, guard=guard, on_step=partial(_advance, bar))
+                result = _upscale_file(model, job, settings, output=output, guard=guard, on_progress=advance)
         except Exception as error:  # noqa: BLE001 - any other error is reported for this file, and the other files are processed
             known = isinstance(error, SamdiffError)
             if len(jobs) == 1:
@@ -168,7 +172,7 @@ def upscale_files(
             bar.clear()
             report(result.line())
         on_result(result)
-        bar.update(number * total - bar.n)
+        advance.finish(number)
     bar.close()
     return failed
 
@@ -186,7 +190,7 @@ def _upscale_file(
     settings: InferConfig,
     output: OutputConfig,
     guard: Outputs,
-    on_step: Callable[[int], object],
+    on_progress: Callable[[float], object],
 ) -> FileResult:
     _check_place(job, guard)
     source = read_image_file(job.source, output.to_srgb)
@@ -196,7 +200,7 @@ def _upscale_file(
     dtype = np.uint16 if output.bits == 16 else np.uint8
     large = (height * model.scale, width * model.scale, *bands)
     plan = plan_write(job.target, large, dtype, source=source, origin=origin)  # before hours of work
-    result = model.upscale(pixels, settings, on_step=on_step)
+    result = model.upscale(pixels, settings, on_progress=on_progress)
     _check_target(job, guard)  # again: hours may have passed
     lost = write_planned(result if output.bits == 16 else eight_bit(result), plan, output.overwrite)
     guard.wrote(job.target)
@@ -270,5 +274,28 @@ def _check_place(job: Job, guard: Outputs) -> None:
         ) from error
 
 
-def _advance(bar: Progress[object], _: int) -> None:
-    bar.update()
+class _Advance:
+    """Advances the bar by parts of images, and reports once how long all images will take, after the first tile."""
+
+    def __init__(self, bar: Progress[object], *, jobs: int, report: Callable[[str], None]) -> None:
+        self._bar, self._jobs, self._report = bar, jobs, report
+        self._finished, self._told, self._begun = 0, False, time.monotonic()
+
+    def __call__(self, part: float) -> None:
+        """`part`, 0 to 1, of the current image is done."""
+        self._bar.update(self._finished + part - self._bar.n)
+        if self._told:
+            return
+        self._told = True
+        seconds = (time.monotonic() - self._begun) / part * (self._jobs - self._finished)
+        if seconds >= _LONG:
+            self._bar.clear()
+            images = "" if self._jobs == 1 else f" for {self._jobs} images, if they are like the first"
+            self._report(f"about {duration(seconds)} in all{images}")
+
+    def finish(self, number: int) -> None:
+        """The first `number` images are done or skipped. The estimate begins with the first that is upscaled."""
+        self._bar.update(number - self._bar.n)
+        self._finished = number
+        if not self._told:
+            self._begun = time.monotonic()

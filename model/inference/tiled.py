@@ -26,6 +26,8 @@ class TiledPredictor:
     """Bytes of the RRDB's features that are kept between steps; the rest is recomputed."""
     batch: int = 1
     """Tiles per call of the U-Net."""
+    on_tiles: Callable[[int], object] = lambda _: None
+    """Called with the number of tiles after each call of a network."""
 
     def __post_init__(self) -> None:
         self._kept: dict[int, Tensor] = {}
@@ -60,7 +62,9 @@ class TiledPredictor:
         """Weighted sum of a network's tiles, always in reading order, so that it does not depend on the batch size."""
         tiles, scale = self.tiling.tiles, self.tiling.scale
         if len(tiles) == 1:
-            return network(tiles).float().to(device)
+            result = network(tiles).float().to(device)
+            self.on_tiles(1)
+            return result
         height, width = (side * scale for side in self.lr.shape[2:])
         for number, group in enumerate(_groups(tiles, self.batch)):
             for tile, result in zip(group, network(group).float().to(device), strict=True):
@@ -70,6 +74,7 @@ class TiledPredictor:
                     out.zero_()
                 weight = torch.from_numpy(tile.weight_y)[:, None] * torch.from_numpy(tile.weight_x)
                 self._part(out, tile, scale)[0].addcmul_(result, weight.to(device))
+            self.on_tiles(len(group))
         assert out is not None
         return out
 
@@ -97,3 +102,15 @@ class TiledPredictor:
 def _groups(tiles: list[Tile], size: int) -> Iterator[list[Tile]]:
     for start in range(0, len(tiles), size):
         yield tiles[start : start + size]
+
+
+def count_tiles(total: int, on_progress: Callable[[float], object]) -> Callable[[int], None]:
+    """Counts tiles and reports the finished part of all of them."""
+    done = 0
+
+    def count(tiles: int) -> None:
+        nonlocal done
+        done += tiles
+        on_progress(done / total)
+
+    return count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -37,11 +38,11 @@ from .image_io import read_image_file, to_pil
 from .memory import check_memory, free_bytes, memory_errors, needed_bytes
 from .pixel_format import array_of, pad_lr, split_pixel_format
 from .tile_weights import plan_tiles
-from .tiled import TiledPredictor
+from .tiled import TiledPredictor, count_tiles
 
 log = logging.getLogger(__name__)
 
-OnStep = Callable[[int], object] | None
+OnProgress = Callable[[float], object] | None
 N = TypeVar("N", bound=torch.nn.Module)
 
 
@@ -89,15 +90,17 @@ class SuperResolver:
 
     @overload
     def upscale(
-        self, image: ImageKind, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any
+        self, image: ImageKind, settings: InferConfig | None = None, *, on_progress: OnProgress = None, **changes: Any
     ) -> ImageKind: ...
 
     @overload
     def upscale(
-        self, image: str | Path, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any
+        self, image: str | Path, settings: InferConfig | None = None, *, on_progress: OnProgress = None, **changes: Any
     ) -> Image.Image: ...
 
-    def upscale(self, image: Any, settings: InferConfig | None = None, *, on_step: OnStep = None, **changes: Any) -> Any:
+    def upscale(
+        self, image: Any, settings: InferConfig | None = None, *, on_progress: OnProgress = None, **changes: Any
+    ) -> Any:
         """Upscale an image by `scale`: one sample, the same for the same seed on one device.
 
         Args:
@@ -105,7 +108,7 @@ class SuperResolver:
                 uint16, or floats of 0 to 1. Or a PIL image, a file's path, or a tensor: [H, W], [C, H, W], [H, W, C] or a batch of them
                 (where both fit, channels first).
             settings: see `InferConfig`; None: the defaults.
-            on_step: called with the time step after each sampling step, for progress.
+            on_progress: called with the finished part of an image, 0 to 1, after each tile of each network pass.
             changes: fields of the settings, such as `steps=25, seed=1`; `seed=None` draws one at random.
 
         Returns:
@@ -120,7 +123,7 @@ class SuperResolver:
             changes["seed"] = secrets.randbelow(1 << 32)
             log.info("seed %d", changes["seed"])
         settings = self.resolve(changed(settings or InferConfig(), changes, "upscale"))
-        work = partial(self._in_memory, settings=settings, plan=self.sampling_plan(settings), on_step=on_step)
+        work = partial(self._in_memory, settings=settings, plan=self.sampling_plan(settings), on_progress=on_progress)
         if isinstance(image, str | Path):
             file = read_image_file(Path(image))
             return to_pil(work(file.pixels), file)
@@ -185,45 +188,42 @@ class SuperResolver:
         load_into(network, weights, self.name)
         return network.to(self.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
-    def _in_memory(self, image: np.ndarray, settings: InferConfig, plan: SamplingPlan, on_step: OnStep) -> np.ndarray:
+    def _in_memory(self, image: np.ndarray, settings: InferConfig, **how: Any) -> np.ndarray:
         """`_upscale`, with an ImageError before the work if memory is short; `split_pixel_format` reports a wrong shape."""
         if image.ndim not in (2, 3) or image.size == 0:
-            return self._upscale(image, settings, plan=plan, on_step=on_step)
+            return self._upscale(image, settings, **how)
         height, width = image.shape[:2]
         tiled = 0 < settings.tile < max(height, width)
         if tiled or self.device.type != "cuda":  # else it needs the GPU's memory
             least = -(-2 * self.unet.multiple // self.scale)  # pad_lr pads smaller images to it
+            planes = 3 + ((settings.num_samples or 1) > 1) + (self.config.diffusion.base == "rrdb")
             needed = needed_bytes(
                 max(height, least),
                 max(width, least),
                 self.scale,
                 channels=self.config.model.rrdb_features if settings.rrdb_only else self.config.model.width,
-                planes=1
-                if settings.rrdb_only
-                else 3 + ((settings.num_samples or 1) > 1) + (self.config.diffusion.base == "rrdb"),
+                planes=1 if settings.rrdb_only else planes,
                 pixel_bytes=image.itemsize * (image.shape[2] if image.ndim == 3 else 1),
                 tile_lr=settings.tile,
                 batch=settings.batch,
             )
             check_memory(height, width, self.scale, needed=needed, free=free_bytes())
         with memory_errors(height, width):
-            return self._upscale(image, settings, plan=plan, on_step=on_step)
+            return self._upscale(image, settings, **how)
 
     @torch.inference_mode()
-    def _upscale(self, image: np.ndarray, settings: InferConfig, *, plan: SamplingPlan, on_step: OnStep) -> np.ndarray:
+    def _upscale(self, image: np.ndarray, settings: InferConfig, *, plan: SamplingPlan, on_progress: OnProgress) -> np.ndarray:
         colour, pixel_format = split_pixel_format(image)
         predictor = self._predictor(colour, settings)
-        lr = (
-            torch.from_numpy(colour).permute(2, 0, 1)[None].contiguous()
-        )  # not padded: the bicubic upsampling must not depend on padding
+        if on_progress is not None:
+            passes = 1 if settings.rrdb_only else self._passes(settings, plan)
+            predictor.on_tiles = count_tiles(passes * len(predictor.tiling.tiles), on_progress)
+        # not padded: the bicubic upsampling must not depend on padding
+        lr = torch.from_numpy(colour).permute(2, 0, 1)[None].contiguous()
         if len(predictor.tiling.tiles) == 1:  # with several tiles it may be too large for the GPU
             lr = lr.to(self.device)
         height, width = (side * self.scale for side in lr.shape[2:])
-        whole = (
-            self._regress(predictor, lr)
-            if settings.rrdb_only
-            else self._sample(predictor, lr, settings, plan=plan, on_step=on_step)
-        )
+        whole = self._regress(predictor, lr) if settings.rrdb_only else self._sample(predictor, lr, settings, plan=plan)
         result = whole[:, :, :height, :width]
         if settings.back_project:
             make_consistent(result, lr, self.scale)
@@ -242,6 +242,11 @@ class SuperResolver:
         unet = self.unet if settings.amp == "off" else self._in_bf16()
         return TiledPredictor(self.rrdb, unet, lr, tiling=tiling, cache_bytes=settings.cache_mb << 20, batch=settings.batch)
 
+    def _passes(self, settings: InferConfig, plan: SamplingPlan) -> int:
+        """How often a network runs over the whole image, without `rrdb_only`."""
+        calls = (settings.num_samples or 1) * (len(plan.times) + (self.modulation.name == "joint"))
+        return calls + (self.config.diffusion.base == "rrdb" or plan.first is not None)
+
     def _in_bf16(self) -> UNet:
         if self._halved is None:
             self._halved = copy.deepcopy(self.unet).to(torch.bfloat16)
@@ -250,9 +255,7 @@ class SuperResolver:
     def _regress(self, predictor: TiledPredictor, lr: Tensor, keep: bool = False) -> Tensor:
         return predictor.regress(lr.device, keep).clamp_(-1, 1)
 
-    def _sample(
-        self, predictor: TiledPredictor, lr: Tensor, settings: InferConfig, *, plan: SamplingPlan, on_step: OnStep
-    ) -> Tensor:
+    def _sample(self, predictor: TiledPredictor, lr: Tensor, settings: InferConfig, *, plan: SamplingPlan) -> Tensor:
         """The image [1, 3, H, W] on the device of lr; H and W include the padding, whose content is undefined."""
         first = plan.first
         height, width = (side * self.scale for side in predictor.lr.shape[2:])
@@ -275,10 +278,7 @@ class SuperResolver:
             for top in range(0, height, BLOCK):
                 rows = x[:, :, top : top + BLOCK]
                 rows.copy_(self.process.start(noise(0, top, min(top + BLOCK, height)), rows, first))
-            states = self.process.sample_steps(predictor.predict, x, noise=noise, plan=plan, rows=BLOCK)
-            for t, _ in states:
-                if on_step is not None:
-                    on_step(t)
+            deque(self.process.sample_steps(predictor.predict, x, noise=noise, plan=plan, rows=BLOCK), maxlen=0)
             mean = x if mean is None else mean.add_(x)
         assert mean is not None
         for rows, lr_up in self._bands(mean.div_(count), lr, base):
