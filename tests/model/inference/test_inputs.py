@@ -81,9 +81,9 @@ def test_tensors_of_floats(model, image, expected, dtype):
 
 def test_what_is_no_image_is_said(model, image):
     """Channels first and batches of arrays are recognised; tensors of integers, lists and None are named."""
-    with pytest.raises(ImageError, match=r"looks like channels first \[C, H, W\]: give image.transpose\(1, 2, 0\)"):
+    with pytest.raises(ImageError, match=r"looks like channels first \[C, H, W\]: pass image.transpose\(1, 2, 0\)"):
         model(image.transpose(2, 0, 1))
-    with pytest.raises(ImageError, match="looks like a batch: give its images one by one, or a torch tensor"):
+    with pytest.raises(ImageError, match="looks like a batch: pass its images one by one, or a torch tensor"):
         model(image[None])
     for wrong in (torch.zeros(6, 9, 7), torch.zeros(3, 6, 9, dtype=torch.int64), torch.zeros(0, 3, 6, 9), torch.zeros(5)):
         with pytest.raises(ImageError, match=r"expected a tensor \[H, W\], \[C, H, W\]"):

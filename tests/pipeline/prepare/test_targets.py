@@ -326,7 +326,7 @@ def test_a_lock_file_that_is_not_ours_is_left_alone(kind, tmp_path):
         "pipe": lambda: os.mkfifo(path),
     }[kind]()
     before = snapshot(tmp_path)
-    with pytest.raises(StoreError, match="expected a lock file of samdiff's or nothing, got a"):
+    with pytest.raises(StoreError, match="expected a lock file of samdiff or nothing, got a"):
         take_lock(path, "x", "samdiff prepare")
     assert snapshot(tmp_path) == before
 
