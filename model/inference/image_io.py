@@ -22,7 +22,7 @@ from ...pipeline.images.archives import reason_of
 from ...pipeline.storage.outputs import write_output
 from ...pipeline.storage.regular import read_regular
 from ..infer_config import FORMATS as FORMATS
-from .result_file import Accessories, plan_accessories
+from .result_file import Metadata, plan_metadata
 from .result_file import has_provenance as has_provenance
 from .result_file import is_result as is_result
 
@@ -91,7 +91,7 @@ class WritePlan:
     path: Path
     kind: str
     """Pillow's name of the format."""
-    accessories: Accessories
+    metadata: Metadata
     quality: int
     notes: tuple[str, ...]
     """Metadata of the source that could not be kept."""
@@ -113,7 +113,7 @@ def plan_write(
         shape: [H, W] or [H, W, 1 to 4].
         dtype: uint8, or uint16 for PNG.
         source: whose colour profile and EXIF are kept.
-        origin: how the image was made, see `plan_accessories`.
+        origin: how the image was made, see `plan_metadata`.
         quality: of JPEG and WebP, 1 … 100.
 
     Raises:
@@ -133,14 +133,14 @@ def plan_write(
     if kind == "TIFF" and shape[0] * shape[1] * bands > _TIFF_BYTES:
         raise ImageError(f"{path}: TIFF holds at most 4 GB, got {shape[1]} x {shape[0]} pixels of {bands} bands; write a PNG")
     tiny = np.zeros((1, 1, *shape[2:]), dtype)
-    accessories, notes = plan_accessories(
+    metadata, notes = plan_metadata(
         source,
         origin or {},
         kind=kind,
         size=(shape[1], shape[0]),
         encode=lambda chosen: _encode(tiny, WritePlan(path, kind, chosen, quality=quality, notes=())),
     )
-    return WritePlan(path, kind, accessories, quality=quality, notes=tuple(notes))
+    return WritePlan(path, kind, metadata, quality=quality, notes=tuple(notes))
 
 
 def write_planned(image: np.ndarray, plan: WritePlan, overwrite: bool = True) -> list[str]:
@@ -159,7 +159,7 @@ def write_planned(image: np.ndarray, plan: WritePlan, overwrite: bool = True) ->
         data = _encode(image, plan)
     except Exception as error:  # noqa: BLE001 - the metadata could be written with a tiny image; if it is the cause, the result must not be lost
         try:
-            data = _encode(image, WritePlan(plan.path, plan.kind, Accessories(), quality=plan.quality, notes=()))
+            data = _encode(image, WritePlan(plan.path, plan.kind, Metadata(), quality=plan.quality, notes=()))
         except (OSError, ValueError) as second:
             raise ImageError(f"{plan.path}: cannot be encoded as {plan.kind} ({second})") from second
         lost.append(f"its EXIF, colour profile and provenance could not be written ({printable(error)[:100]})")
@@ -198,7 +198,7 @@ def save_image(
 
 def _encode(image: np.ndarray, plan: WritePlan) -> bytes:
     """The bytes of the file."""
-    beside = plan.accessories
+    beside = plan.metadata
     if image.dtype == np.uint16:
         return _png16(image, beside)
     more: dict[str, object] = {"quality": plan.quality} if plan.kind in ("JPEG", "WEBP") else {}
@@ -216,7 +216,7 @@ def _encode(image: np.ndarray, plan: WritePlan) -> bytes:
     return buffer.getvalue()
 
 
-def _png16(image: np.ndarray, beside: Accessories) -> bytes:
+def _png16(image: np.ndarray, beside: Metadata) -> bytes:
     """A PNG of 16 bits per band (PNG specification, third edition); rows are filtered by the difference to the row above."""
     height, width = image.shape[:2]
     bands = image.shape[2] if image.ndim == 3 else 1

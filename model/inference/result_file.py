@@ -23,7 +23,7 @@ _MAX_EXIF = {"JPEG": 65_533}  # bytes: one APP1 segment
 
 
 @dataclass(frozen=True)
-class Accessories:
+class Metadata:
     """Metadata that is written with the pixels."""
 
     exif: bytes = b""
@@ -32,14 +32,14 @@ class Accessories:
     """PNG keywords and their text."""
 
 
-def plan_accessories(
+def plan_metadata(
     source: ImageData | None,
     origin: Mapping[str, str],
     *,
     kind: str,
     size: tuple[int, int],
-    encode: Callable[[Accessories], object],
-) -> tuple[Accessories, list[str]]:
+    encode: Callable[[Metadata], object],
+) -> tuple[Metadata, list[str]]:
     """The metadata that can be written, and notes on what cannot.
 
     Args:
@@ -60,17 +60,17 @@ def plan_accessories(
         exif, reason = _tried(lambda: _exif(Image.Exif(), size, in_exif), kind, encode)
         notes += [f"how it was made could not be written into it ({reason})"] if reason else []
     icc = source.icc if source is not None else None
-    if icc and (reason := _problem(lambda: encode(Accessories(icc=icc)))):
+    if icc and (reason := _problem(lambda: encode(Metadata(icc=icc)))):
         notes, icc = [*notes, f"its colour profile could not be kept ({reason})"], None
-    if text and (reason := _problem(lambda: encode(Accessories(text=text)))):
+    if text and (reason := _problem(lambda: encode(Metadata(text=text)))):
         notes, text = [*notes, f"how it was made could not be written into it ({reason})"], ()
-    return Accessories(exif, icc, text), notes
+    return Metadata(exif, icc, text), notes
 
 
-def _tried(make: Callable[[], bytes], kind: str, encode: Callable[[Accessories], object]) -> tuple[bytes, str]:
+def _tried(make: Callable[[], bytes], kind: str, encode: Callable[[Metadata], object]) -> tuple[bytes, str]:
     """(EXIF, "") if it can be written, else (b"", reason)."""
     made: list[bytes] = []
-    reason = _problem(lambda: made.append(make())) or _problem(lambda: encode(Accessories(made[0])))
+    reason = _problem(lambda: made.append(make())) or _problem(lambda: encode(Metadata(made[0])))
     most = _MAX_EXIF.get(kind)
     if not reason and most is not None and len(made[0]) > most:
         reason = f"{len(made[0])} bytes, {kind} holds {most}"

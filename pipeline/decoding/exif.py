@@ -1,4 +1,4 @@
-"""EXIF: images turned upright, and the part of it that can be written again. An accessory: whatever it holds, the image is read."""
+"""EXIF: images turned upright, and the part of it that can be written again. It is metadata: whatever it holds, the image is read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def orientation_of(exif: Image.Exif) -> int:
     try:
         value = exif.get(ORIENTATION, 1)
         return int(value) if value in range(1, 9) else 1
-    except Exception:  # noqa: BLE001 - Pillow raises whatever comes on damaged EXIF, and an accessory is no reason to lose an image
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds of exceptions on damaged EXIF, and damaged metadata is no reason to lose an image
         return 1
 
 
@@ -60,7 +60,7 @@ def keepable(exif: Image.Exif, is_tiff: bool) -> tuple[Image.Exif, list[str]]:
     try:
         tags: Iterable[int] = [tag for tag in exif if tag not in (ORIENTATION, *_POINTERS) and (not is_tiff or tag in OF_TIFF)]
         pointed = {place: dict(exif.get_ifd(place)) for place in (EXIF_IFD, GPS_IFD)}
-    except Exception:  # noqa: BLE001 - Pillow raises whatever comes on damaged EXIF; the note says that it is left out
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds of exceptions on damaged EXIF; the note says that it is left out
         return Image.Exif(), ["its EXIF is damaged and was left out"]
     for tag in tags:
         lost += not _put(copy, tag, exif)

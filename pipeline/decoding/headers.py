@@ -1,4 +1,4 @@
-"""What a file's header states, read before a decoder may take memory for it; and files without their accessories."""
+"""What a file's header states, read before a decoder may take memory for it; and files without their metadata."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_header(data: bytes, known: ImageFormat, max_pixels: float, advice: str
         check_size(width, height, max_pixels=max_pixels, advice=advice)
     elif known is JPEG:
         if data.count(b"\xff\xda") > _MAX_SCANS:
-            raise ImageError(f"a JPEG file of more than {_MAX_SCANS} scans, made to keep decoders busy; save it anew")
+            raise ImageError(f"a JPEG file of more than {_MAX_SCANS} scans, made to keep decoders busy; save it again")
         _check_jpeg_kind(data)
     elif known is JPEG2000:
         width, height, _ = jpeg2000_size(data)
@@ -99,7 +99,7 @@ def _jpeg_segments(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
     return segments, at
 
 
-def without_accessories(data: bytes, known: ImageFormat) -> bytes | None:
+def without_metadata(data: bytes, known: ImageFormat) -> bytes | None:
     """The file without EXIF, profile and texts, its pixels untouched; None for formats where that is not done here."""
     if known is JPEG:
         segments, at = _jpeg_segments(data)
@@ -127,11 +127,11 @@ def jpeg2000_size(data: bytes) -> tuple[int, int, int]:
     Raises:
         ImageError: there is none.
     """
-    found = re.search(rb"\xff\x4f\xff\x51", data)
-    if found is None or len(data) < found.start() + 44:
+    match = re.search(rb"\xff\x4f\xff\x51", data)
+    if match is None or len(data) < match.start() + 44:
         raise ImageError("damaged or cut off JPEG 2000 file: it has no codestream")
-    right, bottom, left, top = struct.unpack_from(">4I", data, found.start() + 8)
-    return max(0, right - left), max(0, bottom - top), (data[found.start() + 42] & 0x7F) + 1
+    right, bottom, left, top = struct.unpack_from(">4I", data, match.start() + 8)
+    return max(0, right - left), max(0, bottom - top), (data[match.start() + 42] & 0x7F) + 1
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -227,9 +227,9 @@ def _properties_of(item: int, ipma: bytes) -> list[int]:
         end = at + (4 if wide_id else 2)
         if end >= len(ipma):
             break
-        count, found = ipma[end], int.from_bytes(ipma[at:end], "big")
+        count, owner = ipma[end], int.from_bytes(ipma[at:end], "big")
         at = end + 1 + count * step
-        if found == item:
+        if owner == item:
             mask = 0x7FFF if wide_index else 0x7F
             return [int.from_bytes(ipma[k : k + step], "big") & mask for k in range(end + 1, at, step)]
     return []

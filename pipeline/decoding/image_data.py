@@ -13,7 +13,7 @@ from ...errors import ImageError, SamdiffError, printable
 from . import profiles
 from .exif import keepable, upright
 from .formats import TIFF, ImageFormat, recognise, suffix_note
-from .headers import check_header, colour_notes, without_accessories
+from .headers import check_header, colour_notes, without_metadata
 from .pillow_modes import eight_bit, over_white
 from .raw_image import TURNED, RawImage, raw_image
 from .tiff_file import raw_tiff
@@ -98,30 +98,30 @@ def rgb8(image: ImageData) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _raw(data: bytes, known: ImageFormat, settings: ReadConfig) -> RawImage:
-    """Decode; once more without accessories if the file cannot be read with them."""
+    """Decode; once more without metadata if the file cannot be read with it."""
     if known is TIFF:
         return raw_tiff(data, settings.max_pixels, settings.advice)
     try:
         return raw_image(data, known, max_pixels=settings.max_pixels, advice=settings.advice)
     except (SamdiffError, MemoryError):
         raise
-    except Exception:  # noqa: BLE001 - Pillow raises whatever comes, of accessories too: without them the image may be whole
-        bare = without_accessories(data, known)
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds of exceptions, also for metadata: without it the image may be whole
+        bare = without_metadata(data, known)
         if bare is None or bare == data:
             raise
-        with_accessories = _second_try(bare, known, settings)
-        if with_accessories is None:
+        second = _second_try(bare, known, settings)
+        if second is None:
             raise
-        return with_accessories
+        return second
 
 
 def _second_try(bare: bytes, known: ImageFormat, settings: ReadConfig) -> RawImage | None:
     try:
-        found = raw_image(bare, known, max_pixels=settings.max_pixels, advice=settings.advice)
-    except Exception:  # noqa: BLE001 - it was not the accessories: the first reason is the right one
+        raw = raw_image(bare, known, max_pixels=settings.max_pixels, advice=settings.advice)
+    except Exception:  # noqa: BLE001 - it was not the metadata: the first reason is the right one
         return None
     note = "its EXIF, colour profile or texts are damaged and were left out"
-    return RawImage(found.pixels, found.cmyk, orientation=found.orientation, notes=(*found.notes, note))
+    return RawImage(raw.pixels, raw.cmyk, orientation=raw.orientation, notes=(*raw.notes, note))
 
 
 def _in_rgb(raw: RawImage, to_srgb: bool) -> tuple[np.ndarray, bytes | None, list[str]]:
@@ -140,11 +140,11 @@ def _in_rgb(raw: RawImage, to_srgb: bool) -> tuple[np.ndarray, bytes | None, lis
     if raw.cmyk:
         colours, alpha = pixels[..., :4], pixels[..., 4:]
         if to_srgb and profile is not None:
-            rgb, said = profiles.converted(colours, profile), f"CMYK turned into sRGB by its colour profile {title}"
+            rgb, note = profiles.converted(colours, profile), f"CMYK turned into sRGB by its colour profile {title}"
         else:
             rgb = np.asarray(Image.fromarray(np.ascontiguousarray(colours), "CMYK").convert("RGB"))
-            said = "CMYK turned into RGB without its colour profile"
-        return np.concatenate([rgb, alpha], axis=2), None, [*notes, said]
+            note = "CMYK turned into RGB without its colour profile"
+        return np.concatenate([rgb, alpha], axis=2), None, [*notes, note]
     if srgb or profile is None:
         return pixels, profile, notes
     if not to_srgb:

@@ -43,7 +43,7 @@ def native_pixels(image: Image.Image, depth: int = 8) -> np.ndarray:
     if mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16, copy=False)
     if mode == "I":
-        raise ImageError("whole numbers of more than 16 bits, whose range is not known; save it with 8 or 16 bits")
+        raise ImageError("integers of more than 16 bits, whose range is not known; save it with 8 or 16 bits")
     raise ImageError(f"colours of the kind {mode}, which are not supported; save it as RGB")
 
 

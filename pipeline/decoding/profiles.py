@@ -49,7 +49,7 @@ def name_of(icc: bytes) -> str:
     """
     try:
         text = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(icc))).strip()
-    except Exception as error:  # noqa: BLE001 - LittleCMS and Pillow raise whatever comes; the caller leaves the profile out
+    except Exception as error:  # noqa: BLE001 - LittleCMS and Pillow raise many kinds of exceptions; the caller leaves the profile out
         raise ImageError("its colour profile cannot be read") from error
     return printable(text)[:60] or space_of(icc)
 

@@ -42,7 +42,7 @@ def read_exif(image: ImageFile) -> tuple[Image.Exif, list[str]]:
     """EXIF as far as it can be read, and a note if it cannot."""
     try:
         return image.getexif(), []
-    except Exception:  # noqa: BLE001 - Pillow raises whatever comes on damaged EXIF, which is no reason to lose an image
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds of exceptions on damaged EXIF, which is no reason to lose an image
         return Image.Exif(), ["its EXIF is damaged and was left out"]
 
 
@@ -107,17 +107,17 @@ def _pixels(image: ImageFile, data: bytes, known: ImageFormat) -> tuple[np.ndarr
 
 def _wide_png(image: ImageFile, data: bytes) -> np.ndarray:
     """uint16 pixels of a 16-bit PNG that Pillow has loaded, and so found whole. OpenCV decodes it: Pillow cuts the low byte off."""
-    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if found is None or found.dtype != np.uint16:
-        raise ImageError("a 16-bit PNG of a kind that cannot be read; save it anew")
-    if found.shape[:2] != (image.height, image.width):
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16:
+        raise ImageError("a 16-bit PNG of a kind that cannot be read; save it again")
+    if decoded.shape[:2] != (image.height, image.width):
         raise ImageError("damaged PNG file: decoders differ about its size")
-    layers = found.reshape(*found.shape[:2], -1)
+    layers = decoded.reshape(*decoded.shape[:2], -1)
     bands = {0: 1, 4: 2, 2: 3, 6: 4}.get(data[25], 0)  # colour type -> bands
     if layers.shape[2] > 2:
         layers = layers[..., [2, 1, 0, 3][: layers.shape[2]]]
     if layers.shape[2] < bands and bands != 2:
-        raise ImageError("a 16-bit PNG of a kind that cannot be read; save it anew")
+        raise ImageError("a 16-bit PNG of a kind that cannot be read; save it again")
     # OpenCV repeats grey bands, and some of its versions make a band of a transparent colour
     layers = layers[..., [0, layers.shape[2] - 1]] if bands == 2 else layers[..., :bands]
     pixels = layers[..., 0] if bands == 1 else layers

@@ -48,18 +48,18 @@ def raw_tiff(data: bytes, max_pixels: float, advice: str) -> RawImage:
         pixels = native_pixels(image)
     except (SamdiffError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - Pillow raises whatever comes, of accessories too: without them the samples may be whole
+    except Exception as error:  # noqa: BLE001 - Pillow raises many kinds of exceptions, also for metadata: without it the samples may be whole
         if "unknown pixel mode" in str(error):
             what = f"{layout.samples} samples of {layout.bits} bits, colours of the kind {layout.photometric}"
             raise ImageError(f"TIFF with {what}, which is not read; save it as RGB") from error
         if not layout.decodable:
             raise
-        found = _from_samples(data, layout)
+        raw = _from_samples(data, layout)
         return RawImage(
-            found.pixels,
-            found.cmyk,
-            orientation=found.orientation,
-            notes=(*found.notes, "its EXIF or other tags are damaged and were left out"),
+            raw.pixels,
+            raw.cmyk,
+            orientation=raw.orientation,
+            notes=(*raw.notes, "its EXIF or other tags are damaged and were left out"),
         )
     notes = [*several, *notes, *layout.notes]
     if layout.orientation in range(2, 9):
@@ -81,9 +81,9 @@ def _from_samples(data: bytes, layout: TiffLayout) -> RawImage:
     return RawImage(pixels, cmyk, orientation=layout.orientation, notes=notes)
 
 
-def _with_facts(found: RawImage, data: bytes) -> RawImage:
+def _with_facts(raw: RawImage, data: bytes) -> RawImage:
     """Add the profile, EXIF and whether there are more pages. What Pillow cannot read of them is left out with a note."""
-    notes, exif, icc, several = list(found.notes), Image.Exif(), None, False
+    notes, exif, icc, several = list(raw.notes), Image.Exif(), None, False
     try:
         directory = ImageFileDirectory_v2(data[:16] if data[2:4] in (b"+\0", b"\0+") else data[:8])
         file = io.BytesIO(data)
@@ -98,8 +98,8 @@ def _with_facts(found: RawImage, data: bytes) -> RawImage:
         exif = with_groups
     except SyntaxError:  # it does not: the tags of the main directory are kept
         pass
-    except Exception:  # noqa: BLE001 - Pillow raises whatever comes on damaged tags, which are no reason to lose an image
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds of exceptions on damaged tags, which are no reason to lose an image
         notes.append("its EXIF or other tags are damaged and were left out")
     if several:
         notes.insert(0, SEVERAL)
-    return RawImage(found.pixels, found.cmyk, orientation=found.orientation, notes=tuple(notes), icc=icc, exif=exif)
+    return RawImage(raw.pixels, raw.cmyk, orientation=raw.orientation, notes=tuple(notes), icc=icc, exif=exif)

@@ -95,7 +95,7 @@ def _samples_of(rows: np.ndarray, layout: TiffLayout, width: int, samples: int) 
     """Bytes [H, row bytes] of a column of tiles -> [H, width, samples]."""
     rows, bits = np.ascontiguousarray(rows), layout.bits
     if layout.predictor not in ((1, 2, 3) if layout.floats else (1, 2) if bits % 8 == 0 else (1,)):
-        raise ImageError(f"TIFF with predictor {layout.predictor} for {bits} bits, which is not read; save it anew")
+        raise ImageError(f"TIFF with predictor {layout.predictor} for {bits} bits, which is not read; save it again")
     if bits % 8:
         return _unpacked(rows, bits, width * samples).reshape(len(rows), width, samples)
     if layout.predictor == 3:

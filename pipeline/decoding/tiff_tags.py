@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...errors import ImageError
 
 Tags = dict[int, tuple[int, ...]]
-"""Tag -> its whole numbers."""
+"""Tag -> its integers."""
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR = 273, 274, 277, 278, 279, 284
@@ -24,7 +24,7 @@ _STRUCTURE = (
     *(COLOUR_MAP, SUB_IFDS, DNG),
 )
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
-"""Types of whole numbers -> struct's letters."""
+"""Types of integers -> struct's letters."""
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
@@ -111,7 +111,7 @@ class TiffLayout:
 
 
 def first_directory(data: bytes) -> tuple[str, Tags]:
-    """(byte order, whole numbers of the tags that describe the first page's structure). No other tag is looked at.
+    """(byte order, integers of the tags that describe the first page's structure). No other tag is looked at.
 
     Raises:
         ImageError: a tag occurs twice: decoders differ in which one they take.
@@ -233,11 +233,11 @@ def _sample_format(tags: Tags) -> int:
 def _check_samples(bits: int, kind: int) -> None:
     many = f"of more than 16 bits ({bits})" if bits > 16 else f"of {bits} bits"
     if kind == SIGNED:
-        raise ImageError(f"signed whole numbers {many}, whose range is not known; save it with 8 or 16 bits")
+        raise ImageError(f"signed integers {many}, whose range is not known; save it with 8 or 16 bits")
     if kind not in (UNSIGNED, FLOAT):
         raise ImageError("complex numbers, which are no image; save it with 8 or 16 bits")
     if kind == UNSIGNED and bits > 16:
-        raise ImageError(f"whole numbers {many}, whose range is not known; save it with 8 or 16 bits")
+        raise ImageError(f"integers {many}, whose range is not known; save it with 8 or 16 bits")
     if kind == FLOAT and bits not in (16, 32, 64):
         raise ImageError(f"floats of {bits} bits, which are not read; save it with 8 or 16 bits")
     if kind == UNSIGNED and bits < 8 and bits not in (1, 2, 4):
@@ -275,7 +275,7 @@ def _check_decodable(bits: int, photometric: int, compression: int, fill_order: 
             f"{what} compressed as {_COMPRESSIONS.get(compression, compression)}, which is not read; save it with LZW"
         )
     if fill_order != 1:
-        raise ImageError(f"{what} and its bits in reverse order (FillOrder 2), which is not read; save it anew")
+        raise ImageError(f"{what} and its bits in reverse order (FillOrder 2), which is not read; save it again")
 
 
 def check_tile(layout: TiffLayout, max_pixels: float) -> None:

@@ -14,7 +14,7 @@ def tiff_of(body, width, height, *, compression=1, bits=(8,), photometric=1, **t
         compression: 1 or 8 (deflate).
         bits: BitsPerSample.
         photometric: its tag; None leaves it out.
-        tags: more of them, such as `t338=(0,)`, each a tuple of whole numbers, or bytes for text.
+        tags: more of them, such as `t338=(0,)`, each a tuple of integers, or bytes for text.
     """
     packed = zlib.compress(body) if compression == 8 else body
     entries = {256: (width,), 257: (height,), 258: bits, 259: (compression,), 273: (8,), 277: (len(bits),), 278: (height,)}

@@ -76,7 +76,7 @@ def bomb(kind):
 
 
 def unusual_tiff():
-    """32-bit whole numbers."""
+    """32-bit integers."""
     return file_of(Image.fromarray(np.arange(12, dtype=np.int32).reshape(3, 4)), "TIFF")
 
 

@@ -1,4 +1,4 @@
-"""EXIF, profiles and texts are accessories: an image that can be decoded comes out, and goes into every format, whatever they hold."""
+"""EXIF, profiles and texts are metadata: an image that can be decoded comes out, and goes into every format, whatever they hold."""
 
 import io
 import struct
@@ -98,7 +98,7 @@ def test_what_is_written_is_tried_before_the_work(tmp_path):
 
 
 def test_an_encoder_that_fails_late_keeps_the_pixels(tmp_path, monkeypatch):
-    """Accessories that fit a tiny image and not the large one are dropped, and the result is written."""
+    """Metadata that fit a tiny image and not the large one are dropped, and the result is written."""
     plan = plan_write(tmp_path / "o.png", LARGE.shape, np.uint8, origin={"Software": "s"})
     monkeypatch.setattr(PngImagePlugin.PngInfo, "add_text", lambda *_: (_ for _ in ()).throw(struct.error("late")))
     assert "late" in write_planned(LARGE, plan)[0]

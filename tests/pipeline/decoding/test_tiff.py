@@ -121,10 +121,10 @@ def test_lzw_of_16_bits_as_opencv_writes_it():
 
 
 REFUSED = {
-    "signed 16": (written(np.zeros((4, 4), np.int16)), "signed whole numbers of 16 bits"),
-    "signed 8": (written(np.zeros((4, 4), np.int8)), "signed whole numbers of 8 bits"),
+    "signed 16": (written(np.zeros((4, 4), np.int16)), "signed integers of 16 bits"),
+    "signed 8": (written(np.zeros((4, 4), np.int8)), "signed integers of 8 bits"),
     "signed 32": (written(np.zeros((4, 4), np.int32)), "more than 16 bits"),
-    "unsigned 32": (written(np.zeros((4, 4), np.uint32)), "whole numbers of more than 16 bits"),
+    "unsigned 32": (written(np.zeros((4, 4), np.uint32)), "integers of more than 16 bits"),
     "complex": (written(np.zeros((4, 4), np.complex64)), "complex numbers"),
     "floats": (written(np.full((4, 4, 3), 2, np.float32), photometric="rgb"), "floats from 2 to 2"),
     "lab": (written(np.zeros((4, 4, 3), np.uint16), photometric="cielab"), "CIELab colours"),
