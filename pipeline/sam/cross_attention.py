@@ -44,7 +44,7 @@ class _Layer:
 
 
 class TokenToImage(_Layer):
-    """Tokens look at the image: queries are tokens, keys and values are pixels."""
+    """Cross attention from tokens to the image: queries are tokens, keys and values are pixels."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__(attention)
@@ -82,7 +82,7 @@ class TokenToImage(_Layer):
 
 
 class ImageToToken(_Layer):
-    """The image looks at the tokens: queries are pixels, keys and values are tokens."""
+    """Cross attention from the image to tokens: queries are pixels, keys and values are tokens."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__(attention)

@@ -28,12 +28,12 @@ POINT_MASKS = 3
 """Masks per point: the first of the four mask tokens is for several prompts and stays unused."""
 
 _USED = [0, 2, 3, 4]
-"""Tokens that are read in the end: predicted IoU and three masks. The others are not asked in the last attention."""
+"""Tokens that are read in the end: predicted IoU and three masks. The others are left out of the last attention."""
 
 
 @dataclass(frozen=True)
 class ImageSide:
-    """What the decoder needs of one image: made once, used for all its points."""
+    """What the decoder needs of one image, computed once for all its points."""
 
     keys: Tensor
     """[1, P, C]: embedding plus the "no mask" prompt."""
@@ -47,7 +47,7 @@ class ImageSide:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What `GridDecoder.points` knows of B points; the logits come from `GridDecoder.logits`."""
+    """The result of `GridDecoder.points` for B points; the logits come from `GridDecoder.logits`."""
 
     predicted_iou: Tensor
     """float32 [B, 3]."""
@@ -84,7 +84,7 @@ class GridDecoder:
         self.upscale = Upscale(decoder.output_upscaling, prompts.image_embedding_size[1], dtype)
 
     def image_side(self, embedding: Tensor) -> ImageSide:
-        """Everything of an image that no point changes; `embedding` float32 [C, 64, 64]."""
+        """All that does not depend on the points; `embedding` float32 [C, 64, 64]."""
         keys = embedding.flatten(1).t().contiguous() + self.no_mask  # [P, C]
         placed = keys + self.position
         k0 = self.t2i_0.project_keys(placed).transpose(1, 2)

