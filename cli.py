@@ -43,7 +43,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="samdiff",
     cls=_Commands,
-    help="Structure-encoded shards and diffusion super-resolution: Segment Anything runs once, offline, never at inference.",
+    help="Diffusion super-resolution trained with the masks of Segment Anything, which runs once per data set and never at inference.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

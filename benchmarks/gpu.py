@@ -5,7 +5,7 @@
     python benchmarks/gpu.py --report out/gpu.json > docs/gpu.md
 
 Parts run in the order of their worth, each in a process of its own with a time limit. The file is rewritten after each part; the same command
-goes on with the parts that are missing, and tries those again that failed. MobileSAM's weights must be in the cache (`samdiff weights
+resumes with the parts that are missing or failed. MobileSAM's weights must be in the cache (`samdiff weights
 mobile_sam`). Nothing is downloaded.
 """
 

@@ -14,9 +14,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Folder for all files of the demo.")] = Path("demo"),
     rrdb_steps: Annotated[int | None, typer.Option(min=1, help="Training steps of stage one.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of stage two.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option(help="Replace files that have names of the demo but were not written by it.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace existing files that the demo did not write.")] = False,
     device: Device = "auto",
 ) -> None:
     """Run all steps on sample images, in minutes.

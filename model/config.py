@@ -75,7 +75,7 @@ class DiffusionConfig:
     modulation: str = setting("official", choices=MODULATIONS, option="--modulation", panel="Common")
     """How E_SAM enters the diffusion process."""
     e_mean: str = setting("mask", choices=("mask", "image"), option="--e-mean", panel="Common")
-    """The mean of x_RoPE that encodes a mask: over the mask (paper) or over the whole image (official code)."""
+    """E_SAM of a mask: mean of x_RoPE over the mask (paper), or its sum divided by the image's area (official code)."""
     loss: str = setting("l1", choices=("l1", "l2"), option="--loss", panel="Common")
     """Loss on the prediction: l1 (official code) or l2 (paper)."""
     timesteps: int = setting(100, min=2, max=MOST_TIMES)
@@ -88,11 +88,11 @@ class DiffusionConfig:
     """Divisor of LR pixels before bicubic upsampling; imported official weights need 256."""
 
     process: str = setting("ddpm", choices=PROCESSES)
-    """ddpm, or flow: rectified flow from the RRDB's image with noise to HR (needs base rrdb and modulation none)."""
+    """ddpm, or flow: rectified flow from the RRDB's result plus noise to HR (needs base rrdb and modulation none)."""
     base: str = setting("bicubic", choices=BASES)
-    """Base image that residuals are relative to: bicubic (the upsampled LR) or rrdb (the RRDB's image)."""
+    """Image to which stage two adds its residual: bicubic (the upsampled LR) or rrdb (the RRDB's result)."""
     residual_scale: float = setting(0.0, min=0, max=1000)
-    """Factor of residuals. 0: 2 for base bicubic (SRDiff); for base rrdb it is measured when stage two begins, and saved."""
+    """Factor of residuals. 0 (automatic): 2 for base bicubic (SRDiff), measured before stage two for base rrdb."""
     flow_sigma: float = setting(0.5, min=0, max=1000)
     """For flow: standard deviation of the noise at the start, in units of the scaled residual."""
     flow_prediction: str = setting("clean", choices=PREDICTIONS)
@@ -139,7 +139,7 @@ class LossConfig:
     begin: float = setting(0.2, min=0, max=1)
     """Fraction of the steps of stage two after which the second phase begins."""
     share: float = setting(0.5, min=0, max=1)
-    """Fraction of each batch that gets the additional losses; its time step is fixed to that of one-step prediction."""
+    """Fraction of each batch that gets the additional losses, at the fixed time step of one-step prediction."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -163,13 +163,13 @@ class TrainConfig:
     lr_schedule: str = setting("step", choices=("step", "cosine"))
     """step (official: halved every `halve_every` steps) or cosine (to 0 at the end of the stage)."""
     halve_every: int = setting(200_000, min=1)
-    """Steps after which the rate is halved."""
+    """Steps after which the learning rate is halved."""
     warmup: int = setting(0, min=0)
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up of the learning rate."""
     grad_clip: float = setting(10.0, min=0, was=("clip",))
     """Maximum norm of the gradient (clipping); 0: no clipping."""
     ema_decay: float = setting(0.999, min=0, below=1, was=("ema",))
-    """Decay of the EMA weights, which inference uses; warmed up as (1 + n) / (10 + n); 0: no EMA."""
+    """Decay of the EMA weights, which inference uses; at most (1 + n) / (10 + n) after n steps; 0: no EMA."""
     seed: int = setting(0, min=0)
     """Seed of the initial weights, sample order, crops, time steps and noise."""
     amp: str = setting("off", choices=("off", "bf16", "fp16"), option="--amp", panel="Run")
@@ -179,7 +179,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about half the memory, a third more time."""
     num_workers: int = setting(2, min=0, max=_MOST_THREADS, was=("workers",))
-    """Threads that prefetch batches; 0: none. They change the speed only."""
+    """Threads that prefetch batches; 0: none. Affects the speed only."""
     compile: bool = False
     """Use torch.compile for the trained network."""
     tensorboard: bool = False
@@ -189,7 +189,7 @@ class TrainConfig:
     checkpoint_every: int = setting(5_000, min=1)
     """Steps between saved states."""
     keep: int = setting(2, min=1)
-    """Saved states that are kept."""
+    """Number of saved states to keep."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -202,18 +202,18 @@ class ValidateConfig:
     every: int = setting(5_000, min=0)
     """Steps between validations; 0: never."""
     images: int = setting(8, min=0)
-    """Images held out at the end of each store, at most a tenth of them; 0: none."""
+    """Number of last images of each store that are held out, at most a tenth; 0: none."""
     tiles: int = setting(8, min=1)
-    """Number of their tiles to validate on."""
+    """Number of tiles of the held-out images to validate on."""
     save_images: int = setting(2, min=0)
-    """Images of each benchmark that are saved at each validation, in the run's folder visualization/; 0: none."""
+    """Images of each benchmark to save at each validation, in visualization/ of the run's folder; 0: none."""
     sampler: str = setting("", choices=("", *SAMPLERS, FLOW_SAMPLER), none="depends on the modulation")
-    """Sampler of the validation; empty: the default of the modulation. A flow then takes the number of steps recommended for it."""
+    """Sampler of the validation; empty: the default of the model, and for a flow also its recommended number of steps."""
     steps: int = setting(20, min=0)
-    """Sampling steps; 0: all. Ignored by a flow unless `sampler` is euler, and by modulation paper, which takes its own number."""
+    """Sampling steps; 0: all. Not used for a flow unless `sampler` is euler, nor for modulation paper, which has its own number."""
 
     perceptual: str = "auto"
-    """Perceptual metrics: auto (lpips and dists where their weights are in the cache), off, or names such as lpips,dists."""
+    """Perceptual metrics: auto (lpips and dists if their weights are in the cache), off, or names such as lpips,dists."""
 
     def __post_init__(self) -> None:
         check(self)

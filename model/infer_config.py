@@ -29,17 +29,17 @@ class InferConfig:
     sampler: str | None = setting(None, choices=(*SAMPLERS, FLOW_SAMPLER), none="depends on the model", panel="Common")
     """Sampling method."""
     quality: str | None = setting(None, choices=QUALITIES, none="balanced", panel="Common")
-    """Which of the model's recommended settings to use for sampler, steps and number of samples, where they are not given."""
+    """Recommended settings of the model: sampler, steps and number of samples. Other options override them."""
     num_samples: int | None = setting(None, min=1, was=("average",), none="as the model recommends, else 1")
     """Average this many samples: smoother, with a lower mean squared error."""
     start: str = setting("noise", choices=STARTS)
-    """Start from noise, or from the RRDB's image noised to --start-time."""
+    """Start from noise, or from the RRDB's result with noise added up to --start-time."""
     start_time: int | None = setting(None, min=0, none="half of T")
-    """With --start rrdb: the time step, 0 to T - 1. A higher one changes more of the RRDB's image."""
+    """First time step of --start rrdb, 0 to T - 1. A higher one changes more of the RRDB's result."""
     back_project: bool = setting(False, was=("consistent",))
-    """Make the result consistent with the input by back-projection: no colour shift."""
+    """Make the result consistent with the input by back-projection, without a colour shift."""
     rrdb_only: bool = setting(False, was=("regress",))
-    """Output the RRDB's image (stage one), without diffusion: smoother, with a lower mean squared error."""
+    """Output the RRDB's result (stage one) without diffusion: smoother, with a lower mean squared error."""
     tile: int = setting(192, min=0, panel="Tiles")
     """Longest side of a tile in input pixels; 0: no tiles."""
     overlap: int = setting(16, min=0, panel="Tiles")
@@ -65,9 +65,9 @@ class OutputConfig:
     out: Path | None = setting(None, short="-o", none="beside each input", panel="Common")
     """Output file for one image, or output folder."""
     suffix: str | None = setting(None, none="_x4 for a model of scale 4")
-    """Text added to the name of the input."""
+    """Text added to the name of the input, before the file suffix."""
     format: str = setting("png", choices=OUTPUT_FORMATS)
-    """File format; a file given by --out has that of its suffix."""
+    """File format, unless --out names a file, whose suffix selects it."""
     overwrite: bool = setting(False, panel="Common")
     """Replace files that exist."""
     bits: int = setting(8, choices=(8, 16))
@@ -75,7 +75,7 @@ class OutputConfig:
     to_srgb: bool = False
     """Convert colours to sRGB by the input's colour profile; otherwise the profile is kept, and reported."""
     provenance: bool = setting(True, was=("say_so",))
-    """Write model, settings and input hash into the file, and that its detail is synthesised."""
+    """Record in the file the model, settings, hash of the input, and that its detail is synthesised."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 TITLES = {
-    "machine": "The card itself",
+    "machine": "The GPU itself",
     "masks mobile_sam": "Masks: MobileSAM, real weights",
-    "masks vit_h": "Masks: size of vit_h",
-    "masks vit_b": "Masks: size of vit_b",
+    "masks vit_h": "Masks: vit_h, random encoder weights",
+    "masks vit_b": "Masks: vit_b, random encoder weights",
     "masks compiled": "Masks: MobileSAM, compiled",
     "host work": "Masks: the host's work for each image",
     "training step": "Training step",
@@ -16,7 +16,7 @@ TITLES = {
     "training step compiled": "Training step, compiled",
     "loader": "The loader's share of a training step",
     "sampling": "Sampling",
-    "copies": "Copies from pinned and ordinary memory",
+    "copies": "Copies from pinned and pageable memory",
     "profile masks": "Profile: masks",
     "profile training": "Profile: training step",
 }
@@ -49,9 +49,9 @@ On a machine with a GPU, in a checkout:
     make gpu-bench
     python benchmarks/gpu.py --report build/gpu/gpu.json > docs/gpu.md
 
-`make gpu-test` compares masks, loader, training, inference and export on the GPU with the CPU (`tests/cuda`). `make gpu-bench` measures all that this page has a
-place for, in parts with a time limit each, within nine minutes; run again, it goes on with the parts that are missing. MobileSAM's weights must be in
-the cache (`samdiff weights mobile_sam`). Any machine can rehearse both at small sizes:
+`make gpu-test` compares masks, loader, training, inference and export on the GPU with the CPU (`tests/cuda`). `make gpu-bench` makes the measurements of this page
+within nine minutes; each has a time limit. Run again, it resumes with the missing ones. MobileSAM's weights must be in
+the cache (`samdiff weights mobile_sam`). Both can be tried on a CPU at small sizes:
 `SAMDIFF_TEST_DEVICE=cpu python -m pytest -m cuda tests/cuda` and `python benchmarks/gpu.py FILE.json --device cpu --small`.
 
 ### Without a network
@@ -60,14 +60,14 @@ the cache (`samdiff weights mobile_sam`). Any machine can rehearse both at small
 
 makes two files of at most 45 MiB: `build/gpu/check.tar` (code, tests, benchmark, wheels, MobileSAM's weights, three images) and `build/gpu/train.tar` (code, wheels, a store of at most 30
 MiB made of the images in FOLDER; or `STORE=…`). The wheels are for Linux on x86-64 and Python 3.12; the machine must have PyTorch with torchvision, NumPy, OpenCV, Pillow,
-safetensors, typer, tqdm, filelock, pytest and hypothesis. There:
+safetensors, typer, tqdm, filelock, pytest and hypothesis. Run on that machine:
 
     tar xf check.tar && python3 samdiff-gpu/benchmarks/gpu_run.py check --out results
     tar xf train.tar && python3 samdiff-gpu/benchmarks/gpu_run.py train --out results
 
-Each ends within nine minutes (`--minutes`). The first writes `tests.txt` and `gpu.json`, and goes on with a `gpu.json` that is in `results` already. The second trains an RRDB of preset
-`tiny`, a flow on it, and an RRDB of preset `small`, in bf16, and leaves each run's folder as `NAME.tar.0`, `NAME.tar.1`, …, of at most 15 MiB each:
-`cat NAME.tar.* | tar x` makes the folder again, and the command in `commands.txt` resumes the run on any device.
+Each ends within nine minutes (`--minutes`). The first writes `tests.txt` and `gpu.json`; it resumes with a `gpu.json` that `results` already contains. The second trains an RRDB of preset
+`tiny`, a flow on it, and an RRDB of preset `small`, in bf16. It packs each run's folder into `NAME.tar.0`, `NAME.tar.1`, …, of at most 15 MiB each.
+`cat NAME.tar.* | tar x` unpacks it, and the command in `commands.txt` resumes the run on any device.
 """
 
 
@@ -76,8 +76,8 @@ def page(whole: dict[str, Any] | None, names: list[str]) -> str:
     head = "# On a GPU\n\nThis page is made by `benchmarks/gpu.py --report`.\n"
     if whole is None:
         nothing = (
-            "\n**Nothing has been measured on a GPU yet, and the tests of `tests/cuda` have not been run on one.** Most of their parts were tried on a "
-            "CPU at small sizes; those numbers mean nothing and are not shown. Compiled segmenters and copies between host and device were not tried.\n"
+            "\n**Nothing has been measured on a GPU yet, and the tests of `tests/cuda` have not been run on one.** Most of the benchmark's parts were tested on a "
+            "CPU at small sizes; those numbers mean nothing and are not shown. Compiled segmenters and copies between host and device were not tested.\n"
         )
         places = "\n".join(f"- {TITLES[name]}" for name in names)
         return f"{head}{nothing}{HOW}\n## What will be measured\n\n{places}\n"

@@ -35,7 +35,7 @@ Mirror = Annotated[
     typer.Option(
         callback=mirrors,
         rich_help_panel=RUN,
-        help="Mirror, tried first: a folder with files of the same names, as https://, file:// or a path; may be repeated. [env var: SAMDIFF_MIRROR]",
+        help="Folder with files of the same names (https://, file:// or a path) that is tried first; may be repeated. [env var: SAMDIFF_MIRROR]",
     ),
 ]
 Registry = Annotated[
@@ -67,12 +67,12 @@ def download(
     mirror: Mirror = None,
     registry: Registry = None,
     extract: Annotated[
-        bool, typer.Option(help="Also unpack the images; prepare does not need this, it reads archives.")
+        bool, typer.Option(help="Also unpack the images. Not needed for prepare, which reads archives.")
     ] = False,
 ) -> None:
     """Download a data set.
 
-    The archive is verified. The same command resumes after an interruption.
+    The archive is verified. The same command resumes an interrupted download.
     """
     from ...pipeline.download import datasets
     from ...pipeline.download.benchmarks import unpack

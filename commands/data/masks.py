@@ -40,7 +40,7 @@ def masks(
             "--out",
             rich_help_panel=COMMON,
             show_default="NAME_masks.png in this folder",
-            help="The drawing's file; for several images a folder.",
+            help="Output file; for several images, output folder.",
         ),
     ] = None,
     records: Annotated[
@@ -48,7 +48,7 @@ def masks(
         typer.Option(
             "--records",
             rich_help_panel=COMMON,
-            help="Also write the records, in amg.py's format (COCO RLE): a JSON file; for several images a folder.",
+            help="Also write the masks as JSON in amg.py's format (COCO RLE): a file; for several images, a folder.",
         ),
     ] = None,
     recursive: Annotated[
@@ -61,7 +61,7 @@ def masks(
 ) -> None:
     """Draw the masks of images.
 
-    The masks in colour, beside the structure map E_SAM that training sees.
+    Draws the image, its masks in colour, and its E_SAM map, which training uses.
     """
     settings = chosen.config()
     required("masks", IMAGE=images)

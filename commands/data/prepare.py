@@ -42,7 +42,7 @@ def prepare(
         str | None,
         typer.Argument(
             show_default=f"{DEFAULT_SOURCE}, after a question",
-            help="A data set of samdiff download (div2k, df2k, flickr2k, …), samples, a folder, an image, a zip or tar archive.",
+            help="A folder, an image, a zip or tar archive, samples, or a data set of samdiff download (div2k, df2k, flickr2k, …).",
         ),
     ] = None,
     out: Annotated[
@@ -61,7 +61,7 @@ def prepare(
             "--lr-dir",
             "--lr",
             rich_help_panel="Degradation",
-            help="Existing LR images: a folder, archive or data set with the same names, or with x4 added to them.",
+            help="Folder, archive or data set of existing LR images: NAME.png, NAMEx4.png and similar names.",
         ),
     ] = None,
     downloads: Downloads = DOWNLOADS,
@@ -90,7 +90,7 @@ def prepare(
         str | None,
         typer.Option(
             rich_help_panel=RUN,
-            help="Make masks on a running Dask cluster, given by the address of its scheduler (docs/cluster.md).",
+            help="Make masks on a running Dask cluster: the address of its scheduler (docs/cluster.md).",
         ),
     ] = None,
     device: Device = "auto",
@@ -99,13 +99,13 @@ def prepare(
         typer.Option(
             min=1,
             rich_help_panel=RUN,
-            help="CPU threads of each segmenter. Another number may change the last bits of the codes.",
+            help="CPU threads of each segmenter. Another number may change the last bits of E_SAM.",
         ),
     ] = 1,
 ) -> None:
     """Make a store of training tiles from images.
 
-    Segments each image, encodes its masks, and cuts tiles of HR, LR and masks. The same command resumes after an interruption.
+    Segments each image, encodes its masks, and cuts tiles of HR, LR and masks. The same command resumes an interrupted run.
     """
     config = chosen.config({"prepare": {"degradation": "given"}} if lr is not None else None)
     settings, segmenter = config.prepare, config.segmenter

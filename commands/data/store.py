@@ -18,7 +18,7 @@ _KINDS = ("hdf5", "folder")
 def info(document: Document, stores: Stores = None, more_stores: MoreStores = None) -> None:
     """Show what is in a store.
 
-    Counts, sizes, mask statistics, segmenter and settings.
+    Prints counts, sizes, mask statistics, segmenter and settings.
     """
     places = [*(stores or []), *(more_stores or [])]
     required("info", STORE=places)
@@ -48,11 +48,11 @@ def verify(
     document: Document,
     stores: Stores = None,
     more_stores: MoreStores = None,
-    deep: Annotated[bool, typer.Option(help="Also recompute codes, areas, boxes and labels from the masks.")] = False,
+    deep: Annotated[bool, typer.Option(help="Also recompute E_SAM, areas, boxes and labels from the masks.")] = False,
 ) -> None:
     """Check a store against its digests.
 
-    Every file against its digest, and the contents against each other. Lists all problems; status 1 if there are any.
+    Compares every file with its digest and checks that the contents are consistent. Lists all problems; the exit status is 1 if there are any.
     """
     places = [*(stores or []), *(more_stores or [])]
     required("verify", STORE=places)

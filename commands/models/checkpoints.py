@@ -18,7 +18,7 @@ def import_checkpoint(
         typer.Option("-o", "--out", show_default="NAME.imported.safetensors beside FILE", help="The converted file."),
     ] = None,
     modulation: Annotated[
-        str, typer.Option(help="Modulation of its training: official (SAM-DiffSR) or none (SRDiff).")
+        str, typer.Option(help="Modulation that it was trained with: official (SAM-DiffSR) or none (SRDiff).")
     ] = "official",
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
@@ -52,9 +52,9 @@ def publish(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
-    """Write a run's best model as one small file.
+    """Write a run's model as one small file.
 
-    The file holds no paths or other facts about this machine.
+    Takes best.safetensors if the run has it. The file contains no paths or other facts about this machine.
     """
     from ...model.checkpoints.publish import checkpoint_files
     from ...model.checkpoints.publish import publish as write

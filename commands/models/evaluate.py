@@ -37,7 +37,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(
             rich_help_panel=COMMON,
-            help="A folder with HR/ and LRx4/, or of HR images, or a name: set5, set14, bsd100, urban100; may be repeated.",
+            help="A name (set5, set14, bsd100, urban100), a folder with HR/ and LRx4/, or a folder of HR images; may be repeated.",
         ),
     ] = None,
     checkpoint: Checkpoint = None,
@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Measure a model on benchmarks.
 
-    PSNR, SSIM, consistency and artifacts of a model, its RRDB and bicubic upsampling, by named protocols.
+    Compares a model, its RRDB and bicubic upsampling with HR: PSNR, SSIM, consistency with LR, artifacts (LDL).
     """
     config = chosen.config()
     required("evaluate", **{"--benchmark": benchmark})
@@ -163,29 +163,28 @@ def _print_metrics(table: str) -> None:
 
 @renamed("--shave")
 def compare(
-    images: Annotated[list[Path], typer.Argument(help="Results of one input; the file's name is its label.")],
+    images: Annotated[list[Path], typer.Argument(help="Results of the same input; the file name is the label.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The sheet.")] = Path("comparison.png"),
     reference: Annotated[Path | None, typer.Option(help="HR image: adds metrics and difference maps.")] = None,
-    lr: Annotated[
-        Path | None, typer.Option(help="LR image of the results: adds a panel and crops, enlarged by nearest neighbour.")
-    ] = None,
+    lr: Annotated[Path | None, typer.Option(help="LR image: adds a panel and crops, enlarged by nearest neighbour.")] = None,
     crop: Annotated[
-        list[str] | None, typer.Option(show_default="the most detailed square", help="x,y,width,height; may be repeated.")
+        list[str] | None,
+        typer.Option(show_default="the most detailed square", help="Crop to enlarge: x,y,width,height; may be repeated."),
     ] = None,
-    label: Annotated[list[str] | None, typer.Option(help="One per image, in their order.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Label of an image: one per image, in the same order.")] = None,
     crop_border: Annotated[
         int,
-        typer.Option("--crop-border", "--shave", min=0, help="Border left out of the metrics, in pixels; usually the scale."),
+        typer.Option("--crop-border", "--shave", min=0, help="Pixels of the border that metrics ignore; usually the scale."),
     ] = 4,
     width: Annotated[int, typer.Option(min=32, help="Width of a panel in pixels.")] = 240,
     metrics: Annotated[
-        str, typer.Option(help="For the captions: auto (lpips,dists if their weights are in the cache), off, or names.")
+        str, typer.Option(help="Metrics in the captions: auto (lpips,dists if their weights are in the cache), off, or names.")
     ] = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace the sheet if it exists.")] = False,
 ) -> None:
     """Draw results side by side.
 
-    Zoomed crops, labels, metrics, difference maps.
+    Draws a sheet with enlarged crops, labels, metrics and difference maps.
     """
     from ...errors import ConfigError, printable
     from ...model.evaluation.perceptual import choose_metrics, metrics_for

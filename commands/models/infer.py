@@ -43,7 +43,7 @@ def infer(
 ) -> None:
     """Upscale images.
 
-    Needs neither SAM nor masks. The same command resumes after an interruption.
+    Needs neither SAM nor masks. With several images, the same command resumes an interrupted run.
     """
     chosen_settings = chosen.config()
     required("infer", IMAGE=inputs)

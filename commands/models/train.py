@@ -34,7 +34,9 @@ def train(
             help="Network sizes and training steps.",
         ),
     ] = None,
-    rrdb: Annotated[Path | None, typer.Option(rich_help_panel=COMMON, help="Checkpoint whose RRDB replaces stage one.")] = None,
+    rrdb: Annotated[
+        Path | None, typer.Option(rich_help_panel=COMMON, help="Checkpoint whose RRDB is used instead of stage one.")
+    ] = None,
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -42,14 +44,14 @@ def train(
             "--start",
             rich_help_panel=COMMON,
             show_default="random weights",
-            help="Model to fine-tune; both stages start from its weights: a file, a run, or `shipped`.",
+            help="Model to fine-tune: a file, a run's folder, or `shipped`. Both stages start from its weights.",
         ),
     ] = None,
     benchmark: Annotated[
         list[Path] | None,
         typer.Option(
             rich_help_panel=COMMON,
-            help="Benchmark for validation: a folder of images, or with HR/ and LRxS/; may be repeated.",
+            help="Benchmark for validation: a name, a folder with HR/ and LRx4/, or a folder of HR images; may be repeated.",
         ),
     ] = None,
     scale: Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fail if the store has another scale.")] = None,

@@ -15,12 +15,12 @@ class Limits:
     """How untrusted image files are read: bounds on sizes, and colour conversion."""
 
     max_megapixels: float = setting(200.0, above=0, max=10_000)
-    """Larger images, in millions of pixels, are skipped and listed; checked before decoding."""
+    """Maximum size of an image in millions of pixels; larger images are skipped and listed before they are decoded."""
     max_archive_gb: float = setting(MAX_ARCHIVE_GB, above=0, max=1_000_000)
-    """Archives whose images unpack to more, in 10^9 bytes, are rejected before any is read."""
+    """Maximum unpacked size of an archive's images in 10^9 bytes; a larger archive is refused before any image is read."""
 
     to_srgb: bool = False
-    """Convert colours to sRGB with the embedded profile; otherwise a profile other than sRGB is noted and not applied."""
+    """Convert colours to sRGB with the embedded profile; otherwise another profile is noted and not applied."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -32,7 +32,7 @@ class SegmenterConfig:
     sam_weights: Path | None = setting(None, none="the cache, then the download")
     """File of the segmenter's weights."""
     weights_source: str = setting("auto", choices=SOURCES)
-    """Where weights may come from."""
+    """Source of the weights; auto tries all."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -43,9 +43,9 @@ class MaskSourceConfig(SegmenterConfig):
     """Where the masks of a store come from."""
 
     masks_from: str = setting("hr", choices=("hr", "lr"))
-    """hr, or lr: masks of the bicubic LR image, scaled to HR."""
+    """Image that is segmented: hr, or lr (bicubic); masks of LR are scaled to HR."""
     import_masks: Path | None = setting(None, none="none")
-    """Masks of other programs: a folder with NAME.json (amg.py's COCO RLE) for each image."""
+    """Folder with the masks of another program: NAME.json (amg.py's COCO RLE) for each image."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,23 @@ class MaskConfig:
     mode: str = setting("exact", choices=MODES)
     """exact: segment-anything's masks, in float32; fast: the decoder in bfloat16, which changes masks a little."""
     compile: bool = False
-    """torch.compile the segmenter, for many images; only with mode fast, because it changes masks a little."""
+    """Use torch.compile for the segmenter, for many images; only with mode fast, because it changes masks a little."""
     points_per_side: int | None = setting(32, min=1)
     """Point prompts along each side of the image."""
     points_per_batch: int = setting(64, min=1)
     """Largest number of prompts decoded together; the device may use fewer. It affects memory, not masks."""
     pred_iou_thresh: float = setting(0.88, min=0, max=1)
-    """Drop masks whose predicted IoU is not above it; 0 keeps all."""
+    """Keep only masks whose predicted IoU is above this threshold; 0 keeps all."""
     stability_score_thresh: float = setting(0.95, min=0, max=1)
-    """Drop masks whose stability score is below it; 0 keeps all."""
+    """Keep only masks whose stability score is at least this threshold; 0 keeps all."""
     stability_score_offset: float = setting(1.0, min=0)
-    """The stability score is |logit > offset| / |logit > -offset|."""
+    """Offset of the stability score, which is |logit > offset| / |logit > -offset|."""
     box_nms_thresh: float = setting(0.7, min=0, max=1)
-    """Of two masks of a crop whose boxes have an IoU above it, keep the one of higher predicted IoU."""
+    """IoU threshold of box NMS within a crop; the mask with the higher predicted IoU is kept."""
     crop_n_layers: int = setting(0, min=0)
-    """Layers of crops beside the whole image; layer i has (2^i)^2 crops."""
+    """Layers of crops in addition to the whole image; layer i has (2^i)^2 crops."""
     crop_nms_thresh: float = setting(0.7, min=0, max=1)
-    """As box_nms_thresh, between crops; the mask of the smaller crop is kept."""
+    """IoU threshold of box NMS between crops; the mask of the smaller crop is kept."""
     crop_overlap_ratio: float = setting(512 / 1500, min=0, max=1)
     """Overlap of the crops of layer 1, as a fraction of the image's shorter side; halved with each layer."""
     crop_n_points_downscale_factor: int = setting(1, min=1)
@@ -79,7 +79,7 @@ class MaskConfig:
     point_grids: tuple[Grid, ...] | None = setting(None, python_only=True)
     """One grid per layer instead of `points_per_side`: float [n, 2], (x, y) in 0..1 of the crop."""
     min_mask_region_area: int = setting(0, min=0)
-    """Remove holes and islands of fewer pixels; 0: none."""
+    """Remove holes and islands with fewer pixels than this; 0: off."""
 
     def __post_init__(self) -> None:
         check(self)

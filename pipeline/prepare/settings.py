@@ -19,13 +19,13 @@ class PrepareConfig:
     """The settings that determine the content of a store, besides the images and the segmenter."""
 
     scale: int = setting(4, min=1, max=16)
-    """HR pixels per LR pixel along each axis."""
+    """HR pixels per LR pixel along each axis; models support 2, 3, 4 and 8."""
     tile: int | None = setting(None, min=2, max=4096, none="the largest multiple of the scale up to 320")
     """Tile size in HR pixels, a multiple of the scale."""
     stride: int | None = setting(None, min=1, max=4096, none="the tile size")
     """Step from one tile to the next in HR pixels, a multiple of the scale; the last tile ends at the image's border."""
     degradation: str = setting("bicubic", choices=KINDS, was_options=("--degrade",), panel="Degradation")
-    """How LR is made: MATLAB's bicubic, blind (Real-ESRGAN's random blur, noise and JPEG), or given (--lr-dir)."""
+    """How LR is made: bicubic (MATLAB's), blind (Real-ESRGAN's random blur, noise and JPEG), or given (--lr-dir)."""
     seed: int = setting(0, min=0, panel="Degradation")
     """Seed of the blind degradation."""
     limits: Limits = section(Limits)
