@@ -177,7 +177,7 @@ def compare(
         int,
         typer.Option("--crop-border", "--shave", min=0, help="Border left out of the metrics, in pixels; usually the scale."),
     ] = 4,
-    width: Annotated[int, typer.Option(min=32, help="Width of a panel in pixels.")] = 240,
+    width: Annotated[int, typer.Option(min=32, max=4096, help="Width of a panel in pixels.")] = 240,
     metrics: Annotated[
         str, typer.Option(help="For the captions: auto (lpips,dists if their weights are in the cache), off, or names.")
     ] = "auto",
