@@ -176,7 +176,7 @@ def compare(
         int,
         typer.Option("--crop-border", "--shave", min=0, help="Pixels of the border that metrics ignore; usually the scale."),
     ] = 4,
-    width: Annotated[int, typer.Option(min=32, help="Width of a panel in pixels.")] = 240,
+    width: Annotated[int, typer.Option(min=32, max=4096, help="Width of a panel in pixels.")] = 240,
     metrics: Annotated[
         str, typer.Option(help="Metrics in the captions: auto (lpips,dists if their weights are in the cache), off, or names.")
     ] = "auto",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -102,10 +103,15 @@ def _worth(model: Path) -> tuple[str, str]:
 def _psnr(validation: object) -> tuple[float | None, float | None]:
     """PSNR of the model and of bicubic in the fact `validation`, which is untrusted."""
     values = validation if isinstance(validation, dict) else {}
-    ours, bicubic = (
-        (value if isinstance(value, float | int) else None) for value in map(values.get, ("psnr_y", "bicubic_psnr_y"))
-    )
+    ours, bicubic = map(_finite, map(values.get, ("psnr_y", "bicubic_psnr_y")))
     return ours, bicubic
+
+
+def _finite(value: object) -> float | None:
+    """A number of untrusted JSON, which also has NaN, infinity and integers beyond every float; None for those."""
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        return None
+    return float(value) if abs(value) <= sys.float_info.max else None
 
 
 def _describe(checkpoint: Checkpoint) -> str:

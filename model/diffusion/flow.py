@@ -87,7 +87,7 @@ class Flow:
         """
         if sampler not in (None, SAMPLER):
             raise ConfigError(
-                f"sampler {sampler!r}: the model is a flow, whose only sampler is {SAMPLER!r}; leave --sampler out"
+                f"sampler {sampler!r}: the model is a flow, whose only sampler is {SAMPLER!r}; leave --sampler (in training: validate.sampler) out"
             )
         if first is not None:
             raise ConfigError("start: a flow always starts from the RRDB's image; leave --start out")

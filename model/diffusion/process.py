@@ -75,7 +75,7 @@ class DdpmProcess:
         """See `sampler.plan_sampling`."""
         if sampler == SAMPLER:
             raise ConfigError(
-                f"sampler {sampler!r}: only for models with diffusion.process 'flow', this one has 'ddpm'; leave --sampler out"
+                f"sampler {sampler!r}: only for models with diffusion.process 'flow', this one has 'ddpm'; leave --sampler (in training: validate.sampler) out"
             )
         return plan_sampling(self.modulation, sampler, steps, first=first)
 

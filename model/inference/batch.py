@@ -166,7 +166,7 @@ def upscale_files(
                     raise
                 raise _unexpected(job.source, error) from error
             reason = str(error if known else _unexpected(job.source, error))
-            result = FileResult(job.source, job.target, "skipped", reason=reason.removeprefix(f"{job.source}: "))
+            result = FileResult(job.source, job.target, "skipped", reason=reason.removeprefix(f"{printable(job.source)}: "))
             failed[str(job.source)] = result.reason
         else:
             bar.clear()
@@ -181,7 +181,7 @@ def _unexpected(source: Path, error: Exception) -> ImageError:
     """An ImageError for an exception that is not ours; its traceback is logged for `-vv`."""
     log.debug("%s", printable(source), exc_info=error)
     what = printable(" ".join(str(error).split()))[:300]
-    return ImageError(f"{source}: failed with an unexpected error ({type(error).__name__}: {what})")
+    return ImageError(f"{printable(source)}: failed with an unexpected error ({type(error).__name__}: {what})")
 
 
 def _upscale_file(
@@ -270,7 +270,7 @@ def _check_place(job: Job, guard: Outputs) -> None:
         try_place(job.target)
     except OSError as error:
         raise ImageError(
-            f"{job.target}: cannot be written ({error.strerror or error}); give another --out, or free or unlock the place"
+            f"{printable(job.target)}: cannot be written ({error.strerror or error}); give another --out, or free or unlock the place"
         ) from error
 
 

@@ -69,11 +69,11 @@ def read_image_file(path: Path, to_srgb: bool = False) -> ImageData:
         data = read_regular(path, MAX_BYTES)
         return decode_image(data, path.name, ReadConfig(MAX_PIXELS, to_srgb=to_srgb, keep_exif=True))
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
+        raise ImageError(f"{printable(path)}: {error}") from error
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: there is no such file") from error
+        raise ImageError(f"{printable(path)}: there is no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a name with NUL
-        raise ImageError(f"{path}: cannot be read ({reason_of(error)})") from error
+        raise ImageError(f"{printable(path)}: cannot be read ({reason_of(error)})") from error
 
 
 def to_pil(pixels: np.ndarray, source: ImageData) -> Image.Image:
@@ -121,17 +121,21 @@ def plan_write(
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise ImageError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
+        raise ImageError(f"{printable(path)}: expected a file ending in {', '.join(FORMATS)}")
     bands = shape[2] if len(shape) == 3 else 1
     name, longest = _SIDES[kind]
     if kind == "JPEG" and bands in (2, 4):
-        raise ImageError(f"{path}: JPEG cannot hold the image's transparency; write a PNG")
+        raise ImageError(f"{printable(path)}: JPEG cannot hold the image's transparency; write a PNG")
     if np.dtype(dtype) == np.uint16 and kind != "PNG":
-        raise ImageError(f"{path}: 16 bits are written as PNG only; choose PNG, or 8 bits")
+        raise ImageError(f"{printable(path)}: 16 bits are written as PNG only; choose PNG, or 8 bits")
     if max(shape[:2]) > longest:
-        raise ImageError(f"{path}: {name} holds at most {longest} pixels per side, got {max(shape[:2])}; write a PNG")
+        raise ImageError(
+            f"{printable(path)}: {name} holds at most {longest} pixels per side, got {max(shape[:2])}; write a PNG"
+        )
     if kind == "TIFF" and shape[0] * shape[1] * bands > _TIFF_BYTES:
-        raise ImageError(f"{path}: TIFF holds at most 4 GB, got {shape[1]} x {shape[0]} pixels of {bands} bands; write a PNG")
+        raise ImageError(
+            f"{printable(path)}: TIFF holds at most 4 GB, got {shape[1]} x {shape[0]} pixels of {bands} bands; write a PNG"
+        )
     tiny = np.zeros((1, 1, *shape[2:]), dtype)
     metadata, notes = plan_metadata(
         source,

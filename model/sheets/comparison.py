@@ -90,6 +90,11 @@ def enlarged_lr(lr: np.ndarray, height: int, width: int) -> np.ndarray:
     fitting = exact or rounded_up
     if len(fitting) != 1:
         sizes = ", ".join(f"{-(-width // scale)} x {-(-height // scale)} (x{scale})" for scale in scales)
+        if len(fitting) > 1:
+            raise ConfigError(
+                f"--lr: {lr.shape[1]} x {lr.shape[0]} pixels can be the LR of {width} x {height} at "
+                f"{', '.join(f'x{scale}' for scale in fitting)}; expected a size that fits one scale; leave out --lr"
+            )
         raise ConfigError(
             f"--lr: expected the LR of the images of {width} x {height} pixels, which is one of {sizes}; got "
             f"{lr.shape[1]} x {lr.shape[0]}"

@@ -44,13 +44,19 @@ def draw_text(
 def fitted(text: str, width: int, size: int) -> str:
     """The text as drawn: escaped, and with its middle replaced by `…` if it is wider than `width` pixels."""
     shown = _shown(text)
-    font, keep = _font(size), len(shown)
-    line = shown
-    while keep > 1 and font.getlength(line) > width:
-        keep -= 1
+    font = _font(size)
+    if font.getlength(shown) <= width or len(shown) <= 1:
+        return shown
+
+    def cut(keep: int) -> str:
         head = -(-keep // 2)
-        line = shown[:head] + _CUT + shown[len(shown) - (keep - head) :]
-    return line
+        return shown[:head] + _CUT + shown[len(shown) - (keep - head) :]
+
+    low, high = 1, len(shown) - 1  # characters kept: bisected, since a label may be very long
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if font.getlength(cut(middle)) <= width else (low, middle - 1)
+    return cut(low)
 
 
 def text_width(text: str, size: int) -> int:

@@ -140,6 +140,9 @@ def plan_mask_files(
             and (os.path.lexists(folder) or folder.suffix.lower() in (*FORMATS, ".json"))
         ):
             raise ConfigError(f"{option}: {len(images)} images cannot go to one file {printable(folder)}; give a folder")
+        probe = Path(folder or "", f"{SUFFIX}.png")  # a folder that cannot be written is an error of the run, not of each image
+        if (folder is not None or option == "--out") and (reason := folder_problem(probe.parent) or place_problem(probe)):
+            raise ConfigError(f"{option} {printable(probe.parent)}: {reason.replace('--out', option)}")
     guard = Outputs([*(Path(image.path) for image in images), *read], overwrite)
     jobs = []
     for image in images:
@@ -197,6 +200,8 @@ def draw_masks(
             except Exception as error:  # noqa: BLE001 - any error is reported for this image, and the others are drawn
                 if len(jobs) == 1:
                     bar.close()
+                    if isinstance(error, SamdiffError) and not str(error).startswith(printable(job.source)):
+                        raise type(error)(f"{printable(job.source)}: {error}") from error  # decoding does not know the file
                     raise
                 results[number] = _failed(job, _reason(job, error))
             else:

@@ -86,7 +86,7 @@ class SheetSaver:
         file = folder / f"{name}_{self.stage}_{self.step}.png"
         try:
             sweep_outputs([file])
-            if look(file).kind != NOTHING and not has_provenance(file, _MARK):
+            if look(file).kind != NOTHING and not _is_ours(file):
                 self.report(
                     f"{printable(file)}: was not written by samdiff and is not replaced; this validation image is not saved"
                 )
@@ -99,9 +99,14 @@ class SheetSaver:
     def _remove_old(self, folder: Path, name: str) -> None:
         pattern = re.compile(rf"{re.escape(name)}_{self.stage}_([0-9]{{1,15}})\.png")
         steps = {int(match[1]): file for file in folder.iterdir() if (match := pattern.fullmatch(file.name))}
-        ours = [step for step in sorted(steps) if has_provenance(steps[step], _MARK)]
+        ours = [step for step in sorted(steps) if _is_ours(steps[step])]
         for step in ours[:-KEPT_SHEETS]:
             steps[step].unlink()
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file is a sheet that a training wrote; a link to one is the user's."""
+    return not file.is_symlink() and has_provenance(file, _MARK)
 
 
 def file_name(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 
 from ...errors import ImageError
 from .formats import AVIF, HEIC, JPEG, JPEG2000, PNG, WEBP, ImageFormat
@@ -170,15 +171,16 @@ def colour_notes(data: bytes, known: ImageFormat) -> list[str]:
 
 
 def _png_cicp(data: bytes) -> tuple[int, int]:
-    """(primaries, transfer) of a PNG file's cICP chunk; zeros without one before the pixels."""
+    """(primaries, transfer) of a PNG file's cICP chunk; zeros without a sound one before the pixels."""
     at = 8
     for _ in range(_MAX_PARTS):
-        kind = data[at + 4 : at + 8]
-        if kind == b"cICP" and at + 12 <= len(data):
-            return data[at + 8], data[at + 9]
+        kind, size = data[at + 4 : at + 8], int.from_bytes(data[at : at + 4], "big")
+        if kind == b"cICP":  # 4 bytes and their CRC; a damaged chunk states nothing
+            sound = size == 4 and data[at + 12 : at + 16] == zlib.crc32(data[at + 4 : at + 12]).to_bytes(4, "big")
+            return (data[at + 8], data[at + 9]) if sound else (0, 0)
         if len(kind) < 4 or kind == b"IDAT":
             break
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        at += 12 + size
     return 0, 0
 
 

@@ -137,6 +137,10 @@ def test_a_poor_run_is_no_default(tmp_path):
     for when, (step, validation, match) in enumerate(
         [
             (8, {}, "has no validation"),
+            (8, {"psnr_y": float("nan"), "bicubic_psnr_y": 27.0}, "has no validation"),
+            (8, {"psnr_y": 28.5, "bicubic_psnr_y": float("nan")}, "has no validation"),
+            (8, {"psnr_y": 10**400, "bicubic_psnr_y": 27.0}, "has no validation"),  # beyond every float
+            (8, {"psnr_y": True, "bicubic_psnr_y": False}, "has no validation"),
             (8, poor, r"not beaten bicubic .*\(26.50 dB, bicubic 27.00\)"),
             (5, good, "step 5 of 8"),
         ],

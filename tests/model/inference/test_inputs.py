@@ -6,7 +6,8 @@ import torch
 from PIL import Image, ImageCms
 
 import samdiff
-from samdiff.errors import CheckpointError, ConfigError, ImageError
+from samdiff.errors import CheckpointError, ConfigError, ImageError, printable
+from samdiff.model.inference.image_io import open_image, save_image
 
 from ...helpers.models import write_model
 
@@ -128,3 +129,19 @@ def test_a_misspelt_model_is_suggested(tmp_path, monkeypatch):
             samdiff.load_model(f"runs/{wrong}")
     with pytest.raises(CheckpointError, match="no such checkpoint; `samdiff train` writes"):
         samdiff.load_model("elsewhere/nothing.bin")
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.png", "a\x1b[31m.png", "a\nb.png"])
+def test_errors_of_files_show_any_name_on_one_line(tmp_path, name):
+    """Missing, damaged, and of a format that cannot be written."""
+    shown = printable(tmp_path / name)
+    with pytest.raises(ImageError) as missing:
+        open_image(tmp_path / name)
+    assert str(missing.value) == f"{shown}: there is no such file"
+    (tmp_path / name).write_bytes(b"text")
+    with pytest.raises(ImageError) as damaged:
+        open_image(tmp_path / name)
+    assert str(damaged.value).startswith(f"{shown}: no image of a known format")
+    with pytest.raises(ImageError) as unknown:
+        save_image(np.zeros((4, 4, 3), np.uint8), tmp_path / f"{name}.txt")
+    assert str(unknown.value).startswith(f"{shown}.txt: expected a file ending in")

@@ -75,6 +75,12 @@ def test_lr_of_no_scale_is_an_error(size):
     )
 
 
+def test_lr_that_fits_several_scales_is_an_error():
+    """5 x 5 can be made of 2 x 2 at x3 and at x4."""
+    with pytest.raises(ConfigError, match=r"--lr: 2 x 2 pixels can be the LR of 5 x 5 at x3, x4; expected a size that fits"):
+        enlarged_lr(dark(2, 2), 5, 5)
+
+
 def test_the_difference_row_ends_with_a_colour_bar():
     """Its colours are those of the maps, its ends are labelled; 90 levels at one pixel in ten set the common scale."""
     hr = dark(60, 240, 3)
@@ -149,6 +155,7 @@ def test_the_command_with_lr(tmp_path, monkeypatch, capsys):
             "big.png",
         ): "--reference: expected the HR of images of 80 x 60 pixels, at most 7 larger per side, got 88 x 60",
         ("--lr", "hr.png"): "got 83 x 62",
+        ("--width", "100000000"): "less than or equal to 4096",
         ("--lr", "lr.png", "-o", "lr.png", "--overwrite"): "lr.png",
     }.items():
         with pytest.raises(SystemExit) as ended:

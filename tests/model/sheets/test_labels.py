@@ -1,12 +1,14 @@
 """Text in images: any name, never the end of the process."""
 
+import time
+
 import numpy as np
 import pytest
 
 from samdiff.cli import main
 from samdiff.model.inference.image_io import save_image
 from samdiff.model.sheets.contact_sheet import contact_sheet
-from samdiff.model.sheets.labels import draw_text, fitted
+from samdiff.model.sheets.labels import draw_text, fitted, text_width
 
 from ...helpers.zoo import photo
 
@@ -27,6 +29,15 @@ def test_a_long_label_keeps_both_ends_and_its_panel():
     assert line.startswith("start")
     assert line.endswith("end")
     assert fitted("short", 200, 13) == "short"
+
+
+def test_a_label_of_many_characters_is_cut_quickly():
+    """As long as an argument of a command may be: each cut is measured, so their number must not grow with the length."""
+    start = time.process_time()
+    line = fitted("m" * 100_000, 200, 13)
+    assert time.process_time() - start < 10
+    assert line.strip("m") == "…"
+    assert text_width(line, 13) <= 200 < text_width(line + "m", 13)
 
 
 def test_a_caption_is_dark_on_white():

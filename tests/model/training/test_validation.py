@@ -148,6 +148,23 @@ def test_only_the_newest_sheets_are_kept_and_no_file_of_the_user_is_touched(tmp_
     )
 
 
+def test_links_to_sheets_are_the_user_s(tmp_path):
+    """Neither a link in the place of a sheet nor one that is as old as a removed sheet is changed."""
+    bench, sheet = benchmark_of("b", pairs(1, 16), 4, names=["x"]), np.zeros((16, 48, 3), np.uint8)
+    folder = tmp_path / "visualization" / "b" / "x"
+    saver(tmp_path, 100).save(bench, 0, sheet)
+    (folder / "x_diffusion_100.png").rename(tmp_path / "kept.png")
+    for step in (1, 7):
+        (folder / f"x_diffusion_{step}.png").symlink_to(tmp_path / "kept.png")
+    reported: list[str] = []
+    for step in range(2, 9 + KEPT_SHEETS):
+        saver(tmp_path, step, report=reported.append).save(bench, 0, sheet)
+    assert [path.name for path in sorted(folder.iterdir()) if path.is_symlink()] == ["x_diffusion_1.png", "x_diffusion_7.png"]
+    assert len(list(folder.iterdir())) == 2 + KEPT_SHEETS
+    assert len(reported) == 1
+    assert "x_diffusion_7.png: was not written by samdiff and is not replaced" in reported[0]
+
+
 def test_a_sheet_that_cannot_be_written_is_reported(tmp_path):
     """A file is in the way of the folder: the metrics are there all the same."""
     (tmp_path / "visualization").write_text("mine")

@@ -46,6 +46,17 @@ def test_png_with_cicp(primaries, transfer, notes):
     assert np.array_equal(image.pixels, PIXELS)
 
 
+@pytest.mark.parametrize("chunk", [b"", b"\x09", b"\x09\x10\0\1more", b"\x09\x10\0\1 with a wrong CRC"])
+def test_a_damaged_cicp_chunk_states_no_colours(chunk):
+    """Of another length than 4, or with a wrong CRC: bytes of the CRC or of the next chunk are not colours."""
+    plain, wrong = png(1, 13), b"wrong" in chunk
+    body = b"cICP" + (chunk[:4] if wrong else chunk)
+    crc = (zlib.crc32(body) ^ wrong).to_bytes(4, "big")
+    data = plain[:33] + (len(body) - 4).to_bytes(4, "big") + body + crc + plain[49:]
+    assert colour_notes(data, PNG) == []
+    assert np.array_equal(decode_image(data, "a.png").pixels, PIXELS)
+
+
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 @pytest.mark.parametrize(("primaries", "transfer", "notes"), CASES)
 def test_avif_with_nclx(primaries, transfer, notes):
