@@ -75,7 +75,7 @@ def default_checkpoint(runs: Path = Path("runs"), shipped: Path = SHIPPED) -> tu
     why = (
         f"{passed_over}; train on"
         if models
-        else f"{runs}/ holds no trained model; train one with `samdiff train --shards STORE`"
+        else f"{runs}/ holds no trained model; train one with `samdiff train STORE`"
     )
     raise CheckpointError(f"no checkpoint: {why}, or give --checkpoint FILE")
 

@@ -160,7 +160,7 @@ def test_wrong_arrays_and_samplers(model):
 
 
 def test_no_checkpoint_says_how_to_get_one(tmp_path):
-    with pytest.raises(CheckpointError, match="train one with `samdiff train --shards STORE`, or give --checkpoint"):
+    with pytest.raises(CheckpointError, match="train one with `samdiff train STORE`, or give --checkpoint"):
         default_checkpoint(tmp_path / "runs", tmp_path / "no.safetensors")
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         load_model(tmp_path / "none.safetensors", "cpu")
