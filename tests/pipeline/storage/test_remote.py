@@ -64,7 +64,7 @@ def test_the_same_store_at_a_url(base, photos, tmp_path, monkeypatch):
     prepare(photos, tmp_path / "x.zarr", PositionMasks(), SETTINGS)
     with pytest.raises(KeyboardInterrupt):
         prepare(photos, url, PositionMasks(fail_after=1), SETTINGS)
-    with pytest.raises(StoreError, match=r"not finished \(.*x\.zarr\.staging lies beside it"):
+    with pytest.raises(StoreError, match=r"not finished \(.*x\.zarr\.staging exists"):
         open_store(url)
     again = PositionMasks()
     prepare(photos, url, again, SETTINGS)
