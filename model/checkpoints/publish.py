@@ -72,11 +72,7 @@ def default_checkpoint(runs: Path = Path("runs"), shipped: Path = SHIPPED) -> tu
     if shipped.exists():
         choice = f"; {passed_over}: give it with --checkpoint to use it" if models else f"; {runs}/ holds no trained model"
         return shipped, f"the small model that comes with samdiff: {_describe(load_checkpoint(shipped, 'diffusion'))}{choice}"
-    why = (
-        f"{passed_over}; train on"
-        if models
-        else f"{runs}/ holds no trained model; train one with `samdiff train STORE`"
-    )
+    why = f"{passed_over}; train on" if models else f"{runs}/ holds no trained model; train one with `samdiff train STORE`"
     raise CheckpointError(f"no checkpoint: {why}, or give --checkpoint FILE")
 
 
