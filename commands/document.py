@@ -111,7 +111,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def _write(stream: object, document: Document) -> None:
-    if stream is not None:
+    if stream is not None and document.requested:
         print(to_json(document.content), file=stream, flush=True)  # type: ignore[call-overload]
 
 

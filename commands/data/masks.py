@@ -11,7 +11,7 @@ import typer
 from ...errors import ConfigError, ImageError, printable
 from ...pipeline.masks.settings import MaskConfig, SegmenterConfig
 from ...settings import section
-from ..common import COMMON, RUN, Device, Threads, finish, print_status, required
+from ..common import COMMON, RUN, Device, Threads, finish, print_error, print_status, required
 from ..document import Document, with_json
 from ..options import Chosen, configured
 from .confirm import confirm_weights
@@ -66,7 +66,7 @@ def masks(
     settings = chosen.config()
     required("masks", IMAGE=images)
     assert images is not None
-    _refuse_former_json(images)
+    images, records = _former_json(images, records, document)
     from ...model.inference.image_io import FORMATS
     from ...model.sheets.mask_sheets import SUFFIX, MaskJob, draw_masks, list_mask_inputs, plan_mask_files
     from ...pipeline.masks.generator import MaskGenerator
@@ -104,10 +104,19 @@ def masks(
     finish({result.source: result.reason for result in results if result.status == "skipped"})
 
 
-def _refuse_former_json(images: list[str]) -> None:
-    """ConfigError for `--json FILE.json`, which wrote the records before `--json` became a flag."""
-    for given in images:
-        if given.lower().endswith(".json"):
-            raise ConfigError(
-                f"{printable(given)}: expected an image; `--records FILE` writes the records, `--json` prints a document and takes no file"
-            )
+def _former_json(images: list[str], records: Path | None, document: Document) -> tuple[list[str], Path | None]:
+    """The images, and the file of the records: `--json FILE` of earlier releases is taken as `--records FILE`, with a warning.
+
+    Raises:
+        ConfigError: a .json file among the images in another way.
+    """
+    files = [given for given in images if given.lower().endswith(".json")]
+    if not files:
+        return images, records
+    if document.requested and records is None and len(files) == 1 and len(images) > 1:
+        print_error(f"--json {files[0]}: taken as --records {files[0]}; --json without a file prints a document")
+        document.requested = False
+        return [given for given in images if given != files[0]], Path(files[0])
+    raise ConfigError(
+        f"{printable(files[0])}: expected an image; `--records FILE` writes the records, `--json` prints a document and takes no file"
+    )

@@ -164,3 +164,19 @@ def test_strict_ascii(store, tmp_path):
     words = [sys.executable, "-m", "samdiff.cli", "info", "--json", str(store)]
     done = subprocess.run(words, capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"})
     assert json.loads(done.stdout)["stores"][0]["masks"]["count"] == 3
+
+
+@pytest.mark.weights
+def test_masks_takes_json_with_a_file_as_before(tmp_path, capsys, monkeypatch):
+    """`--json FILE` of earlier releases is `--records FILE`, with a warning; a .json file in another place is an error."""
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("a.png", np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+    with pytest.raises(SystemExit, match="2"):
+        main(["masks", "a.png", "m.json"])
+    assert "`--records FILE` writes the records" in capsys.readouterr().err
+    with contextlib.suppress(SystemExit):
+        main(["masks", "a.png", "--points-per-side", "1", "--json", "m.json"])
+    shown = capsys.readouterr()
+    assert "--json m.json: taken as --records m.json" in shown.err
+    assert shown.out == ""
+    assert isinstance(json.loads((tmp_path / "m.json").read_text()), list)
