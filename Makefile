@@ -37,7 +37,7 @@ coverage: $(STAMP)
 gpu-test: $(STAMP)
 	$(BIN)/python -m pytest -m cuda tests/cuda
 
-# Everything that is worth measuring on a GPU, into build/gpu/gpu.json; the same command goes on with what is missing.
+# Everything that is worth measuring on a GPU, into build/gpu/gpu.json; the same command resumes with the parts that are missing.
 gpu-bench: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py build/gpu/gpu.json
 

@@ -3,7 +3,7 @@
     python3 benchmarks/gpu_run.py check [--out out] [--minutes 9]     tests.txt, gpu.json
     python3 benchmarks/gpu_run.py train [--out out] [--minutes 9]     runs' folders as tar files in pieces of at most 15 MiB
 
-`check` a second time goes on with the parts of the benchmark that are missing in --out/gpu.json, or in build/gpu/check/gpu.json. The pieces of a
+`check` a second time resumes with the parts of the benchmark that are missing in --out/gpu.json, or in build/gpu/check/gpu.json. The pieces of a
 run are put together by `cat NAME.tar.* | tar x`; `samdiff train` with the command in `commands.txt` then resumes it, on any device.
 `--device cpu --small` is a rehearsal.
 """

@@ -65,7 +65,7 @@ def test_what_is_there_needs_no_question(tmp_path, monkeypatch, div2k, capsys):
 
 @pytest.mark.parametrize("stdin", [None, type("Pipe", (), {"isatty": staticmethod(lambda: False)})])
 def test_large_weights_are_reported_without_a_terminal(tmp_path, monkeypatch, capsys, stdin):
-    """Weights of more than 1 GB that are not in the cache; no stdin at all counts as no terminal. A batch job goes on."""
+    """Weights of more than 1 GB that are not in the cache; no stdin at all counts as no terminal. A batch job continues."""
     monkeypatch.setenv("SAMDIFF_CACHE", str(tmp_path))
     monkeypatch.setattr("sys.stdin", stdin)
     for name, size in (("vit_h", "2.6 GB"), ("vit_l", "1.2 GB")):

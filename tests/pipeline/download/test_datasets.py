@@ -219,7 +219,7 @@ def test_free_disk_for_all_archives_is_looked_at_first(mine, tmp_path, monkeypat
 
 
 def test_unpacking_is_resumable_and_counts(tmp_path, monkeypatch):
-    """Killed after two files, it goes on; half a file never bears its name; a damaged archive is an error."""
+    """Killed after two files, it resumes; half a file never bears its name; a damaged archive is an error."""
     source, folder = archive(tmp_path / "a.zip", count=5), tmp_path / "out"
     real, left = datasets.os.replace, [2]
 

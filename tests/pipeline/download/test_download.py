@@ -43,7 +43,7 @@ def left_over(tmp_path):
 
 @pytest.mark.parametrize("known", [{}, {"sha256": None}, {"size": None}, {"sha256": None, "size": None}])
 def test_cut_off_many_times_in_one_run(server, get, tmp_path, waits, known):
-    """Each connection goes on where the last one ended, whatever is known of the file; bytes make waits short again."""
+    """Each connection resumes where the last one ended, whatever is known of the file; bytes make waits short again."""
     cuts = [0, 1, 2, 500, 4095, 4096, 4097, 1000]
     server.script = [cut_after(count) for count in cuts]
     assert get(**known).read_bytes() == CONTENT
@@ -53,7 +53,7 @@ def test_cut_off_many_times_in_one_run(server, get, tmp_path, waits, known):
 
 
 def test_cut_off_anywhere_and_run_again(server, get, tmp_path):
-    """At many offsets the process gives up; another one goes on from the kept bytes."""
+    """At many offsets the process gives up; another one resumes from the kept bytes."""
     for offset in range(0, len(CONTENT), 997):
         server.script, server.asked = [cut_after(offset), status(503)], []
         with pytest.raises(DownloadError, match=f"{offset} bytes are kept, run it again"):

@@ -170,7 +170,7 @@ def zoo(tmp_path, monkeypatch):
 
 
 def test_a_whole_run_over_the_zoo(zoo, tmp_path, monkeypatch, capsys, caplog):
-    """Each bad file is skipped and told with its reason, and listed in the store; the rest goes on; status 3."""
+    """Each bad file is skipped and reported with its reason, and listed in the store; the others are used; status 3."""
     folder, expected = zoo
     monkeypatch.setattr(masks, "MaskGenerator", lambda *_, **__: NoMasks())
     out = tmp_path / "zoo.zarr"

@@ -69,7 +69,7 @@ def test_masks_from_lr_are_scaled_to_hr():
 
 
 def test_records_with_other_values_are_told(tmp_path):
-    """Each is the fault of one file, so one image is skipped and the run goes on."""
+    """Each is the fault of one file, so one image is skipped and the run continues."""
     (good,) = records_of(np.ones((4, 4), bool))
     faults = (
         {"predicted_iou": "high"},

@@ -86,7 +86,7 @@ def chain(tmp_path: Path, images: int, kills: int, seed: int) -> None:
                 status, _ = life.run(part, log, kill_after=float(random.uniform(0.1, 1.0) * each))
             shown = {content[line] for line in log.read_text().splitlines()} if log.exists() else set()
             assert not shown & committed  # nothing committed is segmented again
-            if status == 0:  # faster than its killer: the chain goes on with a new store
+            if status == 0:  # faster than its killer: the chain continues with a new store
                 part.rename(tmp_path / f"done{killed}.zarr")
                 continue
             assert status == -signal.SIGKILL

@@ -156,7 +156,7 @@ def test_masks_are_kept_as_found(photos, tmp_path):
 
 
 def test_what_cannot_be_used_is_listed_with_its_reason(photos, tmp_path, caplog):
-    """Too small, and no image at all; the rest goes on. --strict stops at the first."""
+    """Too small, and no image at all; the others are used. --strict stops at the first."""
     with caplog.at_level(logging.WARNING):
         report = prepare(photos, tmp_path / "x.zarr", PositionMasks(), SETTINGS)
     assert sorted(report.skipped) == ["c small.png", "d.png"]

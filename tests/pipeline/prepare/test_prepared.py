@@ -50,7 +50,7 @@ def test_the_store_says_how_it_was_made(photos, tmp_path):
 
 
 def test_what_changes_no_mask_is_kept_and_not_compared(photos, tmp_path):
-    """A store begun with many points per batch goes on with fewer, and keeps the number that finished it."""
+    """A store started with many points per batch resumes with fewer, and keeps the number that finished it."""
 
     class Fewer(PositionMasks):
         def __init__(self, points: int, **more: int) -> None:
@@ -89,7 +89,7 @@ def test_each_skipped_picture_is_told_once_and_at_once(photos, tmp_path, monkeyp
 
 
 def test_pictures_of_one_content_have_the_masks_of_their_names(tmp_path):
-    """Imported masks: each its own, or listed with its own reason; a run that goes on keeps them apart."""
+    """Imported masks: each its own, or listed with its own reason; a resumed run keeps them apart."""
     folder, made = tmp_path / "photos", tmp_path / "json"
     for name in ("a", "b", "c"):
         write(folder / f"{name}.png", position_image(64, 64, 0))

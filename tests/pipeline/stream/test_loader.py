@@ -72,7 +72,7 @@ def test_every_tile_once_per_epoch_for_any_workers_and_ranks(data, workers, rank
 
 
 def test_resume_twice_at_the_edge_with_other_workers_and_ranks(data):
-    """Stopped after 3 steps, at an epoch's edge and beyond, each time going on with other workers and ranks: the same samples."""
+    """Stopped after 3 steps, at an epoch's edge and beyond, each time resumed with other workers and ranks: the same samples."""
     whole = data.batch(0, 96)
     position, seen = 0, []
     for batch, ranks, workers, steps in ((6, 1, 2, 3), (5, 1, 4, 1), (3, 2, 0, 5), (1, 3, 1, 6), (5, 1, 2, 5)):
