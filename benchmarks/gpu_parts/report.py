@@ -58,7 +58,7 @@ the cache (`samdiff weights mobile_sam`). Both can be tried on a CPU at small si
 
     make gpu-bundle PHOTOS=FOLDER
 
-makes two files of at most 45 MiB: `build/gpu/check.tar` (code, tests, benchmark, wheels, MobileSAM's weights, three images) and `build/gpu/train.tar` (code, wheels, a store of at most 30
+(samdiff's authors have built and tried `check.tar`, but not `train.tar`.) This command makes two files of at most 45 MiB: `build/gpu/check.tar` (code, tests, benchmark, wheels, MobileSAM's weights, three images) and `build/gpu/train.tar` (code, wheels, a store of at most 30
 MiB made of the images in FOLDER; or `STORE=…`). The wheels are for Linux on x86-64 and Python 3.12; the machine must have PyTorch with torchvision, NumPy, OpenCV, Pillow,
 safetensors, typer, tqdm, filelock, pytest and hypothesis. Run on that machine:
 
