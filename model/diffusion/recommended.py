@@ -94,6 +94,20 @@ def read_recommended(facts: Mapping[str, object], where: str) -> Recommended | N
     return {quality: _sampling(entry[quality], f"{where}: {FACT}.{quality}") for quality in QUALITIES if quality in entry}
 
 
+def recommended_of(facts: Mapping[str, object], config: RunConfig, where: str) -> Recommended:
+    """The recommended settings of a checkpoint; without the entry, a flow gets `recommended_for`, a diffusion all steps as its `balanced`.
+
+    Args and errors: as for `read_recommended`.
+    """
+    recommended = read_recommended(facts, where)
+    if recommended is not None:
+        return recommended
+    by_quality = dict(recommended_for(config))
+    if config.diffusion.process != "flow":
+        by_quality["balanced"] = Sampling()  # the behaviour before checkpoints had the entry
+    return by_quality
+
+
 def _sampling(values: object, where: str) -> Sampling:
     known = Sampling.__dataclass_fields__.keys()
     if not isinstance(values, dict) or not known >= values.keys():

@@ -26,7 +26,7 @@ from ..config import RunConfig, config_of
 from ..diffusion.modulation import Modulation
 from ..diffusion.noise import BLOCK, NoiseField
 from ..diffusion.process import Process
-from ..diffusion.recommended import Recommended, Sampling, read_recommended, recommended_for
+from ..diffusion.recommended import recommended_of
 from ..diffusion.residual import base_rows
 from ..diffusion.sampler import SamplingPlan
 from ..infer_config import InferConfig as InferConfig
@@ -71,7 +71,7 @@ class SuperResolver:
         self.scale = self.config.scale
         self.modulation: Modulation = self.config.diffusion.build()
         self.process: Process = self.config.diffusion.build_process()
-        self.recommended = _recommended(checkpoint, self.config, name)
+        self.recommended = recommended_of(checkpoint.facts, self.config, name)
         self.rrdb: RRDB = self._ready(build_rrdb(self.config), checkpoint.part("rrdb"))
         self.unet: UNet = self._ready(build_unet(self.config), checkpoint.part("unet"))
         self._halved: UNet | None = None
@@ -152,6 +152,10 @@ class SuperResolver:
         recommended = self.recommended.get(settings.quality or "balanced")
         if recommended is None and settings.quality is not None:
             raise ConfigError(f"quality: {self.name} recommends {', '.join(self.recommended)} only, got {settings.quality}")
+        if settings.realism != 1 and self.config.diffusion.base != "rrdb":
+            raise ConfigError(
+                f"realism: only for models that add detail to the RRDB's image (diffusion.base = rrdb); {self.name} does not, leave it out"
+            )
         given = replace(settings, sampler=settings.sampler or self.process.sampler, num_samples=settings.num_samples or 1)
         if recommended is None or settings.rrdb_only or settings.start != "noise":
             return given
@@ -281,6 +285,8 @@ class SuperResolver:
             deque(self.process.sample_steps(predictor.predict, x, noise=noise, plan=plan, rows=BLOCK), maxlen=0)
             mean = x if mean is None else mean.add_(x)
         assert mean is not None
+        if settings.realism != 1:
+            mean.mul_(settings.realism)
         for rows, lr_up in self._bands(mean.div_(count), lr, base):
             rows.copy_(self.process.image(rows, lr_up))
         return mean
@@ -297,17 +303,6 @@ class SuperResolver:
                 else base[:, :, top:bottom, :width]
             )
             yield x[:, :, top:bottom, :width], given
-
-
-def _recommended(checkpoint: Checkpoint, config: RunConfig, name: str) -> Recommended:
-    """The checkpoint's recommended settings. Flows without an entry and the shipped model get those of their configuration."""
-    recommended = read_recommended(checkpoint.facts, name)
-    if recommended is not None:
-        return recommended
-    by_quality = dict(recommended_for(config))
-    if config.diffusion.process != "flow":
-        by_quality["balanced"] = Sampling()  # the behaviour before checkpoints had the entry
-    return by_quality
 
 
 def config_in(checkpoint: Checkpoint, name: str) -> RunConfig:

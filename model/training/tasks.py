@@ -25,7 +25,7 @@ from ..diffusion.residual import base_image, to_model_range
 from ..diffusion.sampler import DEFAULT
 from ..networks.rrdb import RRDB, condition
 from ..networks.unet import UNet
-from ..objectives.one_step import Distance, chosen, in_second_phase, load_distance, one_step_loss
+from ..objectives.one_step import Distance, checkerboard, chosen, in_second_phase, load_distance, one_step_loss
 from ..objectives.residual_spread import with_rescale
 from .distributed import ProcessGroup
 
@@ -153,7 +153,11 @@ class DiffusionTask(_Task):
             return main
         index = self._index(len(hr))
         x_0 = self.process.clean(x_t[index], predicted[index], t[index])
-        return main + one_step_loss(self.process.image(x_0, base[index]), hr[index], self.distance, loss=self.config.loss)
+        image, weights = self.process.image(x_0, base[index]), self.config.loss
+        loss = main + one_step_loss(image, hr[index], self.distance, loss=weights)
+        if weights.checkerboard:
+            loss = loss + weights.checkerboard * checkerboard(image - base[index], period=self.config.scale)
+        return loss
 
     def _index(self, count: int) -> Tensor:
         """`chosen` as a tensor on the device, cached, so that no step waits for the device."""
