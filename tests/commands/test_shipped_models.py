@@ -20,7 +20,8 @@ def test_each_is_a_small_model_with_a_licence(name):
 
 
 def test_model_and_checkpoint_exclude_each_other(capsys):
-    assert main(["infer", "x.png", "--model", "real", "--checkpoint", "shipped"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["infer", "x.png", "--model", "real", "--checkpoint", "shipped"])
     assert "cannot be combined with --checkpoint" in capsys.readouterr().err
 
 
@@ -29,5 +30,6 @@ def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shipped-real").write_bytes(b"not a model")
     (tmp_path / "x.png").write_bytes(b"")
-    assert main(["infer", "x.png", "--checkpoint", "shipped-real"]) != 0
+    with pytest.raises(SystemExit, match="[12]"):
+        main(["infer", "x.png", "--checkpoint", "shipped-real"])
     assert "shipped-real" in capsys.readouterr().err

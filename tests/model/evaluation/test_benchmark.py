@@ -245,7 +245,8 @@ def test_evaluate_with_blind_lr(tmp_path, capsys):
     write_layout(tmp_path / "b", LAYOUTS["good"])
     model = write_model(tmp_path / "m.safetensors")
     command = ["evaluate", "--benchmark", str(tmp_path / "b"), "--checkpoint", str(model), "-o", str(tmp_path / "e")]
-    assert main([*command, "--degradation", "blind", "--degradation-seed", "3"]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--degradation", "blind", "--degradation-seed", "3"])
     assert "blind degradation with seed 3" in capsys.readouterr().out
     assert "blind degradation with seed 3" in (tmp_path / "e/table.md").read_text()
     assert json.loads((tmp_path / "e/figures.json").read_text())["lr_from"] == {
