@@ -78,7 +78,7 @@ def read_benchmark_folder(folder: Path, scale: int) -> BenchmarkImages:
         try:
             pairs.append(_pair(names[name], files[name], files[lows[name]] if lows else None, scale=scale))
         except ImageError as error:
-            skipped[name] = str(error)
+            skipped[name] = str(error).removeprefix(f"{printable(files[name].path)}: ")  # the list names the image
     if not pairs:
         reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in list(skipped.items())[:3])
         raise ImageError(f"--benchmark {folder}: none of its images can be used ({reasons})")
