@@ -26,7 +26,7 @@ from ..config import RunConfig, config_of
 from ..diffusion.modulation import Modulation
 from ..diffusion.noise import BLOCK, NoiseField
 from ..diffusion.process import Process
-from ..diffusion.recommended import Recommended, recommended_in, too_many_steps
+from ..diffusion.recommended import recommended_in, too_many_steps
 from ..diffusion.residual import base_rows
 from ..diffusion.sampler import SamplingPlan
 from ..infer_config import InferConfig as InferConfig

@@ -143,11 +143,6 @@ def test_one_image_that_cannot_be_used_is_listed(tmp_path):
     assert result.skipped.keys() == {"strip.png", "broken.png", "phone.jxl"}
     assert "40 x 3 pixels, expected at least 4 x 4" in result.skipped["strip.png"]
     assert not [reason for reason in result.skipped.values() if str(tmp_path) in reason], "the list names the image already"
-    with pytest.raises(ImageError) as error:
-        (tmp_path / "b" / "phone.jxl").unlink()
-        read_pairs(tmp_path / "b", 4)
-    assert str(error.value).count("broken.png") == 1
-    (tmp_path / "b" / "phone.jxl").write_bytes(b"x")
     with pytest.raises(ImageError, match=r"phone\.jxl: JPEG XL, a format"):
         read_pairs(tmp_path / "b", 4)
     assert {path.name for path in benchmark_files(tmp_path / "b")} >= {"a.png", "broken.png"}
