@@ -21,8 +21,8 @@ from ...errors import CheckpointError, ConfigError, ImageError, printable
 from ...pipeline.images.given import ImageKind, is_tensor, split_tensor
 from ...runtime import pick_device
 from ...settings import changed
-from ..checkpoints.format import Checkpoint, load_checkpoint, load_into, weights_digest
-from ..config import RunConfig, config_of
+from ..checkpoints.format import Checkpoint, config_in, load_checkpoint, load_into, weights_digest
+from ..config import RunConfig
 from ..diffusion.modulation import Modulation
 from ..diffusion.noise import BLOCK, NoiseField
 from ..diffusion.process import Process
@@ -303,13 +303,3 @@ class SuperResolver:
                 else base[:, :, top:bottom, :width]
             )
             yield x[:, :, top:bottom, :width], given
-
-
-def config_in(checkpoint: Checkpoint, name: str) -> RunConfig:
-    """The settings that a checkpoint was trained with; a CheckpointError with the name of the file if they are not valid."""
-    try:
-        return config_of(checkpoint.config)
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{name}: its configuration is not understood ({error}); use the samdiff release that wrote it"
-        ) from error

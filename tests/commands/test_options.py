@@ -22,7 +22,7 @@ from samdiff.commands.models.evaluate import EvaluateSettings
 from samdiff.commands.models.infer import InferSettings
 from samdiff.commands.options import OLD_OPTIONS, options_of
 from samdiff.commands.panels import PanelCommand
-from samdiff.model.config import RunConfig, load_config
+from samdiff.model.config import RunConfig, load_config, taken_from
 from samdiff.settings import build, read_toml, to_toml
 
 ROOTS = {
@@ -315,4 +315,10 @@ def test_the_preset_of_the_model(tmp_path):
     assert result == build(RunConfig, read_toml(run("train", "--start", "shipped", "--print-config"), "printed"))
     assert result.preset == "tiny"
     assert result.train == load_config("tiny").train
+    assert (result.diffusion.process, result.loss.perceptual, result.loss.weight) == ("flow", "lpips-vgg", 7.0)
+    explicit = ("--set", "loss.perceptual=none", "--loss.weight", "2")
+    changed = build(RunConfig, read_toml(run("train", "--init-from", "shipped", *explicit, "--print-config"), "printed"))
+    assert (changed.loss.perceptual, changed.loss.weight, changed.loss.share) == ("none", 2.0, result.loss.share)
+    assert taken_from(result, result) == "[model], [diffusion] and [loss] (perceptual=lpips-vgg)"
+    assert taken_from(result, changed) == "[model], [diffusion] and [loss] without perceptual, weight"
     assert run("train", "--init-from", "shipped", "--preset", "small", "--print-config") == to_toml(load_config("small"))
