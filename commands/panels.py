@@ -11,18 +11,17 @@ from typer.core import TyperCommand
 from .common import COMMON, RUN
 from .options import OLD_OPTIONS, SETTINGS
 
-_NO_PANEL = "Options"
 _OFF = re.compile(r"\[default: (?:no-[^];]*|False)\]$")
 """Default of a flag that is off; not shown."""
 _DEFAULT_IN_WORDS = re.compile(r"\[default: \(([^]]*?)\)(?=[];])")
-_FIRST, _LAST = (COMMON, _NO_PANEL), (RUN,)
+_FIRST, _LAST = ("Arguments", COMMON), (RUN,)
 
 
 class PanelCommand(TyperCommand):
     """A command with this help."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments, then options by panel: Common first, Run last."""
+        """Arguments, then options by panel: Common first, Run last. Options without a panel are in Common."""
         panels: dict[str, list[tuple[str, str]]] = {}
         old = self._old()
         self._read_sentences()
@@ -31,9 +30,9 @@ class PanelCommand(TyperCommand):
             if record is not None:
                 record = (record[0], _DEFAULT_IN_WORDS.sub(r"[default: \1", _OFF.sub("", record[1])).rstrip())
                 is_argument = param.param_type_name == "argument"
-                panel = "Arguments" if is_argument else getattr(param, "rich_help_panel", None) or _NO_PANEL
+                panel = "Arguments" if is_argument else getattr(param, "rich_help_panel", None) or COMMON
                 panels.setdefault(RUN if param.name == "help" else panel, []).append(record)
-        ends = {name: place for place, name in enumerate(("Arguments", *_FIRST))} | dict.fromkeys(_LAST, 100)
+        ends = {name: place for place, name in enumerate(_FIRST)} | dict.fromkeys(_LAST, 100)
         for name in sorted(panels, key=lambda name: ends.get(name, 50)):
             with formatter.section(name):
                 formatter.write_dl(panels[name])

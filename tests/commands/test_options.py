@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -217,6 +218,20 @@ def test_summaries_are_short():
         assert isinstance(command, PanelCommand)
         assert len(command.get_short_help_str(45)) <= 45
         assert command.get_short_help_str(45).rstrip(".") == command.help.split("\n")[0].rstrip("."), name
+
+
+@pytest.mark.parametrize("name", GROUP.commands)
+def test_the_panels_of_every_command(name):
+    """Each option is under a heading that says something, once; Common is the first and Run the last, and `-h` is in it."""
+    text = run(name, "--help").partition("Examples:")[0]
+    headings = re.findall(r"^(\S.*):$", text.partition("\n\n")[2], re.MULTILINE)
+    assert "Options" not in headings
+    assert len(set(headings)) == len(headings)
+    assert [heading for heading in headings if heading in ("Arguments", "Common", "Run")] == [
+        heading for heading in ("Arguments", "Common", "Run") if heading in headings
+    ]
+    assert headings[-1] == "Run"
+    assert "--help" in text.rpartition("Run:")[2]
 
 
 def test_two_examples_for_each_command():
