@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand
 
+from ..errors import ConfigError
+from ..runtime import user_path
 from .common import COMMON, RUN
 from .options import OLD_OPTIONS, SETTINGS
 
@@ -37,6 +40,26 @@ class PanelCommand(TyperCommand):
             with formatter.section(name):
                 formatter.write_dl(panels[name])
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Paths as their user means them: `--out=~/x`, where no shell replaces `~`, is in the home folder; an empty name is an error.
+
+        An empty name is mostly a variable of a script that is not set; as a `Path` it would be the current folder.
+        """
+        given = {} if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=list(args))[0]
+        rest: list[str] = super().parse_args(ctx, args)
+        for name, value in ctx.params.items():
+            option = next((param.opts[0] for param in self.params if param.name == name and param.opts), name)
+            texts = given.get(name)
+            if isinstance(value, Path) and isinstance(texts, str):
+                ctx.params[name] = _path(texts, option)
+            elif (
+                isinstance(value, list | tuple)
+                and isinstance(texts, list | tuple)
+                and all(isinstance(each, Path) for each in value)
+            ):
+                ctx.params[name] = [_path(text, option) for text in texts]
+        return rest
+
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Completions without former options."""
         old = self._old()
@@ -52,6 +75,14 @@ class PanelCommand(TyperCommand):
 
     def _old(self) -> frozenset[str]:
         return getattr(self.callback, OLD_OPTIONS, frozenset())
+
+
+def _path(text: str, option: str) -> Path:
+    """A path from the command line. ConfigError for an empty name."""
+    if not text:
+        raise ConfigError(f"{option}: expected a path, got an empty name; for the current folder write .")
+    path = user_path(text, option)
+    return path.absolute() if str(path).startswith("~") else path  # `./~x`, which a Path shortens to `~x`
 
 
 def _shown(param: Any, old: frozenset[str]) -> Any:

@@ -317,6 +317,38 @@ def test_few_positional_arguments():
     assert not many
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["infer", "a.png", "-o", ""], "-o"),
+        (["infer", "a.png", "--checkpoint="], "--checkpoint"),
+        (["masks", "a.png", "--records", ""], "--records"),
+        (["train", "s.zarr", "--out", ""], "-o"),
+        (["evaluate", "--benchmark", "b", "--benchmark", ""], "--benchmark"),
+        (["compare", "a.png", ""], "images"),
+        (["publish", "", "-o", "m.safetensors", "--licence", "x"], "run"),
+        (["demo", "--folder", ""], "--folder"),
+    ],
+)
+def test_an_empty_path_is_no_folder(words, option, capsys):
+    """A script's variable that is not set must not mean the current folder."""
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"samdiff: {option}: expected a path, got an empty name; for the current folder write .\n"
+
+
+def test_home_in_any_path(monkeypatch, tmp_path, capsys):
+    """No shell replaces the `~` of `--out=~/x`: a folder named `~` is what nobody meant, and deletes a home when it is removed."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"out = '{tmp_path}/large'" in run("infer", "--print-config", "--out=~/large").replace('"', "'")
+    monkeypatch.chdir(tmp_path)
+    assert f"out = '{tmp_path}/~'" in run("infer", "--print-config", "--out", "./~").replace('"', "'")
+    with pytest.raises(SystemExit):
+        main(["compare", "--out=~nobody-of-this-name/a.png", "a.png"])
+    assert "there is no such user's home folder" in capsys.readouterr().err
+
+
 def test_a_configuration_from_a_pipe():
     """Is read once: `--config <(samdiff … --print-config)`."""
     code = f"{sys.executable} -m samdiff.cli train --print-config --config <(printf '[train]\\nbatch = 3\\n')"
