@@ -125,7 +125,7 @@ def train(
     stores: Store | Path | str | Sequence[Store | Path | str],
     out: Path | str | None = None,
     *,
-    preset: str = "paper",
+    preset: str | None = None,
     steps: int | None = None,
     rrdb_steps: int | None = None,
     settings: Mapping[str, object] | None = None,
@@ -144,7 +144,8 @@ def train(
     Args:
         stores: one or several stores, or their paths or URLs; all of one scale.
         out: the run's folder; None: `runs/STORE-PRESET`.
-        preset: `tiny`, `small` or `paper`: network sizes and training steps.
+        preset: `tiny`, `small` or `paper`: network sizes and training steps; None: that of `config`, else of `init_from` together with its
+            networks, process and loss, else `paper`.
         steps: training steps of stage two, the diffusion model; None: those of the preset.
         rrdb_steps: training steps of stage one, the RRDB; None: those of the preset.
         settings: settings that override the preset, such as `{"train.lr": 1e-4, "diffusion.modulation": "none"}`.
@@ -166,13 +167,15 @@ def train(
         CheckpointError: `rrdb` or `init_from` does not fit, or a file cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved, and the same call resumes.
     """
-    from .model.config import RunConfig, load_config
+    from .model.checkpoints.format import config_in, load_checkpoint
+    from .model.config import RunConfig, load_config, taken_from
     from .model.training.distributed import join
     from .model.training.run import train as run
     from .model.training.validation import read_benchmark
     from .pipeline.shards.reader import Store
     from .pipeline.stream.dataset import open_to_stream
     from .runtime import pick_device, user_path
+    from .settings import read_toml_file
 
     several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
     if not several:
@@ -189,8 +192,14 @@ def train(
             raise ConfigError(f"config: a RunConfig holds all settings, so set {sorted(changes)[0]} in it")
         resolved = config
     else:
-        file = None if config is None else user_path(config, "config")
-        resolved = load_config(preset, file, [_as_set(name, value) for name, value in changes.items()], scale=opened[0].scale)
+        file = {} if config is None else read_toml_file(user_path(config, "config"))
+        sets = [_as_set(name, value) for name, value in changes.items()]
+        tuned = None
+        if init_from is not None and not (preset or file.get("preset")):
+            tuned = config_in(load_checkpoint(user_path(init_from, "init_from")), str(init_from))
+        resolved = load_config(preset, file, sets, scale=opened[0].scale, model=tuned)
+        if tuned is not None:
+            report(f"as in {init_from}: preset {resolved.preset}, {taken_from(tuned, resolved)}")
     name = str(opened[0].place).rstrip("/").split("/")[-1].removesuffix(".zarr")
     folder = Path("runs") / f"{name}-{resolved.preset}" if out is None else user_path(out, "out")
     scored = [read_benchmark(user_path(path, "benchmarks"), resolved.scale) for path in benchmarks]

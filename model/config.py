@@ -35,6 +35,9 @@ PRESETS = ("tiny", "small", "paper")
 BESIDE = ("stores", "rrdb_from", "start_from", "versions", "threads")
 """Keys that are saved with the settings but are not settings."""
 
+TAKEN = ("model", "diffusion", "loss")
+"""Sections that fine-tuning takes from its model, unless a preset is named."""
+
 # Far above any useful value. A configuration can come from an untrusted checkpoint, and must not demand unlimited memory or time.
 _MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_MULTIPLIER, _MOST_THREADS = 4096, 128, 8, 64, 1024
 MOST_TIMES = 10_000
@@ -272,7 +275,7 @@ def load_config(
         sets: `section.key=value` texts.
         scale: of the store.
         named: settings by section that are given as named options.
-        model: settings of the model for fine-tuning; without a preset, its [model] and [diffusion] are taken.
+        model: settings of the model for fine-tuning; without a preset, the sections `TAKEN` of it are used in place of the preset's.
 
     Raises:
         ConfigError: an unknown preset or key (the nearest known one is named), a value of another type or out of range.
@@ -283,8 +286,19 @@ def load_config(
     bottom: list[Mapping[str, object]] = [{"scale": scale}, preset_layer(chosen)]
     if model is not None and not (preset or given.get("preset")):
         own = model.as_dict()
-        bottom.append({"model": own["model"], "diffusion": own["diffusion"]})
+        bottom.append({name: own[name] for name in TAKEN})
     return config_from(merge(RunConfig, [*bottom, *layers, {"preset": chosen}]))
+
+
+def taken_from(model: RunConfig, settings: RunConfig) -> str:
+    """Which settings of a run are those of the model for fine-tuning, as text: `[model], [diffusion] and [loss] (perceptual=lpips-vgg, …)`."""
+    texts = []
+    for name in TAKEN:
+        own, chosen = (asdict(getattr(each, name)) for each in (model, settings))
+        changed = ", ".join(key for key in own if own[key] != chosen[key])
+        kept = f" (perceptual={own['perceptual']})" if name == "loss" and own["perceptual"] != "none" else ""
+        texts.append(f"[{name}] without {changed}" if changed else f"[{name}]{kept}")
+    return f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def config_from(values: Mapping[str, object]) -> RunConfig:

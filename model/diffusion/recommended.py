@@ -51,6 +51,43 @@ def recommended_for(config: RunConfig) -> Recommended:
     return {"fast": Sampling(regress=True), "balanced": Sampling(sampler, few), "best": Sampling(sampler, few, 4)}
 
 
+def recommended_in(facts: Mapping[str, object], config: RunConfig, where: str) -> Recommended:
+    """The recommended settings of a checkpoint; without an entry, those of its configuration. Arguments and errors as for `read_recommended`."""
+    recommended = read_recommended(facts, where)
+    if recommended is not None:
+        return recommended
+    by_quality = dict(recommended_for(config))
+    if config.diffusion.process != "flow":
+        by_quality["balanced"] = Sampling()  # the behaviour before checkpoints had the entry
+    return by_quality
+
+
+def most_steps(recommended: Recommended) -> int | None:
+    """The largest recommended number of sampling steps over all qualities; None if no quality limits them."""
+    steps = [sampling.steps for sampling in recommended.values() if not sampling.regress]
+    return None if not steps or None in steps else max(number for number in steps if number is not None)
+
+
+def too_many_steps(config: RunConfig, recommended: Recommended, steps: int) -> str:
+    """Why so many sampling steps leave noise, as one sentence; empty if they do not.
+
+    The perceptual loss of a flow trains the image of one step from the start. Between start and end, such a flow has the main loss only, on
+    a share of each batch, so that further steps add noise, which flat colour shows. A model that recommends more steps was measured with them.
+
+    Args:
+        config: of the model.
+        recommended: of its checkpoint.
+        steps: the number that is requested.
+    """
+    most = most_steps(recommended)
+    if config.diffusion.process != "flow" or config.loss.perceptual == "none" or most is None or steps <= most:
+        return ""
+    few = "1 step" if most == 1 else f"{most} steps"
+    return (
+        f"this flow is best with {few} (its perceptual loss is on the one-step image); {steps} steps leave noise on flat colour"
+    )
+
+
 def parse_sampling(text: str) -> tuple[str, Sampling]:
     """`balanced=euler:4` or `best=ddpm:5:4` (sampler:steps:average), or `fast=rrdb` (no diffusion) -> quality and sampling.
 
@@ -92,20 +129,6 @@ def read_recommended(facts: Mapping[str, object], where: str) -> Recommended | N
     if not isinstance(entry, dict) or not set(QUALITIES) >= entry.keys() or "balanced" not in entry:
         raise CheckpointError(f"{where}: expected {FACT} settings by quality ({', '.join(QUALITIES)}), got {_short(entry)}")
     return {quality: _sampling(entry[quality], f"{where}: {FACT}.{quality}") for quality in QUALITIES if quality in entry}
-
-
-def recommended_of(facts: Mapping[str, object], config: RunConfig, where: str) -> Recommended:
-    """The recommended settings of a checkpoint; without the entry, a flow gets `recommended_for`, a diffusion all steps as its `balanced`.
-
-    Args and errors: as for `read_recommended`.
-    """
-    recommended = read_recommended(facts, where)
-    if recommended is not None:
-        return recommended
-    by_quality = dict(recommended_for(config))
-    if config.diffusion.process != "flow":
-        by_quality["balanced"] = Sampling()  # the behaviour before checkpoints had the entry
-    return by_quality
 
 
 def _sampling(values: object, where: str) -> Sampling:

@@ -82,7 +82,7 @@ def read_benchmark_folder(folder: Path, scale: int, *, blind_seed: int | None = 
             low = files[lows[name]] if lows else None
             pairs.append(_pair(names[name], files[name], low, scale=scale, blind_seed=blind_seed))
         except ImageError as error:
-            skipped[name] = str(error)
+            skipped[name] = str(error).removeprefix(f"{printable(files[name].path)}: ")  # the list names the image
     if not pairs:
         reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in list(skipped.items())[:3])
         raise ImageError(f"--benchmark {folder}: none of its images can be used ({reasons})")

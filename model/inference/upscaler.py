@@ -17,16 +17,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...errors import CheckpointError, ConfigError, ImageError
+from ...errors import CheckpointError, ConfigError, ImageError, printable
 from ...pipeline.images.given import ImageKind, is_tensor, split_tensor
 from ...runtime import pick_device
 from ...settings import changed
-from ..checkpoints.format import Checkpoint, load_checkpoint, load_into, weights_digest
-from ..config import RunConfig, config_of
+from ..checkpoints.format import Checkpoint, config_in, load_checkpoint, load_into, weights_digest
+from ..config import RunConfig
 from ..diffusion.modulation import Modulation
 from ..diffusion.noise import BLOCK, NoiseField
 from ..diffusion.process import Process
-from ..diffusion.recommended import recommended_of
+from ..diffusion.recommended import recommended_in, too_many_steps
 from ..diffusion.residual import base_rows
 from ..diffusion.sampler import SamplingPlan
 from ..infer_config import InferConfig as InferConfig
@@ -71,10 +71,11 @@ class SuperResolver:
         self.scale = self.config.scale
         self.modulation: Modulation = self.config.diffusion.build()
         self.process: Process = self.config.diffusion.build_process()
-        self.recommended = recommended_of(checkpoint.facts, self.config, name)
+        self.recommended = recommended_in(checkpoint.facts, self.config, name)
         self.rrdb: RRDB = self._ready(build_rrdb(self.config), checkpoint.part("rrdb"))
         self.unet: UNet = self._ready(build_unet(self.config), checkpoint.part("unet"))
         self._halved: UNet | None = None
+        self._warned: set[int] = set()
 
     def __repr__(self) -> str:
         numbers = sum(value.numel() for network in (self.rrdb, self.unet) for value in network.parameters())
@@ -168,7 +169,7 @@ class SuperResolver:
         return replace(given, sampler=sampler, steps=recommended.steps, num_samples=settings.num_samples or recommended.average)
 
     def sampling_plan(self, settings: InferConfig) -> SamplingPlan:
-        """The sampler and its time steps. ConfigError for settings that do not fit this model."""
+        """The sampler and its time steps; a warning if they are too many for this model. ConfigError for settings that do not fit it."""
         settings = self.resolve(settings)
         plan_tiles(
             self.unet.multiple,
@@ -181,7 +182,12 @@ class SuperResolver:
         first = None
         if settings.start == "rrdb":
             first = self.config.diffusion.timesteps // 2 if settings.start_time is None else settings.start_time
-        return self.process.plan(settings.sampler, settings.steps, first=first)
+        plan = self.process.plan(settings.sampler, settings.steps, first=first)
+        reason = "" if settings.rrdb_only else too_many_steps(self.config, self.recommended, len(plan.times))
+        if reason and len(plan.times) not in self._warned:  # once for many images
+            log.warning("%s: %s; leave steps out, or set fewer", printable(self.name), reason)
+            self._warned.add(len(plan.times))
+        return plan
 
     def expect_scale(self, scale: int | None) -> None:
         """CheckpointError if `scale` is given and the model was trained for another."""
@@ -303,13 +309,3 @@ class SuperResolver:
                 else base[:, :, top:bottom, :width]
             )
             yield x[:, :, top:bottom, :width], given
-
-
-def config_in(checkpoint: Checkpoint, name: str) -> RunConfig:
-    """The settings that a checkpoint was trained with; a CheckpointError with the name of the file if they are not valid."""
-    try:
-        return config_of(checkpoint.config)
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{name}: its configuration is not understood ({error}); use the samdiff release that wrote it"
-        ) from error

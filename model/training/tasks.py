@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import ConfigError
+from ...errors import ConfigError, WeightsError
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import ShardDataset, e_sam
 from ...pipeline.stream.order import draw, mix
@@ -196,8 +196,11 @@ def check_inputs(config: RunConfig, stores: Sequence[Store], data: ShardDataset,
     process = with_rescale(config, config.diffusion.rescale or 1.0).diffusion.build_process()
     process.plan(*validation_sampler(config))
     if config.loss.perceptual != "none":
-        _ = process.one_step_time  # an error for `paper`
-        load_distance(config.loss.perceptual, ranks.device)  # missing weights are reported before the hours of stage one
+        try:
+            _ = process.one_step_time  # an error for `paper`
+            load_distance(config.loss.perceptual, ranks.device)  # missing weights are reported before the hours of stage one
+        except (ConfigError, WeightsError) as error:  # the loss may come from --init-from, unrequested
+            raise type(error)(f"{error}; or train without this loss: --set loss.perceptual=none") from error
     if config.train.amp == "fp16" and ranks.device.type == "cpu":
         raise ConfigError("train.amp: fp16 needs CUDA, the device is the CPU; use bf16 or off")
     if config.train.amp == "bf16" and not has_bf16(ranks.device):
