@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, help="samples per step; the default is that of the preset")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
@@ -53,7 +54,7 @@ def main() -> None:
         optimisers[name] = make_optimiser(tasks[name].network, config.train), Guard.new("off", device)
     for number in range(arguments.rounds + 1):  # the first is a warm-up
         for name, task in tasks.items():
-            size = task.config.train.batch
+            size = arguments.batch or task.config.train.batch
             batch = {key: value.to(device) for key, value in task.make_batch(number * size, size).items()}
             start = clock()
             loss = task.loss(batch)
