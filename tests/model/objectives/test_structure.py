@@ -1,5 +1,7 @@
 """Losses by regions, the auxiliary head and the scale head in training: by hand, published, resumed."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from samdiff.model.training.tasks import DiffusionTask, RrdbTask
 from samdiff.pipeline.stream.dataset import ShardDataset
 
 from ...helpers.models import FLOW, SMALL_RUN
+from ...helpers.runs import losses
 from ...helpers.stores import make_store
 
 CPU = torch.device("cpu")
@@ -260,3 +263,18 @@ def test_the_oracle_is_for_studies(tmp_path):
         run(tmp_path, "r", NONE, "diffusion.scale_from=oracle", "validate.every=2")
     model = load_checkpoint(run(tmp_path, "r", NONE, "diffusion.scale_from=oracle"))
     assert not [name for name in model.tensors if "scale_head" in name]
+
+
+@pytest.mark.slow
+def test_several_processes_equal_one(tmp_path):
+    """torchrun with gloo: both heads get their gradients although the scale head is called before the wrapped network."""
+    sets = (NONE, "diffusion.scale_from=masks", "loss.auxiliary=boundary", "loss.regions=mean", "train.log_every=1")
+    alone = run(tmp_path, "one", *sets).parent
+    worker = Path(__file__).parents[2] / "helpers" / "ddp_worker.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(worker)]
+    words = [*command, str(tmp_path / "a.zarr"), str(tmp_path / "two"), *SMALL, *sets]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours, theirs = losses(alone), losses(tmp_path / "two")
+    assert len(ours) == 9
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4)
