@@ -8,10 +8,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ...errors import CheckpointError, ConfigError, printable
 from ..config import RunConfig
+from ..infer_config import InferConfig
 from ..names import QUALITIES as QUALITIES
 
 FACT = "recommended"
@@ -85,6 +86,41 @@ def too_many_steps(config: RunConfig, recommended: Recommended, steps: int) -> s
     few = "1 step" if most == 1 else f"{most} steps"
     return (
         f"this flow is best with {few} (its perceptual loss is on the one-step image); {steps} steps leave noise on flat colour"
+    )
+
+
+def resolve(settings: InferConfig, recommended: Recommended, config: RunConfig, *, sampler: str, name: str) -> InferConfig:
+    """The settings with sampler, steps and num_samples filled in: given values, else those that the model recommends, else all steps and 1.
+
+    Recommended values apply only to the recommended sampler and a start from noise.
+
+    Args:
+        settings: as given.
+        recommended: of the model.
+        config: of the model.
+        sampler: the default of its process.
+        name: of the model, for messages.
+
+    Raises:
+        ConfigError: a quality without recommendation, or `realism` for a model without the RRDB's image as its base.
+    """
+    sampling = recommended.get(settings.quality or "balanced")
+    if sampling is None and settings.quality is not None:
+        raise ConfigError(f"quality: {name} recommends {', '.join(recommended)} only, got {settings.quality}")
+    if settings.realism != 1 and config.diffusion.base != "rrdb":
+        raise ConfigError(
+            f"realism: only for models that add detail to the RRDB's image (diffusion.base = rrdb); {name} does not, leave it out"
+        )
+    given = replace(settings, sampler=settings.sampler or sampler, num_samples=settings.num_samples or 1)
+    if sampling is None or settings.rrdb_only or settings.start != "noise":
+        return given
+    free = settings.sampler is None and settings.steps is None and settings.num_samples is None
+    if sampling.regress:
+        return replace(given, rrdb_only=True) if free else given
+    if settings.steps is not None or settings.sampler not in (None, sampling.sampler or sampler):
+        return given
+    return replace(
+        given, sampler=sampling.sampler or sampler, steps=sampling.steps, num_samples=settings.num_samples or sampling.average
     )
 
 

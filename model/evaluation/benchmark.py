@@ -145,7 +145,7 @@ def _pair(name: str, high: ImageFile, low: ImageFile | None, *, scale: int, blin
     hr = np.ascontiguousarray(whole[of_hr])
     if blind_seed is not None:
         rgb = np.ascontiguousarray(np.broadcast_to(np.atleast_3d(hr), (*hr.shape[:2], 3)))
-        content = hashlib.sha256(rgb).hexdigest()  # of the pixels: the same for every file format
+        content = hashlib.sha256(rgb.tobytes()).hexdigest()  # of the pixels: the same for every file format
         return Pair(name, degrade(rgb, "blind", scale, seed=blind_seed, content=content), rgb)
     if low is None:
         return Pair(name, imresize(hr, 1 / scale), hr)

@@ -104,9 +104,9 @@ def _of_pyiqa(names: Sequence[str], device: torch.device) -> Measures:
         try:
             import pyiqa
         except ImportError as error:
-            near = "".join(nearest(name, tuple(METRICS)) for name in names)
+            suggestion = "".join(nearest(name, tuple(METRICS)) for name in names)
             raise ConfigError(
-                f"--metrics {','.join(names)}{near}: needs pyiqa ({', '.join(METRICS)} do not), which cannot be imported ({error}); pip install 'samdiff[iqa]'"
+                f"--metrics {','.join(names)}{suggestion}: needs pyiqa ({', '.join(METRICS)} do not), which cannot be imported ({error}); pip install 'samdiff[iqa]'"
             ) from error
         known, measures = pyiqa.list_models(), Measures()
         for name in names:
