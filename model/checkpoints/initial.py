@@ -67,11 +67,6 @@ def steps_of(file: Path) -> int:
     return int(step)
 
 
-def is_behind(file: Path, step: int) -> bool:
-    """Whether a stage's file is missing, or older than its newest state: the run was killed between writing the two."""
-    return not file.exists() or steps_of(file) < step
-
-
 def validation_in(file: Path, step: int) -> dict[str, object]:
     """The validation metrics in an earlier checkpoint of this run; empty if there is none, or it is from after `step`."""
     try:

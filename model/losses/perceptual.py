@@ -96,7 +96,9 @@ class PerceptualMetric:
     def spatial(self, sr: np.ndarray, hr: np.ndarray) -> np.ndarray:
         """float32 [H, W]: LPIPS' map of differences, see `LPIPS.spatial`; images as for a call. ConfigError for DISTS, which has none."""
         if not isinstance(self.network, LPIPS):
-            raise ConfigError(f"{self.name}: compares statistics of whole feature maps, so it has no map; use lpips or lpips-vgg")
+            raise ConfigError(
+                f"{self.name}: compares statistics of whole feature maps, so it has no map; use lpips or lpips-vgg"
+            )
         device = next(self.network.parameters()).device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self.network.spatial(_tensor(sr, device), _tensor(hr, device))[0].cpu().numpy()

@@ -11,17 +11,20 @@ from pathlib import Path
 import torch
 
 from ...errors import ConfigError, SamdiffError, printable
+from ...pipeline.download.benchmarks import find_benchmark
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import ShardDataset, open_to_stream
 from ..checkpoints.initial import check_given
+from ..checkpoints.plain import read_object_file
+from ..evaluation.held_out import ScoredImage, check_same_images, digest_of, held_out_tiles, of_benchmark
 from ..losses.perceptual import PerceptualMetric
 from ..objectives.residual_spread import with_rescale
 from ..training.distributed import ProcessGroup
+from ..training.run_dir import changes, saved_settings
 from ..training.tasks import check_inputs
 from .config import StudyConfig
-from .images import StudyImage, check_same_images, digest_of, read_images
 from .plan import RRDB_ALONE, PlannedRun, plan_runs
-from .queue import RunStatus, status_of
+from .queue import RunStatus, place_of, status_of
 from .scoring import check_regions, load_networks
 
 
@@ -34,7 +37,7 @@ class Workshop:
     runs: tuple[PlannedRun, ...]
     stores: Mapping[str, Store]
     """By the name that the study gives them."""
-    images: tuple[StudyImage, ...]
+    images: tuple[ScoredImage, ...]
     networks: Mapping[str, PerceptualMetric]
     device: torch.device
     keys: Mapping[str, str]
@@ -70,8 +73,20 @@ def open_study(study: StudyConfig, out: Path, device: torch.device, report: Call
         report(missing)
     networks = load_networks(study, images, device)
     pixels = digest_of(images)
+    check_begun(runs, out, stores)
     keys = {run.name: _key(study, run, stores[run.store].fingerprint, pixels) for run in runs}
     return Workshop(study, out, runs, stores=stores, images=tuple(images), networks=networks, device=device, keys=keys)
+
+
+def read_images(study: StudyConfig, store: Store) -> list[ScoredImage]:
+    """All images of a study, in a fixed order. ConfigError or StoreError if one cannot be used."""
+    images = held_out_tiles(store, study.images, tiles=study.tiles, crop=study.crop) if study.images else []
+    for name in study.benchmarks:
+        images += of_benchmark(find_benchmark(Path(name)), store.scale)
+    names = [image.name for image in images]
+    if len(set(names)) < len(names):
+        raise ConfigError("benchmarks: two of them have the same name, so their images could not be told apart; rename one")
+    return images
 
 
 def check_runs(runs: Sequence[PlannedRun], stores: Mapping[str, Store], device: torch.device) -> None:
@@ -86,6 +101,28 @@ def check_runs(runs: Sequence[PlannedRun], stores: Mapping[str, Store], device: 
             problems[run.setting] = str(error)
     if problems:
         raise ConfigError("; ".join(f"setting {name!r}: {printable(reason)}" for name, reason in problems.items()))
+
+
+def check_begun(runs: Sequence[PlannedRun], out: Path, stores: Mapping[str, Store]) -> None:
+    """ConfigError if a run was begun with other settings or another store: then it could be neither resumed nor compared."""
+    problems = []
+    for run in runs:
+        file = place_of(out, run).folder / "config.json"
+        if file.exists():
+            try:
+                saved = saved_settings(read_object_file(file))
+            except (ValueError, OSError) as error:
+                raise ConfigError(
+                    f"{printable(file)}: damaged ({printable(error)}); restore it, or move the folder away"
+                ) from error
+            now = {**saved, **run.config.as_dict(), "stores": [stores[run.store].fingerprint]}
+            different = [line for lines in changes(saved, now) for line in lines]
+            problems += [f"{run.name}: {', '.join(different[:3])}"] if different else []
+    if problems:
+        raise ConfigError(
+            f"{printable(out)}: runs were begun with other settings ({'; '.join(problems[:4])}); restore them in the study's file, "
+            "move the runs' folders away, or give another --out"
+        )
 
 
 def _check_run(run: PlannedRun, store: Store, device: torch.device) -> None:

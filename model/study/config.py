@@ -185,7 +185,9 @@ def _study_of(values: Mapping[str, object]) -> StudyConfig:
         settings=tuple(found),
     )
     if study.reference not in [each.name for each in found]:
-        raise ConfigError(f"reference: expected the name of a setting, one of {', '.join(s.name for s in found)}, got {brief(study.reference)}")
+        raise ConfigError(
+            f"reference: expected the name of a setting, one of {', '.join(s.name for s in found)}, got {brief(study.reference)}"
+        )
     return study
 
 
@@ -196,7 +198,9 @@ def _setting_of(table: object, number: int) -> StudySetting:
     where = f"setting {rest.get('name', number)!r}"
     overrides, sampling = rest.pop("overrides", {}), rest.pop("sampling", None)
     if not isinstance(overrides, Mapping):
-        raise ConfigError(f"{where}: overrides: expected sections such as overrides.diffusion.modulation, got {brief(overrides)}")
+        raise ConfigError(
+            f"{where}: overrides: expected sections such as overrides.diffusion.modulation, got {brief(overrides)}"
+        )
     try:
         keys = build(SettingKeys, rest)
         each = {each.name: getattr(keys, each.name) for each in fields(SettingKeys)}

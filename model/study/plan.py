@@ -101,7 +101,9 @@ def plan_runs(study: StudyConfig, scale: int) -> tuple[PlannedRun, ...]:
     runs = [run for _, run in sorted(rounds, key=lambda pair: pair[0])]
     trains_rrdb = any(not run.rrdb and not run.own_rrdb for run in runs)
     if not study.rrdb_steps and any(not run.rrdb for run in runs):
-        raise ConfigError("rrdb_steps: expected the training steps of the RRDB, since a setting has no checkpoint of one; or give rrdb")
+        raise ConfigError(
+            "rrdb_steps: expected the training steps of the RRDB, since a setting has no checkpoint of one; or give rrdb"
+        )
     return (_shared_rrdb(study, scale), *runs) if trains_rrdb else tuple(runs)
 
 
@@ -126,6 +128,12 @@ def compared_budget(study: StudyConfig, budget: Budget) -> Budget | None:
         return budget
     same_cost = Budget(samplings[0].sampler, budget.steps)
     return same_cost if same_cost in known else None
+
+
+def shares_rrdb(study: StudyConfig, setting: str) -> bool:
+    """Whether a setting's runs have the reference's RRDB, so that its image alone is not a result of theirs."""
+    of = {each.name: each.rrdb or study.rrdb for each in study.settings}
+    return setting != study.reference and of[setting] == of[study.reference] != OWN
 
 
 def _run(study: StudyConfig, each: StudySetting, *, seed: int, scale: int) -> PlannedRun:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,9 +25,7 @@ _STOPPED = 130  # exit status of a process that was asked to stop
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def run_workers(
-    file: Path, out: Path, *, count: int, device: str, on_look: Callable[[], object], poll: float = _POLL
-) -> None:
+def run_workers(file: Path, out: Path, *, count: int, device: str, on_look: Callable[[], object], poll: float = _POLL) -> None:
     """Work on a study with several processes until all have ended.
 
     Args:
@@ -64,7 +62,7 @@ def run_workers(
         )
 
 
-def _stop(workers: list[BaseProcess]) -> None:
+def _stop(workers: Sequence[BaseProcess]) -> None:
     """Ask all processes to stop, and wait until they have saved their states; a second Ctrl-C ends the waiting."""
     for worker in workers:
         if worker.is_alive():

@@ -1,9 +1,9 @@
 """The queue of a study, derived from its folder: which runs are done, running, failed or waiting. There is no other record.
 
-    OUT/study.json               the study's name
-    OUT/rrdb/, OUT/runs/RUN/     the runs, as `samdiff train` makes them
-    OUT/queue/RUN.lock           held by the process that works on the run; RUN.failed.json: why it failed
-    OUT/scores/RUN.json          its scores
+OUT/study.json               the study's name
+OUT/rrdb/, OUT/runs/RUN/     the runs, as `samdiff train` makes them
+OUT/queue/RUN.lock           held by the process that works on the run; RUN.failed.json: why it failed
+OUT/scores/RUN.json          its scores
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...pipeline.storage.atomic import hold
 from ..checkpoints.format import RRDB_FILE
 from ..training.logger import LOG_FILE
 from .plan import PlannedRun
-from .scoring import MARK, read_marked, write_marked
+from .scoring import read_marked, write_marked
 
 DONE, RUNNING, FAILED, WAITING = "done", "running", "failed", "waiting"
 STUDY_FILE = "study.json"
@@ -61,12 +61,20 @@ def place_of(out: Path, run: PlannedRun) -> Place:
     """The files of a run in the study's folder."""
     folder = out / run.name if run.is_rrdb else out / "runs" / run.name
     return Place(
-        folder, out / "queue" / f"{run.name}.lock", out / "queue" / f"{run.name}.failed.json", out / "scores" / f"{run.name}.json"
+        folder,
+        out / "queue" / f"{run.name}.lock",
+        out / "queue" / f"{run.name}.failed.json",
+        out / "scores" / f"{run.name}.json",
     )
 
 
-def claim_folder(out: Path, name: str) -> None:
+def claim_folder(out: Path, name: str, *, make: bool = True) -> None:
     """Make the study's folder, or check that it is this study's.
+
+    Args:
+        out: the folder.
+        name: of the study.
+        make: whether a missing folder is made.
 
     Raises:
         ConfigError: it lies in a store, holds files of others, or another study.
@@ -74,15 +82,21 @@ def claim_folder(out: Path, name: str) -> None:
     """
     store = inside_a_store(out)
     if store is not None:
-        raise ConfigError(f"{printable(out)}: lies in the store {printable(store)}, where nothing else may lie; give another --out")
+        raise ConfigError(
+            f"{printable(out)}: lies in the store {printable(store)}, where nothing else may lie; give another --out"
+        )
     if os.path.lexists(out) and not out.is_dir():
         raise ConfigError(f"{printable(out)}: expected a folder or nothing, got a file; give another --out")
     found = read_marked(out / STUDY_FILE)
     if found is None and out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"{printable(out)}: holds files and no {STUDY_FILE}, so it is not a study's folder; give another --out")
+        raise ConfigError(
+            f"{printable(out)}: holds files and no {STUDY_FILE}, so it is not a study's folder; give another --out"
+        )
     if found is not None and found.get("name") != name:
-        raise ConfigError(f"{printable(out)}: holds the study {printable(found.get('name'))!r}, not {name!r}; give another --out")
-    if found is None:
+        raise ConfigError(
+            f"{printable(out)}: holds the study {printable(found.get('name'))!r}, not {name!r}; give another --out"
+        )
+    if found is None and make:
         write_marked(out / STUDY_FILE, {"name": name})
 
 

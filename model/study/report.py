@@ -1,212 +1,129 @@
-"""What a study found so far: scores of all finished runs -> differences to the reference, as JSON and Markdown. Pure, but for reading scores."""
+"""Writes what a study found so far: results.json, study.md, tradeoff.png and differences.png in its folder.
+
+A file of one of these names that a study did not write is never replaced.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
+from ...errors import BusyError, MissingPackageError, StoreError, printable
+from ...pipeline.storage.atomic import unreadable, unwritable, write_atomic
+from ...pipeline.storage.lock import drop_lock, take_lock
+from ...pipeline.storage.regular import open_regular
+from ..sheets.study_plots import MARK, Curve, Interval, check_plots, forest, tradeoff
+from .checks import Workshop
+from .markdown import TITLES, as_markdown
+from .queue import DONE, place_of
+from .results import ByBudget, Results, as_document, results_of
+from .scoring import read_marked, write_marked
 
-from .config import StudyConfig
-from .images import StudyImage
-from .plan import Budget, compared_budget, primary_budget
-from .queue import DONE, RunStatus
-from .scoring import Samples
-from .statistics import Difference, compare, holm
-
-ByBudget = Mapping[str, Mapping[str, Samples]]
-"""Label of a budget -> name of an image -> metrics of its samples, see `scoring.Scores`."""
-Means = dict[str, dict[str, float]]
-"""Metric -> group of images -> mean over its tiles and samples, where it is defined."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """The metrics of one setting with one budget, over all of its finished seeds."""
-
-    setting: str
-    budget: Budget
-    seeds: tuple[int, ...]
-    metrics: Mapping[str, float]
-    """Mean over seeds and images."""
-    by_seed: Mapping[str, tuple[float, ...]]
-    """Mean over images, of each seed."""
+RESULTS_FILE, PAGE, TRADEOFF, FOREST = "results.json", "study.md", "tradeoff.png", "differences.png"
+_HEAD = f"<!-- {MARK}: made by `samdiff study`, which replaces this file -->\n\n"
+_LOOK = 1024  # bytes at the start of a file of ours that hold the mark
 
 
-@dataclass(frozen=True)
-class Compared:
-    """One metric of one setting and budget, minus the reference's."""
-
-    setting: str
-    budget: Budget
-    reference: Budget
-    """The reference's budget: the same, or its first sampler with as many steps."""
-    metric: str
-    primary: bool
-    found: Difference
-    p_holm: float
-    """p corrected over all settings and metrics of the primary endpoint; NaN for the others."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """A study's results."""
-
-    study: StudyConfig
-    statuses: tuple[RunStatus, ...]
-    images: tuple[str, ...]
-    """The groups: whole images."""
-    without_masks: int
-    """Number of scored images or tiles without masks."""
-    scores: tuple[Score, ...]
-    compared: tuple[Compared, ...]
-
-    @property
-    def complete(self) -> bool:
-        """Whether all runs are done."""
-        return all(status.state == DONE for status in self.statuses)
-
-
-def results_of(
-    study: StudyConfig,
-    statuses: Sequence[RunStatus],
-    images: Sequence[StudyImage],
-    scores: Mapping[str, ByBudget],
-) -> Results:
-    """The results of all finished runs.
+def write_report(shop: Workshop, report: Callable[[str], None] = lambda _: None) -> tuple[Results, list[Path]]:
+    """Write the report of all runs that are done. Returns the results and the files.
 
     Args:
-        study: the study.
-        statuses: of all runs.
-        images: that were scored.
-        scores: name of a finished run -> its scores.
+        shop: the study.
+        report: called with what is left out: the plots without matplotlib, all files while another process writes them.
+
+    Raises:
+        StoreError: a file cannot be written, or is not one of a study.
     """
-    groups = {image.name: image.group for image in images}
-    means: dict[tuple[str, Budget], dict[int, Means]] = {}
+    results = read_results(shop)
+    lock = shop.out / "queue" / "report.lock"
+    try:
+        held = take_lock(lock, shop.out, "samdiff study")
+    except BusyError as error:
+        report(f"no report: {error}")
+        return results, []
+    with held:
+        write_marked(shop.out / RESULTS_FILE, as_document(results))
+        _write_ours(shop.out / PAGE, (_HEAD + as_markdown(results)).encode(errors="backslashreplace"))
+        files = [shop.out / RESULTS_FILE, shop.out / PAGE, *_write_plots(shop.out, results, report)]
+        drop_lock(held, lock)
+    return results, files
+
+
+def read_results(shop: Workshop) -> Results:
+    """The results of the runs that are done; nothing is written."""
+    statuses, scores = shop.statuses(), {}
     for status in statuses:
-        run = status.run
-        for budget in run.budgets if run.name in scores else ():
-            by_image = scores[run.name].get(budget.label, {})
-            means.setdefault((run.setting, budget), {})[run.seed] = _means(study.metrics, by_image, groups)
-    order = [each.name for each in study.settings]
-    found = [_score(setting, budget, by_seed) for (setting, budget), by_seed in means.items()]
-    found.sort(key=lambda each: order.index(each.setting))
-    return Results(
-        study,
-        tuple(statuses),
-        images=tuple(dict.fromkeys(groups.values())),
-        without_masks=sum(image.labels is None for image in images),
-        scores=tuple(found),
-        compared=tuple(_corrected(list(_comparisons(study, means, order)))),
-    )
+        if status.state == DONE and not status.run.is_rrdb:
+            scores[status.run.name] = _scores(place_of(shop.out, status.run).scores)
+    return results_of(shop.study, statuses, shop.images, scores=scores)
 
 
-def as_document(results: Results) -> dict[str, object]:
-    """The results as JSON values; what is not defined is None. Nothing in it depends on time or machine, so a resumed study gives the same."""
-    study = results.study
-    return {
-        "name": study.name,
-        "complete": results.complete,
-        "reference": study.reference,
-        "primary": {"steps": study.primary.steps, "metrics": list(study.primary.metrics)},
-        "runs": [
-            {"name": each.run.name, "setting": each.run.setting, "seed": each.run.seed, "state": each.state, "reason": each.reason}
-            for each in results.statuses
-        ],
-        "images": list(results.images),
-        "images_without_masks": results.without_masks,
-        "training_steps": study.steps,
-        "samples": study.samples,
-        "scores": [
-            {
-                "setting": each.setting,
-                "sampler": each.budget.sampler,
-                "steps": each.budget.steps,
-                "seeds": list(each.seeds),
-                "metrics": {
-                    name: {"mean": _json(mean), "by_seed": [_json(value) for value in each.by_seed[name]]}
-                    for name, mean in each.metrics.items()
-                },
-            }
-            for each in results.scores
-        ],
-        "differences": [
-            {
-                "setting": each.setting,
-                "sampler": each.budget.sampler,
-                "steps": each.budget.steps,
-                "reference_sampler": each.reference.sampler,
-                "metric": each.metric,
-                "primary": each.primary,
-                "p_holm": _json(each.p_holm),
-                **{name: _json(value) for name, value in asdict(each.found).items()},
-            }
-            for each in results.compared
-        ],
-    }
-
-
-def differences_of(ours: Mapping[int, Means], theirs: Mapping[int, Means], metric: str) -> np.ndarray:
-    """Ours minus theirs: float [S, I], over common seeds and the images on which the metric is defined in all of their runs. Pure."""
-    seeds = sorted(ours.keys() & theirs.keys())
-    known = [set(side[seed].get(metric, {})) for side in (ours, theirs) for seed in seeds]
-    common = sorted(set.intersection(*known)) if known else []
-    rows = [[ours[seed][metric][name] - theirs[seed][metric][name] for name in common] for seed in seeds]
-    return np.array(rows, float).reshape(len(seeds), len(common))
-
-
-def _means(metrics: Sequence[str], by_image: Mapping[str, Samples], groups: Mapping[str, str]) -> Means:
-    """Mean over samples, then over the tiles of an image; a tile on which the metric is not defined does not count."""
-    means: Means = {}
-    for metric in metrics:
-        values: dict[str, list[float]] = {}
-        for name, samples in by_image.items():
-            known = [value for sample in samples if (value := sample.get(metric)) is not None]
-            if known and name in groups:
-                values.setdefault(groups[name], []).append(sum(known) / len(known))
-        means[metric] = {group: sum(each) / len(each) for group, each in values.items()}
-    return means
-
-
-def _score(setting: str, budget: Budget, by_seed: Mapping[int, Means]) -> Score:
-    seeds = tuple(sorted(by_seed))
-    metrics = next(iter(by_seed.values()))
-    of_seeds = {name: tuple(_mean(list(by_seed[seed][name].values())) for seed in seeds) for name in metrics}
-    return Score(setting, budget, seeds, metrics={name: _mean(values) for name, values in of_seeds.items()}, by_seed=of_seeds)
-
-
-def _comparisons(
-    study: StudyConfig, means: Mapping[tuple[str, Budget], Mapping[int, Means]], order: Sequence[str]
-) -> list[Compared]:
+def curves_of(results: Results, x: str, y: str) -> list[Curve]:
+    """One curve per setting and sampler, by number of steps; 0 steps: the RRDB alone. Pure."""
+    curves: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
+    for each in results.scores:
+        point = (each.budget.steps, each.metrics[x], each.metrics[y])
+        curves.setdefault((each.setting, each.budget.sampler), []).append(point)
+    samplers = {sampler for _, sampler in curves if sampler != "rrdb"}
     found = []
-    for (setting, budget), ours in sorted(means.items(), key=lambda item: order.index(item[0][0])):
-        base = compared_budget(study, budget)
-        theirs = means.get((study.reference, base)) if base is not None else None
-        if setting == study.reference or base is None or theirs is None:
-            continue
-        for metric in study.metrics:
-            differences = differences_of(ours, theirs, metric)
-            if differences.size:
-                primary = budget == primary_budget(study, setting) and metric in study.primary.metrics
-                difference = compare(differences, resamples=study.bootstrap)
-                found.append(Compared(setting, budget, base, metric=metric, primary=primary, found=difference, p_holm=math.nan))
+    for (setting, sampler), points in curves.items():
+        steps, xs, ys = zip(*sorted(points), strict=True)
+        label = f"{setting}, {sampler}" if sampler == "rrdb" or len(samplers) > 1 else setting
+        found.append(Curve(label, steps, x=xs, y=ys))
     return found
 
 
-def _corrected(compared: list[Compared]) -> list[Compared]:
-    """With Holm's correction over the primary endpoint."""
-    family = [place for place, each in enumerate(compared) if each.primary]
-    adjusted = dict(zip(family, holm([compared[place].found.p for place in family]), strict=True))
-    return [
-        Compared(**{**vars(each), "p_holm": adjusted[place]}) if place in adjusted else each
-        for place, each in enumerate(compared)
+def _write_plots(out: Path, results: Results, report: Callable[[str], None]) -> list[Path]:
+    metrics = results.study.metrics
+    pair = [name for name in ("psnr_y", "lpips") if name in metrics]
+    try:
+        check_plots()
+    except MissingPackageError as error:
+        report(f"no plots: {error}")
+        return []
+    note = "" if results.complete else " (partial)"
+    written = []
+    if len(pair) == 2:
+        curves = curves_of(results, *pair)
+        labels = {"x_label": "PSNR on Y, dB (higher is better)", "y_label": "LPIPS, AlexNet (lower is better)"}
+        _write_ours(out / TRADEOFF, tradeoff(curves, **labels, title=f"{results.study.name}{note}: 1 to all sampling steps"))
+        written.append(out / TRADEOFF)
+    panels = [
+        (
+            TITLES[metric],
+            [
+                Interval(each.setting, each.found.mean, low=each.found.low, high=each.found.high)
+                for each in results.compared
+                if each.primary and each.metric == metric
+            ],
+        )
+        for metric in results.study.primary.metrics
     ]
+    title = f"{results.study.name}{note}: difference to {results.study.reference}, {results.study.primary.steps} steps, 95 % intervals"
+    _write_ours(out / FOREST, forest(panels, title=title))
+    return [*written, out / FOREST]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+def _scores(file: Path) -> ByBudget:
+    found = (read_marked(file) or {}).get("scores")
+    if not isinstance(found, dict):
+        raise StoreError(f"{printable(file)}: damaged; delete it, and the same command scores the run again")
+    return found
 
 
-def _json(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _write_ours(file: Path, data: bytes) -> None:
+    """Write a file atomically, unless there is one that we did not write."""
+    try:
+        if os.path.lexists(file):
+            with open_regular(file) as existing:
+                if MARK.encode() not in existing.read(_LOOK):
+                    raise StoreError(
+                        f"{printable(file)}: expected a file that `samdiff study` wrote, got another; move it away"
+                    )
+    except OSError as error:
+        raise unreadable(file, error) from error
+    try:
+        write_atomic(file, data)
+    except OSError as error:
+        raise unwritable(file, error) from error

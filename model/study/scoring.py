@@ -15,12 +15,12 @@ from ...errors import ConfigError, StoreError, printable
 from ...pipeline.storage.atomic import unreadable, unwritable, write_atomic
 from ...pipeline.storage.regular import read_regular
 from ..evaluation.boundaries import boundary_band, mean_within, psnr_within
+from ..evaluation.held_out import ScoredImage
 from ..evaluation.metrics import psnr_y, ssim_y
 from ..inference.upscaler import InferConfig, SuperResolver
 from ..losses.perceptual import PerceptualMetric, load_perceptual
 from ..names import PERCEPTUAL
 from .config import OF_REGIONS, StudyConfig
-from .images import StudyImage
 from .plan import RRDB_ALONE, Budget
 
 MARK = "samdiff study"
@@ -53,7 +53,7 @@ class Scores:
         self.by_budget: dict[str, dict[str, Samples]] = known if isinstance(known, dict) else {}
         self._written = time.monotonic()
 
-    def add(self, budget: Budget, image: StudyImage, samples: Samples) -> None:
+    def add(self, budget: Budget, image: ScoredImage, samples: Samples) -> None:
         """Keep the samples of an image; written at most every ten seconds, see `write`."""
         self.by_budget.setdefault(budget.label, {})[image.name] = samples
         if time.monotonic() - self._written > _EVERY:
@@ -71,7 +71,7 @@ class Scores:
 
 def score(
     model: SuperResolver,
-    images: Sequence[StudyImage],
+    images: Sequence[ScoredImage],
     budgets: Sequence[Budget],
     study: StudyConfig,
     networks: Mapping[str, PerceptualMetric],
@@ -91,7 +91,11 @@ def score(
             for number, image in enumerate(images):
                 if image.name not in scores.by_budget.get(budget.label, {}):
                     samples = [
-                        _plain(measure(_sampled(model, image, budget, seed=k * _APART + number), image, study, networks, bands=bands))
+                        _plain(
+                            measure(
+                                _sampled(model, image, budget, seed=k * _APART + number), image, study, networks, bands=bands
+                            )
+                        )
                         for k in range(study.samples if budget != RRDB_ALONE else 1)
                     ]
                     scores.add(budget, image, samples)
@@ -102,7 +106,7 @@ def score(
 
 def measure(
     sr: np.ndarray,
-    image: StudyImage,
+    image: ScoredImage,
     study: StudyConfig,
     networks: Mapping[str, PerceptualMetric],
     *,
@@ -122,7 +126,7 @@ def measure(
     return {name: found[name] for name in study.metrics if name in found}
 
 
-def load_networks(study: StudyConfig, images: Sequence[StudyImage], device: torch.device) -> dict[str, PerceptualMetric]:
+def load_networks(study: StudyConfig, images: Sequence[ScoredImage], device: torch.device) -> dict[str, PerceptualMetric]:
     """The perceptual metrics that a study needs, downloaded if necessary.
 
     Raises:
@@ -143,14 +147,16 @@ def load_networks(study: StudyConfig, images: Sequence[StudyImage], device: torc
     return networks
 
 
-def check_regions(study: StudyConfig, images: Sequence[StudyImage]) -> str:
+def check_regions(study: StudyConfig, images: Sequence[ScoredImage]) -> str:
     """What is left out for lack of masks, as a line to report; empty if nothing is. ConfigError if no image at all has masks."""
     wanted = [name for name in study.metrics if name in OF_REGIONS]
     bare = [image for image in images if image.labels is None]
     if not wanted or not bare:
         return ""
     if len(bare) == len(images):
-        raise ConfigError(f"metrics: {wanted[0]} needs masks, which only tiles of a store with masks have; leave {', '.join(wanted)} out")
+        raise ConfigError(
+            f"metrics: {wanted[0]} needs masks, which only tiles of a store with masks have; leave {', '.join(wanted)} out"
+        )
     return f"without {', '.join(wanted)} for {len(bare)} of {len(images)} images: they have no masks"
 
 
@@ -169,7 +175,9 @@ def read_marked(file: Path) -> dict[str, object] | None:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict) or values.get(MARK) != 1:
-        raise StoreError(f"{printable(file)}: expected a file that `samdiff study` wrote, got another or a damaged one; move it away")
+        raise StoreError(
+            f"{printable(file)}: expected a file that `samdiff study` wrote, got another or a damaged one; move it away"
+        )
     return values
 
 
@@ -183,7 +191,7 @@ def write_marked(file: Path, values: Mapping[str, object]) -> None:
         raise unwritable(file, error) from error
 
 
-def _sampled(model: SuperResolver, image: StudyImage, budget: Budget, *, seed: int) -> np.ndarray:
+def _sampled(model: SuperResolver, image: ScoredImage, budget: Budget, *, seed: int) -> np.ndarray:
     if budget == RRDB_ALONE:
         return model.upscale(image.lr, rrdb_only=True)
     return model.upscale(image.lr, InferConfig(sampler=budget.sampler, steps=budget.steps, seed=seed, num_samples=1))

@@ -11,10 +11,10 @@ from ...errors import BusyError
 from ...pipeline.storage.lock import drop_lock, take_lock
 from ...runtime import progress, sigterm_as_interrupt
 from ..checkpoints.format import RRDB_FILE
+from ..evaluation.held_out import digest_of
 from ..inference.upscaler import load_model
 from ..training.run import train
 from .checks import Workshop, scored_with
-from .images import digest_of
 from .plan import PlannedRun
 from .queue import DONE, FAILED, RUNNING, WAITING, RunStatus, place_of, record_failure, status_of
 from .scoring import Scores, score
@@ -57,7 +57,9 @@ def _attempt(shop: Workshop, chosen: RunStatus, statuses: list[RunStatus], *, re
             if now in (DONE, FAILED):  # another process was faster
                 return True
             number = sum(each.state == DONE for each in statuses) + 1
-            report(f"run {run.name}: {number} of {len(statuses)}, {sum(each.state == WAITING for each in statuses) - 1} waiting")
+            report(
+                f"run {run.name}: {number} of {len(statuses)}, {sum(each.state == WAITING for each in statuses) - 1} waiting"
+            )
             _train_and_score(shop, run, report)
             drop_lock(lock, place.lock)
     except BusyError as error:  # `samdiff train` was started by hand in the run's folder

@@ -30,7 +30,7 @@ from ..checkpoints.format import (
     save_checkpoint,
     weights_digest,
 )
-from ..checkpoints.initial import check_given, is_behind, load_rrdb, of_scale, restore_rrdb, steps_of, validation_in, with_validation
+from ..checkpoints.initial import check_given, load_rrdb, of_scale, restore_rrdb, steps_of, validation_in, with_validation
 from ..config import RunConfig, config_of
 from ..diffusion.recommended import as_facts, recommended_for
 from ..inference.upscaler import SuperResolver
@@ -306,7 +306,7 @@ def _stage(
         pace=this.pace,
     )
     state, done = run(task, stage, ranks)
-    if not done and ranks.is_main and (steps == 0 or is_behind(this.out / file, state.step)):
+    if not done and ranks.is_main and (steps == 0 or not (this.out / file).exists() or steps_of(this.out / file) < state.step):
         publish(state)
     ranks.wait()
     if done:

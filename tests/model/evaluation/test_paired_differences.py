@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from samdiff.model.study.statistics import (
+from samdiff.model.evaluation.paired_differences import (
     Spread,
     bootstrap_interval,
     compare,
