@@ -22,6 +22,9 @@ METRICS = {
 }
 """Name -> the exact model. All on RGB (sRGB), the whole image, no crop; lower is more similar."""
 
+MIN_SIDES = {"lpips": 31, "lpips-vgg": 16, "dists": 16}
+"""Name -> minimum side of an image in pixels, known before any weights are loaded."""
+
 PerceptualNetwork = LPIPS | DISTS
 
 

@@ -18,7 +18,7 @@ from ..evaluation.boundaries import boundary_band, mean_within, psnr_within
 from ..evaluation.held_out import ScoredImage
 from ..evaluation.metrics import psnr_y, ssim_y
 from ..inference.upscaler import InferConfig, SuperResolver
-from ..losses.perceptual import PerceptualMetric, load_perceptual
+from ..losses.perceptual import MIN_SIDES, PerceptualMetric, load_perceptual
 from ..names import PERCEPTUAL
 from .config import OF_REGIONS, StudyConfig
 from .plan import RRDB_ALONE, Budget
@@ -136,15 +136,14 @@ def load_networks(study: StudyConfig, images: Sequence[ScoredImage], device: tor
     names = [name for name in PERCEPTUAL if name in study.metrics]
     if {"lpips_boundary", "lpips_inside"} & set(study.metrics) and "lpips" not in names:
         names.append("lpips")
-    networks = {name: PerceptualMetric(name, load_perceptual(name, device)) for name in names}
     for image in images:
-        for name, metric in networks.items():
-            if min(image.hr.shape[:2]) < metric.network.min_side:
+        for name in names:
+            if min(image.hr.shape[:2]) < MIN_SIDES[name]:
                 raise ConfigError(
-                    f"metrics: {name} needs images with sides of at least {metric.network.min_side} pixels, {printable(image.name)} has "
+                    f"metrics: {name} needs images with sides of at least {MIN_SIDES[name]} pixels, {printable(image.name)} has "
                     f"{image.hr.shape[1]} x {image.hr.shape[0]}; give a larger crop, or leave {name} out"
                 )
-    return networks
+    return {name: PerceptualMetric(name, load_perceptual(name, device)) for name in names}
 
 
 def check_regions(study: StudyConfig, images: Sequence[ScoredImage]) -> str:
