@@ -16,6 +16,7 @@ import torch
 from samdiff import open_store
 from samdiff.cli import main
 from samdiff.errors import ConfigError, StoreError
+from samdiff.model.checkpoints.format import load_checkpoint, weights_digest
 from samdiff.model.networks.build import build_rrdb, build_unet
 from samdiff.model.objectives.residual_spread import with_rescale
 from samdiff.model.study import work as working
@@ -59,10 +60,15 @@ def finished(tmp_path_factory):
     return shop
 
 
-def files_of(out: Path) -> dict[str, bytes]:
-    """What must not depend on interruptions: models, scores, results."""
-    names = [*out.glob("r*/**/*.safetensors"), *out.glob("scores/*.json"), out / "results.json"]
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in names}
+def files_of(out: Path) -> dict[str, object]:
+    """What must not depend on interruptions: bytes of scores and results; content of checkpoints (their header's order is random)."""
+    found: dict[str, object] = {
+        path.relative_to(out).as_posix(): path.read_bytes() for path in [*out.glob("scores/*.json"), out / "results.json"]
+    }
+    for path in out.glob("r*/**/*.safetensors"):
+        checkpoint = load_checkpoint(path)
+        found[path.relative_to(out).as_posix()] = (weights_digest(checkpoint.tensors), checkpoint.config, checkpoint.facts)
+    return found
 
 
 def test_results(finished):
@@ -103,8 +109,6 @@ def test_results(finished):
 
 def test_runs_are_ordinary_training_runs(finished):
     """The same command by hand resumes one and finds nothing to do; the settings share the RRDB bit for bit."""
-    from samdiff.model.checkpoints.format import load_checkpoint
-
     first, second = (load_checkpoint(finished.out / "runs" / name).part("rrdb") for name in ("none-seed0", "official-seed1"))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert load_checkpoint(finished.out / "runs" / "none-seed0").facts["step"] == 3
