@@ -127,8 +127,7 @@ def _settings(chosen: Chosen[RunConfig], preset: str | None, init_from: Path | N
     """See `load_config`; without a preset, those of the model to fine-tune are used: its preset, networks and process."""
     model = None
     if init_from is not None and not _preset(chosen, preset):
-        from ...model.checkpoints.format import load_checkpoint
-        from ...model.inference.upscaler import config_in
+        from ...model.checkpoints.format import config_in, load_checkpoint
 
         model = config_in(load_checkpoint(init_from), str(init_from))
     return load_config(preset, chosen.file, chosen.sets, scale=scale, named=chosen.named, model=model)

@@ -22,7 +22,7 @@ import torch
 from ...errors import CheckpointError, ConfigError, printable
 from ...pipeline.storage.atomic import advice, write_atomic
 from ...progress import activity
-from ..config import config_of
+from ..config import RunConfig, config_of
 from .expected import Shapes, check_shapes, model_shapes, state_shapes
 from .plain import brief, read_object, whole_number
 from .tensorfile import DIGEST, read, to_bytes
@@ -131,6 +131,16 @@ def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
     return Checkpoint(
         declared.kind, {name: value.float() for name, value in tensors.items()}, config=declared.config, facts=declared.facts
     )
+
+
+def config_in(checkpoint: Checkpoint, name: str) -> RunConfig:
+    """The settings that a checkpoint was trained with; a CheckpointError with the name of the file if they are not valid."""
+    try:
+        return config_of(checkpoint.config)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{name}: its configuration is not understood ({error}); use the samdiff release that wrote it"
+        ) from error
 
 
 def remedy(file: Path) -> str:

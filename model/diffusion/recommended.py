@@ -94,6 +94,17 @@ def read_recommended(facts: Mapping[str, object], where: str) -> Recommended | N
     return {quality: _sampling(entry[quality], f"{where}: {FACT}.{quality}") for quality in QUALITIES if quality in entry}
 
 
+def recommended_in(facts: Mapping[str, object], config: RunConfig, where: str) -> Recommended:
+    """The recommended settings in the facts of a checkpoint. Flows without an entry and the shipped model get those of their configuration."""
+    recommended = read_recommended(facts, where)
+    if recommended is not None:
+        return recommended
+    by_quality = dict(recommended_for(config))
+    if config.diffusion.process != "flow":
+        by_quality["balanced"] = Sampling()  # the behaviour before checkpoints had the entry
+    return by_quality
+
+
 def _sampling(values: object, where: str) -> Sampling:
     known = Sampling.__dataclass_fields__.keys()
     if not isinstance(values, dict) or not known >= values.keys():

@@ -14,9 +14,9 @@ import torch
 from ...errors import ConfigError, StoreError, printable
 from ...pipeline.storage.atomic import unreadable, unwritable, write_atomic
 from ...pipeline.storage.regular import read_regular
-from ..evaluation.boundaries import boundary_band, mean_within, psnr_within
 from ..evaluation.held_out import ScoredImage
-from ..evaluation.metrics import psnr_y, ssim_y
+from ..evaluation.metrics import boundary_band, mean_within, psnr_within, psnr_y, ssim_y
+from ..evaluation.oracle import oracle_scale
 from ..inference.upscaler import InferConfig, SuperResolver
 from ..losses.perceptual import MIN_SIDES, PerceptualMetric, load_perceptual
 from ..names import PERCEPTUAL
@@ -90,14 +90,11 @@ def score(
         for budget in budgets:
             for number, image in enumerate(images):
                 if image.name not in scores.by_budget.get(budget.label, {}):
-                    samples = [
-                        _plain(
-                            measure(
-                                _sampled(model, image, budget, seed=k * _APART + number), image, study, networks, bands=bands
-                            )
-                        )
-                        for k in range(study.samples if budget != RRDB_ALONE else 1)
+                    seeds = [
+                        sample * _APART + number for sample in range(_samples_of(model, image, budget, most=study.samples))
                     ]
+                    images_of = (_sampled(model, image, budget, seed=seed) for seed in seeds)
+                    samples = [_plain(measure(sr, image, study, networks, bands=bands)) for sr in images_of]
                     scores.add(budget, image, samples)
                 on_image()
     finally:
@@ -190,9 +187,20 @@ def write_marked(file: Path, values: Mapping[str, object]) -> None:
         raise unwritable(file, error) from error
 
 
+def _samples_of(model: SuperResolver, image: ScoredImage, budget: Budget, *, most: int) -> int:
+    """Number of samples to draw: one of the RRDB; none of a model with the true scale (`scale_from` oracle) for an image without masks."""
+    if budget == RRDB_ALONE:
+        return 1
+    has_true_scale = image.labels is not None and image.hr.ndim == 3
+    return most if has_true_scale or model.config.diffusion.scale_from != "oracle" else 0
+
+
 def _sampled(model: SuperResolver, image: ScoredImage, budget: Budget, *, seed: int) -> np.ndarray:
     if budget == RRDB_ALONE:
         return model.upscale(image.lr, rrdb_only=True)
+    scale = None
+    if model.config.diffusion.scale_from == "oracle" and image.labels is not None:
+        scale = oracle_scale(model, image.lr, image.hr, image.labels)
     return model.upscale(image.lr, InferConfig(sampler=budget.sampler, steps=budget.steps, seed=seed, num_samples=1))
 
 

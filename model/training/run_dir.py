@@ -46,6 +46,8 @@ FREE = {
 """Settings of [train], and names of files, that may change when a run is resumed."""
 REPORTED = {"lr", "lr_schedule", "halve_every", "warmup", "grad_clip", "amp"}
 """Settings that may change and are reported, like those of [loss]: what one tries when the loss is not finite."""
+FIXED_LOSSES = {"loss.auxiliary"}
+"""Settings of [loss] that determine which tensors a state has, so they may not change."""
 
 _UNCOMPARED = ("versions", "threads")
 """Facts about the machine, which may change."""
@@ -153,7 +155,11 @@ def changes(before: Mapping[str, object], requested: Mapping[str, Any]) -> tuple
     for line in map(printable, differences(before, requested)):
         line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
         name = line.split(":")[0].removeprefix("train.")
-        if name in REPORTED or name.startswith("loss.") or (name == "steps" and requested["train"]["lr_schedule"] == "cosine"):
+        if (
+            name in REPORTED
+            or (name.startswith("loss.") and name not in FIXED_LOSSES)
+            or (name == "steps" and requested["train"]["lr_schedule"] == "cosine")
+        ):
             reported.append(line)
         elif name not in FREE and (not name.startswith("validate.") or name == "validate.images"):
             refused.append(line)

@@ -99,6 +99,8 @@ def test_all_faces_agree(command, option, tmp_path):
     needed = beside.get(option.path[-1], []) if command != "train" else []
     if option.path == ("diffusion", "process"):
         needed = ["diffusion.base=rrdb", "diffusion.modulation=none"]
+    if option.path == ("diffusion", "scale_from"):
+        needed = ["diffusion.modulation=none"]
     words = [f"--set={text}" for text in needed]
     name = ".".join(option.path)
     if option.path[-1] == "degradation":

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from samdiff.model.evaluation.boundaries import boundary_band, edge_pixels, mean_within, psnr_within
-from samdiff.model.evaluation.metrics import luma, psnr_y
+from samdiff.model.evaluation.metrics import boundary_band, edge_pixels, luma, mean_within, psnr_within, psnr_y
 
 
 def blobs(seed: int, height: int = 23, width: int = 31) -> np.ndarray:

@@ -7,22 +7,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from samdiff import open_store
+import samdiff
+from samdiff import load_model, open_store
 from samdiff.cli import main
 from samdiff.errors import ConfigError, StoreError
 from samdiff.model.checkpoints.format import load_checkpoint, weights_digest
+from samdiff.model.evaluation.metrics import psnr_y
+from samdiff.model.evaluation.oracle import oracle_scale
 from samdiff.model.networks.build import build_rrdb, build_unet
 from samdiff.model.objectives.residual_spread import with_rescale
 from samdiff.model.study import work as working
 from samdiff.model.study.checks import open_study
 from samdiff.model.study.config import read_study
-from samdiff.model.study.plan import plan_runs
+from samdiff.model.study.plan import RRDB_ALONE, Budget, plan_runs
 from samdiff.model.study.queue import (
     DONE,
     FAILED,
@@ -35,12 +39,13 @@ from samdiff.model.study.queue import (
     summary,
 )
 from samdiff.model.study.report import write_report
-from samdiff.model.study.scoring import Scores
+from samdiff.model.study.scoring import Scores, score
 from samdiff.model.study.work import work
 from samdiff.model.training.tasks import DiffusionTask
 from samdiff.pipeline.storage.lock import take_lock
 from samdiff.pipeline.stream.dataset import ShardDataset
 
+from ...helpers.models import write_model
 from ...helpers.studies import write_study
 
 CPU = torch.device("cpu")
@@ -356,3 +361,37 @@ def test_queue_as_text(tmp_path):
     assert summary(statuses, "3 h") == "0 of 5 runs done, 1 running, 3 waiting, 1 failed; about 3 h of training left"
     assert os.path.exists(place_of(shop.out, shop.runs[1]).lock)
     assert shop.statuses()[1].state == WAITING
+
+
+def test_the_true_scale_is_given_in_sampling(tmp_path):
+    """`scale_from = "oracle"`: sampled with the scale of the label map; an image without masks is left out, and with it its pairs."""
+    shop = opened(tmp_path)
+    model = load_model(
+        write_model(tmp_path / "m.safetensors", "diffusion.modulation=none", "diffusion.scale_from=oracle"), "cpu"
+    )
+    image = shop.images[0]
+    bare = replace(image, name="bare", group="bare", labels=None)
+    scores = Scores(tmp_path / "s.json", {})
+    budget = Budget("ddpm", 2)
+    score(model, [image, bare], [RRDB_ALONE, budget], study=shop.study, networks={}, scores=scores)
+    scale = oracle_scale(model, image.lr, image.hr, image.labels)
+    sr = model.upscale(image.lr, sampler="ddpm", steps=2, seed=0, num_samples=1, noise_scale=scale)
+    (sample,) = scores.by_budget["ddpm 2"][image.name]
+    assert sample["psnr_y"] == psnr_y(sr, image.hr, 4)
+    assert scores.by_budget["ddpm 2"]["bare"] == []
+    assert len(scores.by_budget["rrdb"]["bare"]) == 1
+
+
+@pytest.mark.parametrize("name", ["structure", "modulations"])
+def test_ready_studies(name):
+    """Their files are valid, with their names, and give possible settings; `none` comes first."""
+    file = Path(samdiff.__file__).parent / "benchmarks" / "studies" / f"{name}.toml"
+    study = read_study(file)
+    runs = plan_runs(study, 4)
+    assert study.name == name
+    assert runs[0].name == "none-seed0"
+    assert all(with_rescale(run.config, 2.0).diffusion.build_process() for run in runs)
+    if name == "structure":  # the required settings have three seeds, and are ahead of all others in each round
+        required = ["none", "official", "scale-masks", "scale-blur", "scale-crop", "scale-random", "scale-oracle"]
+        assert [run.name for run in runs if run.seed] == [f"{each}-seed{seed}" for seed in (1, 2) for each in required]
+        assert [run.setting for run in runs[: len(required)]] == required
