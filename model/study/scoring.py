@@ -201,7 +201,8 @@ def _sampled(model: SuperResolver, image: ScoredImage, budget: Budget, *, seed: 
     scale = None
     if model.config.diffusion.scale_from == "oracle" and image.labels is not None:
         scale = oracle_scale(model, image.lr, image.hr, image.labels)
-    return model.upscale(image.lr, InferConfig(sampler=budget.sampler, steps=budget.steps, seed=seed, num_samples=1))
+    settings = InferConfig(sampler=budget.sampler, steps=budget.steps, seed=seed, num_samples=1)
+    return model.upscale(image.lr, settings, noise_scale=scale)
 
 
 def _plain(metrics: Mapping[str, float]) -> dict[str, float | None]:
