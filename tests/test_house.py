@@ -70,7 +70,18 @@ ROOMS = {
         "encode",
         "storage",
     ],
-    "model": ["training", "objectives", "sheets", "evaluation", "inference", "losses", "checkpoints", "networks", "diffusion"],
+    "model": [
+        "study",
+        "training",
+        "objectives",
+        "sheets",
+        "evaluation",
+        "inference",
+        "losses",
+        "checkpoints",
+        "networks",
+        "diffusion",
+    ],
 }
 """The rooms of each half from the top: a room imports only itself and rooms below it."""
 BESIDE = {"pipeline": set(), "model": {"config", "evaluate_config", "infer_config", "loss_config", "names"}}

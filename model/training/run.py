@@ -306,7 +306,7 @@ def _stage(
         pace=this.pace,
     )
     state, done = run(task, stage, ranks)
-    if not done and ranks.is_main and (steps == 0 or not (this.out / file).exists()):
+    if not done and ranks.is_main and (steps == 0 or not (this.out / file).exists() or steps_of(this.out / file) < state.step):
         publish(state)
     ranks.wait()
     if done:
