@@ -42,6 +42,7 @@ def prepare(
     workers: int | None = None,
     limit: int | None = None,
     strict: bool = False,
+    reuse: Sequence[Location] = (),
     **changes: Any,
 ) -> Store:
     """Make a store of training tiles from images, or resume an interrupted run: `samdiff prepare` as a function.
@@ -64,6 +65,8 @@ def prepare(
         workers: number of local processes that make masks; None: this process makes them.
         limit: use only the first `limit` images.
         strict: stop at the first image that cannot be used; otherwise each is skipped, logged as a warning and listed in `store.skipped()`.
+        reuse: finished stores; masks of images with equal pixels and an equal segmenter are taken from them, so that only other images
+            are segmented.
         changes: fields of `config` and `mask_config`, such as `scale=2, points_per_side=16`.
 
     Returns:
@@ -117,7 +120,7 @@ def prepare(
             from .pipeline.workers.dask_cluster import DaskWorkers
 
             stage = stack.enter_context(DaskWorkers(make, generator.describe(), workers=workers, threads=threads)).records
-        run(images, out, generator, settings=config, lr=small, limit=limit, strict=strict, mask_stage=stage)
+        run(images, out, generator, settings=config, lr=small, limit=limit, strict=strict, mask_stage=stage, reuse=reuse)
     return open_store(out)
 
 

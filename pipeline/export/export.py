@@ -15,7 +15,6 @@ import numpy as np
 
 from ...errors import ConfigError, StoreError, missing_package
 from ...runtime import progress
-from ..encode.mask_table import MaskTable
 from ..shards.reader import Store
 from ..shards.schema import ARRAYS, tiles_per_shard
 from ..shards.writer import canonical
@@ -23,6 +22,7 @@ from ..storage.local import LocalStore
 from .hdf5_sink import Sink
 from .new_target import check_free, local_path, new_file, new_folder
 from .safe_names import safe_stems
+from .stored_masks import mask_table, used_images
 
 if TYPE_CHECKING:
     import h5py
@@ -94,26 +94,9 @@ def export_folder(store: Store, target: Path) -> None:
                 _write(folder / "LR", f"{name}.png", _png(parts["lr"][k]))
                 _write(folder / "E_SAM", f"{name}.npy", _npy(parts["e_sam"][k]))
                 lines.append(f"{name}.png ({store.tile},{store.tile},3)\n")
-        for image in np.flatnonzero(store.table("images/status") == 0).tolist():
+        for image in used_images(store):
             _write(folder / "masks", f"{stems[image]}.json", json.dumps(mask_table(store, image).records()).encode())
         _write(folder, "meta_info.txt", "".join(lines).encode())
-
-
-def mask_table(store: Store, image: int) -> MaskTable:
-    """The masks of one image as the segmenter returned them, which may overlap; `image` is its row in the store."""
-    first, count = int(store.table("images/first_mask")[image]), int(store.table("images/n_masks")[image])
-    rows = slice(first, first + count)
-    return MaskTable(
-        height=int(store.table("images/height")[image]),
-        width=int(store.table("images/width")[image]),
-        counts=store.masks(image),
-        area=store.table("masks/area")[rows],
-        box=store.table("masks/box_hr")[rows],
-        predicted_iou=store.table("masks/predicted_iou")[rows],
-        stability=store.table("masks/stability")[rows],
-        point=store.table("masks/point_hr")[rows],
-        crop_box=store.table("masks/crop_box_hr")[rows],
-    )
 
 
 def _outside(store: Store, target: Path) -> Path:

@@ -109,6 +109,12 @@ def one_each(items: Sequence[SourceImage], results: Iterator[Result]) -> Iterato
     )
 
 
+def masks_of(decoded: Decoded, table: MaskTable) -> ImageMasks:
+    """The masks of a decoded image with codes and notes, as they are saved."""
+    notes = [*decoded.notes, *([] if len(table) else ["no masks"])]  # such as of an image of one colour; it is used
+    return image_masks(table, "; ".join(notes))
+
+
 def local_masks(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
     """Masks of images by one segmenter, in order; the next images are decoded meanwhile."""
     in_flight: deque[tuple[SourceImage, Decoded]] = deque()  # read by the segmenter, result not yet returned
@@ -132,8 +138,7 @@ def local_masks(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> 
         for generated in masks.generate_batch(images()):
             item, decoded = in_flight.popleft()
             table = MaskTable.of(generated, *decoded.pixels.shape[:2])
-            notes = [*decoded.notes, *([] if len(table) else ["no masks"])]  # such as of an image of one colour; it is used
-            yield item, image_masks(table, "; ".join(notes))
+            yield item, masks_of(decoded, table)
             while refused:
                 yield refused.popleft()
     except (Exception, KeyboardInterrupt):

@@ -7,8 +7,9 @@ from them in the order of the source, and it is valid only once its root documen
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Protocol
@@ -24,7 +25,8 @@ from ..shards.reader import Store, open_store
 from ..shards.schema import FORMAT_VERSION, Document
 from ..shards.writer import ROOT_KEY, canonical, digest
 from ..storage.local import KeyStore, Location, key_store_at
-from .mask_stage import MaskStage, local_masks, one_each
+from .mask_stage import MaskStage, Read, local_masks, one_each
+from .reuse import open_reused, reuse_masks
 from .scan import SourceImage, read_usable, scan
 from .settings import UNCOMPARED as UNCOMPARED
 from .settings import PrepareConfig as PrepareConfig
@@ -65,6 +67,8 @@ class Report:
     """Images that were segmented in this run; the others were finished before."""
     skipped: dict[str, str] = field(default_factory=dict)
     """name -> reason."""
+    reused: Mapping[str, int] = field(default_factory=dict)
+    """Store of `reuse` -> number of images whose masks this run took from it."""
     already_complete: bool = False
 
 
@@ -128,6 +132,8 @@ def prepare(
     limit: int | None = None,
     strict: bool = False,
     mask_stage: MaskStage | None = None,
+    reuse: Sequence[Location] = (),
+    report: Callable[[str], None] = log.info,
 ) -> Report:
     """Make a store of a source's images, or resume an unfinished one.
 
@@ -141,12 +147,16 @@ def prepare(
         strict: raise an error at the first image that cannot be used, instead of skipping it.
         mask_stage: computes the masks elsewhere, such as `DaskWorkers.records`; only `describe` of `masks` is then used. None: `masks`
             computes them in this process.
+        reuse: finished stores; masks of images with equal pixels are taken from them, see `reuse.py`.
+        report: called with each status line.
 
     Raises:
         ImageError: no image can be used; with `strict`, one cannot be used.
         ChangedError: a source file changed during the run.
-        ConfigError: `lr` without `degradation="given"` or the reverse, or one of `out` and a source lies in the other.
-        StoreError: `out` holds another store, an unfinished one with other settings or files that are not ours, or cannot be written.
+        ConfigError: `lr` without `degradation="given"` or the reverse, or one of `out` and a source lies in the other; a store of `reuse`
+            was made by another segmenter.
+        StoreError: `out` holds another store, an unfinished one with other settings or files that are not ours, or cannot be written;
+            a store of `reuse` cannot be read, or no store of `reuse` has any of the images.
         BusyError: another `prepare` is running for this store.
     """
     settings = settings or PrepareConfig()
@@ -159,6 +169,9 @@ def prepare(
     segmenter = masks.describe()
     attributes = settings.as_attributes(segmenter)
     by_name = hasattr(masks, "expect")
+    if reuse and by_name:
+        raise ConfigError("--reuse: takes masks of a segmenter, so it cannot be combined with masks from files")
+    donors = open_reused(reuse, attributes) if out.size(ROOT_KEY) is None else []  # before the scan, which may take minutes
     images = scan(source, limit, lr=lr, scale=settings.scale, by_name=by_name, limits=settings.limits)
     if out.size(ROOT_KEY) is not None:  # a finished store never changes, so it can be compared without the lock
         return _finished(plan_prepare(images, out, attributes), out)
@@ -166,8 +179,17 @@ def prepare(
         plan = plan_prepare(images, out, attributes)
         if plan.changed or plan.committed is not None:
             return _finished(plan, out, staging)
+        fresh = not staging.finished()
         staging.begin(attributes)
-        skipped = _make_masks(plan, staging, mask_stage or partial(local_masks, masks), settings=settings, strict=strict)
+        read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
+        reused = reuse_masks(
+            plan.missing, donors, staging, read=read, images=Counter(item.key for item in images), report=report
+        )
+        if fresh and donors and not reused.keys:
+            staging.remove()
+            raise reused.nothing(len(plan.images))
+        plan = replace(plan, missing=[item for item in plan.missing if item.key not in reused.keys])
+        skipped = _make_masks(plan, staging, mask_stage or partial(local_masks, masks), read=read, strict=strict)
         if len(skipped) == len(plan.images):
             staging.remove()
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])
@@ -179,7 +201,7 @@ def prepare(
         write_store(summaries, staging, out, facts=facts, limits=settings.limits)
         staging.remove()
     segmented = sum(item.image_file.name not in skipped for item in plan.missing)
-    return _report(open_store(out), out, segmented)
+    return _report(open_store(out), out, segmented=segmented, reused=reused.images)
 
 
 def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
@@ -196,8 +218,8 @@ def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
     if plan.changed:
         raise StoreError(
             f"{out}: made with other settings or images ({'; '.join(plan.changed[:6])}); "
-            "give the same settings and source, or another --out. To add images and keep these masks, prepare the new images alone with "
-            f"another --out, and train on both stores (--shards {out} --shards NEW.zarr); deleting {out} loses its masks"
+            "give the same settings and source, or another --out. For more images, or another tile, stride or degradation, make a new store "
+            f"with these masks: --out NEW.zarr --reuse {out}; only images that are not in {out} are segmented. Deleting {out} loses its masks"
         )
     assert plan.committed is not None
     try:
@@ -208,12 +230,10 @@ def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
                 left.remove()
     except (StoreError, BusyError) as error:  # the store itself is complete
         log.warning("the staging folder of %s is kept: %s", out, error)
-    return _report(plan.committed, out, segmented=0, complete=True)
+    return _report(plan.committed, out, complete=True)
 
 
-def _make_masks(
-    plan: Plan, staging: Staging, mask_stage: MaskStage, *, settings: PrepareConfig, strict: bool
-) -> dict[str, str]:
+def _make_masks(plan: Plan, staging: Staging, mask_stage: MaskStage, *, read: Read, strict: bool) -> dict[str, str]:
     """Stage `masks`: save the masks of each image that can be used.
 
     Returns:
@@ -233,7 +253,6 @@ def _make_masks(
             skip(item.image_file.name, item.problem)
         else:
             names.setdefault(item.key, []).append(item.image_file.name)
-    read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
     with progress(desc="masks", total=len(plan.missing), unit="image") as bar:
         for item, result in one_each(plan.missing, mask_stage(plan.missing, read)):
             bar.update()
@@ -262,7 +281,9 @@ def _versions(segmenter: Document) -> dict[str, str]:
     return {**ours, **segmenter.get("versions", {})}
 
 
-def _report(store: Store, out: KeyStore, segmented: int, complete: bool = False) -> Report:
+def _report(
+    store: Store, out: KeyStore, *, segmented: int = 0, reused: Mapping[str, int] | None = None, complete: bool = False
+) -> Report:
     return Report(
         out=out,
         images=store.n_images,
@@ -270,5 +291,6 @@ def _report(store: Store, out: KeyStore, segmented: int, complete: bool = False)
         masks=store.n_masks,
         segmented=segmented,
         skipped=store.skipped(),
+        reused=reused or {},
         already_complete=complete,
     )
