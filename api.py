@@ -80,7 +80,7 @@ def prepare(
         BusyError: another process is writing the store.
     """
     from .pipeline.download.datasets import FOLDER, load_registry, source_of
-    from .pipeline.masks.adapters import ImportedMasks
+    from .pipeline.mask_files.imported import ImportedMasks
     from .pipeline.masks.settings import MaskConfig
     from .pipeline.prepare.mask_stage import make_generator
     from .pipeline.prepare.run import PrepareConfig

@@ -126,7 +126,7 @@ def prepare(
     settings, segmenter = config.prepare, config.segmenter
     import_masks = segmenter.import_masks
     from ...pipeline.download.datasets import archives_of, load_registry, missing_archives, source_of
-    from ...pipeline.masks.adapters import ImportedMasks
+    from ...pipeline.mask_files.imported import ImportedMasks
     from ...pipeline.prepare.info import plan_lines
     from ...pipeline.prepare.mask_stage import make_generator, plan_generator
     from ...pipeline.prepare.reuse import plan_reuse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import ImageError
+from ...errors import ImageError, printable
 from ...runtime import pick_device
 from ...settings import changed
 from ..encode.mask_table import MaskTable
@@ -23,6 +24,8 @@ from .tile_stage import image_masks
 
 if TYPE_CHECKING:
     from .run import MaskSource
+
+log = logging.getLogger(__name__)
 
 Read = Callable[[SourceImage, SourceReader], Decoded | ImageError]
 """`scan.read_usable` with its settings bound; picklable."""
@@ -107,6 +110,17 @@ def one_each(items: Sequence[SourceImage], results: Iterator[Result]) -> Iterato
     assert not pending, (
         f"no result for {len(pending)} of {len(items)} images, such as {next(iter(pending.values())).image_file.name}"
     )
+
+
+def warn_unmatched(masks: MaskSource, images: Sequence[SourceImage]) -> None:
+    """Log a warning if a source of masks in files has masks of images that are not in the list."""
+    unmatched = getattr(masks, "unmatched", None)  # only of sources that know images by name
+    left = [] if unmatched is None else unmatched([item.image_file.name for item in images])
+    if left:
+        shown = ", ".join(map(printable, left[:5]))
+        log.warning(
+            "masks of %d images that are not in the source are not used: %s%s", len(left), shown, ", …" * (len(left) > 5)
+        )
 
 
 def masks_of(decoded: Decoded, table: MaskTable) -> ImageMasks:

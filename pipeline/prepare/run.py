@@ -25,7 +25,7 @@ from ..shards.reader import Store, open_store
 from ..shards.schema import FORMAT_VERSION, Document
 from ..shards.writer import ROOT_KEY, canonical, digest
 from ..storage.local import KeyStore, Location, key_store_at
-from .mask_stage import MaskStage, Read, local_masks, one_each
+from .mask_stage import MaskStage, Read, local_masks, one_each, warn_unmatched
 from .reuse import open_reused, reuse_masks
 from .scan import SourceImage, read_usable, scan
 from .settings import UNCOMPARED as UNCOMPARED
@@ -51,7 +51,7 @@ class MaskSource(Protocol):
 
         A source whose masks depend on the image's name also has `expect(name, height, width)`. It is called before each image and
         returns None, or the reason why there are no masks; such images are skipped and listed. Images of equal content but different
-        names are then separate images.
+        names are then separate images. With `unmatched(names)` it lists what belongs to none of these images, which is a warning.
         """
 
 
@@ -173,6 +173,8 @@ def prepare(
         raise ConfigError("--reuse: takes masks of a segmenter, so it cannot be combined with masks from files")
     donors = open_reused(reuse, attributes) if out.size(ROOT_KEY) is None else []  # before the scan, which may take minutes
     images = scan(source, limit, lr=lr, scale=settings.scale, by_name=by_name, limits=settings.limits)
+    if limit is None:
+        warn_unmatched(masks, images)
     if out.size(ROOT_KEY) is not None:  # a finished store never changes, so it can be compared without the lock
         return _finished(plan_prepare(images, out, attributes), out)
     with Staging(out).open() as staging:

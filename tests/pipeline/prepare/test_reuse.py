@@ -42,7 +42,7 @@ class Counting(FrozenBoxes):
 
 def photo(seed: int, height: int = 48, width: int = 72) -> np.ndarray:
     small = np.random.default_rng(seed).integers(0, 250, (6, 9, 3), np.uint8)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.minimum(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), 250)  # white has no masks
 
 
 def folder_of(path: Path, seeds: range, height: int = 48, width: int = 72) -> Path:
