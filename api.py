@@ -53,8 +53,8 @@ def prepare(
         source: a folder, an image, a zip or tar archive, a list of these, `samples`, or a data set that `samdiff download` lists.
         out: the store, a folder or a URL; None: `data/NAME.zarr` with the name of the source.
         sam: the segmenter: `vit_h`, `vit_l`, `vit_b` or `mobile_sam`; None: `vit_h` on CUDA, `mobile_sam` elsewhere.
-        masks: instead of `sam`: your own segmenter (`describe()` and `generate_batch(images)`), or a folder with one JSON file of masks
-            per image, in the format of segment-anything's `amg.py`.
+        masks: instead of `sam`: your own segmenter (`describe()` and `generate_batch(images)`), or masks in files: a COCO
+            file, or a folder with one JSON file or label map per image (`--import-masks`).
         masks_from: segment the HR images, or their bicubic LR images.
         weights: file with the weights of the segmenter; None: from the cache, else downloaded.
         config: scale, tile, stride, degradation, limits; None: the defaults.

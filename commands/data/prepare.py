@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -221,6 +221,7 @@ def _describe(document: Document, report: Report) -> None:
         masks=report.masks,
         segmented=report.segmented,
         reused=report.reused,
+        estimate=None if report.estimate is None else asdict(report.estimate),
         skipped=report.skipped,
     )
 

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ImageError, printable
-from ...runtime import pick_device
+from ...runtime import pick_device, progress
 from ...settings import changed
 from ..encode.mask_table import MaskTable
 from ..images.decode import Decoded, map_ahead
 from ..images.sources import SourceReader
 from ..masks.settings import MaskConfig, number_type, segmenter_facts
 from ..sam.weights import plan_weights
+from .estimate import Forecast
 from .scan import SourceImage
-from .staging import ImageMasks
+from .staging import ImageMasks, Staging
 from .tile_stage import image_masks
 
 if TYPE_CHECKING:
@@ -110,6 +111,55 @@ def one_each(items: Sequence[SourceImage], results: Iterator[Result]) -> Iterato
     assert not pending, (
         f"no result for {len(pending)} of {len(items)} images, such as {next(iter(pending.values())).image_file.name}"
     )
+
+
+def save_masks(
+    images: Sequence[SourceImage],
+    missing: Sequence[SourceImage],
+    staging: Staging,
+    *,
+    results: Iterator[Result],
+    strict: bool,
+    forecast: Forecast,
+) -> dict[str, str]:
+    """Stage `masks`: save the masks of each image that can be used.
+
+    Args:
+        images: all images of the source.
+        missing: those without masks, one per key.
+        staging: receives the masks.
+        results: one for each of `missing`.
+        strict: raise an ImageError for the first image that cannot be used.
+        forecast: is told of each result.
+
+    Returns:
+        name -> reason for the images that cannot be used, which are also logged at once.
+    """
+    skipped: dict[str, str] = {}
+
+    def skip(name: str, reason: str) -> None:
+        if strict:
+            raise ImageError(f"{name}: {reason}; leave out --strict to skip and list such images")
+        log.warning("skipped %s: %s", name, reason)
+        skipped[name] = reason
+
+    names: dict[str, list[str]] = {}
+    for item in images:
+        if item.problem:
+            skip(item.image_file.name, item.problem)
+        else:
+            names.setdefault(item.key, []).append(item.image_file.name)
+    forecast.start(len(missing))
+    with progress(desc="masks", total=len(missing), unit="image") as bar:
+        for item, result in one_each(missing, results):
+            bar.update()
+            if isinstance(result, ImageError):
+                for name in names[item.key]:
+                    skip(name, str(result))
+            else:
+                forecast.add(item, staging.save(item.key, result))
+                bar.set_postfix(masks=result.n_masks, **forecast.shown())
+    return skipped
 
 
 def warn_unmatched(masks: MaskSource, images: Sequence[SourceImage]) -> None:

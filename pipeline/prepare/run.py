@@ -17,7 +17,6 @@ from typing import Protocol
 import numpy as np
 
 from ...errors import BusyError, ConfigError, ImageError, StoreError
-from ...runtime import progress
 from ..encode.mask_table import MaskTable
 from ..encode.rle import CocoMask
 from ..images.sources import Source
@@ -25,7 +24,8 @@ from ..shards.reader import Store, open_store
 from ..shards.schema import FORMAT_VERSION, Document
 from ..shards.writer import ROOT_KEY, canonical, digest
 from ..storage.local import KeyStore, Location, key_store_at
-from .mask_stage import MaskStage, Read, local_masks, one_each, warn_unmatched
+from .estimate import Estimate, Forecast
+from .mask_stage import MaskStage, local_masks, save_masks, warn_unmatched
 from .reuse import open_reused, reuse_masks
 from .scan import SourceImage, read_usable, scan
 from .settings import UNCOMPARED as UNCOMPARED
@@ -69,6 +69,8 @@ class Report:
     """name -> reason."""
     reused: Mapping[str, int] = field(default_factory=dict)
     """Store of `reuse` -> number of images whose masks this run took from it."""
+    estimate: Estimate | None = None
+    """What this run was expected to take, if that was measured."""
     already_complete: bool = False
 
 
@@ -191,7 +193,11 @@ def prepare(
             staging.remove()
             raise reused.nothing(len(plan.images))
         plan = replace(plan, missing=[item for item in plan.missing if item.key not in reused.keys])
-        skipped = _make_masks(plan, staging, mask_stage or partial(local_masks, masks), read=read, strict=strict)
+        forecast = Forecast(plan.images, staging, settings, local=mask_stage is None, report=report)
+        stage = mask_stage or partial(local_masks, masks)
+        skipped = save_masks(
+            plan.images, plan.missing, staging, results=stage(plan.missing, read), strict=strict, forecast=forecast
+        )
         if len(skipped) == len(plan.images):
             staging.remove()
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])
@@ -203,7 +209,7 @@ def prepare(
         write_store(summaries, staging, out, facts=facts, limits=settings.limits)
         staging.remove()
     segmented = sum(item.image_file.name not in skipped for item in plan.missing)
-    return _report(open_store(out), out, segmented=segmented, reused=reused.images)
+    return _report(open_store(out), out, segmented=segmented, reused=reused.images, estimate=forecast.estimate)
 
 
 def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
@@ -235,38 +241,6 @@ def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
     return _report(plan.committed, out, complete=True)
 
 
-def _make_masks(plan: Plan, staging: Staging, mask_stage: MaskStage, *, read: Read, strict: bool) -> dict[str, str]:
-    """Stage `masks`: save the masks of each image that can be used.
-
-    Returns:
-        name -> reason for the others, which are also logged at once.
-    """
-    skipped: dict[str, str] = {}
-
-    def skip(name: str, reason: str) -> None:
-        if strict:
-            raise ImageError(f"{name}: {reason}; leave out --strict to skip and list such images")
-        log.warning("skipped %s: %s", name, reason)
-        skipped[name] = reason
-
-    names: dict[str, list[str]] = {}
-    for item in plan.images:
-        if item.problem:
-            skip(item.image_file.name, item.problem)
-        else:
-            names.setdefault(item.key, []).append(item.image_file.name)
-    with progress(desc="masks", total=len(plan.missing), unit="image") as bar:
-        for item, result in one_each(plan.missing, mask_stage(plan.missing, read)):
-            bar.update()
-            if isinstance(result, ImageError):
-                for name in names[item.key]:
-                    skip(name, str(result))
-            else:
-                staging.save(item.key, result)
-                bar.set_postfix(masks=result.n_masks)
-    return skipped
-
-
 def _store_differences(store: Store, settings: Document, images: list[SourceImage]) -> list[str]:
     """One sentence per setting and per kind of image in which a finished store differs."""
     changed = differences({key: store.attrs.get(key) for key in settings}, settings)
@@ -284,7 +258,13 @@ def _versions(segmenter: Document) -> dict[str, str]:
 
 
 def _report(
-    store: Store, out: KeyStore, *, segmented: int = 0, reused: Mapping[str, int] | None = None, complete: bool = False
+    store: Store,
+    out: KeyStore,
+    *,
+    segmented: int = 0,
+    reused: Mapping[str, int] | None = None,
+    estimate: Estimate | None = None,
+    complete: bool = False,
 ) -> Report:
     return Report(
         out=out,
@@ -294,5 +274,6 @@ def _report(
         segmented=segmented,
         skipped=store.skipped(),
         reused=reused or {},
+        estimate=estimate,
         already_complete=complete,
     )

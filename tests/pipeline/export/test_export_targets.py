@@ -16,8 +16,8 @@ import pytest
 from samdiff.errors import ConfigError, StoreError
 from samdiff.pipeline.export import new_target, workspace
 from samdiff.pipeline.export.export import export_folder, export_hdf5
-from samdiff.pipeline.export.mask_export import export_labels, export_masks
 from samdiff.pipeline.export.hdf5_sink import Sink
+from samdiff.pipeline.export.mask_export import export_labels, export_masks
 from samdiff.pipeline.shards.reader import Store, open_store
 from samdiff.pipeline.shards.schema import ARRAYS, shape_of
 
