@@ -11,7 +11,10 @@ import pytest
 
 from samdiff import open_store
 from samdiff.errors import ConfigError, StoreError
+from samdiff.pipeline.export.mask_export import export_masks
+from samdiff.pipeline.mask_files.imported import ImportedMasks
 from samdiff.pipeline.masks.adapters import MasksFromLR
+from samdiff.pipeline.masks.generator import MaskGenerator
 from samdiff.pipeline.prepare.reuse import ReusedStore, plan_reuse, reuse_differences
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.prepare.scan import scan
@@ -234,3 +237,28 @@ def test_the_command_counts_them_in_its_document(tmp_path: Path, monkeypatch, ca
     assert last["reused"] == {str(tmp_path / "a.zarr"): 2}
     assert last["segmented"] == 0
     assert "masks of 2 of 2 images reused from" in done.err
+
+
+def test_masks_of_mobile_sam_are_reused_and_come_back_from_files(mobile_sam, tmp_path: Path, monkeypatch) -> None:
+    """The real segmenter on a crop of a photograph: with other tiles the same masks, and through a COCO file the same codes and labels."""
+    from skimage import data
+
+    generator = MaskGenerator(mobile_sam, points_per_side=3)
+    write(tmp_path / "photos" / "cat.png", data.chelsea()[60:188, 80:240])
+    config = PrepareConfig(scale=4, tile=128)
+    prepare(tmp_path / "photos", tmp_path / "a.zarr", generator, config)
+    before = open_store(tmp_path / "a.zarr")
+    assert before.n_masks > 0
+    monkeypatch.setattr(generator, "generate_batch", lambda images: (pytest.fail("segmented") for _ in images))
+    report = prepare(
+        tmp_path / "photos", tmp_path / "b.zarr", generator, PrepareConfig(scale=4, tile=64), reuse=[tmp_path / "a.zarr"]
+    )
+    assert report.reused == {str(tmp_path / "a.zarr"): 1}
+    export_masks(open_store(tmp_path / "b.zarr"), tmp_path / "masks")
+    prepare(tmp_path / "photos", tmp_path / "c.zarr", ImportedMasks(tmp_path / "masks" / "coco.json", 4), config)
+    after = open_store(tmp_path / "c.zarr")
+    for table in ("masks/codes", "masks/rle", "masks/point_hr", "masks/predicted_iou", "masks/stability", "masks/box_hr"):
+        np.testing.assert_array_equal(before.table(table), after.table(table), err_msg=table)
+    np.testing.assert_array_equal(
+        before.read_tiles("labels", range(len(before))), after.read_tiles("labels", range(len(after)))
+    )
