@@ -56,7 +56,7 @@ class Estimate:
     def line(self, measured: int) -> str:
         """One line for the user; `measured` is the number of images that were measured."""
         return (
-            f"about {duration(self.mask_seconds + self.tile_seconds)} left: masks of {self.images} images "
+            f"about {duration(self.mask_seconds + self.tile_seconds)} left: masks of {self.images} image{'s' * (self.images != 1)} "
             f"{duration(self.mask_seconds)}, tiles {duration(self.tile_seconds)}; about {bytes_text(self.bytes)} on disk: store "
             f"{bytes_text(self.store_bytes)}, work in progress {bytes_text(self.staging_bytes)} (measured on {measured} images)"
         )
