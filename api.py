@@ -42,6 +42,7 @@ def prepare(
     workers: int | None = None,
     limit: int | None = None,
     strict: bool = False,
+    reuse: Sequence[Location] = (),
     **changes: Any,
 ) -> Store:
     """Make a store of training tiles from images, or resume an interrupted run: `samdiff prepare` as a function.
@@ -52,8 +53,8 @@ def prepare(
         source: a folder, an image, a zip or tar archive, a list of these, `samples`, or a data set that `samdiff download` lists.
         out: the store, a folder or a URL; None: `data/NAME.zarr` with the name of the source.
         sam: the segmenter: `vit_h`, `vit_l`, `vit_b` or `mobile_sam`; None: `vit_h` on CUDA, `mobile_sam` elsewhere.
-        masks: instead of `sam`: your own segmenter (`describe()` and `generate_batch(images)`), or a folder with one JSON file of masks
-            per image, in the format of segment-anything's `amg.py`.
+        masks: instead of `sam`: your own segmenter (`describe()` and `generate_batch(images)`), or masks in files: a COCO
+            file, or a folder with one JSON file or label map per image (`--import-masks`).
         masks_from: segment the HR images, or their bicubic LR images.
         weights: file with the weights of the segmenter; None: from the cache, else downloaded.
         config: scale, tile, stride, degradation, limits; None: the defaults.
@@ -64,6 +65,8 @@ def prepare(
         workers: number of local processes that make masks; None: this process makes them.
         limit: use only the first `limit` images.
         strict: stop at the first image that cannot be used; otherwise each is skipped, logged as a warning and listed in `store.skipped()`.
+        reuse: finished stores; masks of images with equal pixels and an equal segmenter are taken from them, so that only other images
+            are segmented.
         changes: fields of `config` and `mask_config`, such as `scale=2, points_per_side=16`.
 
     Returns:
@@ -77,7 +80,7 @@ def prepare(
         BusyError: another process is writing the store.
     """
     from .pipeline.download.datasets import FOLDER, load_registry, source_of
-    from .pipeline.masks.adapters import ImportedMasks
+    from .pipeline.mask_files.imported import ImportedMasks
     from .pipeline.masks.settings import MaskConfig
     from .pipeline.prepare.mask_stage import make_generator
     from .pipeline.prepare.run import PrepareConfig
@@ -117,7 +120,7 @@ def prepare(
             from .pipeline.workers.dask_cluster import DaskWorkers
 
             stage = stack.enter_context(DaskWorkers(make, generator.describe(), workers=workers, threads=threads)).records
-        run(images, out, generator, settings=config, lr=small, limit=limit, strict=strict, mask_stage=stage)
+        run(images, out, generator, settings=config, lr=small, limit=limit, strict=strict, mask_stage=stage, reuse=reuse)
     return open_store(out)
 
 

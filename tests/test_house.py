@@ -58,6 +58,7 @@ ROOMS = {
     "pipeline": [
         "workers",
         "prepare",
+        "mask_files",
         "masks",
         "sam",
         "export",

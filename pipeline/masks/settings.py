@@ -45,7 +45,7 @@ class MaskSourceConfig(SegmenterConfig):
     masks_from: str = setting("hr", choices=("hr", "lr"))
     """Image that is segmented: hr, or lr (bicubic); masks of LR are scaled to HR."""
     import_masks: Path | None = setting(None, none="none")
-    """Folder with the masks of another program: NAME.json (amg.py's COCO RLE) for each image."""
+    """Masks of another program: a COCO file, or a folder with NAME.json (COCO RLE) or a label map NAME.png for each image."""
 
 
 @dataclass(frozen=True)
