@@ -58,8 +58,10 @@ ROOMS = {
     "pipeline": [
         "workers",
         "prepare",
+        "segmenters",
         "masks",
         "sam",
+        "point_models",
         "export",
         "stream",
         "shards",

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...errors import WeightsError, printable
-from .names import SAM2
 
 _WRAPPERS = ("model", "model_state")
 """Keys under which a file may hold its tensors: SAM 2's files and MobileSAM's, and micro-sam's training files."""
