@@ -82,15 +82,14 @@ def test_defaults_are_those_of_the_stock_generator():
 
 def test_sizes_are_those_of_the_package():
     """Against the YAML files of 2.1 and 2.0."""
-    package = pytest.importorskip("sam2", reason=NEEDS)
+    hiera = pytest.importorskip("sam2.modeling.backbones.hieradet", reason=NEEDS).Hiera
     yaml = pytest.importorskip("yaml")
-    hiera = pytest.importorskip("sam2.modeling.backbones.hieradet").Hiera
     defaults = {name: each.default for name, each in inspect.signature(hiera.__init__).parameters.items()}
     names = {"width": "embed_dim", "heads": "num_heads", "stages": "stages", "global_blocks": "global_att_blocks"}
     names |= {"background": "window_pos_embed_bkg_spatial_size", "windows": "window_spec"}
     for version in ("2.1", "2"):
         for size, config in SIZES.items():
-            path = Path(package.__path__[0], "configs", f"sam{version}", f"sam{version}_hiera_{size}.yaml")
+            path = Path(inspect.getfile(hiera)).parents[2] / Path("configs", f"sam{version}", f"sam{version}_hiera_{size}.yaml")
             encoder = yaml.safe_load(path.read_text())["model"]["image_encoder"]
             trunk = defaults | encoder["trunk"]
             for ours, theirs in names.items():
@@ -124,7 +123,7 @@ def test_decoder_equals_the_golden_outputs():
 
 def test_golden_outputs_are_those_of_the_package():
     """SAM 2's own decoder with the same weights gives the frozen numbers."""
-    pytest.importorskip("sam2", reason=NEEDS)
+    pytest.importorskip("sam2.modeling.sam2_base", reason=NEEDS)
     logits, predicted_iou = golden_outputs()
     with np.load(GOLDEN) as golden:
         np.testing.assert_allclose(logits, golden["logits"], atol=1e-4 * golden["logits"].std())
@@ -216,7 +215,7 @@ def test_video_parts_are_dropped_by_name(tiny):
 @pytest.mark.slow
 def test_real_weights():
     """SAM 2.1 tiny: the masks of the stock generator. Skipped unless the file is in the cache (`samdiff weights sam2.1_t`)."""
-    pytest.importorskip("sam2", reason=NEEDS)
+    pytest.importorskip("sam2.modeling.sam2_base", reason=NEEDS)
     found, where = plan_weights("sam2.1_t", source="cache")
     if found is None:
         pytest.skip(f"no weights of sam2.1_t in the cache ({where}); `samdiff weights sam2.1_t` downloads them")
