@@ -24,14 +24,16 @@ class PointModel(Protocol):
     """Pixels of the input along each side (1024)."""
     mask_threshold: float
     """A pixel belongs to a mask if its logit is above."""
-    point_type: type[np.floating[Any]]
-    """NumPy type of the points' coordinates."""
     n_step: int | None
     """Logits are interpolated to this side first, then to the image; None: to the image at once."""
     mask_decoder: Any
     """A module of the model's own package; see `GridDecoder`."""
     prompt_encoder: Any
     """A module of the model's own package."""
+
+    @property
+    def point_type(self) -> type[np.floating[Any]]:
+        """NumPy type of the points' coordinates."""
 
     @property
     def device(self) -> torch.device:

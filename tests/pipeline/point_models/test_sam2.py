@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco
 from torch.nn import functional as F
 
 from samdiff.errors import ConfigError, WeightsError
@@ -38,12 +39,14 @@ def stock(model, image, **settings):
     return SAM2AutomaticMaskGenerator(model, output_mode="coco_rle", **settings).generate(image)
 
 
-def assert_equal(ours: list[dict], theirs: list[dict], least: int) -> None:
-    """Number, order, runs, boxes, points, crops and areas are equal; predicted IoU and stability within 1e-4."""
+def assert_equal(ours: list[dict], theirs: list[dict], least: int, flips: int = 0) -> None:
+    """Number, order, runs, boxes, points and crops are equal; predicted IoU and stability within 1e-4; `flips` pixels may differ."""
     assert len(ours) == len(theirs) >= least
     for a, b in zip(ours, theirs, strict=True):
-        for key in ("segmentation", "bbox", "area", "point_coords", "crop_box"):
+        for key in ("point_coords", "crop_box", *(() if flips else ("segmentation", "bbox", "area"))):
             assert a[key] == b[key], key
+        assert int((coco.decode(a["segmentation"]) != coco.decode(b["segmentation"])).sum()) <= flips
+        np.testing.assert_allclose(a["bbox"], b["bbox"], atol=1)
         assert a["predicted_iou"] == pytest.approx(b["predicted_iou"], abs=1e-4)
         assert a["stability_score"] == pytest.approx(b["stability_score"], abs=1e-4)
 
@@ -54,17 +57,22 @@ def assert_equal(ours: list[dict], theirs: list[dict], least: int) -> None:
         ({"points_per_side": 3, **LOW}, 10),
         (
             {"points_per_side": 2, "crop_n_layers": 1, "crop_n_points_downscale_factor": 2, "crop_overlap_ratio": 0.3}
-            | {"pred_iou_thresh": 0.6, "stability_score_thresh": 0.4, "stability_score_offset": 0.7, "mask_threshold": 0.1}
+            | {"pred_iou_thresh": 0.6, "stability_score_thresh": 0.02, "stability_score_offset": 0.7, "mask_threshold": 7.2}
             | {"points_per_batch": 3, "box_nms_thresh": 0.99, "crop_nms_thresh": 0.9},
-            2,
+            3,
         ),
-        ({"points_per_side": None, "point_grids": [np.array([[0.21, 0.3], [0.7, 0.613]])], **LOW}, 3),
+        ({"points_per_side": None, "point_grids": [np.array([[0.21, 0.3], [0.7, 0.613]])], **LOW}, 2),
     ],
     ids=["thresholds", "every parameter", "own grid"],
 )
 def test_equal_to_the_stock_generator(tiny, settings, least):
     image = sample("chelsea.png")[40:137, 60:190].copy()
-    assert_equal(MaskGenerator(tiny, **settings).generate(image), stock(tiny, image, **settings), least)
+    if "crop_n_layers" in settings:  # large enough for masks that do not touch the edges of their crop
+        image = image.repeat(4, axis=0).repeat(4, axis=1)
+    ours = MaskGenerator(tiny, **settings).generate(image)
+    assert len({tuple(record["crop_box"]) for record in ours}) > ("crop_n_layers" in settings)
+    # Borders of random masks are long: of 200,000 pixels a few lie on the threshold, within the rounding of logits up to 20.
+    assert_equal(ours, stock(tiny, image, **settings), least, flips=10 if "crop_n_layers" in settings else 0)
 
 
 def test_defaults_are_those_of_the_stock_generator():
