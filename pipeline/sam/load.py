@@ -64,7 +64,11 @@ def check_installed(name: str) -> None:
     """Raise MissingPackageError if a segmenter needs a package that is not installed. Importing it is left for later."""
     from importlib.util import find_spec
 
-    if name in SAM2 and find_spec("sam2") is None:
+    try:
+        missing = name in SAM2 and find_spec("sam2") is None
+    except ImportError:  # a finder that refuses
+        missing = True
+    if missing:
         raise missing_package(ImportError(name="sam2"), extra="sam2", what=f"--sam {name}")
 
 

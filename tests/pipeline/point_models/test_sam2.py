@@ -71,8 +71,8 @@ def test_equal_to_the_stock_generator(tiny, settings, least):
         image = image.repeat(4, axis=0).repeat(4, axis=1)
     ours = MaskGenerator(tiny, **settings).generate(image)
     assert len({tuple(record["crop_box"]) for record in ours}) > ("crop_n_layers" in settings)
-    # Borders of random masks are long: of 200,000 pixels a few lie on the threshold, within the rounding of logits up to 20.
-    assert_equal(ours, stock(tiny, image, **settings), least, flips=10 if "crop_n_layers" in settings else 0)
+    # Borders of random masks are long: of 200,000 pixels one or two lie on the threshold, within the rounding of logits up to 20.
+    assert_equal(ours, stock(tiny, image, **settings), least, flips=2 if "crop_n_layers" in settings else 0)
 
 
 def test_defaults_are_those_of_the_stock_generator():
