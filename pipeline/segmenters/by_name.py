@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+import numpy as np
 import torch
 
 from ...errors import ConfigError
+from ..encode.mask_table import MaskTable
 from ..masks.settings import MaskConfig, number_type, segmenter_facts
 from ..sam.load import check_installed
 from ..sam.names import FORMS, SEGMENTERS
 from ..sam.weights import plan_weights
 
-if TYPE_CHECKING:
-    from ..masks.adapters import Segmenter
-
 HF = "hf:"
+
+
+class Segmenter(Protocol):
+    """A `MaskSource` whose masks are tables."""
+
+    def describe(self) -> dict[str, object]:
+        """JSON-able facts that decide the masks."""
+
+    def generate_batch(self, images: Iterable[np.ndarray]) -> Iterator[MaskTable]:
+        """Masks of uint8 [H, W, 3] images, in order."""
 
 
 def make_segmenter(
