@@ -90,20 +90,20 @@ def masks(
     if all(job.problem for job in jobs):  # such as a second run of the same command: no weights are loaded
         results = [unused(job) for job in jobs]
     else:
-        from ...pipeline.masks.generator import MaskGenerator
+        from ...pipeline.segmenters.by_name import make_segmenter
 
         where = pick_device(device)
         name = segmenter.sam or ("vit_h" if where.type == "cuda" else "mobile_sam")
         confirm_weights(name, file=segmenter.sam_weights, source=segmenter.weights_source, yes=yes)
         setup_process(threads)
         with activity(f"loading {name}"):
-            generator = MaskGenerator(
-                name, device=where, weights=segmenter.sam_weights, source=segmenter.weights_source, settings=settings.masks
+            generator = make_segmenter(
+                name, where, weights=segmenter.sam_weights, source=segmenter.weights_source, settings=settings.masks
             )
         how = f"{generator.describe()['name']}, {settings.masks.mode}, {where}"
-        results = draw_masks(
-            generator, jobs, how=how, group=generator.engine.encoder_batch, overwrite=overwrite, report=print_status
-        )
+        engine = getattr(generator, "engine", None)  # of the mask engine's segmenters
+        group = 1 if engine is None else engine.encoder_batch
+        results = draw_masks(generator, jobs, how=how, group=group, overwrite=overwrite, report=print_status)
         document.content.update(segmenter=generator.describe(), device=str(where))
     document.content["images"] = list(map(asdict, results))
     finish({result.source: result.reason for result in results if result.status == "skipped"})

@@ -16,8 +16,7 @@ from ...settings import changed
 from ..encode.mask_table import MaskTable
 from ..images.decode import Decoded, map_ahead
 from ..images.sources import SourceReader
-from ..masks.settings import MaskConfig, number_type, segmenter_facts
-from ..sam.weights import plan_weights
+from ..masks.settings import MaskConfig
 from .estimate import Forecast
 from .scan import SourceImage
 from .staging import ImageMasks, Staging
@@ -50,7 +49,7 @@ def make_generator(
     """A segmenter by name. With arguments bound by `functools.partial` this function can be pickled, and called in a worker.
 
     Args:
-        sam: the segmenter's name, see `sam.names`.
+        sam: the segmenter's name, see `segmenters.by_name`.
         device: see `pick_device`; it is chosen in the process that calls this function.
         lr_scale: segment the LR image and upscale the masks by this factor; None: segment the HR image.
         weights: see `MaskGenerator`.
@@ -63,9 +62,10 @@ def make_generator(
         ConfigError: an unknown parameter, or a value out of range.
     """
     from ..masks.adapters import MasksFromLR
-    from ..masks.generator import MaskGenerator
+    from ..segmenters.by_name import make_segmenter
 
-    generator = MaskGenerator(sam, device=pick_device(device), weights=weights, source=source, settings=settings, **parameters)
+    chosen = changed(settings or MaskConfig(), parameters, "make_generator")
+    generator = make_segmenter(sam, pick_device(device), weights=weights, source=source, settings=chosen)
     return generator if lr_scale is None else MasksFromLR(generator, lr_scale)
 
 
@@ -93,10 +93,10 @@ def plan_generator(
     Returns:
         The facts (`weights` is None if the weights have not been downloaded yet), and the source of the weights as text.
     """
-    record, where = plan_weights(sam, file=weights, source=source)
-    settings = changed(settings or MaskConfig(), parameters, "plan_generator")
-    dtype = number_type(settings.mode, pick_device(device))
-    facts = segmenter_facts(sam, weights=None if record is None else record.as_attributes(), settings=settings, dtype=dtype)
+    from ..segmenters.by_name import plan_segmenter
+
+    chosen = changed(settings or MaskConfig(), parameters, "plan_generator")
+    facts, where = plan_segmenter(sam, pick_device(device), weights=weights, source=source, settings=chosen)
     return facts | ({} if lr_scale is None else {"masks_from": "lr"}), where
 
 
