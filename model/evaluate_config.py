@@ -18,9 +18,9 @@ class EvaluateConfig:
     """Number of samples per image, with seeds 0, 1, …"""
     metrics: str = setting("", none="none", panel="Common")
     """More metrics, separated by commas: lpips, lpips-vgg, dists; with samdiff[iqa] also those of pyiqa: maniqa, fid, …"""
-    degradation: str = setting("bicubic", choices=("bicubic", "blind"))
+    degradation: str = setting("bicubic", choices=("bicubic", "blind"), panel="Common")
     """How LR is made. bicubic: the benchmark's own LR images, else MATLAB's bicubic; blind: always from HR, as by prepare --degradation blind."""
-    degradation_seed: int = setting(0, min=0)
+    degradation_seed: int = setting(0, min=0, panel="Common")
     """Seed of the blind degradation."""
     save: bool = setting(False, panel="Common")
     """Save the upscaled images in OUT/pictures."""
