@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import ConfigError
 from ..settings import check, setting
 
 
@@ -29,3 +30,5 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.degradation_seed and self.degradation != "blind":
+            raise ConfigError("degradation_seed: only together with --degradation blind")

@@ -102,8 +102,6 @@ def evaluate(
     decides |= {"metric_models": models}
     claim_outputs([("--out", out / FILE)], inputs, overwrite=True)
     unfinished = Unfinished(out, decides)
-    if unfinished.replaced:
-        print_status(f"{out}: an evaluation with another model, settings or metrics was unfinished there; this one begins anew")
     if save:
         made = [
             out / "pictures" / name / f"{pair.name}_{method}.png"
@@ -112,6 +110,8 @@ def evaluate(
             for method in methods(range(seeds))
         ]
         claim_outputs([("--out", file) for file in made if not unfinished.is_ours(file)], inputs, overwrite)
+    if unfinished.replaced:
+        print_status(f"{out}: an evaluation with another model, settings or metrics was unfinished there; this one begins anew")
     rows = []
     for name, pairs in sets.items():
         before = sum(unfinished.rows(name, pair) is not None for pair in pairs)

@@ -108,6 +108,10 @@ def train(
     with join(pick_device(device)) as ranks:
         if ranks.is_main and tuned is not None:
             print_status(f"as in {init_from}: preset {settings.preset}, {taken_from(tuned, settings)}")
+        elif ranks.is_main and init_from is not None:
+            print_status(
+                f"from {init_from}: only weights, because a preset is named; [diffusion] and [loss] are those of the preset"
+            )
         benchmarks = [read_benchmark(find_benchmark(folder), settings.scale) for folder in benchmark or []]
         model = run(
             opened,

@@ -102,7 +102,7 @@ def resolve(settings: InferConfig, recommended: Recommended, config: RunConfig, 
         name: of the model, for messages.
 
     Raises:
-        ConfigError: a quality without recommendation, or `realism` for a model without the RRDB's image as its base.
+        ConfigError: a quality without recommendation, or `realism` without a flow or diffusion from the RRDB's image.
     """
     sampling = recommended.get(settings.quality or "balanced")
     if sampling is None and settings.quality is not None:
@@ -110,6 +110,10 @@ def resolve(settings: InferConfig, recommended: Recommended, config: RunConfig, 
     if settings.realism != 1 and config.diffusion.base != "rrdb":
         raise ConfigError(
             f"realism: only for models that add detail to the RRDB's image (diffusion.base = rrdb); {name} does not, leave it out"
+        )
+    if settings.realism != 1 and (settings.rrdb_only or (sampling is not None and sampling.regress)):
+        raise ConfigError(
+            "realism: has no effect on the RRDB's result (rrdb_only, or a quality that recommends it); leave one out"
         )
     given = replace(settings, sampler=settings.sampler or sampler, num_samples=settings.num_samples or 1)
     if sampling is None or settings.rrdb_only or settings.start != "noise":

@@ -262,7 +262,7 @@ def provenance(model: SuperResolver, settings: InferConfig) -> dict[str, str]:
         plan = model.sampling_plan(settings)
         how = f"{plan.sampler}, {len(plan.times)} steps, seed {settings.seed}"
         how += f", mean of {settings.num_samples} samples" if (settings.num_samples or 1) > 1 else ""
-        how += f", realism {settings.realism:g}" if settings.realism != 1 else ""
+        how += f", realism {settings.realism + 0.0!r}" if settings.realism != 1 else ""
         how += f", started from the RRDB at t = {plan.first}" if settings.start == "rrdb" else ""
     how += ", made consistent with the input" if settings.back_project else ""
     how += f", tiles of {settings.tile} overlapping by {settings.overlap}" if settings.tile else ", no tiles"

@@ -161,6 +161,8 @@ def _shared_rrdb(study: StudyConfig, scale: int) -> PlannedRun:
 def _config(study: StudyConfig, overrides: Mapping[str, object], *, seed: int, scale: int) -> RunConfig:
     for layer in (study.common, overrides):
         for path, key in _DECIDED.items():
+            if len(path) > 1 and not isinstance(layer.get(path[0], {}), Mapping):
+                raise ConfigError(f"{path[0]}: expected a table of settings, got {layer[path[0]]!r}")
             if _holds(layer, path):
                 raise ConfigError(f"{'.'.join(path)}: the study decides it for all runs; give {key} at the top of the file")
     named = {

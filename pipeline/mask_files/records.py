@@ -71,6 +71,10 @@ def _mask(record: CocoMask, size: ImageSize, stated: tuple[int, int] | None) -> 
         made_for = (int(segmentation["size"][0]), int(segmentation["size"][1]))
     elif isinstance(segmentation, list) and stated is not None:
         made_for = stated
+        if not segmentation:
+            raise SamdiffError(
+                "a record without polygons: its `segmentation` is an empty list; delete the record, or draw its mask"
+            )
         counts = union_runs([polygon_runs(polygon, *stated) for polygon in segmentation], stated[0] * stated[1])
     else:
         more = "" if stated is not None else "; polygons need the image's height and width in the file"

@@ -75,7 +75,7 @@ def open_reused(places: Sequence[Location], settings: Mapping[str, object]) -> l
         ConfigError: the segmenter of a store differs; one line per such store says how.
         StoreError: a store cannot be opened.
     """
-    stores = [open_store(place) for place in places]
+    stores = [open_store(place) for place in dict.fromkeys(places)]
     problems = {str(store.place): reuse_differences(store.attrs, settings) for store in stores}
     lines = [
         f"--reuse {place}: its masks cannot be used, because they were made with other settings ({'; '.join(found[:6])})"

@@ -186,9 +186,14 @@ def prepare(
         fresh = not staging.finished()
         staging.begin(attributes)
         read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
-        reused = reuse_masks(
-            plan.missing, donors, staging, read=read, images=Counter(item.key for item in images), report=report
-        )
+        try:
+            reused = reuse_masks(
+                plan.missing, donors, staging, read=read, images=Counter(item.key for item in images), report=report
+            )
+        except StoreError as error:  # such as a damaged store
+            if fresh and not staging.finished():
+                staging.remove()
+            raise StoreError(f"{error}; or leave out this --reuse") from error
         if fresh and donors and not reused.keys:
             staging.remove()
             raise reused.nothing(len(plan.images))

@@ -188,7 +188,7 @@ def _require() -> None:
         import huggingface_hub  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        raise missing_package(error, extra="hf", what="--sam hf:") from error
+        raise missing_package(error, extra="hf", what="--sam hf") from error
 
 
 def _files(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ def make_own(name: str, *, device: torch.device, weights: Path | None, settings:
         settings: of mask generation.
 
     Raises:
-        ConfigError: no such module or class; it lacks `describe` or `generate_batch`; or it does not take a keyword that was given.
+        ConfigError: no such module or class; it lacks `describe` or `generate_batch`; its code raises an exception; or it does not take a keyword that was given.
     """
     kind = load_class(name)
     given = {"device": device, "weights": weights, "settings": settings}
@@ -47,14 +47,20 @@ def make_own(name: str, *, device: torch.device, weights: Path | None, settings:
         raise ConfigError(
             f"--sam {name}: expected a class that needs no more than device, weights and settings; it needs {required[0]}"
         )
-    return CheckedSegmenter(kind(**{key: given[key] for key in takes}), name)
+    try:
+        made = kind(**{key: given[key] for key in takes})
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's code may raise anything
+        raise ConfigError(
+            f"--sam {name}: cannot be constructed: {_reason(error)}; run it alone in Python to see where"
+        ) from error
+    return CheckedSegmenter(made, name)
 
 
 def load_class(name: str) -> type:
     """Import `MODULE:CLASS`.
 
     Raises:
-        ConfigError: there is no such module or class.
+        ConfigError: there is no such module or class, or the module cannot be imported.
     """
     module_name, _, class_name = name.partition(":")
     here = os.getcwd()
@@ -68,6 +74,10 @@ def load_class(name: str) -> type:
         raise ConfigError(
             f"--sam {name}: there is no module {module_name} on Python's path or in {printable(here)}; set PYTHONPATH"
         ) from error
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's code may raise anything, and end the process
+        raise ConfigError(
+            f"--sam {name}: its module cannot be imported: {_reason(error)}; run `python -c 'import {module_name}'` to see where"
+        ) from error
     kind = getattr(module, class_name, None)
     if not isinstance(kind, type):
         classes = [
@@ -77,3 +87,7 @@ def load_class(name: str) -> type:
             f"--sam {name}: {module_name} has no class {class_name}; its classes: {printable(', '.join(classes)) or 'none'}"
         )
     return kind
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {printable(error)}"[:300]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from samdiff.cli import main
 from samdiff.errors import ConfigError, ImageError
+from samdiff.model.evaluate_config import EvaluateConfig
 from samdiff.model.evaluation.benchmark import Pair, benchmark_files, read_benchmark_folder, read_pairs
 from samdiff.model.evaluation.benchmark_layout import BICUBIC, benchmark_layout
 from samdiff.model.evaluation.evaluate import Row, metrics_of, summarise, undefined_metrics
@@ -253,3 +254,8 @@ def test_evaluate_with_blind_lr(tmp_path, capsys):
     assert json.loads((tmp_path / "e/figures.json").read_text())["lr_from"] == {
         "b": "made from HR by the blind degradation with seed 3"
     }
+
+
+def test_the_seed_needs_the_blind_degradation():
+    with pytest.raises(ConfigError, match="degradation_seed: only together with --degradation blind"):
+        EvaluateConfig(degradation_seed=3)

@@ -259,6 +259,8 @@ def test_inference_from_the_rrdb(tmp_path, more):
             model.upscale(small, sampler="ddim")
         full, half, none = (model.upscale(small, steps=1, realism=realism) for realism in (1.0, 0.5, 0.0))
         np.testing.assert_allclose(none, rrdb, atol=1e-6)
+        with pytest.raises(ConfigError, match="realism: has no effect on the RRDB's result"):
+            model.upscale(small, realism=0.5, rrdb_only=True)
         inside = (full > 0) & (full < 1)
         np.testing.assert_allclose(half[inside], (full + none)[inside] / 2, atol=1e-5)
     else:

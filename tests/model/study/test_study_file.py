@@ -37,6 +37,12 @@ def test_wrong_files(tmp_path, line, more, message):
     assert str(caught.value).startswith(str(tmp_path / "study.toml"))
 
 
+@pytest.mark.parametrize("section", ["train", "validate"])
+def test_a_section_that_is_no_table(tmp_path, section):
+    with pytest.raises(ConfigError, match=f"{section}: expected a table of settings, got 3"):
+        plan_runs(read(tmp_path, more=f"overrides.{section} = 3"), 4)
+
+
 def test_a_metric_of_the_primary_endpoint_is_measured(tmp_path):
     file = write_study(tmp_path, store=False)
     file.write_text(file.read_text().replace('metrics = ["psnr_y"]', 'metrics = ["lpips"]'))

@@ -207,8 +207,9 @@ def test_a_damaged_store_is_an_error_that_names_the_file(tmp_path: Path) -> None
     data = bytearray(shard.read_bytes())
     data[40] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(StoreError, match="tiles/hr"):
+    with pytest.raises(StoreError, match="tiles/hr.*or leave out this --reuse"):
         prepare(source, tmp_path / "new.zarr", Counting(), CONFIG, reuse=[tmp_path / "old.zarr"])
+    assert not list(tmp_path.glob("new.zarr*"))  # nothing was saved, so nothing begun is left
 
 
 def test_a_dry_run_counts_equal_files(tmp_path: Path) -> None:

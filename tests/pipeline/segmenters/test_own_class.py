@@ -100,6 +100,24 @@ def test_classes_that_are_none(module, name, match):
         make_segmenter(name, CPU, settings=MaskConfig())
 
 
+@pytest.mark.parametrize(
+    ("code", "match"),
+    [
+        ("raise RuntimeError('no licence')", "its module cannot be imported: RuntimeError: no licence; run `python -c"),
+        ("import sys; sys.exit(0)", "its module cannot be imported: SystemExit: 0"),
+        ("class A(", "its module cannot be imported: SyntaxError"),
+        ("class A:\n    def __init__(self):\n        {}['key']", "cannot be constructed: KeyError: 'key'"),
+    ],
+)
+def test_code_that_raises(tmp_path, monkeypatch, code, match):
+    """Also an end of the process, which would look like success."""
+    name = f"raising_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=match):
+        make_segmenter(f"{name}:A", CPU, settings=MaskConfig())
+
+
 def test_options_that_the_class_does_not_take(module, tmp_path):
     with pytest.raises(ConfigError, match="takes no keyword `settings`"):
         make_segmenter(f"{module}:Plain", CPU, settings=MaskConfig(points_per_side=3))
