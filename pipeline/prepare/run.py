@@ -229,10 +229,16 @@ def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
         StoreError: the store, finished or not, has other settings or images.
     """
     if plan.changed:
+        segmenter = plan.committed.attrs.get("segmenter") if plan.committed is not None else None
+        imported = isinstance(segmenter, Mapping) and "masks_sha256" in segmenter  # masks in files
+        way = (
+            "make a new store with --out NEW.zarr and the same --import-masks; nothing is segmented"
+            if imported
+            else f"make a new store with these masks: --out NEW.zarr --reuse {out}; only images that are not in {out} are segmented"
+        )
         raise StoreError(
-            f"{out}: made with other settings or images ({'; '.join(plan.changed[:6])}); "
-            "give the same settings and source, or another --out. For more images, or another tile, stride or degradation, make a new store "
-            f"with these masks: --out NEW.zarr --reuse {out}; only images that are not in {out} are segmented. Deleting {out} loses its masks"
+            f"{out}: made with other settings or images ({'; '.join(plan.changed[:6])}); give the same settings and source, or another --out. "
+            f"For more images, or another tile, stride or degradation, {way}. Deleting {out} loses its masks"
         )
     assert plan.committed is not None
     try:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from samdiff import open_store
-from samdiff.errors import ConfigError, ImageError
+from samdiff.errors import ConfigError, ImageError, StoreError
 from samdiff.pipeline.encode.rle import decode, encode, to_coco
 from samdiff.pipeline.mask_files import coco_file
 from samdiff.pipeline.mask_files.coco_file import CocoFile
@@ -231,3 +232,7 @@ def test_missing_and_superfluous_masks_are_listed(tmp_path: Path, caplog) -> Non
     caplog.clear()
     prepare(source, tmp_path / "c.zarr", ImportedMasks(path, 4), config, limit=2)
     assert "not in the source" not in caplog.text
+    with pytest.raises(
+        StoreError, match="make a new store with --out NEW.zarr and the same --import-masks; nothing is segmented"
+    ):
+        prepare(source, tmp_path / "a.zarr", ImportedMasks(path, 4), replace(config, tile=16))  # --reuse is for segmenters
