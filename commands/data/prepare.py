@@ -76,7 +76,7 @@ def prepare(
             "--reuse",
             metavar="STORE",
             rich_help_panel="Masks",
-            help="Take masks from this finished store for images with equal pixels, if its segmenter is the same; may be repeated.",
+            help="Take masks from this finished store for images with equal pixels; its segmenter must be the requested one; may be repeated.",
         ),
     ] = None,
     downloads: Downloads = DOWNLOADS,

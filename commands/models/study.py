@@ -67,7 +67,7 @@ def study(
     if not report:
         again = forget_failures(target, shop.runs)
         if again:
-            print_status(f"{again} runs that failed before are tried again")
+            print_status(f"failed runs that are tried again: {again}")
         if workers == 1:
             work(shop, report=print_status)
         else:

@@ -45,7 +45,7 @@ def true_scale(residual: Tensor, labels: Tensor, *, source: str, count: int, sig
     Args:
         residual: x_0 [B, 3, H, W].
         labels: integers [B, H, W] from 0 to count - 1; used for `masks` and `oracle` only.
-        source: `masks` or `oracle`: RMS over each region; `blur`: S^2 is x_0^2 behind a Gaussian blur; `crop`: RMS over the whole map.
+        source: `masks` or `oracle`: RMS over each region; `blur`: S^2 is x_0^2 after a Gaussian blur; `crop`: RMS over the whole map.
         count: number of labels that may occur.
         sigma: for `blur`: standard deviation of the Gaussian in pixels.
         rescale: factor of residuals.

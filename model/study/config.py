@@ -134,7 +134,7 @@ class StudyKeys:
         _check_seeds(self.seeds)
         for name in (*self.metrics, *self.primary.metrics):
             if name not in METRICS:
-                raise ConfigError(f"metrics: expected names of {', '.join(METRICS)}, got {brief(name)}")
+                raise ConfigError(f"metrics: expected names among {', '.join(METRICS)}, got {brief(name)}")
         if missing := [name for name in self.primary.metrics if name not in self.metrics]:
             raise ConfigError(f"primary.metrics: {missing[0]} is not among metrics; add it there")
         if not self.images and not self.benchmarks:

@@ -87,7 +87,10 @@ def _write_plots(out: Path, results: Results, report: Callable[[str], None]) -> 
     if len(pair) == 2:
         curves = curves_of(results, *pair)
         labels = {"x_label": "PSNR on Y, dB (higher is better)", "y_label": "LPIPS, AlexNet (lower is better)"}
-        _write_ours(out / TRADEOFF, tradeoff(curves, **labels, title=f"{results.study.name}{note}: 1 to all sampling steps"))
+        _write_ours(
+            out / TRADEOFF,
+            tradeoff(curves, **labels, title=f"{results.study.name}{note}: PSNR and LPIPS by number of sampling steps"),
+        )
         written.append(out / TRADEOFF)
     panels = [
         (

@@ -37,7 +37,7 @@ def make_own(name: str, *, device: torch.device, weights: Path | None, settings:
     if weights is not None and "weights" not in takes:
         raise ConfigError(f"--sam-weights: the class {name} takes no keyword `weights`; leave it out")
     if settings != MaskConfig() and "settings" not in takes:
-        raise ConfigError(f"the settings of masks: the class {name} takes no keyword `settings`; leave them out")
+        raise ConfigError(f"--sam {name}: the class takes no keyword `settings`; leave out the options of mask generation")
     required = [
         each.name
         for each in signature.values()
