@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # for editors and type checkers; `_PUBLIC` is used at run tim
     from .pipeline.encode.structure import rope_table as rope_table
     from .pipeline.export.export import export_folder as export_folder
     from .pipeline.export.export import export_hdf5 as export_hdf5
+    from .pipeline.export.mask_export import export_labels as export_labels
+    from .pipeline.export.mask_export import export_masks as export_masks
     from .pipeline.masks.generator import MaskGenerator as MaskGenerator
     from .pipeline.masks.settings import MaskConfig as MaskConfig
     from .pipeline.prepare.settings import PrepareConfig as PrepareConfig
@@ -72,6 +74,8 @@ _PUBLIC = {
     "encode_structure": ".pipeline.encode.structure",
     "export_folder": ".pipeline.export.export",
     "export_hdf5": ".pipeline.export.export",
+    "export_labels": ".pipeline.export.mask_export",
+    "export_masks": ".pipeline.export.mask_export",
     "imresize": ".pipeline.degrade.imresize",
     "load_model": ".model.inference.upscaler",
     "load_perceptual": ".model.losses",
@@ -111,6 +115,8 @@ __all__ = [
     "encode_structure",
     "export_folder",
     "export_hdf5",
+    "export_labels",
+    "export_masks",
     "imresize",
     "load_model",
     "load_perceptual",

@@ -66,7 +66,7 @@ def test_without_the_package_of_a_segmenter(tmp_path, name, missing, extra):
         assert done.returncode == 2, done.stderr
         line = done.stderr.splitlines()[-1]
         assert line.endswith(f", which is not installed; pip install 'samdiff[{extra}]'")
-        assert line.startswith(f"samdiff: --sam {name[:8] if extra == 'sam2' else 'hf:'}: needs the package ")
+        assert line.startswith(f"samdiff: --sam {name if extra == 'sam2' else 'hf'}: needs the package ")
 
 
 def test_nothing_else_needs_them(tmp_path):

@@ -111,10 +111,16 @@ def resolve(settings: InferConfig, recommended: Recommended, config: RunConfig, 
         raise ConfigError(
             f"realism: only for models that add detail to the RRDB's image (diffusion.base = rrdb); {name} does not, leave it out"
         )
-    if settings.realism != 1 and (settings.rrdb_only or (sampling is not None and sampling.regress)):
+    resolved = _filled(settings, sampling, sampler=sampler)
+    if settings.realism != 1 and resolved.rrdb_only:
         raise ConfigError(
             "realism: has no effect on the RRDB's result (rrdb_only, or a quality that recommends it); leave one out"
         )
+    return resolved
+
+
+def _filled(settings: InferConfig, sampling: Sampling | None, *, sampler: str) -> InferConfig:
+    """The settings with those of a recommendation where none are given. Arguments as for `resolve`."""
     given = replace(settings, sampler=settings.sampler or sampler, num_samples=settings.num_samples or 1)
     if sampling is None or settings.rrdb_only or settings.start != "noise":
         return given

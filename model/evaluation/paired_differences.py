@@ -1,4 +1,4 @@
-"""Paired differences of two settings over seeds and images: mean, interval, test, correction, power. Pure numpy.
+"""Paired differences of two settings over seeds and images: mean, interval, test, correction, power. Pure; Student's t is scipy's.
 
 The differences D [S, I] of S training seeds and I images are taken as mean + seed effect + image effect + rest (crossed random effects):
 
@@ -15,8 +15,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ...errors import missing_package
+
+if TYPE_CHECKING:
+    from scipy.stats import rv_continuous
 
 LEVEL, POWER = 0.05, 0.80
 """Two-sided level of tests and intervals; power of the detectable difference."""
@@ -65,7 +71,7 @@ def compare(differences: np.ndarray, *, resamples: int, seed: int = 0) -> Differ
     """
     spread = spread_of(differences)
     mean = float(differences.mean())
-    half = t_quantile(1 - LEVEL / 2, spread.df) * spread.error if not math.isnan(spread.df) else math.nan
+    half = _t_quantile(1 - LEVEL / 2, spread.df) * spread.error if not math.isnan(spread.df) else math.nan
     low, high = bootstrap_interval(differences, resamples=resamples, seed=seed)
     return Difference(
         mean,
@@ -132,7 +138,7 @@ def p_value(mean: float, spread: Spread) -> float:
         return math.nan
     if spread.error == 0:
         return 1.0 if mean == 0 else 0.0
-    return 2 * t_cdf(-abs(mean) / spread.error, spread.df)
+    return 2 * float(_students_t().cdf(-abs(mean) / spread.error, spread.df))
 
 
 def detectable(spread: Spread) -> float:
@@ -142,7 +148,7 @@ def detectable(spread: Spread) -> float:
     """
     if math.isnan(spread.df):
         return math.nan
-    return (t_quantile(1 - LEVEL / 2, spread.df) + t_quantile(POWER, spread.df)) * spread.error
+    return (_t_quantile(1 - LEVEL / 2, spread.df) + _t_quantile(POWER, spread.df)) * spread.error
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -155,49 +161,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def t_cdf(t: float, df: float) -> float:
-    """Student's t: P(T <= t), by the incomplete beta function (Abramowitz and Stegun 26.7.1, 26.5.27)."""
-    if math.isinf(t):
-        return 1.0 if t > 0 else 0.0
-    tail = 0.5 * _beta_ratio(df / (df + t * t), a=df / 2, b=0.5)
-    return 1 - tail if t > 0 else tail
+def check_statistics() -> None:
+    """Raises MissingPackageError if scipy is not installed, which the functions here need for Student's t."""
+    _students_t()
 
 
-def t_quantile(probability: float, df: float) -> float:
-    """The t with P(T <= t) = probability, 0.5 or more and below 1, by bisection."""
-    low, high = 0.0, 1.0
-    while t_cdf(high, df) < probability:
-        low, high = high, 2 * high
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_cdf(middle, df) < probability else (low, middle)
-    return (low + high) / 2
+def _t_quantile(probability: float, df: float) -> float:
+    """The t with P(T <= t) = probability."""
+    return float(_students_t().ppf(probability, df))
 
 
-def _beta_ratio(x: float, *, a: float, b: float) -> float:
-    """The regularized incomplete beta function I_x(a, b), by its continued fraction (Numerical Recipes 6.4), for 0 <= x <= 1."""
-    if x in (0.0, 1.0):
-        return x
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
-    if x < (a + 1) / (a + b + 2):
-        return front * _fraction(x, a=a, b=b) / a
-    return 1 - front * _fraction(1 - x, a=b, b=a) / b
-
-
-def _fraction(x: float, *, a: float, b: float) -> float:
-    """The continued fraction of I_x(a, b), by Lentz's method."""
-    tiny, c, d = 1e-300, 1.0, 1 - (a + b) * x / (a + 1)
-    d = 1 / (d if abs(d) > tiny else tiny)
-    value = d
-    for m in range(1, 10_000):
-        for numerator in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1 + numerator * d
-            c = 1 + numerator / c
-            d, c = 1 / (d if abs(d) > tiny else tiny), c if abs(c) > tiny else tiny
-            value *= d * c
-        if abs(d * c - 1) < 1e-15:
-            break
-    return value
+def _students_t() -> rv_continuous:
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise missing_package(error, extra="study", what="samdiff study") from error
+    return t

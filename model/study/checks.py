@@ -17,6 +17,7 @@ from ...pipeline.stream.dataset import ShardDataset, open_to_stream
 from ..checkpoints.initial import check_given
 from ..checkpoints.plain import read_object_file
 from ..evaluation.held_out import ScoredImage, check_same_images, digest_of, held_out_tiles, of_benchmark
+from ..evaluation.paired_differences import check_statistics
 from ..losses.perceptual import PerceptualMetric
 from ..objectives.residual_spread import with_rescale
 from ..training.distributed import ProcessGroup
@@ -58,8 +59,9 @@ def open_study(study: StudyConfig, out: Path, device: torch.device, report: Call
         report: called with what is left out.
 
     Raises:
-        ConfigError, StoreError, WeightsError: what cannot be used; the settings' problems are all in one message.
+        ConfigError, StoreError, WeightsError, MissingPackageError: what cannot be used; the settings' problems are all in one message.
     """
+    check_statistics()
     main = open_to_stream(study.store)
     runs = plan_runs(study, main.scale)
     stores = {study.store: main}

@@ -54,11 +54,12 @@ class Estimate:
         return self.store_bytes + self.staging_bytes
 
     def line(self, measured: int) -> str:
-        """One line for the user; `measured` is the number of images that were measured."""
+        """One line for the user; `measured` is the number of images whose masks were timed."""
+        of = f"{measured} images" if measured == FIRST else f"{measured} images, sizes on {FIRST}"
         return (
             f"about {duration(self.mask_seconds + self.tile_seconds)} left: masks of {self.images} image{'s' * (self.images != 1)} "
             f"{duration(self.mask_seconds)}, tiles {duration(self.tile_seconds)}; about {bytes_text(self.bytes)} on disk: store "
-            f"{bytes_text(self.store_bytes)}, work in progress {bytes_text(self.staging_bytes)} (measured on {measured} images)"
+            f"{bytes_text(self.store_bytes)}, work in progress {bytes_text(self.staging_bytes)} (measured on {of})"
         )
 
 

@@ -140,6 +140,18 @@ class ReusedStore:
         candidates = self._first_tiles[size].get(_digest(pixels[:side, :side]), [])
         return next((image for image in candidates if self._equal(image, pixels)), None)
 
+    def masks_of_pixels(self, pixels: np.ndarray) -> MaskTable | None:
+        """The masks of the image with these pixels, uint8 [H, W, 3]; None if there is none.
+
+        Raises:
+            StoreError: a file of the store is missing or damaged.
+        """
+        try:
+            image = self.find(pixels)
+            return None if image is None else self.masks(image)
+        except StoreError as error:
+            raise StoreError(f"{error}; or leave out this --reuse") from error
+
     def has_file(self, sha256: str) -> bool:
         """Whether an image was made of a file with this SHA-256, hexadecimal."""
         return sha256 in self._files
@@ -215,9 +227,9 @@ def reuse_masks(
             if isinstance(decoded, Exception):
                 continue  # the mask stage reads it again, and reports the reason
             for number, reused in enumerate(stores):
-                image = reused.find(decoded.pixels)
-                if image is not None:
-                    staging.save(item.key, masks_of(decoded, reused.masks(image)))
+                masks = reused.masks_of_pixels(decoded.pixels)
+                if masks is not None:
+                    staging.save(item.key, masks_of(decoded, masks))
                     keys.add(item.key)
                     taken[number] += images[item.key]
                     break

@@ -190,10 +190,10 @@ def prepare(
             reused = reuse_masks(
                 plan.missing, donors, staging, read=read, images=Counter(item.key for item in images), report=report
             )
-        except StoreError as error:  # such as a damaged store
+        except StoreError:  # such as a damaged store
             if fresh and not staging.finished():
                 staging.remove()
-            raise StoreError(f"{error}; or leave out this --reuse") from error
+            raise
         if fresh and donors and not reused.keys:
             staging.remove()
             raise reused.nothing(len(plan.images))

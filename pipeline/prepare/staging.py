@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -276,7 +277,10 @@ class Staging:
         """The lock's file: in the staging folder, or in the cache folder for a URL."""
         if isinstance(self.place, LocalStore):
             return self.place.root / _LOCK
-        return cache_dir() / "locks" / hashlib.sha256(str(self.place).encode()).hexdigest()
+        address = str(self.place)
+        if address.startswith("memory:"):  # such stores belong to one process
+            address = f"{os.getpid()} {address}"
+        return cache_dir() / "locks" / hashlib.sha256(address.encode()).hexdigest()
 
 
 def _is_ours(key: str) -> bool:

@@ -261,6 +261,9 @@ def test_inference_from_the_rrdb(tmp_path, more):
         np.testing.assert_allclose(none, rrdb, atol=1e-6)
         with pytest.raises(ConfigError, match="realism: has no effect on the RRDB's result"):
             model.upscale(small, realism=0.5, rrdb_only=True)
+        with pytest.raises(ConfigError, match="realism: has no effect on the RRDB's result"):
+            model.upscale(small, realism=0.5, quality="fast")
+        np.testing.assert_array_equal(model.upscale(small, realism=0.5, quality="fast", steps=1), half)  # the flow is used
         inside = (full > 0) & (full < 1)
         np.testing.assert_allclose(half[inside], (full + none)[inside] / 2, atol=1e-5)
     else:

@@ -58,6 +58,7 @@ def test_sizes_go_with_the_files_and_masks_with_the_number_of_images() -> None:
         "about 38 s left: masks of 4 images 28 s, tiles 10 s; about 13.3 kB on disk: store 13.2 kB, work in progress 100 B "
         "(measured on 2 images)"
     )
+    assert found.line(8).endswith("(measured on 8 images, sizes on 2)")
 
 
 def test_the_estimate_is_near_what_the_run_takes(tmp_path: Path) -> None:
