@@ -60,6 +60,7 @@ ROOMS = {
         "prepare",
         "masks",
         "sam",
+        "fast_grid",
         "export",
         "stream",
         "shards",

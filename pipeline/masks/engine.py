@@ -17,7 +17,11 @@ from ...errors import ConfigError, WeightsError
 from ...runtime import l2_bytes
 from ..encode.mask_table import MaskTable
 from ..encode.rle import area
+from ..fast_grid.choice import choose_points
+from ..fast_grid.contrast import at_points, contrast
+from ..fast_grid.padding import Padding, find_padding
 from ..sam.grid_decoder import POINT_MASKS, Decoded, GridDecoder, ImageSide
+from .host_copy import fetch
 from .interpolation import Frame, inside, make_frame
 from .iou_filter import Collector, EagerFilter, StaticFilter, Survivors
 from .measure import Thresholds
@@ -58,10 +62,11 @@ class MaskEngine:
         self.sam, self.settings = sam, settings
         self.device = sam.pixel_mean.device
         self.side = sam.image_encoder.img_size
+        self.embedding_side: int = sam.prompt_encoder.image_embedding_size[0]
         cuda = self.device.type == "cuda"
         dtype: torch.dtype = getattr(torch, number_type(settings.mode, self.device))
         if settings.mode == "fast" and dtype == torch.float32:
-            log.warning("%s does not support bfloat16: mode fast decodes in float32, and is not faster", self.device)
+            log.warning("%s has no instructions for bfloat16: mode fast decodes in float32", self.device)
         self.static = cuda or settings.compile  # the same shapes for every chunk and batch: see `collect`
         self.encoder_batch = _ENCODER_BATCH_CUDA if cuda else 1
         tokens = sam.prompt_encoder.image_embedding_size[0] * sam.prompt_encoder.image_embedding_size[1]
@@ -80,6 +85,7 @@ class MaskEngine:
         )
         self.grids = [np.asarray(grid, np.float64) for grid in grids]
         self._frames: dict[tuple[int, int], Frame] = {}
+        self._paddings: dict[tuple[int, int], Padding | None] = {}
 
     def crops(self, height: int, width: int) -> list[tuple[tuple[int, int, int, int], int]]:
         """(x0, y0, x1, y1 half-open, layer) of every crop of an image, the whole image first."""
@@ -136,9 +142,9 @@ class MaskEngine:
         """
         x0, y0, x1, y1 = crop
         frame = self.frame(y1 - y0, x1 - x0)
-        image = self.decoder.image_side(embedding)
+        image = self.decoder.image_side(embedding, self._padding(frame))
         pool = Pool(CropContext(frame, crop, image=size, cut=self.cut), self.settings, self.pool_bytes)
-        points = self.grids[layer] * np.array([x1 - x0, y1 - y0])
+        points = self._chosen(embedding, self.grids[layer], frame) * np.array([x1 - x0, y1 - y0])
         prompts = self._prompts(points, frame)
         start = 0
         while start < len(points):
@@ -148,6 +154,25 @@ class MaskEngine:
                 pool.add(survivors.logits, survivors.predicted_iou, points[start + survivors.point])
             start += len(some)
         return pool
+
+    def _chosen(self, embedding: Tensor, grid: np.ndarray, frame: Frame) -> np.ndarray:
+        """The points of a grid, float64 [n, 2] in 0 .. 1, that are prompted; in mode fast those that `choose_points` takes."""
+        if self.settings.mode == "exact":
+            return grid
+        rows, columns = (size * self.embedding_side / self.side for size in inside(*frame.size, self.side))
+        tokens = embedding[: self.decoder.no_mask.shape[1], : frame.token_rows, : frame.token_columns]
+        places = torch.as_tensor(grid * np.array([columns, rows]), dtype=torch.float32, device=self.device)
+        (values,) = fetch(at_points(contrast(tokens), places))
+        return grid[choose_points(grid, values, self.settings.fast_share)]
+
+    def _padding(self, frame: Frame) -> Padding | None:
+        """The padding to merge: none in mode exact, nor where shapes must not depend on the image."""
+        if self.settings.mode == "exact" or self.settings.compile:
+            return None
+        used, side = (frame.token_rows, frame.token_columns), self.embedding_side
+        if used not in self._paddings:
+            self._paddings[used] = find_padding(side, side, used_rows=used[0], used_columns=used[1], device=self.device)
+        return self._paddings[used]
 
     def _round(self, frame: Frame) -> int:
         """Points between synchronisations with the device: on a CPU one chunk; with static shapes as many as fit the pool with all masks."""

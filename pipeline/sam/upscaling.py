@@ -37,7 +37,7 @@ class Upscale:
         self.bias2 = up2.bias.repeat(4).to(dtype)
         self.columns, self.dtype = columns, dtype
 
-    def __call__(self, keys: Tensor, vectors: Tensor, rows: int, columns: int) -> Tensor:
+    def __call__(self, keys: Tensor, vectors: Tensor, rows: int, columns: int, *, stride: int | None = None) -> Tensor:
         """Logits of some masks of each point.
 
         Args:
@@ -45,11 +45,12 @@ class Upscale:
             vectors: of m masks per point, float32 [b, m, C/8].
             rows: upscale only the first so many rows of tokens.
             columns: likewise.
+            stride: tokens of one row in `keys`; None: all 64.
 
         Returns:
             float32 [b, m, 4 rows, 4 columns].
         """
-        keys = keys.unflatten(1, (-1, self.columns))[:, :rows, :columns].flatten(1, 2)  # [b, p, C]
+        keys = keys.unflatten(1, (-1, stride or self.columns))[:, :rows, :columns].flatten(1, 2)  # [b, p, C]
         x = linear(keys, self.weight1, self.bias1).unflatten(-1, (4, -1))  # [b, p, 4, C/4]
         x = F.gelu(F.rms_norm(x, x.shape[-1:], self.norm_weight, self.eps).add_(self.norm_bias))
         x = linear_gelu(x, self.weight2, self.bias2).view(len(keys), -1, vectors.shape[2])  # [b, p 4 4, C/8]
