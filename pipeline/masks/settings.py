@@ -59,7 +59,7 @@ class MaskConfig:
     """Use torch.compile for the segmenter, for many images; only with mode fast, because it changes masks a little."""
     points_per_side: int | None = setting(32, min=1)
     """Point prompts along each side of the image."""
-    fast_share: float = setting(0.25, min=0, max=1)
+    fast_share: float = setting(0.375, min=0, max=1)
     """Mode fast: share of the points that are prompted, besides a coarse grid of 8 x 8; 1: all."""
     points_per_batch: int = setting(64, min=1)
     """Largest number of prompts decoded together; the device may use fewer. It affects memory, not masks."""
