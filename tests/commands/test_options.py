@@ -95,7 +95,12 @@ def test_every_setting_in_the_help(command):
 def test_all_faces_agree(command, option, tmp_path):
     """A value given by option, by --set and in a file prints the same TOML. Some settings need others."""
     typed, value = another(option)
-    beside = {"start_time": ["infer.start=rrdb"], "compile": ["masks.mode=fast"], "bits": ["output.format=png"]}
+    beside = {
+        "start_time": ["infer.start=rrdb"],
+        "compile": ["masks.mode=fast"],
+        "fast_share": ["masks.mode=fast"],
+        "bits": ["output.format=png"],
+    }
     needed = beside.get(option.path[-1], []) if command != "train" else []
     if option.path == ("diffusion", "process"):
         needed = ["diffusion.base=rrdb", "diffusion.modulation=none"]
