@@ -42,6 +42,7 @@ def prepare(
     workers: int | None = None,
     limit: int | None = None,
     strict: bool = False,
+    reuse: Sequence[Location] = (),
     **changes: Any,
 ) -> Store:
     """Make a store of training tiles from images, or resume an interrupted run: `samdiff prepare` as a function.
@@ -52,8 +53,8 @@ def prepare(
         source: a folder, an image, a zip or tar archive, a list of these, `samples`, or a data set that `samdiff download` lists.
         out: the store, a folder or a URL; None: `data/NAME.zarr` with the name of the source.
         sam: the segmenter: `vit_h`, `vit_l`, `vit_b` or `mobile_sam`; None: `vit_h` on CUDA, `mobile_sam` elsewhere.
-        masks: instead of `sam`: your own segmenter (`describe()` and `generate_batch(images)`), or a folder with one JSON file of masks
-            per image, in the format of segment-anything's `amg.py`.
+        masks: instead of `sam`: your own segmenter (`describe()` and `generate_batch(images)`), or masks in files: a COCO
+            file, or a folder with one JSON file or label map per image (`--import-masks`).
         masks_from: segment the HR images, or their bicubic LR images.
         weights: file with the weights of the segmenter; None: from the cache, else downloaded.
         config: scale, tile, stride, degradation, limits; None: the defaults.
@@ -64,6 +65,8 @@ def prepare(
         workers: number of local processes that make masks; None: this process makes them.
         limit: use only the first `limit` images.
         strict: stop at the first image that cannot be used; otherwise each is skipped, logged as a warning and listed in `store.skipped()`.
+        reuse: finished stores; masks of images with equal pixels and an equal segmenter are taken from them, so that only other images
+            are segmented.
         changes: fields of `config` and `mask_config`, such as `scale=2, points_per_side=16`.
 
     Returns:
@@ -77,7 +80,7 @@ def prepare(
         BusyError: another process is writing the store.
     """
     from .pipeline.download.datasets import FOLDER, load_registry, source_of
-    from .pipeline.masks.adapters import ImportedMasks
+    from .pipeline.mask_files.imported import ImportedMasks
     from .pipeline.masks.settings import MaskConfig
     from .pipeline.prepare.mask_stage import make_generator
     from .pipeline.prepare.run import PrepareConfig
@@ -117,7 +120,7 @@ def prepare(
             from .pipeline.workers.dask_cluster import DaskWorkers
 
             stage = stack.enter_context(DaskWorkers(make, generator.describe(), workers=workers, threads=threads)).records
-        run(images, out, generator, settings=config, lr=small, limit=limit, strict=strict, mask_stage=stage)
+        run(images, out, generator, settings=config, lr=small, limit=limit, strict=strict, mask_stage=stage, reuse=reuse)
     return open_store(out)
 
 
@@ -125,7 +128,7 @@ def train(
     stores: Store | Path | str | Sequence[Store | Path | str],
     out: Path | str | None = None,
     *,
-    preset: str = "paper",
+    preset: str | None = None,
     steps: int | None = None,
     rrdb_steps: int | None = None,
     settings: Mapping[str, object] | None = None,
@@ -144,7 +147,8 @@ def train(
     Args:
         stores: one or several stores, or their paths or URLs; all of one scale.
         out: the run's folder; None: `runs/STORE-PRESET`.
-        preset: `tiny`, `small` or `paper`: network sizes and training steps.
+        preset: `tiny`, `small` or `paper`: network sizes and training steps; None: that of `config`, else of `init_from` together with its
+            networks, process and loss, else `paper`.
         steps: training steps of stage two, the diffusion model; None: those of the preset.
         rrdb_steps: training steps of stage one, the RRDB; None: those of the preset.
         settings: settings that override the preset, such as `{"train.lr": 1e-4, "diffusion.modulation": "none"}`.
@@ -166,13 +170,15 @@ def train(
         CheckpointError: `rrdb` or `init_from` does not fit, or a file cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved, and the same call resumes.
     """
-    from .model.config import RunConfig, load_config
+    from .model.checkpoints.format import config_in, load_checkpoint
+    from .model.config import RunConfig, load_config, taken_from
     from .model.training.distributed import join
     from .model.training.run import train as run
     from .model.training.validation import read_benchmark
     from .pipeline.shards.reader import Store
     from .pipeline.stream.dataset import open_to_stream
     from .runtime import pick_device, user_path
+    from .settings import read_toml_file
 
     several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
     if not several:
@@ -189,8 +195,14 @@ def train(
             raise ConfigError(f"config: a RunConfig holds all settings, so set {sorted(changes)[0]} in it")
         resolved = config
     else:
-        file = None if config is None else user_path(config, "config")
-        resolved = load_config(preset, file, [_as_set(name, value) for name, value in changes.items()], scale=opened[0].scale)
+        file = {} if config is None else read_toml_file(user_path(config, "config"))
+        sets = [_as_set(name, value) for name, value in changes.items()]
+        tuned = None
+        if init_from is not None and not (preset or file.get("preset")):
+            tuned = config_in(load_checkpoint(user_path(init_from, "init_from")), str(init_from))
+        resolved = load_config(preset, file, sets, scale=opened[0].scale, model=tuned)
+        if tuned is not None:
+            report(f"as in {init_from}: preset {resolved.preset}, {taken_from(tuned, resolved)}")
     name = str(opened[0].place).rstrip("/").split("/")[-1].removesuffix(".zarr")
     folder = Path("runs") / f"{name}-{resolved.preset}" if out is None else user_path(out, "out")
     scored = [read_benchmark(user_path(path, "benchmarks"), resolved.scale) for path in benchmarks]

@@ -19,7 +19,7 @@ from .commands.common import Quiet, Verbose, print_error, print_result, set_verb
 from .commands.data import fetch, masks, prepare, store
 from .commands.examples import epilog_of
 from .commands.interruption import after_interrupt
-from .commands.models import checkpoints, evaluate, export, infer, train
+from .commands.models import checkpoints, evaluate, export, infer, study, train
 from .commands.panels import PanelCommand
 from .commands.terminal import VisibleFormatter, visible_output, visible_usage_errors
 from .errors import ConfigError, SamdiffError
@@ -60,6 +60,7 @@ for command in (
     infer.infer,
     evaluate.evaluate,
     evaluate.compare,
+    study.study,
     export.export_model,
     fetch.download,
     fetch.weights,

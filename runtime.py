@@ -11,7 +11,9 @@ import ctypes
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -239,6 +241,19 @@ def _raise_malloc_thresholds() -> bool:
     if not done:
         log.debug("this C library refused the malloc thresholds; mask generation on the CPU will be slower")
     return done
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Inside, SIGTERM raises KeyboardInterrupt in the main thread, like Ctrl-C. In another thread nothing is changed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def cache_dir() -> Path:

@@ -20,9 +20,7 @@ from pycocotools import mask as coco
 from samdiff.pipeline.encode.coco import to_string
 from samdiff.pipeline.encode.structure import encode_structure
 from samdiff.pipeline.fast_grid.choice import choose_points
-from samdiff.pipeline.fast_grid.contrast import at_points, contrast
 from samdiff.pipeline.masks.generator import MaskGenerator
-from samdiff.pipeline.masks.interpolation import inside
 from samdiff.pipeline.masks.nms import Pool, choose
 from samdiff.runtime import setup_process
 
@@ -75,10 +73,7 @@ def curve(generator: MaskGenerator, image: np.ndarray) -> list[Agreement]:
     embedding = engine.encode([image])[0]
     with torch.inference_mode():
         pool = engine.candidates(embedding, crop, layer=0, size=size)
-        frame = engine.frame(*size)
-        rows, columns = (side / 16 for side in inside(*size, engine.side))
-        tokens = embedding[:256, : frame.token_rows, : frame.token_columns]
-        values = at_points(contrast(tokens), torch.as_tensor(grid * [columns, rows], dtype=torch.float32)).numpy()
+        values = engine.contrast(embedding, grid, engine.frame(*size))
     places = {tuple(point): k for k, point in enumerate(grid * np.array([size[1], size[0]]))}
     index = [places[tuple(point)] for point in pool.points]
     side = round(len(grid) ** 0.5)

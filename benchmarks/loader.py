@@ -20,6 +20,7 @@ process of its own, in turns, `rounds` times; the best round counts, because oth
 import argparse
 import json
 import os
+import shutil
 import site
 import subprocess
 import sys
@@ -116,6 +117,10 @@ def compare(arguments: argparse.Namespace) -> None:
             print(f"{name}: skipped, {python} is missing (see the docstring of this file)")
         elif not write or (arguments.work / folder).exists() or child(python, name, "--write", arguments=arguments) is not None:
             chosen[name] = python
+        else:
+            shutil.rmtree(
+                arguments.work / folder, ignore_errors=True
+            )  # half of the data would be taken for all of it by the next run
     for _ in range(arguments.rounds):
         for name, python in chosen.items():
             if line := child(python, name, "--measure", arguments=arguments):

@@ -1,6 +1,11 @@
-"""segment-anything's automatic mask generator against ours: same weights, image, points and threads, in turn in one process.
+"""The automatic mask generator of segment-anything or SAM 2 against ours: same weights, image, points and threads, in turn in one process.
 
     python benchmarks/masks.py PHOTO --threads 2 --points-per-side 32 --stock-runs 2 --runs 3
+    python benchmarks/masks.py PHOTO --threads 1 --points-per-side 16 --stock-runs 1 --runs 1 --clock cpu --sam sam2 --box-nms-thresh 1
+
+`--sam sam2` is SAM 2.1's tiny architecture with random weights, whose last layers are scaled, and a threshold that half of the masks
+pass. Their boxes cover the image: with `--box-nms-thresh 1` every stable mask is kept, more than of an image with real weights; with 0.7
+only one is.
 
 Prints medians per stage, the ratio, peak memory, and how well the masks agree. The stock generator runs once more with the C
 library's own allocator settings, as its users have it: `setup_process` (what the command line calls) speeds up both sides.
@@ -24,7 +29,7 @@ from segment_anything import SamAutomaticMaskGenerator
 
 from samdiff.pipeline.encode.structure import encode_structure
 from samdiff.pipeline.masks.generator import MaskGenerator
-from samdiff.pipeline.sam.load import Segmenter, load_segmenter
+from samdiff.pipeline.sam.load import build_segmenter, load_segmenter
 from samdiff.runtime import setup_process
 
 STAGES = ("encoder", "decoder", "post-processing", "total")
@@ -61,10 +66,31 @@ def peak_memory(work: Callable[[], Any]) -> tuple[Any, float]:
 Run = tuple[list[dict[str, object]], dict[str, float]]
 
 
-def run_stock(segmenter: Segmenter, image: np.ndarray, points: int, now: Callable[[], float]) -> Run:
+def random_sam2() -> torch.nn.Module:
+    """SAM 2.1's tiny architecture with random weights, scaled so that masks differ and some are stable."""
+    torch.manual_seed(0)
+    model = build_segmenter("sam2.1_t")
+    for head in model.sam_mask_decoder.output_hypernetworks_mlps:
+        head.layers[-1].weight.mul_(60)
+        head.layers[-1].bias.mul_(60)
+    model.sam_mask_decoder.iou_prediction_head.layers[-1].weight.mul_(30)
+    return model
+
+
+def median_predicted_iou(model: torch.nn.Module, image: np.ndarray) -> float:
+    """Of all masks of 4 x 4 points."""
+    everything = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
+    return float(np.median(MaskGenerator(model, points_per_side=4, **everything).masks(image).predicted_iou))
+
+
+def run_stock(model: torch.nn.Module, image: np.ndarray, settings: dict[str, Any], now: Callable[[], float]) -> Run:
     """Records and seconds per stage of the stock generator."""
-    generator = SamAutomaticMaskGenerator(segmenter.model, points_per_side=points, output_mode="coco_rle")
-    decoder = segmenter.model.mask_decoder
+    if hasattr(model, "sam_mask_decoder"):
+        from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
+
+        generator, decoder = SAM2AutomaticMaskGenerator(model, output_mode="coco_rle", **settings), model.sam_mask_decoder
+    else:
+        generator, decoder = SamAutomaticMaskGenerator(model, output_mode="coco_rle", **settings), model.mask_decoder
     return staged(lambda: generator.generate(image), (generator.predictor, "set_image"), (decoder, "forward"), now)
 
 
@@ -114,7 +140,8 @@ def main() -> None:
     parser.add_argument("--points-per-side", type=int, default=32)
     parser.add_argument("--stock-runs", type=int, default=2, help="runs of segment-anything; 0: compare our modes with exact")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--sam", default="mobile_sam")
+    parser.add_argument("--sam", default="mobile_sam", help="a segmenter's name, or sam2: random weights")
+    parser.add_argument("--box-nms-thresh", type=float, default=0.7)
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: CPU time, for a busy machine; with one thread"
     )
@@ -122,15 +149,21 @@ def main() -> None:
     now = time.perf_counter if options.clock == "wall" else time.process_time
     setup_process(options.threads, keep_memory=False)
     image = np.ascontiguousarray(cv2.imread(str(options.photo))[..., ::-1])
-    segmenter, points = load_segmenter(options.sam, torch.device("cpu")), options.points_per_side
-    modes = {mode: MaskGenerator(segmenter, mode=mode, points_per_side=points) for mode in ("exact", "fast")}
+    points = options.points_per_side
+    settings: dict[str, Any] = {"points_per_side": points, "box_nms_thresh": options.box_nms_thresh}
+    if options.sam == "sam2":
+        model = random_sam2()
+        settings |= {"stability_score_thresh": 0.5, "pred_iou_thresh": median_predicted_iou(model, image)}
+    else:
+        model = load_segmenter(options.sam, torch.device("cpu")).model
+    modes = {mode: MaskGenerator(model, mode=mode, **settings) for mode in ("exact", "fast")}
     print(
         f"{image.shape[1]} x {image.shape[0]}, {points} x {points} points, {options.threads} threads, {options.sam}; seconds, GB"
     )
     print(f"{'':<34}" + "".join(f"{stage:>17}" for stage in STAGES) + f"{'peak GB':>10}{'runs':>6}")
     theirs, plain, stock = [], {}, {}
     if options.stock_runs:
-        (_, seconds), peak = peak_memory(lambda: run_stock(segmenter, image, points, now=now))
+        (_, seconds), peak = peak_memory(lambda: run_stock(model, image, settings, now))
         plain = report("stock, default allocator", [seconds], peak)
     setup_process(options.threads)
     runs: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -139,7 +172,7 @@ def main() -> None:
     for turn in range(max(options.runs, options.stock_runs)):
         sides: dict[str, Callable[[], Any]] = {}
         if turn < options.stock_runs:
-            sides["stock"] = lambda: run_stock(segmenter, image, points, now=now)
+            sides["stock"] = lambda: run_stock(model, image, settings, now)
         if turn < options.runs:
             sides |= {mode: (lambda mode=mode: run_ours(modes[mode], image, now)) for mode in modes}
         for name, work in sides.items():

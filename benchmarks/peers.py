@@ -97,7 +97,7 @@ def write_mosaicml(work: Path) -> None:
 
 
 def webdataset(store: str, work: Path) -> Iterator[object]:
-    """WebDataset, raw bytes in tar files of 60 tiles."""
+    """WebDataset, raw bytes in tar files of at most 60 tiles, at least one for each worker."""
     import webdataset as wds
 
     urls = sorted(str(path) for path in (work / "webdataset").glob("*.tar"))
@@ -111,8 +111,10 @@ def write_webdataset(work: Path) -> None:
     import webdataset as wds
 
     (work / "webdataset").mkdir()
-    with wds.ShardWriter(str(work / "webdataset/%04d.tar"), maxcount=60, verbose=0) as writer:
-        for number, row in enumerate(zip(*tiles(work).values(), strict=True)):
+    rows = tiles(work)
+    most = min(60, -(-len(rows["hr"]) // WORKERS))  # a worker without a file is an error of WebDataset
+    with wds.ShardWriter(str(work / "webdataset/%04d.tar"), maxcount=most, verbose=0) as writer:
+        for number, row in enumerate(zip(*rows.values(), strict=True)):
             writer.write({"__key__": f"{number:06d}"} | {n: v.tobytes() for n, v in zip(SHAPES, row, strict=True)})
 
 

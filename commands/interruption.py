@@ -9,6 +9,7 @@ _RESUMES = {
     "train": "resumes from the saved state",
     "infer": "resumes with the remaining images: finished ones are kept",
     "evaluate": "resumes with the remaining images: the metrics of finished ones are kept",
+    "study": "resumes from here: finished runs, saved states and scores are kept",
     "download": "resumes from here",
     "weights": "resumes from here",
     "demo": "resumes from here: finished steps are kept",
@@ -19,6 +20,7 @@ _RESTARTS = {
     "evaluate": ("fid", "sfid", "fid_dinov2"),  # metrics of whole folders need all results
     "prepare": ("--dry-run",),
     "train": ("--print-config",),
+    "study": ("--list", "--report"),
 }
 """Options, or values of --metrics, with which a command starts again."""
 

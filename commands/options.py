@@ -228,7 +228,7 @@ def _negated(option: str) -> str:
 def _metavar(setting: Setting) -> str | None:
     facts = setting.facts
     if facts.choices:
-        return f"[{'|'.join(str(choice) for choice in facts.choices if choice != '')}]"
+        return f"[{'|'.join([*(str(choice) for choice in facts.choices if choice != ''), *facts.forms])}]"
     if get_origin(setting.kind) is tuple:
         return "LIST"
     if setting.kind in (int, float):

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, brief, nearest
 from ..settings import build, check, layers_of, merge, old_names, read_toml, section, setting
+from .loss_config import LossConfig as LossConfig
 from .names import (
     BASES,
     FLOW_SAMPLER,
+    LABELS,
     MODULATIONS,
     PERCEPTUAL,
     PREDICTIONS,
     PROCESSES,
     RESCALE,
     SAMPLERS,
+    SCALE_SOURCES,
     SCALES,
 )
 
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 PRESETS = ("tiny", "small", "paper")
 BESIDE = ("stores", "rrdb_from", "start_from", "versions", "threads")
 """Keys that are saved with the settings but are not settings."""
+
+TAKEN = ("model", "diffusion", "loss")
+"""Sections that fine-tuning takes from its model, unless a preset is named."""
 
 # Far above any useful value. A configuration can come from an untrusted checkpoint, and must not demand unlimited memory or time.
 _MOST_CHANNELS, _MOST_BLOCKS, _MOST_LEVELS, _MOST_MULTIPLIER, _MOST_THREADS = 4096, 128, 8, 64, 1024
@@ -86,7 +92,6 @@ class DiffusionConfig:
     """For modulation paper: the number of sampling steps that the model is trained for; 0: all T."""
     lr_levels: int = setting(255, choices=(255, 256))
     """Divisor of LR pixels before bicubic upsampling; imported official weights need 256."""
-
     process: str = setting("ddpm", choices=PROCESSES)
     """ddpm, or flow: rectified flow from the RRDB's result plus noise to HR (needs base rrdb and modulation none)."""
     base: str = setting("bicubic", choices=BASES)
@@ -97,9 +102,15 @@ class DiffusionConfig:
     """For flow: standard deviation of the noise at the start, in units of the scaled residual."""
     flow_prediction: str = setting("clean", choices=PREDICTIONS)
     """For flow: clean (the network predicts the residual) or velocity, see `diffusion/flow.py`."""
+    scale_from: str = setting("none", choices=SCALE_SOURCES)
+    """Local scale of the noise: none, or the RMS of the residual by masks, blur or crop; oracle is for studies. Needs modulation none."""
+    scale_sigma: float = setting(4.0, min=0.5, max=64)
+    """For scale_from blur: standard deviation of the Gaussian in HR pixels."""
 
     def __post_init__(self) -> None:
         check(self)
+        if self.scale_from != "none" and self.modulation != "none":
+            raise ConfigError(f"scale_from: needs modulation 'none', got {self.modulation!r}; give --modulation none")
         if self.process == "flow" and (self.modulation, self.base) != ("none", "rrdb"):
             raise ConfigError(
                 "process: 'flow' needs base 'rrdb' and modulation 'none', got base "
@@ -115,6 +126,11 @@ class DiffusionConfig:
         return modulation(self.modulation, schedule, self.sampling_steps or None)
 
     @property
+    def estimates_scale(self) -> bool:
+        """Whether the network has a head that estimates the scale of the noise."""
+        return self.scale_from not in ("none", "oracle")
+
+    @property
     def rescale(self) -> float:
         """Factor of residuals; 0: not measured yet."""
         return self.residual_scale or (RESCALE if self.base == "bicubic" else 0.0)
@@ -124,25 +140,6 @@ class DiffusionConfig:
         from .diffusion.process import build_process
 
         return build_process(self.process, self.build(), self.rescale, sigma=self.flow_sigma, prediction=self.flow_prediction)
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Additional losses of stage two, on the image predicted in one step (the second phase of its training)."""
-
-    perceptual: str = setting("none", choices=("none", *PERCEPTUAL))
-    """Perceptual loss between the one-step image and HR; lpips uses AlexNet."""
-    weight: float = setting(1.0, min=0, max=1e6)
-    """Weight of the perceptual loss."""
-    pixel_weight: float = setting(1.0, min=0, max=1e6)
-    """Weight of the L1 loss between the one-step image and HR, both in [-1, 1]."""
-    begin: float = setting(0.2, min=0, max=1)
-    """Fraction of the steps of stage two after which the second phase begins."""
-    share: float = setting(0.5, min=0, max=1)
-    """Fraction of each batch that gets the additional losses, at the fixed time step of one-step prediction."""
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @old_names
@@ -172,6 +169,8 @@ class TrainConfig:
     """Decay of the EMA weights, which inference uses; at most (1 + n) / (10 + n) after n steps; 0: no EMA."""
     seed: int = setting(0, min=0)
     """Seed of the initial weights, sample order, crops, time steps and noise."""
+    labels: str = setting("masks", choices=LABELS)
+    """Regions of training samples: masks, or shuffled, a control: the same regions, moved to a random place of the crop."""
     amp: str = setting("off", choices=("off", "bf16", "fp16"), option="--amp", panel="Run")
     """Mixed precision: off (fp32), or autocast to bf16 or fp16 (with loss scaling)."""
     grad_accum: int = setting(1, min=1, was=("accumulate",))
@@ -211,7 +210,6 @@ class ValidateConfig:
     """Sampler of the validation; empty: the default of the model, and for a flow also its recommended number of steps."""
     steps: int = setting(20, min=0)
     """Sampling steps; 0: all. Not used for a flow unless `sampler` is euler, nor for modulation paper, which has its own number."""
-
     perceptual: str = "auto"
     """Perceptual metrics: auto (lpips and dists if their weights are in the cache), off, or names such as lpips,dists."""
 
@@ -234,7 +232,7 @@ class RunConfig:
     """HR pixels per LR pixel; taken from the store."""
     model: ModelConfig = section(ModelConfig, panel="Model [model]")
     diffusion: DiffusionConfig = section(DiffusionConfig, panel="Diffusion [diffusion]")
-    loss: LossConfig = section(LossConfig, panel="Second phase of stage two [loss]")
+    loss: LossConfig = section(LossConfig, panel="Losses beside the main one [loss]")
     train: TrainConfig = section(TrainConfig, panel="Training [train]")
     validate: ValidateConfig = section(ValidateConfig, panel="Validation [validate]")
 
@@ -270,7 +268,7 @@ def load_config(
         sets: `section.key=value` texts.
         scale: of the store.
         named: settings by section that are given as named options.
-        model: settings of the model for fine-tuning; without a preset, its [model] and [diffusion] are taken.
+        model: settings of the model for fine-tuning; without a preset, the sections `TAKEN` of it are used in place of the preset's.
 
     Raises:
         ConfigError: an unknown preset or key (the nearest known one is named), a value of another type or out of range.
@@ -281,8 +279,19 @@ def load_config(
     bottom: list[Mapping[str, object]] = [{"scale": scale}, preset_layer(chosen)]
     if model is not None and not (preset or given.get("preset")):
         own = model.as_dict()
-        bottom.append({"model": own["model"], "diffusion": own["diffusion"]})
+        bottom.append({name: own[name] for name in TAKEN})
     return config_from(merge(RunConfig, [*bottom, *layers, {"preset": chosen}]))
+
+
+def taken_from(model: RunConfig, settings: RunConfig) -> str:
+    """Which settings of a run are those of the model for fine-tuning, as text: `[model], [diffusion] and [loss] (perceptual=lpips-vgg, …)`."""
+    texts = []
+    for name in TAKEN:
+        own, chosen = (asdict(getattr(each, name)) for each in (model, settings))
+        changed = ", ".join(key for key in own if own[key] != chosen[key])
+        kept = f" (perceptual={own['perceptual']})" if name == "loss" and own["perceptual"] != "none" else ""
+        texts.append(f"[{name}] without {changed}" if changed else f"[{name}]{kept}")
+    return f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def config_from(values: Mapping[str, object]) -> RunConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import ConfigError
 from ..settings import check, setting
 
 
@@ -18,6 +19,10 @@ class EvaluateConfig:
     """Number of samples per image, with seeds 0, 1, …"""
     metrics: str = setting("", none="none", panel="Common")
     """More metrics, separated by commas: lpips, lpips-vgg, dists; with samdiff[iqa] also those of pyiqa: maniqa, fid, …"""
+    degradation: str = setting("bicubic", choices=("bicubic", "blind"), panel="Common")
+    """How LR is made. bicubic: the benchmark's own LR images, else MATLAB's bicubic; blind: always from HR, as by prepare --degradation blind."""
+    degradation_seed: int = setting(0, min=0, panel="Common")
+    """Seed of the blind degradation."""
     save: bool = setting(False, panel="Common")
     """Save the upscaled images in OUT/pictures."""
     overwrite: bool = setting(False, panel="Common")
@@ -25,3 +30,5 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.degradation_seed and self.degradation != "blind":
+            raise ConfigError("degradation_seed: only together with --degradation blind")

@@ -10,6 +10,8 @@ from ..settings import check, old_names, setting
 from .names import FLOW_SAMPLER, QUALITIES, SAMPLERS
 
 STARTS = ("noise", "rrdb")
+SHIPPED_FOR = {"clean": "shipped", "real": "shipped-real"}
+"""Kind of image -> name of the model that comes with samdiff."""
 OUTPUT_FORMATS = ("png", "jpg", "webp")
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 """Suffix of an output file -> Pillow's name of its format."""
@@ -32,6 +34,8 @@ class InferConfig:
     """Recommended settings of the model: sampler, steps and number of samples. Other options override them."""
     num_samples: int | None = setting(None, min=1, was=("average",), none="as the model recommends, else 1")
     """Average this many samples: smoother, with a lower mean squared error."""
+    realism: float = setting(1.0, min=0, max=1, panel="Common")
+    """Fraction of the synthesised detail that is added to the RRDB's image. 1: all, the most realistic; 0: none, the lowest error."""
     start: str = setting("noise", choices=STARTS)
     """Start from noise, or from the RRDB's result with noise added up to --start-time."""
     start_time: int | None = setting(None, min=0, none="half of T")
@@ -55,6 +59,17 @@ class InferConfig:
         check(self)
         if self.start_time is not None and self.start != "rrdb":
             raise ConfigError("start_time: only together with start 'rrdb'")
+
+
+@dataclass(frozen=True)
+class ShippedConfig:
+    """Which of the models that come with samdiff to use."""
+
+    model: str | None = setting(None, choices=tuple(SHIPPED_FOR), none="as --checkpoint says", panel="Common")
+    """A model that comes with samdiff. clean: for sharp images that were only reduced; real: for blurred, noisy or compressed ones."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @old_names

@@ -16,6 +16,14 @@ BASES = ("bicubic", "rrdb")
 """The base image of residuals."""
 PREDICTIONS = ("clean", "velocity")
 """What the network of a flow predicts."""
+SCALE_SOURCES = ("none", "masks", "blur", "crop", "oracle")
+"""Where the scale of the noise comes from, see `diffusion/noise_scale.py`."""
+LABELS = ("masks", "shuffled")
+"""The label maps of training samples, see `ShardDataset`."""
+REGION_LOSSES = ("none", "mean", "boundary")
+"""See `objectives/structure.py`."""
+AUXILIARIES = ("none", "boundary", "e")
+"""What the auxiliary head predicts, see `objectives/structure.py`."""
 PERCEPTUAL = ("lpips", "lpips-vgg", "dists")
 """The perceptual metrics of `losses/perceptual.py`."""
 QUALITIES = ("fast", "balanced", "best")

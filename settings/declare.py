@@ -18,6 +18,7 @@ import ast
 import functools
 import inspect
 import numbers
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -50,6 +51,8 @@ class Facts:
     """All allowed values are smaller."""
     choices: tuple[str | int, ...] = ()
     """The allowed values, if they are few."""
+    forms: Mapping[str, str] = field(default_factory=lambda: _NO_VALUES)
+    """Values that are allowed besides the choices: how the help shows them -> regular expression of the whole value."""
     option: str = ""
     """The command-line option, such as `--out`; empty: made from the field's name."""
     short: str = ""
@@ -78,6 +81,7 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     choices: Sequence[str | int] = (),
+    forms: Mapping[str, str] | None = None,
     option: str = "",
     short: str = "",
     was: Sequence[str] = (),
@@ -94,6 +98,7 @@ def setting(
         above=above,
         below=below,
         choices=tuple(choices),
+        forms=MappingProxyType(dict(forms or {})),
         option=option,
         short=short,
         was=tuple(was),
@@ -183,7 +188,9 @@ def problem(each: Setting, value: Any) -> str:
     if facts.choices:
         if value in facts.choices and not isinstance(value, bool):
             return ""
-        known = [str(choice) for choice in facts.choices if choice != ""]
+        if isinstance(value, str) and any(re.fullmatch(form, value) for form in facts.forms.values()):
+            return ""
+        known = [*(str(choice) for choice in facts.choices if choice != ""), *facts.forms]
         hint = nearest(value, known) if isinstance(value, str) else ""
         return f"expected one of {', '.join(known)}, got {brief(value)}{hint}"
     if each.kind is int and (isinstance(value, bool) or not isinstance(value, int)):

@@ -67,7 +67,9 @@ def _property(each: Setting) -> dict[str, Any]:
     if each.default is not None:
         found["default"] = str(each.default) if isinstance(each.default, Path) else each.default
     if each.facts.choices:
-        found["enum"] = [*each.facts.choices, *each.facts.was_values]
+        names = [*each.facts.choices, *each.facts.was_values]
+        patterns = [{"pattern": f"^(?:{form})$"} for form in each.facts.forms.values()]
+        found |= {"anyOf": [{"enum": names}, *patterns]} if patterns else {"enum": names}
     facts = each.facts
     bounds = {"minimum": facts.min, "maximum": facts.max, "exclusiveMinimum": facts.above, "exclusiveMaximum": facts.below}
     return found | {name: bound for name, bound in bounds.items() if bound is not None}

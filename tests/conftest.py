@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 if os.environ.get(
     "PYTEST_XDIST_WORKER"
@@ -26,6 +27,16 @@ def pytest_configure() -> None:
     """A shell starts programs in the background with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C need it as in the foreground."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def quiet_for_one_test() -> Iterator[None]:
+    """A command with `-q` sets SAMDIFF_QUIET for the processes that it starts; a test that calls it must not silence later tests."""
+    before = os.environ.get("SAMDIFF_QUIET")
+    yield
+    os.environ.pop("SAMDIFF_QUIET", None)
+    if before is not None:
+        os.environ["SAMDIFF_QUIET"] = before
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import samdiff
+from samdiff.model.checkpoints.publish import publish
 
 from .helpers.models import write_model
 from .helpers.stores import make_store
@@ -130,6 +131,23 @@ def test_prepare_and_train_as_functions(tmp_path, monkeypatch):
     assert samdiff.load_model(file).upscale(np.zeros((4, 4), np.uint8), steps=1).shape == (16, 16)
     assert samdiff.train(["data/photos.zarr"], "runs/photos-tiny", **call) == file
     assert any("nothing to do" in line for line in reported)
+
+
+def test_fine_tuning_takes_the_settings_of_the_model(tmp_path, monkeypatch):
+    """Without a preset: networks, process and loss of the model, unless they are set; published models carry them all."""
+    monkeypatch.chdir(tmp_path)
+    store = make_store(tmp_path / "a.zarr", n=40)
+    flow = ("diffusion.modulation=none", "diffusion.base=rrdb", "diffusion.process=flow", "diffusion.residual_scale=4")
+    model = write_model(tmp_path / "m.safetensors", *flow, "loss.perceptual=lpips-vgg", "loss.weight=3")
+    publish(model, tmp_path / "p.safetensors", licence="CC0", attribution="")
+    reported: list[str] = []
+    own = {"train.batch": 2, "train.patch": 16, "validate.every": 0, "loss.perceptual": "none"}
+    call = {"steps": 0, "rrdb_steps": 0, "settings": own, "device": "cpu", "report": reported.append}
+    made = samdiff.load_model(samdiff.train(store, "runs/x", init_from="p.safetensors", **call)).config
+    assert (made.preset, made.diffusion.process, made.loss.perceptual, made.loss.weight) == ("tiny", "flow", "none", 3.0)
+    assert "as in p.safetensors: preset tiny, [model], [diffusion] and [loss] without perceptual" in reported
+    with pytest.raises(samdiff.CheckpointError, match="check preset and scale"):
+        samdiff.train(store, "runs/y", preset="tiny", init_from="p.safetensors", **call)
 
 
 def test_lr_and_imported_masks(tmp_path, monkeypatch):

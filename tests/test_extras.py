@@ -56,6 +56,19 @@ def test_without_h5py(tmp_path):
     assert not (tmp_path / "a.h5").exists()
 
 
+@pytest.mark.parametrize(("name", "missing", "extra"), [("sam2.1_t", "sam2", "sam2"), ("hf:a/b", "transformers", "hf")])
+def test_without_the_package_of_a_segmenter(tmp_path, name, missing, extra):
+    """Before weights are looked for; in a dry run too."""
+    (tmp_path / "in").mkdir()
+    words = ["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "a.zarr"), "--sam", name]
+    for more in ([], ["--dry-run"]):
+        done = without([missing, "huggingface_hub"], *words, *more)
+        assert done.returncode == 2, done.stderr
+        line = done.stderr.splitlines()[-1]
+        assert line.endswith(f", which is not installed; pip install 'samdiff[{extra}]'")
+        assert line.startswith(f"samdiff: --sam {name[:8] if extra == 'sam2' else 'hf:'}: needs the package ")
+
+
 def test_nothing_else_needs_them(tmp_path):
     """A store is written to a folder without the packages of any extra."""
     store = make_store(tmp_path / "a.zarr", n=2)

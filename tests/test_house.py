@@ -58,9 +58,12 @@ ROOMS = {
     "pipeline": [
         "workers",
         "prepare",
+        "mask_files",
+        "segmenters",
         "masks",
         "sam",
         "fast_grid",
+        "point_models",
         "export",
         "stream",
         "shards",
@@ -71,10 +74,21 @@ ROOMS = {
         "encode",
         "storage",
     ],
-    "model": ["training", "objectives", "sheets", "evaluation", "inference", "losses", "checkpoints", "networks", "diffusion"],
+    "model": [
+        "study",
+        "training",
+        "objectives",
+        "sheets",
+        "evaluation",
+        "inference",
+        "losses",
+        "checkpoints",
+        "networks",
+        "diffusion",
+    ],
 }
 """The rooms of each half from the top: a room imports only itself and rooms below it."""
-BESIDE = {"pipeline": set(), "model": {"config", "evaluate_config", "infer_config", "names"}}
+BESIDE = {"pipeline": set(), "model": {"config", "evaluate_config", "infer_config", "loss_config", "names"}}
 """Files of each half that stand in no room."""
 MOST_FILES, MOST_LINES = 10, 320
 

@@ -59,13 +59,15 @@ def confirm_weights(name: str, *, file: Path | None, source: str, yes: bool) -> 
         yes: the answer, given by `--yes`.
 
     Raises:
-        ConfigError: there is no such segmenter.
         WeightsError: there is no file of that name.
         typer.Abort: the user said no.
     """
+    from ...pipeline.sam.names import SEGMENTERS
     from ...pipeline.sam.weights import download_bytes
     from ...runtime import cache_dir
 
+    if name not in SEGMENTERS:  # of Hugging Face's hub, whose client reports its downloads, or a class
+        return
     published = download_bytes(name, file=file, source=source)
     size = _UNPUBLISHED.get(name, 0.0) if published is None else float(published)
     if size > LARGE:

@@ -68,8 +68,7 @@ def masks(
     assert images is not None
     images, records = _former_json(images, records, document)
     from ...model.inference.image_io import FORMATS
-    from ...model.sheets.mask_sheets import SUFFIX, MaskJob, draw_masks, list_mask_inputs, plan_mask_files
-    from ...pipeline.masks.generator import MaskGenerator
+    from ...model.sheets.mask_sheets import SUFFIX, MaskJob, draw_masks, list_mask_inputs, plan_mask_files, unused
     from ...pipeline.storage.outputs import claim_outputs
     from ...runtime import activity, pick_device, setup_process
 
@@ -87,19 +86,25 @@ def masks(
         jobs = [MaskJob(files[0], target, records)]
     else:
         jobs = plan_mask_files(files, out, records, read=weights, overwrite=overwrite)
-    where = pick_device(device)
-    name = segmenter.sam or ("vit_h" if where.type == "cuda" else "mobile_sam")
-    confirm_weights(name, file=segmenter.sam_weights, source=segmenter.weights_source, yes=yes)
-    setup_process(threads)
-    with activity(f"loading {name}"):
-        generator = MaskGenerator(
-            name, device=where, weights=segmenter.sam_weights, source=segmenter.weights_source, settings=settings.masks
-        )
-    how = f"{generator.describe()['name']}, {settings.masks.mode}, {where}"
-    results = draw_masks(
-        generator, jobs, how=how, group=generator.engine.encoder_batch, overwrite=overwrite, report=print_status
-    )
-    document.content.update(segmenter=generator.describe(), mode=settings.masks.mode, device=str(where))
+    document.content.update(segmenter=None, mode=settings.masks.mode, device=None)
+    if all(job.problem for job in jobs):  # such as a second run of the same command: no weights are loaded
+        results = [unused(job) for job in jobs]
+    else:
+        from ...pipeline.segmenters.by_name import make_segmenter
+
+        where = pick_device(device)
+        name = segmenter.sam or ("vit_h" if where.type == "cuda" else "mobile_sam")
+        confirm_weights(name, file=segmenter.sam_weights, source=segmenter.weights_source, yes=yes)
+        setup_process(threads)
+        with activity(f"loading {name}"):
+            generator = make_segmenter(
+                name, where, weights=segmenter.sam_weights, source=segmenter.weights_source, settings=settings.masks
+            )
+        how = f"{generator.describe()['name']}, {settings.masks.mode}, {where}"
+        engine = getattr(generator, "engine", None)  # of the mask engine's segmenters
+        group = 1 if engine is None else engine.encoder_batch
+        results = draw_masks(generator, jobs, how=how, group=group, overwrite=overwrite, report=print_status)
+        document.content.update(segmenter=generator.describe(), device=str(where))
     document.content["images"] = list(map(asdict, results))
     finish({result.source: result.reason for result in results if result.status == "skipped"})
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,9 +16,13 @@ from ...pipeline.masks.settings import MaskConfig, MaskSourceConfig
 from ...pipeline.prepare.settings import PrepareConfig
 from ...settings import section
 from ..common import COMMON, RUN, Device, default_store, finish, print_result, print_status
+from ..document import Document, with_json
 from ..options import Chosen, configured, renamed
 from .confirm import confirm_download, confirm_weights
 from .fetch import DOWNLOADS, Downloads, Mirror, Registry
+
+if TYPE_CHECKING:
+    from ...pipeline.prepare.run import Report
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,10 @@ DEFAULT_SOURCE = "div2k"
 
 @renamed("--lr")
 @configured(PrepareSettings)
+@with_json
 def prepare(
     chosen: Chosen[PrepareSettings],
+    document: Document,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -62,6 +68,15 @@ def prepare(
             "--lr",
             rich_help_panel="Degradation",
             help="Folder, archive or data set of existing LR images: NAME.png, NAMEx4.png and similar names.",
+        ),
+    ] = None,
+    reuse: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reuse",
+            metavar="STORE",
+            rich_help_panel="Masks",
+            help="Take masks from this finished store for images with equal pixels; its segmenter must be the requested one; may be repeated.",
         ),
     ] = None,
     downloads: Downloads = DOWNLOADS,
@@ -111,9 +126,10 @@ def prepare(
     settings, segmenter = config.prepare, config.segmenter
     import_masks = segmenter.import_masks
     from ...pipeline.download.datasets import archives_of, load_registry, missing_archives, source_of
-    from ...pipeline.masks.adapters import ImportedMasks
+    from ...pipeline.mask_files.imported import ImportedMasks
     from ...pipeline.prepare.info import plan_lines
     from ...pipeline.prepare.mask_stage import make_generator, plan_generator
+    from ...pipeline.prepare.reuse import plan_reuse
     from ...pipeline.prepare.run import MaskSource, plan_prepare
     from ...pipeline.prepare.run import prepare as run
     from ...pipeline.prepare.scan import scan
@@ -124,7 +140,7 @@ def prepare(
     setup_process(threads)
     kind = pick_device(device).type
     name = segmenter.sam or ("vit_h" if kind == "cuda" else "mobile_sam")
-    _check_combinations(config, lr)
+    _check_combinations(config, lr, reuse)
     if workers is not None and dask is not None:
         raise ConfigError("--workers starts local processes, --dask uses a running cluster; leave one of them out")
     if workers is not None or dask is not None:
@@ -159,7 +175,11 @@ def prepare(
             reads = f"weights of {name} ({where})"
         check_target(target, sources=(images, lr_images), masks=import_masks)
         scanned = scan(images, limit, lr=lr_images, scale=settings.scale, by_name=by_name, limits=settings.limits)
-        print_result(target, *plan_lines(plan_prepare(scanned, target, settings.as_attributes(facts)), reads))
+        attributes = settings.as_attributes(facts)
+        plan, reusable = plan_prepare(scanned, target, attributes), plan_reuse(reuse or (), attributes, scanned)
+        print_result(target, *plan_lines(plan, reads), *reusable)
+        document.content.update(store=target, dry_run=True, images=len(plan.images), missing=len(plan.missing))
+        document.content.update(complete=plan.committed is not None, changed=plan.changed)
         return
     generator = make()
     with ExitStack() as stack:
@@ -168,17 +188,49 @@ def prepare(
             dask_workers = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
             mask_stage = stack.enter_context(dask_workers).records
         report = run(
-            images, target, generator, settings=settings, lr=lr_images, limit=limit, strict=strict, mask_stage=mask_stage
+            images,
+            target,
+            generator,
+            settings=settings,
+            lr=lr_images,
+            limit=limit,
+            strict=strict,
+            mask_stage=mask_stage,
+            reuse=reuse or (),
+            report=print_status,
         )
-    done = "is already complete: nothing to do" if report.already_complete else f"written, {report.segmented} images segmented"
+    _describe(document, report)
+    reused = f", masks of {sum(report.reused.values())} reused" if report.reused else ""
+    done = (
+        "is already complete: nothing to do"
+        if report.already_complete
+        else f"written, {report.segmented} images segmented{reused}"
+    )
     print_status(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
     reported = {} if report.already_complete else report.skipped  # already reported as warnings
     finish(report.skipped, reported if logging.getLogger().isEnabledFor(logging.WARNING) else {})
 
 
-def _check_combinations(config: PrepareSettings, lr: str | None) -> None:
+def _describe(document: Document, report: Report) -> None:
+    """What `--json` reports of a store."""
+    document.content.update(
+        store=str(report.out),
+        complete=report.already_complete,
+        images=report.images,
+        tiles=report.tiles,
+        masks=report.masks,
+        segmented=report.segmented,
+        reused=report.reused,
+        estimate=None if report.estimate is None else asdict(report.estimate),
+        skipped=report.skipped,
+    )
+
+
+def _check_combinations(config: PrepareSettings, lr: str | None, reuse: list[str] | None) -> None:
     """ConfigError for settings that exclude each other."""
     segmenter, degradation = config.segmenter, config.prepare.degradation
+    if segmenter.import_masks is not None and reuse:
+        raise ConfigError("--import-masks takes masks of files, --reuse those of a segmenter; leave one of them out")
     if segmenter.masks_from == "lr" and degradation != "bicubic":
         raise ConfigError("--masks-from lr segments the bicubic LR image, so it needs --degradation bicubic")
     if segmenter.import_masks is not None and (segmenter.sam or segmenter.sam_weights or segmenter.masks_from == "lr"):

@@ -11,7 +11,7 @@ from ...errors import ConfigError
 from ..common import COMMON, MoreStores, Stores, print_status, required
 from ..document import Document, print_table, with_json
 
-_KINDS = ("hdf5", "folder")
+_KINDS = ("hdf5", "folder", "masks", "npz")
 
 
 @with_json
@@ -86,17 +86,18 @@ def export(
             rich_help_panel=COMMON,
             metavar=f"[{'|'.join(_KINDS)}]",
             autocompletion=lambda incomplete: [kind for kind in _KINDS if kind.startswith(incomplete)],
-            help="hdf5: one file; folder: PNG pairs, E_SAM arrays, mask files, meta_info.txt.",
+            help="hdf5: one file; folder: PNG pairs, E_SAM arrays, mask files, meta_info.txt; masks: COCO RLE as JSON, without pixels; npz: label maps, without pixels.",
         ),
     ] = "",
 ) -> None:
     """Write a store for other programs."""
     from ...pipeline.export.export import export_folder, export_hdf5
+    from ...pipeline.export.mask_export import export_labels, export_masks
     from ...pipeline.shards.reader import open_store
 
-    kinds = dict(zip(_KINDS, (export_hdf5, export_folder), strict=True))
+    kinds = dict(zip(_KINDS, (export_hdf5, export_folder, export_masks, export_labels), strict=True))
     if to not in kinds:
-        raise typer.BadParameter(f"expected {' or '.join(kinds)}, got {to or 'none'!r}", param_hint="--to")
+        raise typer.BadParameter(f"expected {', '.join(_KINDS[:-1])} or {_KINDS[-1]}, got {to or 'none'!r}", param_hint="--to")
     if (target is None) == (out is None):
         raise ConfigError("export: expected one place to write to; give it with --out")
     place = target if out is None else out

@@ -83,7 +83,11 @@ def evaluate(
     names = [folder.resolve().name for folder in benchmark]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their metrics could not be told apart; rename one")
-    read = {name: read_benchmark_folder(folder, model.scale) for name, folder in zip(names, benchmark, strict=True)}
+    blind_seed = config.evaluate.degradation_seed if config.evaluate.degradation == "blind" else None
+    read = {
+        name: read_benchmark_folder(folder, model.scale, blind_seed=blind_seed)
+        for name, folder in zip(names, benchmark, strict=True)
+    }
     sets, lr_from = {name: found.pairs for name, found in read.items()}, {name: found.lr_from for name, found in read.items()}
     print_status(*lr_lines(lr_from))
     unused = {f"{name}/{image}": reason for name, found in read.items() for image, reason in found.skipped.items()}
@@ -94,11 +98,10 @@ def evaluate(
     how = provenance(model, settings)
     measured = sorted([*extras.images, *extras.folders]) if extras else []
     decides = {"model": model.sha256, **how, "device": model.device.type, "seeds": seeds, "metrics": measured, "save": save}
+    decides |= {} if blind_seed is None else {"blind_seed": blind_seed}
     decides |= {"metric_models": models}
     claim_outputs([("--out", out / FILE)], inputs, overwrite=True)
     unfinished = Unfinished(out, decides)
-    if unfinished.replaced:
-        print_status(f"{out}: an evaluation with another model, settings or metrics was unfinished there; this one begins anew")
     if save:
         made = [
             out / "pictures" / name / f"{pair.name}_{method}.png"
@@ -107,6 +110,8 @@ def evaluate(
             for method in methods(range(seeds))
         ]
         claim_outputs([("--out", file) for file in made if not unfinished.is_ours(file)], inputs, overwrite)
+    if unfinished.replaced:
+        print_status(f"{out}: an evaluation with another model, settings or metrics was unfinished there; this one begins anew")
     rows = []
     for name, pairs in sets.items():
         before = sum(unfinished.rows(name, pair) is not None for pair in pairs)

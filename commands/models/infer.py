@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ...model.infer_config import InferConfig, OutputConfig
+from ...errors import ConfigError
+from ...model.infer_config import SHIPPED_FOR, InferConfig, OutputConfig, ShippedConfig
 from ...settings import section
 from ..common import COMMON, RUN, Checkpoint, Device, Threads, choose_checkpoint, finish, print_status, required
 from ..document import Document, with_json
@@ -20,6 +22,7 @@ class InferSettings:
 
     infer: InferConfig = section(InferConfig, panel="Sampling")
     output: OutputConfig = section(OutputConfig, panel="Output")
+    shipped: ShippedConfig = section(ShippedConfig)
 
 
 @configured(InferSettings)
@@ -55,17 +58,28 @@ def infer(
 
     setup_process(threads)
     settings, output = chosen_settings.infer, chosen_settings.output
-    path = choose_checkpoint(checkpoint)
-    model = load_model(path, pick_device(device))
-    model.expect_scale(scale)
-    suffix = f"_x{model.scale}" if output.suffix is None else output.suffix
+    path = choose_checkpoint(_named(chosen_settings.shipped.model, checkpoint))
+    upscaler = load_model(path, pick_device(device))
+    upscaler.expect_scale(scale)
+    suffix = f"_x{upscaler.scale}" if output.suffix is None else output.suffix
     output = replace(output, suffix=suffix)
     others = foreign_results(inputs, suffix, recursive=recursive, out=output.out) if output.overwrite else ()
     jobs = plan_outputs(
         list_inputs(inputs, suffix, recursive=recursive, out=output.out), output, [*checkpoint_files(path), *others]
     )
     results: list[FileResult] = []
-    failed = upscale_files(model, jobs, settings=settings, output=output, report=print_status, on_result=results.append)
-    document.content.update(checkpoint=path, scale=model.scale, provenance=provenance(model, settings))
+    failed = upscale_files(upscaler, jobs, settings=settings, output=output, report=print_status, on_result=results.append)
+    document.content.update(checkpoint=path, scale=upscaler.scale, provenance=provenance(upscaler, settings))
     document.content["images"] = list(map(asdict, results))
     finish(failed)
+
+
+def _named(model: str | None, checkpoint: Path | None) -> Path | None:
+    """The checkpoint of `--model`. ConfigError if `--checkpoint` is given too."""
+    if model is None:
+        return checkpoint
+    if checkpoint is not None:
+        raise ConfigError(
+            f"--model {model}: names a model that comes with samdiff, so it cannot be combined with --checkpoint; leave one out"
+        )
+    return Path(SHIPPED_FOR[model])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...model.config import PRESETS, RunConfig, load_config, preset_layer
+from ...model.config import PRESETS, RunConfig, load_config, preset_layer, taken_from
 from ..common import COMMON, RUN, Device, MoreStores, Stores, Threads, print_result, print_status, required
 from ..options import Chosen, configured, renamed
 
@@ -44,7 +44,7 @@ def train(
             "--start",
             rich_help_panel=COMMON,
             show_default="random weights",
-            help="Model to fine-tune: a file, a run's folder, or `shipped`. Both stages start from its weights.",
+            help="Model to fine-tune: a file, a run's folder, or `shipped`. Both stages start from its weights, with its networks, process and loss.",
         ),
     ] = None,
     benchmark: Annotated[
@@ -81,7 +81,7 @@ def train(
         return
     shards = [*(stores or []), *(more_stores or [])]
     if chosen.only_print and not shards:
-        chosen.show(_settings(chosen, preset, init_from, scale=scale or 4))
+        chosen.show(_settings(chosen, preset, _model(chosen, preset, init_from), scale=scale or 4))
     required("train", STORE=shards)
 
     from ...model.training.distributed import join
@@ -95,7 +95,8 @@ def train(
     if rrdb is not None and "rrdb_steps" in chosen.named.get("train", {}):
         raise ConfigError(f"--rrdb {rrdb} replaces stage one, so --rrdb-steps has no effect; leave one out")
     opened = [open_to_stream(path, check_shards=check_shards) for path in shards]
-    settings = _settings(chosen, preset, init_from, scale=opened[0].scale)
+    tuned = _model(chosen, preset, init_from)
+    settings = _settings(chosen, preset, tuned, scale=opened[0].scale)
     chosen.show(settings)
     name = shards[0].rstrip("/").split("/")[-1].removesuffix(".zarr")
     target = Path("runs") / f"{name}-{settings.preset}" if out is None else user_path(out, "--out")
@@ -105,8 +106,12 @@ def train(
     if settings.scale != opened[0].scale:
         raise StoreError(f"{shards[0]}: holds x{opened[0].scale}, but --config has scale = {settings.scale}; remove it there")
     with join(pick_device(device)) as ranks:
-        if ranks.is_main and init_from is not None and not _preset(chosen, preset):
-            print_status(f"--preset {settings.preset}, and [model] and [diffusion], as in {init_from}")
+        if ranks.is_main and tuned is not None:
+            print_status(f"as in {init_from}: preset {settings.preset}, {taken_from(tuned, settings)}")
+        elif ranks.is_main and init_from is not None:
+            print_status(
+                f"from {init_from}: only weights, because a preset is named; [diffusion] and [loss] are those of the preset"
+            )
         benchmarks = [read_benchmark(find_benchmark(folder), settings.scale) for folder in benchmark or []]
         model = run(
             opened,
@@ -123,15 +128,18 @@ def train(
         print_status(f"done: {model}; use it with `samdiff infer IMAGE --checkpoint {target}`")
 
 
-def _settings(chosen: Chosen[RunConfig], preset: str | None, init_from: Path | None, *, scale: int) -> RunConfig:
-    """See `load_config`; without a preset, those of the model to fine-tune are used: its preset, networks and process."""
-    model = None
-    if init_from is not None and not _preset(chosen, preset):
-        from ...model.checkpoints.format import load_checkpoint
-        from ...model.inference.upscaler import config_in
-
-        model = config_in(load_checkpoint(init_from), str(init_from))
+def _settings(chosen: Chosen[RunConfig], preset: str | None, model: RunConfig | None, *, scale: int) -> RunConfig:
+    """See `load_config`."""
     return load_config(preset, chosen.file, chosen.sets, scale=scale, named=chosen.named, model=model)
+
+
+def _model(chosen: Chosen[RunConfig], preset: str | None, init_from: Path | None) -> RunConfig | None:
+    """The settings of the model to fine-tune; None if a preset is named, since then none of them is taken."""
+    if init_from is None or _preset(chosen, preset):
+        return None
+    from ...model.checkpoints.format import config_in, load_checkpoint
+
+    return config_in(load_checkpoint(init_from), str(init_from))
 
 
 def _preset(chosen: Chosen[RunConfig], named: str | None) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from ...errors import CheckpointError, printable
 from ..config import ModelConfig, RunConfig
+from ..networks.heads import auxiliary_shapes
 from ..networks.rrdb import RRDB, condition_channels
 from ..networks.unet import UNet
 
@@ -30,7 +31,8 @@ def rrdb_shapes(config: RunConfig) -> Shapes:
 
 def unet_shapes(config: RunConfig) -> Shapes:
     """Shapes of the U-Net, without a prefix. ConfigError for contradicting diffusion settings."""
-    return dict(_unet(config.model, config.scale, config.diffusion.build().outputs))
+    d = config.diffusion
+    return dict(_unet(config.model, config.scale, outputs=d.build().outputs, scale_head=d.estimates_scale))
 
 
 def model_shapes(config: RunConfig, kind: str) -> Shapes:
@@ -42,6 +44,8 @@ def model_shapes(config: RunConfig, kind: str) -> Shapes:
 def state_shapes(config: RunConfig, stage: str) -> Shapes:
     """Shapes of the state of stage `rrdb` or `diffusion`: network, EMA, Adam's moments of every parameter, counters."""
     network = rrdb_shapes(config) if stage == "rrdb" else unet_shapes(config)  # all their tensors are parameters
+    if config.loss.auxiliary != "none":
+        network |= auxiliary_shapes(config.model.rrdb_features if stage == "rrdb" else config.model.width)
     shapes = _under("network", network) | _under("ema", network)
     for moment in MOMENTS:
         shapes |= _under(f"adam.{moment}", {name: () if moment == "step" else shape for name, shape in network.items()})
@@ -79,10 +83,17 @@ def _rrdb(m: ModelConfig, scale: int) -> Iterable[tuple[str, tuple[int, ...]]]:
 
 
 @lru_cache(maxsize=8)
-def _unet(m: ModelConfig, scale: int, outputs: int) -> Iterable[tuple[str, tuple[int, ...]]]:
+def _unet(m: ModelConfig, scale: int, outputs: int, scale_head: bool) -> Iterable[tuple[str, tuple[int, ...]]]:
     with torch.device("meta"):
         return _of(
-            UNet(m.width, m.multipliers, condition_channels(m.rrdb_blocks, m.rrdb_features), scale=scale, out_channels=outputs)
+            UNet(
+                m.width,
+                m.multipliers,
+                condition_channels(m.rrdb_blocks, m.rrdb_features),
+                scale=scale,
+                out_channels=outputs,
+                first_scale=1.0 if scale_head else None,
+            )
         )
 
 

@@ -22,10 +22,10 @@ import torch
 from ...errors import CheckpointError, ConfigError, printable
 from ...pipeline.storage.atomic import advice, write_atomic
 from ...progress import activity
-from ..config import config_of
+from ..config import RunConfig, config_of
 from .expected import Shapes, check_shapes, model_shapes, state_shapes
 from .plain import brief, read_object, whole_number
-from .tensorfile import DIGEST, read, to_bytes
+from .tensorfile import DIGEST, read, read_texts, to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ SHIPPED = Path(__file__).parents[1] / "weights" / "tiny-x4.safetensors"
 """The small model inside the package; see `weights/README.md` for its training data and licence."""
 SHIPPED_NAME = "shipped"
 """Its name on the command line, in place of a path."""
+SHIPPED_MODELS = {SHIPPED_NAME: SHIPPED, "shipped-real": SHIPPED.with_name("tiny-x4-real.safetensors")}
+"""Name -> file of the models inside the package: for clean images, and for blurred, noisy or compressed ones."""
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 RRDB_FILE = "rrdb.safetensors"
@@ -99,7 +101,7 @@ def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
     A file without a digest (samdiff 0.1 wrote none) is read with a warning.
 
     Args:
-        path: the file, a run's folder (its `model.safetensors`), or `shipped`: the model that comes with samdiff.
+        path: the file, a run's folder (its `model.safetensors`), or `shipped` or `shipped-real`: the models that come with samdiff.
         kind: the expected kind; None: any.
 
     Raises:
@@ -133,6 +135,30 @@ def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
     )
 
 
+def declared_in(file: Path) -> Checkpoint:
+    """What a file declares in its header: kind, configuration and facts, without the tensors. The content is not checked.
+
+    Raises:
+        CheckpointError: it is not a samdiff checkpoint, or cannot be read.
+    """
+    try:
+        texts = read_texts(file)
+    except (OSError, ValueError) as error:
+        raise _refused(file, str(error)) from error
+    _check_format(texts, file)
+    return _declared(texts, file)
+
+
+def config_in(checkpoint: Checkpoint, name: str) -> RunConfig:
+    """The settings that a checkpoint was trained with; a CheckpointError with the name of the file if they are not valid."""
+    try:
+        return config_of(checkpoint.config)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{name}: its configuration is not understood ({error}); use the samdiff release that wrote it"
+        ) from error
+
+
 def remedy(file: Path) -> str:
     """What to do about a damaged file. A file that a run can write again may be deleted."""
     if (file.parent / "config.json").is_file():
@@ -143,7 +169,7 @@ def remedy(file: Path) -> str:
             return f"{again} writes it again from what the run has saved"
         if file.name == BEST_FILE:
             return f"delete it; {MODEL_FILE} beside it is the run's newest model"
-    if file == SHIPPED:
+    if file in SHIPPED_MODELS.values():
         return "install samdiff again"
     return "take another copy of the file, or give another checkpoint that `samdiff train` wrote"
 
@@ -176,10 +202,15 @@ def check_finite(tensors: Mapping[str, torch.Tensor], where: str, hint: str) -> 
         raise CheckpointError(f"{where}: {len(broken)} tensors hold NaN or infinity (such as {broken[0]}); {hint}")
 
 
+def shipped_file(given: Path) -> Path | None:
+    """The file of a model that comes with samdiff, if `given` is its name and there is no file of that name; else None."""
+    file = SHIPPED_MODELS.get(str(given))
+    return file if file is not None and not given.exists() else None
+
+
 def _file_of(path: Path) -> Path:
     try:
-        if str(path) == SHIPPED_NAME and not path.exists():
-            path = SHIPPED
+        path = shipped_file(path) or path
         file = path / MODEL_FILE if path.is_dir() else path
         if not file.exists():
             raise CheckpointError(f"{file}: there is no such checkpoint{_nearest(path) or _runs_hint(path)}")
@@ -243,7 +274,7 @@ def _nearest(path: Path) -> str:
     """`; did you mean …?` with the most similar name of `shipped`, the files and the runs beside the path; empty if none is similar."""
     beside = list(islice(path.parent.iterdir(), _MOST_BESIDE)) if path.parent.is_dir() else []
     names = {entry.name: str(entry) for entry in beside if entry.suffix == ".safetensors" or (entry / MODEL_FILE).is_file()}
-    names |= {SHIPPED_NAME: SHIPPED_NAME} if path.parent == Path() else {}
+    names |= {name: name for name in SHIPPED_MODELS} if path.parent == Path() else {}
     near = get_close_matches(path.name, names, 1)
     return f"; did you mean {printable(names[near[0]])}?" if near else ""
 

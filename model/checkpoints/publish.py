@@ -11,7 +11,7 @@ from ...errors import CheckpointError, ConfigError, printable
 from ...pipeline.storage.outputs import files_of
 from ..config import config_of
 from ..diffusion.recommended import FACT, Recommended, as_facts, read_recommended, recommended_for
-from .format import BEST_FILE, MODEL_FILE, SHIPPED, SHIPPED_NAME, Checkpoint, load_checkpoint, save_checkpoint
+from .format import BEST_FILE, MODEL_FILE, SHIPPED, Checkpoint, load_checkpoint, save_checkpoint, shipped_file
 from .plain import brief, whole_number
 
 
@@ -122,5 +122,6 @@ def _describe(checkpoint: Checkpoint) -> str:
 
 
 def checkpoint_files(given: Path) -> list[Path]:
-    """The files of a checkpoint given as a file, a run's folder or `shipped`; none of them may be an output."""
-    return [SHIPPED] if str(given) == SHIPPED_NAME and not given.exists() else files_of(given)
+    """The files of a checkpoint given as a file, a run's folder, `shipped` or `shipped-real`; none of them may be an output."""
+    shipped = shipped_file(given)
+    return [shipped] if shipped else files_of(given)

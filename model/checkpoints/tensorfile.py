@@ -53,6 +53,17 @@ def to_bytes(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bytes:
     return save(dict(tensors), {**texts, DIGEST: content_digest(texts, tensors)})
 
 
+def read_texts(path: Path) -> dict[str, str]:
+    """The texts of the header alone; nothing else is read or checked. ValueError if it is no regular safetensors file, OSError as for `read`."""
+    if not path.is_file():  # a pipe could block forever
+        raise ValueError("not a readable safetensors file (expected a regular file)")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as opened:
+            return dict(opened.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"not a readable safetensors file ({printable(error)[:200]})") from error
+
+
 def read(
     path: Path, accept: Callable[[dict[str, str], dict[str, tuple[int, ...]]], None]
 ) -> tuple[dict[str, str], dict[str, Tensor]]:

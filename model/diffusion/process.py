@@ -14,6 +14,7 @@ from torch import Tensor
 from ...errors import ConfigError
 from .flow import SAMPLER, Flow
 from .modulation import Modulation
+from .noise_scale import SIGNAL
 from .residual import RESCALE, from_residual, to_residual
 from .sampler import DEFAULT, Noise, Predict, SamplingPlan, plan_sampling, sample_steps
 
@@ -49,13 +50,19 @@ class DdpmProcess:
             raise ConfigError(NO_ONE_STEP)
         return max(0, int((self.modulation.schedule.alpha_bars.sqrt() >= ONE_STEP_SIGNAL).sum()) - 1)
 
-    def residual(self, image: Tensor, base: Tensor) -> Tensor:
-        """x_0 of an image, both [B, 3, H, W] in [-1, 1]."""
-        return to_residual(image, base, self.rescale)
+    def residual(self, image: Tensor, base: Tensor, scale: Tensor | None = None) -> Tensor:
+        """x_0 of an image, both [B, 3, H, W] in [-1, 1]; with a scale of the noise [B, 1, H, W] y_0, see `noise_scale`."""
+        x_0 = to_residual(image, base, self.rescale)
+        return x_0 if scale is None else (x_0 * (SIGNAL["ddpm"] / scale)).clamp(-1, 1)
 
-    def image(self, x: Tensor, base: Tensor) -> Tensor:
-        """The image of an x_0, not clipped."""
-        return from_residual(x, base, self.rescale)
+    def image(self, x: Tensor, base: Tensor, scale: Tensor | None = None) -> Tensor:
+        """The image of an x_0, with a scale of the noise that of a y_0; not clipped."""
+        x_0 = x if scale is None else x.clamp(-1, 1) * (scale / SIGNAL["ddpm"])
+        return from_residual(x_0, base, self.rescale)
+
+    def noise(self, eps: Tensor, scale: Tensor | None = None) -> Tensor:
+        """The noise of `q_sample`, `compared` and `start` from standard normal values: these themselves."""
+        return eps
 
     def q_sample(self, residual: Tensor, e: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
         """See `Modulation.q_sample`."""
@@ -108,13 +115,17 @@ class FlowProcess:
         """The time steps to train on, ascending."""
         return tuple(range(self.flow.timesteps))
 
-    def residual(self, image: Tensor, base: Tensor) -> Tensor:
-        """r of an image, both [B, 3, H, W] in [-1, 1]."""
+    def residual(self, image: Tensor, base: Tensor, scale: Tensor | None = None) -> Tensor:
+        """r of an image, both [B, 3, H, W] in [-1, 1]; a scale of the noise does not change it."""
         return (image - base) * self.rescale
 
-    def image(self, x: Tensor, base: Tensor) -> Tensor:
-        """The image of an r, not clipped."""
+    def image(self, x: Tensor, base: Tensor, scale: Tensor | None = None) -> Tensor:
+        """The image of an r, not clipped; a scale of the noise does not change it."""
         return x / self.rescale + base
+
+    def noise(self, eps: Tensor, scale: Tensor | None = None) -> Tensor:
+        """The noise of `q_sample`, `compared` and `start` from standard normal values, times the scale [B, 1, H, W] if there is one."""
+        return eps if scale is None else eps * (scale / SIGNAL["flow"])
 
     def q_sample(self, residual: Tensor, e: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
         """See `Flow.q_sample`."""

@@ -8,10 +8,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ...errors import CheckpointError, ConfigError, printable
 from ..config import RunConfig
+from ..infer_config import InferConfig
 from ..names import QUALITIES as QUALITIES
 
 FACT = "recommended"
@@ -49,6 +50,82 @@ def recommended_for(config: RunConfig) -> Recommended:
     few = None if d.modulation == "paper" else min(5, d.timesteps)
     sampler = "paper" if d.modulation == "paper" else "ddpm"
     return {"fast": Sampling(regress=True), "balanced": Sampling(sampler, few), "best": Sampling(sampler, few, 4)}
+
+
+def recommended_in(facts: Mapping[str, object], config: RunConfig, where: str) -> Recommended:
+    """The recommended settings of a checkpoint; without an entry, those of its configuration. Arguments and errors as for `read_recommended`."""
+    recommended = read_recommended(facts, where)
+    if recommended is not None:
+        return recommended
+    by_quality = dict(recommended_for(config))
+    if config.diffusion.process != "flow":
+        by_quality["balanced"] = Sampling()  # the behaviour before checkpoints had the entry
+    return by_quality
+
+
+def most_steps(recommended: Recommended) -> int | None:
+    """The largest recommended number of sampling steps over all qualities; None if no quality limits them."""
+    steps = [sampling.steps for sampling in recommended.values() if not sampling.regress]
+    return None if not steps or None in steps else max(number for number in steps if number is not None)
+
+
+def too_many_steps(config: RunConfig, recommended: Recommended, steps: int) -> str:
+    """Why so many sampling steps leave noise, as one sentence; empty if they do not.
+
+    The perceptual loss of a flow trains the image of one step from the start. Between start and end, such a flow has the main loss only, on
+    a share of each batch, so that further steps add noise, which flat colour shows. A model that recommends more steps was measured with them.
+
+    Args:
+        config: of the model.
+        recommended: of its checkpoint.
+        steps: the number that is requested.
+    """
+    most = most_steps(recommended)
+    if config.diffusion.process != "flow" or config.loss.perceptual == "none" or most is None or steps <= most:
+        return ""
+    few = "1 step" if most == 1 else f"{most} steps"
+    return (
+        f"this flow is best with {few} (its perceptual loss is on the one-step image); {steps} steps leave noise on flat colour"
+    )
+
+
+def resolve(settings: InferConfig, recommended: Recommended, config: RunConfig, *, sampler: str, name: str) -> InferConfig:
+    """The settings with sampler, steps and num_samples filled in: given values, else those that the model recommends, else all steps and 1.
+
+    Recommended values apply only to the recommended sampler and a start from noise.
+
+    Args:
+        settings: as given.
+        recommended: of the model.
+        config: of the model.
+        sampler: the default of its process.
+        name: of the model, for messages.
+
+    Raises:
+        ConfigError: a quality without recommendation, or `realism` without a flow or diffusion from the RRDB's image.
+    """
+    sampling = recommended.get(settings.quality or "balanced")
+    if sampling is None and settings.quality is not None:
+        raise ConfigError(f"quality: {name} recommends {', '.join(recommended)} only, got {settings.quality}")
+    if settings.realism != 1 and config.diffusion.base != "rrdb":
+        raise ConfigError(
+            f"realism: only for models that add detail to the RRDB's image (diffusion.base = rrdb); {name} does not, leave it out"
+        )
+    if settings.realism != 1 and (settings.rrdb_only or (sampling is not None and sampling.regress)):
+        raise ConfigError(
+            "realism: has no effect on the RRDB's result (rrdb_only, or a quality that recommends it); leave one out"
+        )
+    given = replace(settings, sampler=settings.sampler or sampler, num_samples=settings.num_samples or 1)
+    if sampling is None or settings.rrdb_only or settings.start != "noise":
+        return given
+    free = settings.sampler is None and settings.steps is None and settings.num_samples is None
+    if sampling.regress:
+        return replace(given, rrdb_only=True) if free else given
+    if settings.steps is not None or settings.sampler not in (None, sampling.sampler or sampler):
+        return given
+    return replace(
+        given, sampler=sampling.sampler or sampler, steps=sampling.steps, num_samples=settings.num_samples or sampling.average
+    )
 
 
 def parse_sampling(text: str) -> tuple[str, Sampling]:

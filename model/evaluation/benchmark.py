@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 
 from ...errors import ConfigError, ImageError, printable
 from ...pipeline.degrade.imresize import imresize
+from ...pipeline.degrade.recipes import degrade
 from ...pipeline.images.listing import ImageFile, list_source
 from ...pipeline.images.pairs import hr_stem, on_common_grid, pair_names, why_not_lr
 from ..inference.image_io import open_opaque
@@ -44,12 +46,13 @@ class BenchmarkImages:
     """Image -> why it is not scored."""
 
 
-def read_benchmark_folder(folder: Path, scale: int) -> BenchmarkImages:
+def read_benchmark_folder(folder: Path, scale: int, *, blind_seed: int | None = None) -> BenchmarkImages:
     """Read the images of a benchmark with their LR.
 
     Args:
         folder: in one of the layouts of `benchmark_layout`.
         scale: s.
+        blind_seed: make LR from HR by the blind degradation with this seed, whatever LR images there are; None: see `BenchmarkImages.lr_from`.
 
     Raises:
         ConfigError: no folder, no images, several benchmarks, an HR image without LR although others have one, or LR of a wrong size.
@@ -71,28 +74,30 @@ def read_benchmark_folder(folder: Path, scale: int) -> BenchmarkImages:
     layout = benchmark_layout([name for name in files if name not in skipped], scale, str(printable(folder)))
     if layout.unread:
         log.warning("%s: %s", printable(folder), layout.unread)
-    lows = _lows(layout, scale, folder)
+    lows = {} if blind_seed is not None else _lows(layout, scale, folder)
     names = _short_names(layout.hr)
     pairs = []
     for name in layout.hr:
         try:
-            pairs.append(_pair(names[name], files[name], files[lows[name]] if lows else None, scale=scale))
+            low = files[lows[name]] if lows else None
+            pairs.append(_pair(names[name], files[name], low, scale=scale, blind_seed=blind_seed))
         except ImageError as error:
-            skipped[name] = str(error)
+            skipped[name] = str(error).removeprefix(f"{printable(files[name].path)}: ")  # the list names the image
     if not pairs:
         reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in list(skipped.items())[:3])
         raise ImageError(f"--benchmark {folder}: none of its images can be used ({reasons})")
-    return BenchmarkImages(pairs, layout.lr_from, skipped)
+    lr_from = layout.lr_from if blind_seed is None else f"made from HR by the blind degradation with seed {blind_seed}"
+    return BenchmarkImages(pairs, lr_from, skipped)
 
 
-def read_pairs(folder: Path, scale: int) -> list[Pair]:
+def read_pairs(folder: Path, scale: int, *, blind_seed: int | None = None) -> list[Pair]:
     """The pairs of `read_benchmark_folder`; an image that cannot be used is an error.
 
     Raises:
         ConfigError: as there.
         ImageError: an image cannot be used.
     """
-    benchmark = read_benchmark_folder(folder, scale)
+    benchmark = read_benchmark_folder(folder, scale, blind_seed=blind_seed)
     for name, reason in benchmark.skipped.items():
         raise ImageError(f"--benchmark {folder}: {printable(name)}: {reason}")
     return benchmark.pairs
@@ -131,13 +136,17 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
     return {name: f"{number}_{PurePosixPath(name).stem}" for number, name in enumerate(names)}
 
 
-def _pair(name: str, high: ImageFile, low: ImageFile | None, scale: int) -> Pair:
+def _pair(name: str, high: ImageFile, low: ImageFile | None, *, scale: int, blind_seed: int | None) -> Pair:
     whole = open_opaque(Path(high.path))
     shape = whole.shape[:2]
     if min(shape) < scale:
         raise ImageError(f"smaller than the scale: {shape[1]} x {shape[0]} pixels, expected at least {scale} x {scale}")
     of_hr, of_lr = on_common_grid(shape, scale)
     hr = np.ascontiguousarray(whole[of_hr])
+    if blind_seed is not None:
+        rgb = np.ascontiguousarray(np.broadcast_to(np.atleast_3d(hr), (*hr.shape[:2], 3)))
+        content = hashlib.sha256(rgb.tobytes()).hexdigest()  # of the pixels: the same for every file format
+        return Pair(name, degrade(rgb, "blind", scale, seed=blind_seed, content=content), rgb)
     if low is None:
         return Pair(name, imresize(hr, 1 / scale), hr)
     lr = open_opaque(Path(low.path))

@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ...errors import ConfigError, printable
+from ...errors import ConfigError, nearest, printable
 from ...runtime import brief_downloads
 from ..losses.perceptual import METRICS, PerceptualMetric, load_perceptual
 from ..losses.weights import has_weights
@@ -104,8 +104,9 @@ def _of_pyiqa(names: Sequence[str], device: torch.device) -> Measures:
         try:
             import pyiqa
         except ImportError as error:
+            suggestion = "".join(nearest(name, tuple(METRICS)) for name in names)
             raise ConfigError(
-                f"--metrics {','.join(names)}: needs pyiqa ({', '.join(METRICS)} do not), which cannot be imported ({error}); pip install 'samdiff[iqa]'"
+                f"--metrics {','.join(names)}{suggestion}: needs pyiqa ({', '.join(METRICS)} do not), which cannot be imported ({error}); pip install 'samdiff[iqa]'"
             ) from error
         known, measures = pyiqa.list_models(), Measures()
         for name in names:

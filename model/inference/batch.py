@@ -17,7 +17,7 @@ from ...errors import ConfigError, ImageError, SamdiffError, printable
 from ...pipeline.decoding.pillow_modes import eight_bit, sixteen_bit
 from ...pipeline.images.inputs import InputFile, inputs_of_folder
 from ...pipeline.images.inputs import list_inputs as list_inputs
-from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, sweep_outputs, try_place
+from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, folder_problem, place_problem, sweep_outputs, try_place
 from ...pipeline.storage.regular import read_regular
 from ...progress import Progress, duration
 from ...runtime import progress
@@ -93,7 +93,8 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
         read: more files that the run reads, such as the checkpoint's.
 
     Raises:
-        ConfigError: several inputs for one file, two inputs for one name, an unknown format, or one input whose output may not be written.
+        ConfigError: several inputs for one file, two inputs for one name, an unknown format, one input whose output may not be written, or
+            no folder in which a file can be made.
     """
     out = settings.out
     files = [file if isinstance(file, InputFile) else InputFile(file) for file in inputs]
@@ -120,7 +121,22 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
         raise ImageError(f"{printable(jobs[0].source)}: {jobs[0].unreadable}")
     if len(jobs) == 1 and jobs[0].problem:
         raise ConfigError(f"{printable(jobs[0].target)}: {jobs[0].problem}")
+    _check_folders(jobs)
     return jobs
+
+
+def _check_folders(jobs: Sequence[Job]) -> None:
+    """ConfigError if no file of the run can be written, since none of their folders can: one error, not one per image."""
+    first = {job.target.parent: job.target for job in reversed(jobs) if not job.problem and not job.unreadable}
+    reasons: list[str] = []
+    for folder, target in reversed(first.items()):
+        reason = folder_problem(folder) or place_problem(target)
+        if not reason:
+            return
+        reasons.append(f"{printable(folder)}: {reason}")
+    if reasons:
+        more = f" (and {len(reasons) - 1} more folders)" if len(reasons) > 1 else ""
+        raise ConfigError(f"--out {reasons[0]}{more}")
 
 
 def upscale_files(
@@ -246,6 +262,7 @@ def provenance(model: SuperResolver, settings: InferConfig) -> dict[str, str]:
         plan = model.sampling_plan(settings)
         how = f"{plan.sampler}, {len(plan.times)} steps, seed {settings.seed}"
         how += f", mean of {settings.num_samples} samples" if (settings.num_samples or 1) > 1 else ""
+        how += f", realism {settings.realism + 0.0!r}" if settings.realism != 1 else ""
         how += f", started from the RRDB at t = {plan.first}" if settings.start == "rrdb" else ""
     how += ", made consistent with the input" if settings.back_project else ""
     how += f", tiles of {settings.tile} overlapping by {settings.overlap}" if settings.tile else ", no tiles"

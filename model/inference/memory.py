@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ...errors import ImageError
+from ..config import RunConfig
+from ..infer_config import InferConfig
 
 _PLANE = 12  # bytes of a pixel of float32 RGB
 _MAPS = 3  # feature maps of a network that exist at the same time, at least
@@ -36,6 +39,29 @@ def needed_bytes(
     sides = [min(side, tile_lr) if tiled else side for side in (height_lr, width_lr)]
     features = sides[0] * sides[1] * scale**2 * channels * 4 * _MAPS * (batch if tiled else 1)
     return pixels_hr * (_PLANE * planes + pixel_bytes) + 3 * _PLANE * height_lr * width_lr + features
+
+
+def needed_for(config: RunConfig, settings: InferConfig, image: np.ndarray, *, multiple: int) -> int:
+    """`needed_bytes` of an image [H, W] or [H, W, C] and a model.
+
+    Args:
+        config: of the model.
+        settings: of the inference.
+        image: the input.
+        multiple: of the U-Net's sides; smaller images are padded to twice it.
+    """
+    least = -(-2 * multiple // config.scale)
+    planes = 3 + ((settings.num_samples or 1) > 1) + (config.diffusion.base == "rrdb") + (config.diffusion.scale_from != "none")
+    return needed_bytes(
+        max(image.shape[0], least),
+        max(image.shape[1], least),
+        config.scale,
+        channels=config.model.rrdb_features if settings.rrdb_only else config.model.width,
+        planes=1 if settings.rrdb_only else planes,
+        pixel_bytes=image.itemsize * (image.shape[2] if image.ndim == 3 else 1),
+        tile_lr=settings.tile,
+        batch=settings.batch,
+    )
 
 
 def check_memory(height_lr: int, width_lr: int, scale: int, needed: int, free: int | None) -> None:

@@ -45,10 +45,15 @@ def export_onnx(model: SuperResolver, folder: Path, overwrite: bool = False, inp
         inputs: files that are never replaced, such as the checkpoint.
 
     Raises:
-        ConfigError: onnx or onnxscript is not installed, or a file exists or is an input.
+        ConfigError: onnx or onnxscript is not installed, a file exists or is an input, or the model has a scale of the noise.
         BusyError: another process exports into this folder.
         StoreError: they cannot be written.
     """
+    if model.config.diffusion.scale_from != "none":
+        raise ConfigError(
+            f"export: {model.name} was trained with diffusion.scale_from {model.config.diffusion.scale_from!r}, "
+            "which these files cannot hold; export a model without it"
+        )
     claim_outputs([("--out", folder / name) for name in FILES], inputs, overwrite)
     try:
         import onnx  # noqa: F401

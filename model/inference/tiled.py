@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..diffusion.noise import BLOCK
+from ..diffusion.residual import base_rows
 from ..networks.rrdb import RRDB, condition
 from ..networks.unet import UNet
 from .tile_weights import Tile, Tiling
@@ -58,6 +60,12 @@ class TiledPredictor:
 
         return self._blend(network, None, device)
 
+    def log_scale(self, device: torch.device) -> Tensor:
+        """log S^ [1, 1, H, W] of the U-Net's scale head."""
+        return self._blend(
+            lambda tiles: self.unet.log_scale(torch.cat([self._condition(tile) for tile in tiles])), None, device
+        )
+
     def _blend(self, network: Callable[[list[Tile]], Tensor], out: Tensor | None, device: torch.device) -> Tensor:
         """Weighted sum of a network's tiles, always in reading order, so that it does not depend on the batch size."""
         tiles, scale = self.tiling.tiles, self.tiling.scale
@@ -97,6 +105,26 @@ class TiledPredictor:
         top, left = tile.y_lr * scale, tile.x_lr * scale
         height, width = self.tiling.rows.size_lr * scale, self.tiling.columns.size_lr * scale
         return x[:, :, top : top + height, left : left + width]
+
+
+def rows_with_base(
+    x: Tensor, lr: Tensor, base: Tensor | None, *, factor: int, levels: int, scale: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Bands of rows of x, without padding: views of x, with the same rows of the base image and of the scale of the noise.
+
+    Args:
+        x: [1, 3, H, W] with padding.
+        lr: [1, 3, h, w]; determines the size without padding.
+        base: the base image [1, 3, H, W]; None: the upsampled LR.
+        factor: HR pixels per LR pixel.
+        levels: see `base_rows`.
+        scale: [1, 1, H, W]; None: there is none.
+    """
+    height, width = (side * factor for side in lr.shape[2:])
+    for top in range(0, height, BLOCK):
+        bottom = min(top + BLOCK, height)
+        given = base_rows(lr, factor, top=top, bottom=bottom, levels=levels) if base is None else base[:, :, top:bottom, :width]
+        yield x[:, :, top:bottom, :width], given, None if scale is None else scale[:, :, top:bottom, :width]
 
 
 def _groups(tiles: list[Tile], size: int) -> Iterator[list[Tile]]:

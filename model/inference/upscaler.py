@@ -6,8 +6,7 @@ import copy
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -17,17 +16,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...errors import CheckpointError, ConfigError, ImageError
+from ...errors import CheckpointError, ImageError, printable
 from ...pipeline.images.given import ImageKind, is_tensor, split_tensor
 from ...runtime import pick_device
 from ...settings import changed
-from ..checkpoints.format import Checkpoint, load_checkpoint, load_into, weights_digest
-from ..config import RunConfig, config_of
+from ..checkpoints.format import Checkpoint, config_in, load_checkpoint, load_into, weights_digest
+from ..config import RunConfig
 from ..diffusion.modulation import Modulation
 from ..diffusion.noise import BLOCK, NoiseField
+from ..diffusion.noise_scale import check_scale, given_scale, scale_of
 from ..diffusion.process import Process
-from ..diffusion.recommended import Recommended, Sampling, read_recommended, recommended_for
-from ..diffusion.residual import base_rows
+from ..diffusion.recommended import recommended_in, resolve, too_many_steps
 from ..diffusion.sampler import SamplingPlan
 from ..infer_config import InferConfig as InferConfig
 from ..networks.build import build_rrdb, build_unet
@@ -35,10 +34,10 @@ from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
 from .back_projection import make_consistent
 from .image_io import read_image_file, to_pil
-from .memory import check_memory, free_bytes, memory_errors, needed_bytes
+from .memory import check_memory, free_bytes, memory_errors, needed_for
 from .pixel_format import array_of, pad_lr, split_pixel_format
 from .tile_weights import plan_tiles
-from .tiled import TiledPredictor, count_tiles
+from .tiled import TiledPredictor, count_tiles, rows_with_base
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +70,11 @@ class SuperResolver:
         self.scale = self.config.scale
         self.modulation: Modulation = self.config.diffusion.build()
         self.process: Process = self.config.diffusion.build_process()
-        self.recommended = _recommended(checkpoint, self.config, name)
+        self.recommended = recommended_in(checkpoint.facts, self.config, name)
         self.rrdb: RRDB = self._ready(build_rrdb(self.config), checkpoint.part("rrdb"))
         self.unet: UNet = self._ready(build_unet(self.config), checkpoint.part("unet"))
         self._halved: UNet | None = None
+        self._warned: set[int] = set()
 
     def __repr__(self) -> str:
         numbers = sum(value.numel() for network in (self.rrdb, self.unet) for value in network.parameters())
@@ -99,7 +99,13 @@ class SuperResolver:
     ) -> Image.Image: ...
 
     def upscale(
-        self, image: Any, settings: InferConfig | None = None, *, on_progress: OnProgress = None, **changes: Any
+        self,
+        image: Any,
+        settings: InferConfig | None = None,
+        *,
+        on_progress: OnProgress = None,
+        noise_scale: np.ndarray | None = None,
+        **changes: Any,
     ) -> Any:
         """Upscale an image by `scale`: one sample, the same for the same seed on one device.
 
@@ -109,6 +115,7 @@ class SuperResolver:
                 (where both fit, channels first).
             settings: see `InferConfig`; None: the defaults.
             on_progress: called with the finished part of an image, 0 to 1, after each tile of each network pass.
+            noise_scale: for studies, float32 [s H, s W]: S in place of the model's estimate, see `evaluation/oracle.py`.
             changes: fields of the settings, such as `steps=25, seed=1`; `seed=None` draws one at random.
 
         Returns:
@@ -123,7 +130,8 @@ class SuperResolver:
             changes["seed"] = secrets.randbelow(1 << 32)
             log.info("seed %d", changes["seed"])
         settings = self.resolve(changed(settings or InferConfig(), changes, "upscale"))
-        work = partial(self._in_memory, settings=settings, plan=self.sampling_plan(settings), on_progress=on_progress)
+        plan = self.sampling_plan(settings, has_scale=noise_scale is not None)
+        work = partial(self._in_memory, settings=settings, plan=plan, on_progress=on_progress, noise_scale=noise_scale)
         if isinstance(image, str | Path):
             file = read_image_file(Path(image))
             return to_pil(work(file.pixels), file)
@@ -145,27 +153,17 @@ class SuperResolver:
         return self.upscale(image, rrdb_only=True)
 
     def resolve(self, settings: InferConfig) -> InferConfig:
-        """The settings with sampler, steps and num_samples filled in: given values, else those that the model recommends, else all steps and 1.
+        """See `recommended.resolve`."""
+        return resolve(settings, self.recommended, self.config, sampler=self.process.sampler, name=self.name)
 
-        Recommended values apply only to the recommended sampler and a start from noise.
+    def sampling_plan(self, settings: InferConfig, *, has_scale: bool = False) -> SamplingPlan:
+        """The sampler and its time steps; a warning if they are too many for this model. `has_scale`: `noise_scale` is given.
+
+        ConfigError for settings that do not fit this model.
         """
-        recommended = self.recommended.get(settings.quality or "balanced")
-        if recommended is None and settings.quality is not None:
-            raise ConfigError(f"quality: {self.name} recommends {', '.join(self.recommended)} only, got {settings.quality}")
-        given = replace(settings, sampler=settings.sampler or self.process.sampler, num_samples=settings.num_samples or 1)
-        if recommended is None or settings.rrdb_only or settings.start != "noise":
-            return given
-        free = settings.sampler is None and settings.steps is None and settings.num_samples is None
-        if recommended.regress:
-            return replace(given, rrdb_only=True) if free else given
-        if settings.steps is not None or settings.sampler not in (None, recommended.sampler or self.process.sampler):
-            return given
-        sampler = recommended.sampler or self.process.sampler
-        return replace(given, sampler=sampler, steps=recommended.steps, num_samples=settings.num_samples or recommended.average)
-
-    def sampling_plan(self, settings: InferConfig) -> SamplingPlan:
-        """The sampler and its time steps. ConfigError for settings that do not fit this model."""
         settings = self.resolve(settings)
+        if has_scale or not settings.rrdb_only:
+            check_scale(self.config.diffusion.scale_from, has_scale, self.name)
         plan_tiles(
             self.unet.multiple,
             self.unet.multiple,
@@ -177,7 +175,12 @@ class SuperResolver:
         first = None
         if settings.start == "rrdb":
             first = self.config.diffusion.timesteps // 2 if settings.start_time is None else settings.start_time
-        return self.process.plan(settings.sampler, settings.steps, first=first)
+        plan = self.process.plan(settings.sampler, settings.steps, first=first)
+        reason = "" if settings.rrdb_only else too_many_steps(self.config, self.recommended, len(plan.times))
+        if reason and len(plan.times) not in self._warned:  # once for many images
+            log.warning("%s: %s; leave steps out, or set fewer", printable(self.name), reason)
+            self._warned.add(len(plan.times))
+        return plan
 
     def expect_scale(self, scale: int | None) -> None:
         """CheckpointError if `scale` is given and the model was trained for another."""
@@ -195,24 +198,21 @@ class SuperResolver:
         height, width = image.shape[:2]
         tiled = 0 < settings.tile < max(height, width)
         if tiled or self.device.type != "cuda":  # else it needs the GPU's memory
-            least = -(-2 * self.unet.multiple // self.scale)  # pad_lr pads smaller images to it
-            planes = 3 + ((settings.num_samples or 1) > 1) + (self.config.diffusion.base == "rrdb")
-            needed = needed_bytes(
-                max(height, least),
-                max(width, least),
-                self.scale,
-                channels=self.config.model.rrdb_features if settings.rrdb_only else self.config.model.width,
-                planes=1 if settings.rrdb_only else planes,
-                pixel_bytes=image.itemsize * (image.shape[2] if image.ndim == 3 else 1),
-                tile_lr=settings.tile,
-                batch=settings.batch,
-            )
+            needed = needed_for(self.config, settings, image, multiple=self.unet.multiple)
             check_memory(height, width, self.scale, needed=needed, free=free_bytes())
         with memory_errors(height, width):
             return self._upscale(image, settings, **how)
 
     @torch.inference_mode()
-    def _upscale(self, image: np.ndarray, settings: InferConfig, *, plan: SamplingPlan, on_progress: OnProgress) -> np.ndarray:
+    def _upscale(
+        self,
+        image: np.ndarray,
+        settings: InferConfig,
+        *,
+        plan: SamplingPlan,
+        on_progress: OnProgress,
+        noise_scale: np.ndarray | None,
+    ) -> np.ndarray:
         colour, pixel_format = split_pixel_format(image)
         predictor = self._predictor(colour, settings)
         if on_progress is not None:
@@ -223,7 +223,8 @@ class SuperResolver:
         if len(predictor.tiling.tiles) == 1:  # with several tiles it may be too large for the GPU
             lr = lr.to(self.device)
         height, width = (side * self.scale for side in lr.shape[2:])
-        whole = self._regress(predictor, lr) if settings.rrdb_only else self._sample(predictor, lr, settings, plan=plan)
+        sample = partial(self._sample, plan=plan, noise_scale=noise_scale)
+        whole = self._regress(predictor, lr) if settings.rrdb_only else sample(predictor, lr, settings)
         result = whole[:, :, :height, :width]
         if settings.back_project:
             make_consistent(result, lr, self.scale)
@@ -245,7 +246,8 @@ class SuperResolver:
     def _passes(self, settings: InferConfig, plan: SamplingPlan) -> int:
         """How often a network runs over the whole image, without `rrdb_only`."""
         calls = (settings.num_samples or 1) * (len(plan.times) + (self.modulation.name == "joint"))
-        return calls + (self.config.diffusion.base == "rrdb" or plan.first is not None)
+        d = self.config.diffusion
+        return calls + (d.base == "rrdb" or plan.first is not None) + d.estimates_scale
 
     def _in_bf16(self) -> UNet:
         if self._halved is None:
@@ -255,12 +257,30 @@ class SuperResolver:
     def _regress(self, predictor: TiledPredictor, lr: Tensor, keep: bool = False) -> Tensor:
         return predictor.regress(lr.device, keep).clamp_(-1, 1)
 
-    def _sample(self, predictor: TiledPredictor, lr: Tensor, settings: InferConfig, *, plan: SamplingPlan) -> Tensor:
+    def _scale(self, predictor: TiledPredictor, lr: Tensor, given: np.ndarray | None) -> Tensor | None:
+        """The scale of the noise [1, 1, H, W] with the padding, given or estimated, on the device of lr; None for models without one."""
+        d = self.config.diffusion
+        if given is not None:
+            sides = [side * self.scale for side in (*lr.shape[2:], *predictor.lr.shape[2:])]
+            return given_scale(given, sides[:2], padded=sides[2:], rescale=d.rescale).to(lr.device)
+        return scale_of(predictor.log_scale(lr.device), d.rescale) if d.estimates_scale else None
+
+    def _sample(
+        self,
+        predictor: TiledPredictor,
+        lr: Tensor,
+        settings: InferConfig,
+        *,
+        plan: SamplingPlan,
+        noise_scale: np.ndarray | None,
+    ) -> Tensor:
         """The image [1, 3, H, W] on the device of lr; H and W include the padding, whose content is undefined."""
         first = plan.first
         height, width = (side * self.scale for side in predictor.lr.shape[2:])
+        bands = partial(rows_with_base, factor=self.scale, levels=self.config.diffusion.lr_levels)
         base = self._regress(predictor, lr, keep=True) if self.config.diffusion.base == "rrdb" else None
         begin = self._regress(predictor, lr, keep=True) if first is not None and base is None else base
+        scale = self._scale(predictor, lr, noise_scale)  # now that the features are cached
         count = settings.num_samples or 1
         mean: Tensor | None = None
         for number in range(count):
@@ -271,50 +291,18 @@ class SuperResolver:
 
             x = torch.zeros(1, 3, height, width, device=lr.device)
             if first is not None and begin is not None:
-                for (rows, lr_up), (image, _) in zip(
-                    self._bands(x, predictor.lr.to(lr.device), base), self._bands(begin, predictor.lr, begin), strict=True
-                ):
-                    rows.copy_(self.process.residual(image, lr_up))
+                pair = bands(x, predictor.lr.to(lr.device), base, scale=scale), bands(begin, predictor.lr, begin)
+                for (rows, lr_up, local), (image, _, _) in zip(*pair, strict=True):
+                    rows.copy_(self.process.residual(image, lr_up, local))
             for top in range(0, height, BLOCK):
-                rows = x[:, :, top : top + BLOCK]
-                rows.copy_(self.process.start(noise(0, top, min(top + BLOCK, height)), rows, first))
+                rows, local = x[:, :, top : top + BLOCK], None if scale is None else scale[:, :, top : top + BLOCK]
+                eps = self.process.noise(noise(0, top, min(top + BLOCK, height)), local)
+                rows.copy_(self.process.start(eps, rows, first))
             deque(self.process.sample_steps(predictor.predict, x, noise=noise, plan=plan, rows=BLOCK), maxlen=0)
             mean = x if mean is None else mean.add_(x)
         assert mean is not None
-        for rows, lr_up in self._bands(mean.div_(count), lr, base):
-            rows.copy_(self.process.image(rows, lr_up))
+        if settings.realism != 1:
+            mean.mul_(settings.realism)
+        for rows, lr_up, local in bands(mean.div_(count), lr, base, scale=scale):
+            rows.copy_(self.process.image(rows, lr_up, local))
         return mean
-
-    def _bands(self, x: Tensor, lr: Tensor, base: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Bands of rows of x without padding, each with the same rows of the base image (None: the upsampled LR)."""
-        levels = self.config.diffusion.lr_levels
-        height, width = (side * self.scale for side in lr.shape[2:])
-        for top in range(0, height, BLOCK):
-            bottom = min(top + BLOCK, height)
-            given = (
-                base_rows(lr, self.scale, top=top, bottom=bottom, levels=levels)
-                if base is None
-                else base[:, :, top:bottom, :width]
-            )
-            yield x[:, :, top:bottom, :width], given
-
-
-def _recommended(checkpoint: Checkpoint, config: RunConfig, name: str) -> Recommended:
-    """The checkpoint's recommended settings. Flows without an entry and the shipped model get those of their configuration."""
-    recommended = read_recommended(checkpoint.facts, name)
-    if recommended is not None:
-        return recommended
-    by_quality = dict(recommended_for(config))
-    if config.diffusion.process != "flow":
-        by_quality["balanced"] = Sampling()  # the behaviour before checkpoints had the entry
-    return by_quality
-
-
-def config_in(checkpoint: Checkpoint, name: str) -> RunConfig:
-    """The settings that a checkpoint was trained with; a CheckpointError with the name of the file if they are not valid."""
-    try:
-        return config_of(checkpoint.config)
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{name}: its configuration is not understood ({error}); use the samdiff release that wrote it"
-        ) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - PyTorch's own abbreviation
 
 from .features import ALEX_CHANNELS, VGG_CHANNELS, alexnet, vgg16
 
@@ -50,14 +52,30 @@ class LPIPS(nn.Module):
         Raises:
             ValueError: wrong shapes, or sides that are too short.
         """
+        total = torch.zeros(a.shape[0], device=a.device)
+        for difference in self._differences(a, b):
+            total = total + difference.mean((1, 2))
+        return total
+
+    def spatial(self, a: Tensor, b: Tensor) -> Tensor:
+        """The map of differences of each pair: float32 [B, H, W], the layers' maps upsampled bilinearly to H x W and added.
+
+        It is what the package `lpips` returns with `spatial=True`. Its mean is close to `forward`, not equal: the upsampling weights
+        border pixels differently. Arguments and errors as of `forward`.
+        """
+        size, total = a.shape[2:], torch.zeros(a.shape[0], *a.shape[2:], device=a.device)
+        for difference in self._differences(a, b):
+            total = total + F.interpolate(difference[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        return total
+
+    def _differences(self, a: Tensor, b: Tensor) -> Iterator[Tensor]:
+        """The weighted squared difference of each layer, float32 [B, H', W']."""
         check_pair(a, b, min_side=self.min_side)
         a, b = (a - self.shift) / self.scale, (b - self.shift) / self.scale
-        total = torch.zeros(a.shape[0], device=a.device)
         for stage, head in zip(self.trunk.stages, self.heads, strict=True):
             a, b = stage(a), stage(b)
             difference = (_unit(a.float()) - _unit(b.float())) ** 2
-            total = total + (difference * head.view(1, -1, 1, 1)).sum(1).mean((1, 2))
-        return total
+            yield (difference * head.view(1, -1, 1, 1)).sum(1)
 
 
 def check_pair(a: Tensor, b: Tensor, *, min_side: int) -> None:

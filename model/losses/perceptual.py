@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import ConfigError
 from .dists import DISTS
 from .lpips import LPIPS
 from .weights import load_tensors
@@ -20,6 +21,9 @@ METRICS = {
     "dists": "DISTS 0.1, VGG16",
 }
 """Name -> the exact model. All on RGB (sRGB), the whole image, no crop; lower is more similar."""
+
+MIN_SIDES = {"lpips": 31, "lpips-vgg": 16, "dists": 16}
+"""Name -> minimum side of an image in pixels, known before any weights are loaded."""
 
 PerceptualNetwork = LPIPS | DISTS
 
@@ -91,6 +95,16 @@ class PerceptualMetric:
         device = next(self.network.parameters()).device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return float(self.network(_tensor(sr, device), _tensor(hr, device)))
+
+    def spatial(self, sr: np.ndarray, hr: np.ndarray) -> np.ndarray:
+        """float32 [H, W]: LPIPS' map of differences, see `LPIPS.spatial`; images as for a call. ConfigError for DISTS, which has none."""
+        if not isinstance(self.network, LPIPS):
+            raise ConfigError(
+                f"{self.name}: compares statistics of whole feature maps, so it has no map; use lpips or lpips-vgg"
+            )
+        device = next(self.network.parameters()).device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return self.network.spatial(_tensor(sr, device), _tensor(hr, device))[0].cpu().numpy()
 
 
 def _tensor(image: np.ndarray, device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..config import RunConfig
+from ..diffusion.noise_scale import SIGNAL
 from .rrdb import RRDB, condition_channels
 from .unet import UNet
 
@@ -19,7 +20,15 @@ def build_unet(config: RunConfig) -> UNet:
     """The U-Net of a configuration; for a flow its output layer is zero, so that training starts from the RRDB's image."""
     m = config.model
     channels = condition_channels(m.rrdb_blocks, m.rrdb_features)
-    unet = UNet(m.width, m.multipliers, channels, scale=config.scale, out_channels=config.diffusion.build().outputs)
+    d = config.diffusion
+    unet = UNet(
+        m.width,
+        m.multipliers,
+        channels,
+        scale=config.scale,
+        out_channels=d.build().outputs,
+        first_scale=SIGNAL[d.process] if d.estimates_scale else None,
+    )
     if config.diffusion.process == "flow":
         zero_output(unet)
     return unet

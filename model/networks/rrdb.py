@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...errors import ConfigError
 from ..names import SCALES
+from .heads import with_auxiliary
 
 _RESIDUAL = 0.2  # residual scaling, ESRGAN section 3.1
 
@@ -63,6 +64,7 @@ class RRDB(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(features, features, 3, padding=1) for _ in self.factors)
         self.hr = nn.Conv2d(features, features, 3, padding=1)
         self.last = nn.Conv2d(features, 3, 3, padding=1)
+        self.auxiliary: nn.Module | None = None  # set by training, which does not publish it
 
     def features(self, lr: Tensor) -> list[Tensor]:
         """Feature maps [B, features, h, w]: the output of each block, and last the output of the trunk with its residual."""
@@ -75,14 +77,21 @@ class RRDB(nn.Module):
 
     def image(self, last: Tensor) -> Tensor:
         """The HR image from the last feature map, not clipped."""
+        return self.last(self._hr_features(last)) * 2 - 1
+
+    def _hr_features(self, last: Tensor) -> Tensor:
         x = last
         for factor, conv in zip(self.factors, self.up, strict=True):
             x = F.leaky_relu(conv(F.interpolate(x, scale_factor=factor, mode="nearest")), 0.2)
-        return self.last(F.leaky_relu(self.hr(x), 0.2)) * 2 - 1
+        return F.leaky_relu(self.hr(x), 0.2)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """The HR image, not clipped, so that a loss has gradients everywhere."""
-        return self.image(self.features(lr)[-1])
+        """The HR image, not clipped, so that a loss has gradients everywhere.
+
+        In training mode, the output of an auxiliary head is one more channel, the last.
+        """
+        features = self._hr_features(self.features(lr)[-1])
+        return with_auxiliary(self.last(features) * 2 - 1, features, self.auxiliary, training=self.training)
 
 
 def condition(maps: list[Tensor]) -> Tensor:

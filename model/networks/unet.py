@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .heads import ScaleHead, upsampling_kernel, with_auxiliary
+
 
 class ConvMish(nn.Module):
     """3 x 3 convolution with reflection padding, then Mish."""
@@ -82,6 +84,7 @@ class UNet(nn.Module):
         scale: int,
         out_channels: int = 3,
         in_channels: int = 3,
+        first_scale: float | None = None,
     ) -> None:
         """
         Args:
@@ -91,12 +94,13 @@ class UNet(nn.Module):
             scale: HR pixels per LR pixel; the condition is upsampled by one transposed convolution.
             out_channels: 3, or 4 for the `joint` modulation.
             in_channels: 3.
+            first_scale: S^ of the untrained `ScaleHead`; None: there is no such head.
         """
         super().__init__()
         widths = [width * multiplier for multiplier in multipliers]
         self.width, self.multiple = width, 2 ** (len(widths) - 1)
         self.recompute = False  # gradient checkpointing: activations of each level are recomputed in the backward pass
-        kernel, padding = _upsampling_kernel(scale)
+        kernel, padding = upsampling_kernel(scale)
         self.condition = nn.ConvTranspose2d(condition_channels, width, kernel, stride=scale, padding=padding)
         self.time = nn.Sequential(nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
         downs = zip([in_channels, *widths], widths, [*map(Down, widths[:-1]), None], strict=False)
@@ -108,9 +112,15 @@ class UNet(nn.Module):
         )
         self.final = ConvMish(width, width)
         self.out = nn.Conv2d(width, out_channels, 1)
+        # last, so that the other initial weights are the same with and without it
+        self.scale_head = None if first_scale is None else ScaleHead(condition_channels, width, scale, first=first_scale)
+        self.auxiliary: nn.Module | None = None  # set by training, which does not publish it
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """The prediction; H and W multiples of `multiple` and at least twice it (reflection needs two pixels)."""
+        """The prediction; H and W multiples of `multiple` and at least twice it (reflection needs two pixels).
+
+        In training mode, the output of an auxiliary head is one more channel, the last.
+        """
         time = self.time(time_embedding(t, self.width).to(x.dtype))
         condition = self.condition(condition)
         skips = []
@@ -125,7 +135,13 @@ class UNet(nn.Module):
         for level in self.up:
             x = self._run(level, torch.cat([x, skips.pop()], dim=1), time)
             x = resample(level, x)
-        return self.out(self.final(x))
+        features = self.final(x)
+        return with_auxiliary(self.out(features), features, self.auxiliary, training=self.training)
+
+    def log_scale(self, condition: Tensor) -> Tensor:
+        """log S^ [B, 1, H, W] of the scale head, from the condition [B, K, H/s, W/s]."""
+        assert self.scale_head is not None
+        return self.scale_head(condition)
 
     def _run(self, part: nn.Module, x: Tensor, time: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
@@ -139,10 +155,3 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
     frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10000.0) / (half - 1)))
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-def _upsampling_kernel(scale: int) -> tuple[int, int]:
-    """(kernel, padding) of the transposed convolution with stride `scale` that upsamples exactly by `scale`."""
-    if scale == 1:
-        return 3, 1
-    return (2 * scale, scale // 2) if scale % 2 == 0 else (2 * scale - 1, (scale - 1) // 2)

@@ -43,6 +43,20 @@ def one_step_loss(image: Tensor, hr: Tensor, distance: Distance, loss: LossConfi
     return loss.weight * distance(image, hr).mean() + loss.pixel_weight * F.l1_loss(image, hr)
 
 
+def checkerboard(added: Tensor, period: int) -> Tensor:
+    """Mean energy of the periodic pattern in `added`, float [B, 3, H, W] in model units (2 for 255 levels), in squared levels: a scalar. Pure.
+
+    Pixels are grouped by (row mod period, column mod period). The energy is the variance of the groups' means, per image and channel.
+    Transposed convolutions make such patterns (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016), and a perceptual loss
+    does not remove them: it prefers any texture to a smooth area. In a photograph the expected energy is near 0. H and W: multiples of
+    `period`, as training crops are.
+    """
+    batch, channels, height, width = added.shape
+    cells = added.reshape(batch, channels, height // period, period, width // period, period)
+    means = cells.mean(dim=(2, 4))
+    return 127.5**2 * means.var(dim=(2, 3), correction=0).mean()
+
+
 def load_distance(kind: str, device: torch.device) -> Distance:
     """A perceptual distance by name (see `LossConfig.perceptual`), with frozen weights, which are downloaded if the cache lacks them.
 

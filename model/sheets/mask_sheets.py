@@ -211,7 +211,7 @@ def draw_masks(
                 report(results[number].line(how))
             bar.update()
     bar.close()
-    return [results.get(number) or _failed(job, job.problem) for number, job in enumerate(jobs)]
+    return [results.get(number) or unused(job) for number, job in enumerate(jobs)]
 
 
 Item = tuple[tuple[int, MaskJob], Decoded | ImageError]
@@ -271,6 +271,11 @@ def _draw(job: MaskJob, decoded: Decoded, table: MaskTable, *, seconds: float, h
         seconds=round(seconds, 3),
         notes=decoded.notes,
     )
+
+
+def unused(job: MaskJob) -> MaskResult:
+    """The result of a job with a `problem`."""
+    return _failed(job, job.problem)
 
 
 def _failed(job: MaskJob, reason: str) -> MaskResult:

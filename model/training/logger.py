@@ -35,8 +35,10 @@ def repair_log(file: Path) -> list[str]:
         with open(file, "rb+") as log:
             size = log.seek(0, 2)
             log.seek(-min(size, _TAIL), 2)
-            last = log.read().rpartition(b"\n")[2]
+            *before, last = log.read().rsplit(b"\n", 2)
             if not last:
+                if before and before[-1] and not before[-1].startswith(_BEGINNING):
+                    raise ConfigError(f"{file}: does not end in a line of a run's log; move it away")
                 return []
             if len(last) == _TAIL or not (last.startswith(_BEGINNING) or _BEGINNING.startswith(last)):
                 raise ConfigError(f"{file}: does not end in a line of a run's log; move it away")
@@ -74,7 +76,10 @@ class Tracker:
                 raise ConfigError(
                     "train.tensorboard: the package tensorboard is not installed; pip install 'samdiff[tensorboard]'"
                 ) from error
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            try:
+                self._board = SummaryWriter(str(folder / "tensorboard"))
+            except OSError as error:
+                raise unwritable(folder / "tensorboard", error) from error
 
     def metrics(self, line: dict[str, object]) -> None:
         """Write one line. TensorBoard gets its numbers as STAGE/METRIC, or STAGE/SET/METRIC for validation."""

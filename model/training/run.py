@@ -35,6 +35,7 @@ from ..config import RunConfig, config_of
 from ..diffusion.recommended import as_facts, recommended_for
 from ..inference.upscaler import SuperResolver
 from ..networks.build import build_rrdb, build_unet, zero_output
+from ..networks.heads import without_auxiliary
 from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
 from ..objectives.diversity import diversity
@@ -99,7 +100,8 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved.
     """
     ranks = ranks or ProcessGroup(device)
-    data = ShardDataset(stores, config.train.patch, config.train.seed, hold_out=config.validate.images)
+    how = config.train
+    data = ShardDataset(stores, how.patch, how.seed, hold_out=config.validate.images, labels=how.labels)
     check_inputs(config, stores, data, ranks=ranks)
     speak = report if ranks.is_main else log.debug
     beginning = None if start is None else of_scale(start, config, "diffusion")
@@ -161,7 +163,7 @@ def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
     facts = {**this.facts, "recommended": as_facts(recommended_for(this.config))}
 
     def model(state: State) -> Checkpoint:
-        averaged = {f"unet.{name}": value for name, value in state.ema.items()}
+        averaged = {f"unet.{name}": value for name, value in without_auxiliary(state.ema).items()}
         return Checkpoint("diffusion", {**averaged, **frozen}, this.saved, facts={**facts, "step": state.step})
 
     def upscaler(state: State) -> Upscale:
@@ -210,12 +212,11 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
     finished, steps = given or this.out / RRDB_FILE, this.config.train.rrdb_steps
 
     def model(state: State) -> Checkpoint:
-        tensors = {f"rrdb.{name}": value for name, value in state.ema.items()}
+        tensors = {f"rrdb.{name}": value for name, value in without_auxiliary(state.ema).items()}
         return Checkpoint("rrdb", tensors, this.saved, facts={**this.facts, "step": state.step})
 
     def upscaler(state: State) -> Upscale:
-        averaged.load_state_dict(state.ema)
-        averaged.to(this.ranks.device)
+        averaged.to(this.ranks.device).load_state_dict(without_auxiliary(state.ema))
         return lambda lr, _: regress(averaged, lr, this.ranks.device)
 
     begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change
@@ -236,7 +237,7 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
             load_into(network, this.start.part("rrdb"), "--init-from")
         task = RrdbTask(this.data, network, config=this.config, device=this.ranks.device)
         _stage(this, task, steps, model=model, upscaler=upscaler, file=RRDB_FILE, best=None)
-    return load_rrdb(network, finished, this.config).to(this.ranks.device)
+    return load_rrdb(averaged, finished, this.config).to(this.ranks.device)
 
 
 def _stage(
@@ -255,7 +256,6 @@ def _stage(
     """
     settings, v, ranks = this.config.train, this.config.validate, this.ranks
     option = "--rrdb-steps" if task.name == "rrdb" else "--steps"
-
     latest: dict[str, object] = {}
 
     def publish(state: State) -> None:
@@ -306,7 +306,7 @@ def _stage(
         pace=this.pace,
     )
     state, done = run(task, stage, ranks)
-    if not done and ranks.is_main and (steps == 0 or not (this.out / file).exists()):
+    if not done and ranks.is_main and (steps == 0 or not (this.out / file).exists() or steps_of(this.out / file) < state.step):
         publish(state)
     ranks.wait()
     if done:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ... import __version__
-from ...errors import ConfigError, printable
+from ...errors import CheckpointError, ConfigError, printable
 from ...pipeline.prepare.staging import differences
 from ...pipeline.prepare.targets import inside_a_store
 from ...pipeline.shards.reader import Store
@@ -24,7 +24,15 @@ from ...pipeline.storage.foreign import is_plain_file
 from ...pipeline.storage.local import LocalStore
 from ...pipeline.storage.lock import take_lock
 from ...runtime import usable_cores
-from ..checkpoints.format import load_checkpoint, weights_digest
+from ..checkpoints.format import (
+    BEST_FILE,
+    MODEL_FILE,
+    RRDB_FILE,
+    Checkpoint,
+    declared_in,
+    load_checkpoint,
+    weights_digest,
+)
 from ..checkpoints.plain import read_object_file, whole_number
 from ..config import BESIDE, RunConfig, config_of
 from .logger import LOG_FILE, repair_log
@@ -46,6 +54,8 @@ FREE = {
 """Settings of [train], and names of files, that may change when a run is resumed."""
 REPORTED = {"lr", "lr_schedule", "halve_every", "warmup", "grad_clip", "amp"}
 """Settings that may change and are reported, like those of [loss]: what one tries when the loss is not finite."""
+FIXED_LOSSES = {"loss.auxiliary"}
+"""Settings of [loss] that determine which tensors a state has, so they may not change."""
 
 _UNCOMPARED = ("versions", "threads")
 """Facts about the machine, which may change."""
@@ -85,7 +95,8 @@ def acquire_run_dir(out: Path, requested: dict[str, object], held: ExitStack) ->
 
     Raises:
         BusyError: another process is training into it.
-        ConfigError: it is a file, is not a run's folder, or holds a run with other settings, a damaged `config.json` or a foreign log.
+        ConfigError: it is a file, is not a run's folder, or holds a run with other settings, a damaged `config.json`, a foreign log,
+            or weights that another program or run wrote.
         StoreError: it cannot be written.
     """
     file = out / "config.json"
@@ -106,6 +117,7 @@ def acquire_run_dir(out: Path, requested: dict[str, object], held: ExitStack) ->
             raise ConfigError(
                 f"{out}: holds a run with other settings ({'; '.join(refused[:6])}); use the same settings to resume, or another --out"
             )
+    check_own_files(out, requested)
     sweep_partial(out, below=False, ours=is_run_file)
     mended = repair_log(out / LOG_FILE)
     machine = {"versions": versions(), "threads": torch.get_num_threads()}
@@ -153,7 +165,11 @@ def changes(before: Mapping[str, object], requested: Mapping[str, Any]) -> tuple
     for line in map(printable, differences(before, requested)):
         line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
         name = line.split(":")[0].removeprefix("train.")
-        if name in REPORTED or name.startswith("loss.") or (name == "steps" and requested["train"]["lr_schedule"] == "cosine"):
+        if (
+            name in REPORTED
+            or (name.startswith("loss.") and name not in FIXED_LOSSES)
+            or (name == "steps" and requested["train"]["lr_schedule"] == "cosine")
+        ):
             reported.append(line)
         elif name not in FREE and (not name.startswith("validate.") or name == "validate.images"):
             refused.append(line)
@@ -170,6 +186,44 @@ def _read_settings(file: Path) -> dict[str, object]:
         return saved_settings(read_object_file(file))
     except (ValueError, OSError) as error:
         raise ConfigError(f"{file}: damaged ({printable(error)}); restore it, or give another --out") from error
+
+
+_KIND_OF = {RRDB_FILE: "rrdb", MODEL_FILE: "diffusion", BEST_FILE: "diffusion"}
+"""Weights that a run writes -> the kind of checkpoint."""
+_STATE = re.compile(r"state-[a-z]+-[0-9]{8,}\.safetensors")
+
+
+def check_own_files(out: Path, requested: Mapping[str, Any]) -> None:
+    """ConfigError if weights in the folder are not this run's, so that it would replace, use or delete a file of the user. Only headers are read.
+
+    A state that cannot be read is left to `state.resume`, whose error says how to resume.
+    """
+    found = {out / name: kind for name, kind in _KIND_OF.items() if (out / name).is_file()}
+    found |= {path: "state" for path in sorted(out.glob("state-*")) if _STATE.fullmatch(path.name) and path.is_file()}
+    for file, kind in found.items():
+        try:
+            declared = declared_in(file)
+        except CheckpointError as error:
+            got = "" if kind == "state" else str(error).removeprefix(f"{file}: ").rpartition("; ")[0]
+        else:
+            got = f"a checkpoint of kind {declared.kind!r}" if declared.kind != kind else _another_run(declared, requested)
+        if got:
+            way = " (a new run takes it with --rrdb FILE)" if kind == "rrdb" else ""
+            raise ConfigError(
+                f"{printable(file)}: expected a file that this run wrote or nothing, got {got}; move it away{way}, or give another --out"
+            )
+
+
+def _another_run(declared: Checkpoint, requested: Mapping[str, Any]) -> str:
+    """How the settings of a checkpoint differ from those of the run; empty if it may be the run's."""
+    try:
+        before = saved_settings(declared.config)
+    except ConfigError as error:
+        return f"a checkpoint whose configuration is not understood ({error})"
+    if not requested["diffusion"]["residual_scale"]:  # measured by the run, and saved with its weights only
+        before = {**before, "diffusion": {**config_of(declared.config).as_dict()["diffusion"], "residual_scale": 0.0}}  # type: ignore[dict-item]
+    refused = changes(before, requested)[1]
+    return f"one of a run with other settings ({'; '.join(refused[:3])})" if refused else ""
 
 
 _REWRITTEN = ("config.json", "log.jsonl", "rrdb.safetensors", "model.safetensors", "best.safetensors")

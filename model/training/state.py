@@ -17,6 +17,7 @@ from ..checkpoints.format import (
     RRDB_FILE,
     Checkpoint,
     check_finite,
+    declared_in,
     load_checkpoint,
     load_into,
     remedy,
@@ -78,7 +79,7 @@ def save_state(
     keep: int,
     frozen_sha256: str | None = None,
 ) -> None:
-    """Write `state-NAME-STEP.safetensors` atomically, then delete all but the last `keep` states; `frozen_sha256` as in `Stage`."""
+    """Write `state-NAME-STEP.safetensors` atomically, then delete all but the last `keep` states (no other files of such names); `frozen_sha256` as in `Stage`."""
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
     tensors |= {f"ema.{key}": value for key, value in state.ema.items()}
     tensors |= {f"guard.{key}": value for key, value in vars(state.guard).items()}
@@ -88,8 +89,16 @@ def save_state(
     facts = {"stage": name, "step": state.step, "position": state.step * batch, "best": state.best}
     facts |= {} if frozen_sha256 is None else {"beneath": frozen_sha256}
     save_checkpoint(folder / _file_name(name, state.step), Checkpoint("state", tensors, config, facts=facts))
-    for old in states(folder, name)[:-keep]:
+    for old in filter(_is_state, states(folder, name)[:-keep]):
         old.unlink()
+
+
+def _is_state(file: Path) -> bool:
+    """Whether a file is a state of samdiff by its header; one that is not is the user's, or damaged, and is kept."""
+    try:
+        return declared_in(file).kind == "state"
+    except CheckpointError:
+        return False
 
 
 def resume(

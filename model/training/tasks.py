@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import ConfigError
+from ...errors import ConfigError, WeightsError
 from ...pipeline.shards.reader import Store
 from ...pipeline.stream.dataset import ShardDataset, e_sam
 from ...pipeline.stream.order import draw, mix
@@ -19,14 +19,17 @@ from ...runtime import has_bf16
 from ..config import RunConfig
 from ..diffusion.flow import SAMPLER as FLOW_SAMPLER
 from ..diffusion.modulation import Modulation
+from ..diffusion.noise_scale import scale_of, true_scale
 from ..diffusion.process import Process
 from ..diffusion.recommended import recommended_for
 from ..diffusion.residual import base_image, to_model_range
 from ..diffusion.sampler import DEFAULT
+from ..networks.heads import auxiliary_head
 from ..networks.rrdb import RRDB, condition
 from ..networks.unet import UNet
-from ..objectives.one_step import Distance, chosen, in_second_phase, load_distance, one_step_loss
+from ..objectives.one_step import Distance, checkerboard, chosen, in_second_phase, load_distance, one_step_loss
 from ..objectives.residual_spread import with_rescale
+from ..objectives.structure import auxiliary_loss, mask_users, region_weights, scale_loss, weighted_loss
 from .distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
@@ -35,12 +38,17 @@ _DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class _Task:
-    """Common to both stages: batches, precision and memory format."""
+    """Common to both stages: batches, precision, memory format, and what is made from masks."""
 
     name: str = ""
 
     def __init__(self, data: ShardDataset, network: RRDB | UNet, config: RunConfig, device: torch.device) -> None:
         self.data, self.config, self.device = data, config, device
+        if config.loss.auxiliary != "none":
+            network.auxiliary = auxiliary_head(config.model.rrdb_features if isinstance(network, RRDB) else config.model.width)
+        table, offset = data.codes(config.diffusion.e_mean)
+        self.table, self.offset = torch.from_numpy(table).to(device), torch.from_numpy(offset).to(device)
+        self.labels = int(np.diff([*offset, len(table)]).max())  # of an image at most, with 0
         self.network: nn.Module = network.to(device).to(memory_format=torch.channels_last)
         network.recompute = config.train.gradient_checkpointing
         self.forward: nn.Module = self.network
@@ -59,6 +67,23 @@ class _Task:
         amp = self.config.train.amp
         return torch.autocast(self.device.type, _DTYPES[amp] if amp != "off" else torch.bfloat16, enabled=amp != "off")
 
+    def e_sam(self, batch: dict[str, Tensor]) -> Tensor:
+        """E_SAM of a batch, float32 [B, 1, P, P]."""
+        return e_sam(batch["labels"], batch["image"], table=self.table, offset=self.offset)
+
+    def weighted(self, batch: dict[str, Tensor], ours: Tensor, target: Tensor, *, kind: str) -> Tensor:
+        """The main loss `l1` or `l2`, with the weights of `loss.regions`."""
+        return weighted_loss(ours, target, region_weights(batch["labels"], self.labels, self.config.loss), kind=kind)
+
+    def split(self, batch: dict[str, Tensor], output: Tensor, e: Tensor | None) -> tuple[Tensor, Tensor | float]:
+        """(prediction, loss of the auxiliary head) from the output of the network in training; e: E_SAM if it is known."""
+        loss = self.config.loss
+        output = output.float()
+        if loss.auxiliary == "none":
+            return output, 0.0
+        e = self.e_sam(batch) if e is None and loss.auxiliary == "e" else e
+        return output[:, :-1], auxiliary_loss(output[:, -1:], batch["labels"], e, loss=loss)
+
 
 class RrdbTask(_Task):
     """Stage one: the RRDB learns HR from LR with L1."""
@@ -66,11 +91,12 @@ class RrdbTask(_Task):
     name = "rrdb"
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean |RRDB(LR) - HR|, images in [-1, 1]."""
+        """Mean |RRDB(LR) - HR|, images in [-1, 1], with the weights and the auxiliary loss of `structure.py` if configured."""
         hr, lr = self.images(batch)
         with self.autocast():
             predicted = self.forward(lr)
-        return F.l1_loss(predicted.float(), hr)
+        image, auxiliary = self.split(batch, predicted, None)
+        return self.weighted(batch, image, hr, kind="l1") + auxiliary
 
 
 class DiffusionTask(_Task):
@@ -88,8 +114,6 @@ class DiffusionTask(_Task):
         if config.loss.perceptual != "none":
             self.distance = load_distance(config.loss.perceptual, device)
         self._chosen: dict[int, Tensor] = {}
-        table, offset = data.codes(config.diffusion.e_mean)
-        self.table, self.offset = torch.from_numpy(table).to(device), torch.from_numpy(offset).to(device)
 
     def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
         """The samples with their time steps and noise, which are functions of (seed, position), like the crops.
@@ -130,30 +154,45 @@ class DiffusionTask(_Task):
             with torch.no_grad():
                 return condition(maps), base.clamp(-1, 1)
 
+    def noise_scale(self, batch: dict[str, Tensor], given: Tensor, residual: Tensor) -> tuple[Tensor | None, Tensor | float]:
+        """(scale of the noise [B, 1, P, P] or None, loss of the head that estimates it), from the condition and the residual."""
+        d = self.config.diffusion
+        if d.scale_from == "none":
+            return None, 0.0
+        true = true_scale(
+            residual, batch["labels"], source=d.scale_from, count=self.labels, sigma=d.scale_sigma, rescale=d.rescale
+        )
+        if not d.estimates_scale:
+            return true, 0.0
+        with self.autocast():
+            log_scale = cast(UNet, self.network).log_scale(given)
+        return scale_of(log_scale, d.rescale), scale_loss(log_scale, true, loss=self.config.loss)
+
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """|| c - c_theta(x_t, LR, t) ||, L1 or L2: the loss of SAM-DiffSR, over both outputs for `joint`; see `Flow.compared` for flows.
 
-        The second phase adds `one_step_loss`.
+        The second phase adds `one_step_loss`; `structure.py` defines weights and the losses of the heads.
         """
-        (hr, lr), t, noise = self.images(batch), batch["t"], batch["noise"]
+        (hr, lr), t = self.images(batch), batch["t"]
         given, base = self.given(lr)
-        residual = self.process.residual(hr, base)
-        e = (
-            e_sam(batch["labels"], batch["image"], table=self.table, offset=self.offset)
-            if self.modulation.needs_masks
-            else None
-        )
+        scale, head_loss = self.noise_scale(batch, given, self.process.residual(hr, base))
+        residual, noise = self.process.residual(hr, base, scale), self.process.noise(batch["noise"], scale)
+        e = self.e_sam(batch) if self.modulation.needs_masks else None
         x_t = self.process.q_sample(residual, e, t, noise).contiguous(memory_format=torch.channels_last)
         with self.autocast():
             predicted = self.forward(x_t, t, given)
-        predicted = predicted.float()
+        predicted, auxiliary = self.split(batch, predicted, e)
         ours, target = self.process.compared(x_t, predicted, residual=residual, e=e, t=t, noise=noise)
-        main = F.l1_loss(ours, target) if self.config.diffusion.loss == "l1" else F.mse_loss(ours, target)
+        main = self.weighted(batch, ours, target, kind=self.config.diffusion.loss) + head_loss + auxiliary
         if "one_step" not in batch or self.distance is None or self.config.loss.share == 0:
             return main
         index = self._index(len(hr))
         x_0 = self.process.clean(x_t[index], predicted[index], t[index])
-        return main + one_step_loss(self.process.image(x_0, base[index]), hr[index], self.distance, loss=self.config.loss)
+        image, weights = self.process.image(x_0, base[index], None if scale is None else scale[index]), self.config.loss
+        loss = main + one_step_loss(image, hr[index], self.distance, loss=weights)
+        if weights.checkerboard:
+            loss = loss + weights.checkerboard * checkerboard(image - base[index], period=self.config.scale)
+        return loss
 
     def _index(self, count: int) -> Tensor:
         """`chosen` as a tensor on the device, cached, so that no step waits for the device."""
@@ -192,16 +231,22 @@ def check_inputs(config: RunConfig, stores: Sequence[Store], data: ShardDataset,
     process = with_rescale(config, config.diffusion.rescale or 1.0).diffusion.build_process()
     process.plan(*validation_sampler(config))
     if config.loss.perceptual != "none":
-        _ = process.one_step_time  # an error for `paper`
-        load_distance(config.loss.perceptual, ranks.device)  # missing weights are reported before the hours of stage one
+        try:
+            _ = process.one_step_time  # an error for `paper`
+            load_distance(config.loss.perceptual, ranks.device)  # missing weights are reported before the hours of stage one
+        except (ConfigError, WeightsError) as error:  # the loss may come from --init-from, unrequested
+            raise type(error)(f"{error}; or train without this loss: --set loss.perceptual=none") from error
     if config.train.amp == "fp16" and ranks.device.type == "cpu":
         raise ConfigError("train.amp: fp16 needs CUDA, the device is the CPU; use bf16 or off")
     if config.train.amp == "bf16" and not has_bf16(ranks.device):
         log.warning(
             "train.amp=bf16: this device has no instructions for bfloat16 and emulates them, several times slower than train.amp=off"
         )
-    bare = [str(store.place) for store in stores if store.n_masks == 0]
-    if bare and config.diffusion.modulation != "none":
+    if config.diffusion.scale_from == "oracle" and config.validate.every:
         raise ConfigError(
-            f"modulation {config.diffusion.modulation!r} needs masks, and {bare[0]} has none; prepare it with a segmenter, or use --modulation none"
+            "diffusion.scale_from: validation has no true scale for 'oracle', which is for studies; add --set validate.every=0"
         )
+    bare, users = [str(store.place) for store in stores if store.n_masks == 0], mask_users(config)
+    if bare and users:
+        without = "--modulation none" if config.diffusion.modulation != "none" else "'none'"
+        raise ConfigError(f"{users[0]} needs masks, and {bare[0]} has none; prepare it with a segmenter, or use {without}")

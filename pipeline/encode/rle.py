@@ -113,6 +113,27 @@ def paint_labels(masks: Sequence[np.ndarray], height: int, width: int) -> np.nda
     return cv2.transpose(flat.reshape(width, height)) if flat.size else flat.reshape(height, width)
 
 
+def label_runs(labels: np.ndarray) -> list[np.ndarray]:
+    """Runs of each label of a map, uint32 [R] each, in ascending order of the labels; 0 is no mask.
+
+    Args:
+        labels: unsigned integers [H, W].
+    """
+    flat = cv2.transpose(np.ascontiguousarray(labels)).ravel()  # column-major, like the runs
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    start, stop = np.append(0, edges), np.append(edges, flat.size)
+    value = flat[start] if flat.size else flat[:0]
+    order = np.argsort(value, kind="stable")
+    order = order[value[order] > 0]
+    groups = np.split(order, np.flatnonzero(np.diff(value[order])) + 1) if order.size else []
+    masks = []
+    for group in groups:
+        edge = np.stack([start[group], stop[group]], axis=1).ravel()
+        edge = edge[:-1] if edge[-1] == flat.size else edge
+        masks.append(np.diff(np.concatenate([[0], edge, [flat.size]])).astype(np.uint32))
+    return masks
+
+
 def to_coco(counts: np.ndarray, height: int, width: int) -> CocoMask:
     """Runs as a COCO dict with the compressed string."""
     return {"size": [height, width], "counts": to_string(counts)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +12,15 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ...errors import ConfigError, StoreError, missing_package
+from ...errors import StoreError, missing_package
 from ...runtime import progress
-from ..encode.mask_table import MaskTable
 from ..shards.reader import Store
 from ..shards.schema import ARRAYS, tiles_per_shard
 from ..shards.writer import canonical
-from ..storage.local import LocalStore
 from .hdf5_sink import Sink
-from .new_target import check_free, local_path, new_file, new_folder
+from .new_target import check_free, new_file, new_folder, outside_store, write_new
 from .safe_names import safe_stems
+from .stored_masks import mask_table, used_images
 
 if TYPE_CHECKING:
     import h5py
@@ -54,7 +52,7 @@ def export_hdf5(store: Store, target: Path) -> None:
     except ImportError as error:
         raise missing_package(error, extra="hdf5", what="HDF5") from error
 
-    target = _outside(store, target)
+    target = outside_store(store, target)
     with new_file(target, _COMMAND) as path, Sink(path) as sink:
         with h5py.File(sink, "w") as file:
             _fill(file, store, sink)
@@ -77,7 +75,7 @@ def export_folder(store: Store, target: Path) -> None:
         BusyError: another process is writing it.
         StoreError: the store is damaged, or the folder cannot be written.
     """
-    target = _outside(store, target)
+    target = outside_store(store, target)
     stems = safe_stems(store.names())
     with new_folder(target, _COMMAND) as folder:
         check_free(
@@ -90,41 +88,13 @@ def export_folder(store: Store, target: Path) -> None:
             for k, image in enumerate(store.table("tiles/place")[rows, 0].tolist()):
                 count[image] += 1
                 name = f"{stems[image]}_s{count[image]:03d}"
-                _write(folder / "HR", f"{name}.png", _png(parts["hr"][k]))
-                _write(folder / "LR", f"{name}.png", _png(parts["lr"][k]))
-                _write(folder / "E_SAM", f"{name}.npy", _npy(parts["e_sam"][k]))
+                write_new(folder / "HR", f"{name}.png", _png(parts["hr"][k]))
+                write_new(folder / "LR", f"{name}.png", _png(parts["lr"][k]))
+                write_new(folder / "E_SAM", f"{name}.npy", _npy(parts["e_sam"][k]))
                 lines.append(f"{name}.png ({store.tile},{store.tile},3)\n")
-        for image in np.flatnonzero(store.table("images/status") == 0).tolist():
-            _write(folder / "masks", f"{stems[image]}.json", json.dumps(mask_table(store, image).records()).encode())
-        _write(folder, "meta_info.txt", "".join(lines).encode())
-
-
-def mask_table(store: Store, image: int) -> MaskTable:
-    """The masks of one image as the segmenter returned them, which may overlap; `image` is its row in the store."""
-    first, count = int(store.table("images/first_mask")[image]), int(store.table("images/n_masks")[image])
-    rows = slice(first, first + count)
-    return MaskTable(
-        height=int(store.table("images/height")[image]),
-        width=int(store.table("images/width")[image]),
-        counts=store.masks(image),
-        area=store.table("masks/area")[rows],
-        box=store.table("masks/box_hr")[rows],
-        predicted_iou=store.table("masks/predicted_iou")[rows],
-        stability=store.table("masks/stability")[rows],
-        point=store.table("masks/point_hr")[rows],
-        crop_box=store.table("masks/crop_box_hr")[rows],
-    )
-
-
-def _outside(store: Store, target: Path) -> Path:
-    """The target; ConfigError if it is inside the store."""
-    target = Path(target)
-    if isinstance(store.place, LocalStore):
-        root = Path(os.path.realpath(store.place.root))
-        path = local_path(target)
-        if root in (path, *path.parents):
-            raise ConfigError(f"{target}: lies in the store that is exported; give a target outside of it")
-    return target
+        for image in used_images(store):
+            write_new(folder / "masks", f"{stems[image]}.json", json.dumps(mask_table(store, image).records()).encode())
+        write_new(folder, "meta_info.txt", "".join(lines).encode())
 
 
 def _fill(file: h5py.File, store: Store, sink: Sink) -> None:
@@ -189,9 +159,3 @@ def _npy(values: np.ndarray) -> bytes:
     out = io.BytesIO()
     np.save(out, values)  # into memory: for a file on a full disk, its error lacks the system's reason
     return out.getvalue()
-
-
-def _write(folder: Path, name: str, data: bytes) -> None:
-    """Write a file whose name is encoded as UTF-8, whatever the locale."""
-    with open(os.path.join(os.fsencode(folder), name.encode()), "xb") as file:
-        file.write(data)

@@ -9,11 +9,16 @@ import shutil
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import ConfigError, StoreError
 from ...runtime import user_path
 from ..storage.foreign import is_system_file
+from ..storage.local import LocalStore
 from .workspace import NEW, is_workspace, open_workspace
+
+if TYPE_CHECKING:
+    from ..shards.reader import Store
 
 _URL = re.compile(
     r"[A-Za-z][A-Za-z0-9+.-]+:/"
@@ -113,6 +118,23 @@ def check_free(folder: Path, target: Path, known_bytes: int) -> None:
             f"{target}: needs more than {known_bytes / 1e6:.1f} MB, but {free / 1e6:.1f} MB are free on that disk; "
             "free some space there, or give a target on another disk. Nothing was written"
         )
+
+
+def outside_store(store: Store, target: Path) -> Path:
+    """The target; ConfigError if it is inside the store."""
+    target = Path(target)
+    if isinstance(store.place, LocalStore):
+        root = Path(os.path.realpath(store.place.root))
+        path = local_path(target)
+        if root in (path, *path.parents):
+            raise ConfigError(f"{target}: lies in the store that is exported; give a target outside of it")
+    return target
+
+
+def write_new(folder: Path, name: str, data: bytes) -> None:
+    """Write a new file whose name is encoded as UTF-8, whatever the locale."""
+    with open(os.path.join(os.fsencode(folder), name.encode()), "xb") as file:
+        file.write(data)
 
 
 def local_path(target: Path) -> Path:

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from segment_anything.utils.amg import build_all_layer_point_grids, generate_crop_boxes
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...errors import ConfigError, WeightsError
 from ...runtime import l2_bytes
@@ -20,15 +18,17 @@ from ..encode.rle import area
 from ..fast_grid.choice import choose_points
 from ..fast_grid.contrast import at_points, contrast
 from ..fast_grid.padding import Padding, find_padding
+from ..point_models.interface import point_model
 from ..sam.grid_decoder import POINT_MASKS, Decoded, GridDecoder, ImageSide
 from .host_copy import fetch
-from .interpolation import Frame, inside, make_frame
+from .interpolation import Frame, make_frame
 from .iou_filter import Collector, EagerFilter, StaticFilter, Survivors
 from .measure import Thresholds
 from .nms import CropContext, Pool, choose
 from .settings import MaskConfig, number_type
 
 if TYPE_CHECKING:
+    from sam2.modeling.sam2_base import SAM2Base
     from segment_anything.modeling import Sam
 
 log = logging.getLogger(__name__)
@@ -56,30 +56,34 @@ class MaskEngine:
     Args:
         sam: in eval mode, on its device.
         settings: of the generator.
+
+    Raises:
+        ConfigError: a setting that the model's own generator does not have.
     """
 
-    def __init__(self, sam: Sam, settings: MaskConfig) -> None:
-        self.sam, self.settings = sam, settings
-        self.device = sam.pixel_mean.device
-        self.side = sam.image_encoder.img_size
-        self.embedding_side: int = sam.prompt_encoder.image_embedding_size[0]
+    def __init__(self, sam: Sam | SAM2Base, settings: MaskConfig) -> None:
+        model = point_model(sam)
+        settings = settings.resolved(model.family)
+        self.model, self.settings = model, settings
+        self.device = model.device
         cuda = self.device.type == "cuda"
         dtype: torch.dtype = getattr(torch, number_type(settings.mode, self.device))
         if settings.mode == "fast" and dtype == torch.float32:
             log.warning("%s has no instructions for bfloat16: mode fast decodes in float32", self.device)
         self.static = cuda or settings.compile  # the same shapes for every chunk and batch: see `collect`
         self.encoder_batch = _ENCODER_BATCH_CUDA if cuda else 1
-        tokens = sam.prompt_encoder.image_embedding_size[0] * sam.prompt_encoder.image_embedding_size[1]
-        point_bytes = tokens * sam.prompt_encoder.embed_dim * dtype.itemsize
+        rows, columns = model.prompt_encoder.image_embedding_size
+        point_bytes = rows * columns * model.prompt_encoder.embed_dim * dtype.itemsize
         self.chunk = min(settings.points_per_batch, points_for_cache(l2_bytes(self.device), point_bytes) if cuda else _POINTS)
         self.halved, self.pool_bytes = False, _POOL_BYTES
         with torch.inference_mode():
-            self.decoder = GridDecoder(sam, dtype, pixel_batch=self.chunk if cuda else 1)
-        self.encoder: Callable[[Tensor], Tensor] = sam.image_encoder
+            self.decoder = GridDecoder(model, dtype, pixel_batch=self.chunk if cuda else 1)
+        self.encoder: Callable[[Tensor], Tensor] = model.encode
         self.decode: Callable[[ImageSide, Tensor], Decoded] = self.decoder.points
         if settings.compile:
             self.encoder, self.decode = torch.compile(self.encoder, dynamic=False), torch.compile(self.decode, dynamic=False)
-        self.cut = Thresholds(sam.mask_threshold, settings.stability_score_offset)
+        threshold = model.mask_threshold if settings.mask_threshold is None else settings.mask_threshold
+        self.cut = Thresholds(threshold, settings.stability_score_offset)
         grids = settings.point_grids or build_all_layer_point_grids(
             settings.points_per_side, settings.crop_n_layers, settings.crop_n_points_downscale_factor
         )
@@ -95,13 +99,13 @@ class MaskEngine:
 
     @torch.inference_mode()
     def encode(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Embeddings of images uint8 [H, W, 3] of any sizes: float32 [B, C, 64, 64].
+        """Embeddings of images uint8 [H, W, 3] of any sizes: float32 [B, C, 64, 64], of SAM 2 [B, 4 C, 64, 64].
 
         Raises:
             WeightsError: they are not finite.
             ConfigError: out of memory with one image.
         """
-        pixels, parts, start = [self._to_model(image) for image in images], [], 0
+        pixels, parts, start = [self.model.pixels(image) for image in images], [], 0
         while start < len(pixels):
             some = pixels[start : start + self.encoder_batch]
             try:
@@ -145,6 +149,7 @@ class MaskEngine:
         image = self.decoder.image_side(embedding, self._padding(frame))
         pool = Pool(CropContext(frame, crop, image=size, cut=self.cut), self.settings, self.pool_bytes)
         points = self._chosen(embedding, self.grids[layer], frame) * np.array([x1 - x0, y1 - y0])
+        points = points.astype(self.model.point_type)
         prompts = self._prompts(points, frame)
         start = 0
         while start < len(points):
@@ -159,19 +164,24 @@ class MaskEngine:
         """The points of a grid, float64 [n, 2] in 0 .. 1, that are prompted; in mode fast those that `choose_points` takes."""
         if self.settings.mode == "exact":
             return grid
-        rows, columns = (size * self.embedding_side / self.side for size in inside(*frame.size, self.side))
+        return grid[choose_points(grid, self.contrast(embedding, grid, frame), self.settings.fast_share)]
+
+    def contrast(self, embedding: Tensor, grid: np.ndarray, frame: Frame) -> np.ndarray:
+        """How much the embedding [C', 64, 64] of a crop differs from its surroundings, at points [n, 2] in 0 .. 1: float32 [n]."""
         tokens = embedding[: self.decoder.no_mask.shape[1], : frame.token_rows, : frame.token_columns]
+        rows, columns = (size * embedding.shape[1] / self.model.side for size in self.model.inside(*frame.size))
         places = torch.as_tensor(grid * np.array([columns, rows]), dtype=torch.float32, device=self.device)
         (values,) = fetch(at_points(contrast(tokens), places))
-        return grid[choose_points(grid, values, self.settings.fast_share)]
+        return values
 
     def _padding(self, frame: Frame) -> Padding | None:
         """The padding to merge: none in mode exact, nor where shapes must not depend on the image."""
         if self.settings.mode == "exact" or self.settings.compile:
             return None
-        used, side = (frame.token_rows, frame.token_columns), self.embedding_side
+        used = frame.token_rows, frame.token_columns
         if used not in self._paddings:
-            self._paddings[used] = find_padding(side, side, used_rows=used[0], used_columns=used[1], device=self.device)
+            rows, columns = self.model.prompt_encoder.image_embedding_size
+            self._paddings[used] = find_padding(rows, columns, used_rows=used[0], used_columns=used[1], device=self.device)
         return self._paddings[used]
 
     def _round(self, frame: Frame) -> int:
@@ -183,15 +193,12 @@ class MaskEngine:
 
     def _prompts(self, points: np.ndarray, frame: Frame) -> Tensor:
         """Embeddings of points [n, 2] in a crop: float32 [n, 2, C]. Once per crop, as segment-anything's code synchronises here."""
-        height, width = frame.size
-        rows, columns = inside(height, width, self.side)
-        coordinates = torch.as_tensor(points * np.array([columns / width, rows / height]), device=self.device)
-        labels = torch.ones(len(points), 1, dtype=torch.int, device=self.device)
-        return self.sam.prompt_encoder(points=(coordinates[:, None], labels), boxes=None, masks=None)[0]
+        return self.model.prompts(points, frame.size)
 
     def _passing(self, image: ImageSide, prompts: Tensor, frame: Frame) -> Survivors | None:
         """The masks of some points whose predicted IoU is above the threshold; None if there are none."""
         threshold = self.settings.pred_iou_thresh
+        assert threshold is not None  # of `resolved`
         collector: Collector = EagerFilter(self.decoder, frame, threshold)
         if self.static:
             collector = StaticFilter(self.decoder, frame, threshold, points=len(prompts), device=self.device)
@@ -218,7 +225,7 @@ class MaskEngine:
         """Masks of one crop of an image, in the coordinates of the image.
 
         Args:
-            embedding: of the crop, float32 [C, 64, 64].
+            embedding: of the crop, from `encode`.
             crop: x0, y0, x1, y1 in the image, half-open.
             layer: of the crop, 0 for the whole image.
             size: H, W of the image.
@@ -244,7 +251,7 @@ class MaskEngine:
             box=((kept.boxes + [x0, y0, x0 + 1, y0 + 1]) * some).astype(np.int32).reshape(-1, 4),
             predicted_iou=kept.predicted_iou,
             stability=kept.stability,
-            point=kept.points + np.array([x0, y0]),
+            point=(kept.points + np.array([x0, y0])).astype(self.model.point_type).astype(np.float64),
             crop_box=np.tile(np.array(crop, np.int32), (len(kept.counts), 1)),
         )
 
@@ -253,17 +260,7 @@ class MaskEngine:
         if (height, width) not in self._frames:
             if len(self._frames) >= 64:
                 self._frames.clear()
-            n_low = 4 * self.sam.prompt_encoder.image_embedding_size[0]
-            self._frames[height, width] = make_frame(height, width, n_low=n_low, n_model=self.side, device=self.device)
+            n_low = 4 * self.model.prompt_encoder.image_embedding_size[0]
+            n_step = self.model.n_step
+            self._frames[height, width] = make_frame(height, width, n_low=n_low, n_model=n_step, device=self.device)
         return self._frames[height, width]
-
-    def _to_model(self, image: np.ndarray) -> Tensor:
-        """Resized (PIL, bilinear, as segment-anything does), normalised, padded: float32 [1, 3, side, side]."""
-        height, width = inside(image.shape[0], image.shape[1], self.side)
-        small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        pixels = torch.from_numpy(small)
-        if self.device.type == "cuda":
-            pixels = pixels.pin_memory()
-        pixels = pixels.to(self.device, non_blocking=True).permute(2, 0, 1)[None]
-        normal: Tensor = (pixels - self.sam.pixel_mean) / self.sam.pixel_std
-        return F.pad(normal, (0, self.side - width, 0, self.side - height))

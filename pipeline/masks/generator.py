@@ -1,4 +1,4 @@
-"""Automatic mask generation as in segment-anything, for images and data sets."""
+"""Automatic mask generation as in segment-anything and SAM 2, for images and data sets."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from ..images.given import ImageLike, rgb_pixels
 from ..images.sources import list_source
 from .engine import MaskEngine
 from .nms import clean_regions, drop_duplicates
-from .settings import MaskConfig, segmenter_facts
+from .settings import MaskConfig, segmenter_facts, without_sam2_defaults
 
 if TYPE_CHECKING:
+    from sam2.modeling.sam2_base import SAM2Base
     from segment_anything.modeling import Sam
 
     from ..sam.load import Segmenter
@@ -40,11 +41,14 @@ class _Unit:
 
 
 class MaskGenerator:
-    """Masks of whole images by a grid of point prompts, equal to those of segment-anything's SamAutomaticMaskGenerator."""
+    """Masks of whole images by a grid of point prompts, equal to those of the model's own generator.
+
+    That is segment-anything's SamAutomaticMaskGenerator, or SAM2AutomaticMaskGenerator for SAM 2.
+    """
 
     def __init__(
         self,
-        sam: str | Segmenter | Sam = "mobile_sam",
+        sam: str | Segmenter | Sam | SAM2Base = "mobile_sam",
         *,
         device: torch.device | None = None,
         weights: Path | str | None = None,
@@ -55,7 +59,7 @@ class MaskGenerator:
         """A generator with its model on a device.
 
         Args:
-            sam: a segmenter's name, or a loaded one.
+            sam: a segmenter's name (`sam.names.SEGMENTERS`), or a loaded one.
             device: of the model; None: the CPU.
             weights: file of the weights; None: see `source`.
             source: where weights may come from, see `find_weights`.
@@ -63,14 +67,16 @@ class MaskGenerator:
             parameters: fields that replace those of `settings`, such as `points_per_side=16`.
 
         Raises:
-            ConfigError: a parameter is unknown or out of range.
+            ConfigError: a parameter is unknown, out of range, or not supported with this segmenter.
+            MissingPackageError: SAM 2 without the package sam2.
         """
         if parameters.get("point_grids") is not None:
             parameters["point_grids"] = tuple(parameters["point_grids"])
-        self.settings = changed(settings or MaskConfig(), parameters, "MaskGenerator")
+        given = changed(settings or MaskConfig(), without_sam2_defaults(parameters), "MaskGenerator")
         self.device = device or torch.device("cpu")
         self._name, self._weights, model = _resolve(sam, self.device, weights=weights, source=source)
-        self.engine = MaskEngine(model, self.settings)
+        self.engine = MaskEngine(model, given)
+        self.settings = self.engine.settings
 
     def masks(self, image: ImageLike) -> MaskTable:
         """Masks of one image, by descending predicted IoU, as runs.
@@ -118,16 +124,15 @@ class MaskGenerator:
     def describe(self) -> dict[str, object]:
         """JSON-able: everything that decides the masks besides the image; library versions under `versions`."""
         dtype = str(self.engine.decoder.dtype).removeprefix("torch.")
-        return segmenter_facts(self._name, weights=self._weights, settings=self.settings, dtype=dtype)
+        family = self.engine.model.family
+        return segmenter_facts(self._name, weights=self._weights, settings=self.settings, dtype=dtype, family=family)
 
 
 def _resolve(
-    sam: str | Segmenter | Sam, device: torch.device, *, weights: Path | str | None, source: str
-) -> tuple[str, Mapping[str, object], Sam]:
-    """(name, weights record, model in eval mode on the device) of a name, a Segmenter or a Sam."""
-    from segment_anything.modeling import Sam
-
-    if isinstance(sam, Sam):
+    sam: str | Segmenter | Sam | SAM2Base, device: torch.device, *, weights: Path | str | None, source: str
+) -> tuple[str, Mapping[str, object], Sam | SAM2Base]:
+    """(name, weights record, model in eval mode on the device) of a name, a Segmenter or a model."""
+    if isinstance(sam, torch.nn.Module):
         return "custom", {"source": "given", "origin": None, "sha256": None}, sam.to(device).eval()
     if isinstance(sam, str):
         from ..sam.load import load_segmenter

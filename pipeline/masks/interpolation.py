@@ -1,7 +1,7 @@
 """Interpolation of low-resolution logits to an image, as one small matrix per axis. Pure.
 
-Segment-anything enlarges logits 256 -> 1024, crops the padding, and resizes to the image, both bilinear. Per axis that is one
-banded matrix of at most 3 taps. Pixels with the same first tap form a band; a band of rows and one of columns make a cell, whose
+Segment-anything enlarges logits 256 -> 1024, crops the padding, and resizes to the image, both bilinear; SAM 2 resizes 256 -> image in
+one step. Per axis that is one banded matrix of at most 3 taps. Pixels with the same first tap form a band; a band of rows and one of columns make a cell, whose
 pixels are all weighted means of the same 3 x 3 logits.
 
 Letters: u x v low-resolution logits, H x W pixels, J x I bands, R pixels in the longest band.
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..point_models.resizing import inside
 
 TAPS = 3
 
@@ -44,13 +46,15 @@ class Axis:
         return self.matrix.shape[0]
 
 
-def make_axis(n_low: int, n_model: int, n_inside: int, n_out: int, device: torch.device) -> Axis:
-    """The axis that enlarges n_low to n_model, keeps the first n_inside and resizes them to n_out pixels.
+def make_axis(n_low: int, n_model: int | None, n_inside: int, n_out: int, device: torch.device) -> Axis:
+    """The axis that enlarges n_low to n_model, keeps the first n_inside and resizes them to n_out pixels; n_model None: n_low to n_out.
 
     The matrix is what PyTorch's own `interpolate` makes of the identity: its rounding of coordinates comes with it.
     """
-    steps = F.interpolate(torch.eye(n_low)[None, :, :, None], (n_model, 1), mode="bilinear", align_corners=False)
-    steps = F.interpolate(steps[:, :, :n_inside], (n_out, 1), mode="bilinear", align_corners=False)
+    steps = torch.eye(n_low)[None, :, :, None]
+    if n_model is not None:
+        steps = F.interpolate(steps, (n_model, 1), mode="bilinear", align_corners=False)[:, :, :n_inside]
+    steps = F.interpolate(steps, (n_out, 1), mode="bilinear", align_corners=False)
     matrix = steps[0, :, :, 0].t()  # [n_out, n_low]
     used = int((matrix != 0).any(0).nonzero()[-1]) + 1
     matrix = matrix[:, : -(-used // 4) * 4].contiguous()
@@ -99,14 +103,8 @@ class Frame:
         return self.y.n_out, self.x.n_out
 
 
-def make_frame(height: int, width: int, *, n_low: int, n_model: int, device: torch.device) -> Frame:
-    """The frame of an image [height, width] whose longer side is n_model pixels at the input of the model."""
-    inside_y, inside_x = inside(height, width, n_model)
+def make_frame(height: int, width: int, *, n_low: int, n_model: int | None, device: torch.device) -> Frame:
+    """The frame of an image [height, width] whose longer side is n_model pixels at the input of the model; None: it is stretched to it."""
+    inside_y, inside_x = (n_low, n_low) if n_model is None else inside(height, width, n_model)
     y = make_axis(n_low, n_model, n_inside=inside_y, n_out=height, device=device)
     return Frame(y, make_axis(n_low, n_model, n_inside=inside_x, n_out=width, device=device))
-
-
-def inside(height: int, width: int, n_model: int) -> tuple[int, int]:
-    """Size of an image after segment-anything's resizing (`ResizeLongestSide.get_preprocess_shape`), at least 1 pixel."""
-    scale = n_model * 1.0 / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))

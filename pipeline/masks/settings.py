@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...runtime import has_native_bf16
 from ...settings import check, setting
 from ..fast_grid.version import GRID_VERSION
-from ..sam.names import SEGMENTERS, SOURCES
+from ..sam.names import FORMS, SEGMENTERS, SOURCES, family_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,14 +22,23 @@ else:
     Grid = object
 
 MODES = ("exact", "fast")
+PRED_IOU_THRESH = {"sam": 0.88, "sam2": 0.8}
+"""Defaults of the families' own generators."""
+_SAM2_LACKS = {
+    "use_m2m": (False, "a second pass with each mask as its prompt"),
+    "multimask_output": (True, "one mask per point instead of three"),
+}
+"""Parameters of SAM2AutomaticMaskGenerator that are not supported: their default, and what they are."""
 
 
 @dataclass(frozen=True)
 class SegmenterConfig:
     """Which segmenter, and where its weights come from."""
 
-    sam: str | None = setting(None, choices=SEGMENTERS, none="vit_h on CUDA, mobile_sam on the CPU", panel="Common")
-    """The segmenter."""
+    sam: str | None = setting(
+        None, choices=SEGMENTERS, forms=FORMS, none="vit_h on CUDA, mobile_sam on the CPU", panel="Common"
+    )
+    """The segmenter; hf:MODEL_ID: of Hugging Face; MODULE:CLASS: your own, whose code is run."""
     sam_weights: Path | None = setting(None, none="the cache, then the download")
     """File of the segmenter's weights."""
     weights_source: str = setting("auto", choices=SOURCES)
@@ -46,7 +55,7 @@ class MaskSourceConfig(SegmenterConfig):
     masks_from: str = setting("hr", choices=("hr", "lr"))
     """Image that is segmented: hr, or lr (bicubic); masks of LR are scaled to HR."""
     import_masks: Path | None = setting(None, none="none")
-    """Folder with the masks of another program: NAME.json (amg.py's COCO RLE) for each image."""
+    """Masks of another program: a COCO file, or a folder with NAME.json (COCO RLE) or a label map NAME.png for each image."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +72,14 @@ class MaskConfig:
     """Mode fast: share of the points that are prompted, besides a coarse grid of 8 x 8; 1: all."""
     points_per_batch: int = setting(64, min=1)
     """Largest number of prompts decoded together; the device may use fewer. It affects memory, not masks."""
-    pred_iou_thresh: float = setting(0.88, min=0, max=1)
+    pred_iou_thresh: float | None = setting(None, min=0, max=1, none="0.88; SAM 2: 0.8")
     """Keep only masks whose predicted IoU is above this threshold; 0 keeps all."""
     stability_score_thresh: float = setting(0.95, min=0, max=1)
     """Keep only masks whose stability score is at least this threshold; 0 keeps all."""
     stability_score_offset: float = setting(1.0, min=0)
     """Offset of the stability score, which is |logit > offset| / |logit > -offset|."""
+    mask_threshold: float | None = setting(None, none="the model's: 0")
+    """A pixel belongs to a mask if its logit is above this threshold."""
     box_nms_thresh: float = setting(0.7, min=0, max=1)
     """IoU threshold of box NMS within a crop; the mask with the higher predicted IoU is kept."""
     crop_n_layers: int = setting(0, min=0)
@@ -115,13 +126,24 @@ class MaskConfig:
             if not ok or not ((grid >= 0) & (grid <= 1)).all():
                 raise ConfigError(f"point_grids: layer {layer}: expected an array [n, 2] of (x, y) in 0..1, n > 0")
 
+    def resolved(self, family: str) -> MaskConfig:
+        """The settings with the defaults of a family of models, `sam` or `sam2`.
+
+        Raises:
+            ConfigError: a setting that the family's own generator does not have.
+        """
+        if family == "sam2" and self.min_mask_region_area > 0:
+            raise ConfigError(
+                "min_mask_region_area: not supported with SAM 2, whose generator uses it in another way (on logits of 256 x 256, on CUDA "
+                "only); leave it 0"
+            )
+        return self if self.pred_iou_thresh is not None else replace(self, pred_iou_thresh=PRED_IOU_THRESH[family])
+
     def amg_arguments(self) -> dict[str, object]:
         """Keyword arguments of segment-anything's own generator for the same masks."""
-        given = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ("mode", "compile", "fast_share")
-        }
+        others = ("mode", "compile", "mask_threshold", "fast_share")
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
+        given["pred_iou_thresh"] = self.resolved("sam").pred_iou_thresh
         return {**given, "point_grids": None if self.point_grids is None else list(self.point_grids)}
 
     def as_attributes(self) -> dict[str, object]:
@@ -131,12 +153,15 @@ class MaskConfig:
         """
         grids = None if self.point_grids is None else [grid.tolist() for grid in self.point_grids]
         deciding = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "points_per_batch"}
+        deciding["pred_iou_thresh"] = self.resolved("sam").pred_iou_thresh
         if not self.compile:
             del deciding["compile"]  # older stores do not have it
         if self.mode == "fast":
             deciding["fast_grid"] = GRID_VERSION
         else:
             del deciding["fast_share"]  # likewise
+        if self.mask_threshold is None:
+            del deciding["mask_threshold"]  # likewise
         return {**deciding, "point_grids": grids}
 
     def uncompared(self) -> dict[str, object]:
@@ -149,16 +174,48 @@ def number_type(mode: str, device: torch.device) -> str:
     return "bfloat16" if mode == "fast" and has_native_bf16(device) else "float32"
 
 
-def segmenter_facts(name: str, weights: Mapping[str, object] | None, settings: MaskConfig, dtype: str) -> dict[str, object]:
-    """The facts that a generator records, see `prepare.MaskSource.describe`; `weights` is None before they are downloaded."""
-    from importlib.metadata import version
+def without_sam2_defaults(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters without those of SAM2AutomaticMaskGenerator that samdiff lacks, where they have their default.
 
+    Raises:
+        ConfigError: one has another value.
+    """
+    for name, (default, what) in _SAM2_LACKS.items():
+        if parameters.get(name, default) != default:
+            raise ConfigError(f"{name}: {what} is not supported; leave it out, or use sam2's own generator (docs/masks.md)")
+    return {name: value for name, value in parameters.items() if name not in _SAM2_LACKS}
+
+
+def segmenter_facts(
+    name: str, weights: Mapping[str, object] | None, settings: MaskConfig, dtype: str, family: str | None = None
+) -> dict[str, object]:
+    """The facts that a generator records, see `prepare.MaskSource.describe`.
+
+    Args:
+        name: of the segmenter.
+        weights: None before they are downloaded.
+        settings: of the generator.
+        dtype: of the decoder's image tokens.
+        family: `sam` or `sam2`; None: that of the name.
+    """
+    family = family or family_of(name)
+    libraries = ("torch", "torchvision", "segment-anything", *(("rf-sam-2",) if family == "sam2" else ()))
     return {
         "name": name,
         "weights": weights,
         "dtype": dtype,
-        **settings.as_attributes(),
+        **settings.resolved(family).as_attributes(),
         "masks_from": "hr",
         "uncompared": settings.uncompared(),
-        "versions": {library: version(library) for library in ("torch", "torchvision", "segment-anything")},
+        "versions": {library: _version(library) for library in libraries},
     }
+
+
+def _version(library: str) -> str:
+    """The installed version; sam2 may come from a distribution of another name."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "unknown"

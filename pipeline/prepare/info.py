@@ -105,7 +105,7 @@ def size_lines(store: Store) -> list[str]:
 def size_rows(store: Store) -> list[tuple[str, str]]:
     """(array or group, bytes on disk beside raw bytes)."""
     return [
-        (name, f"{_bytes(size):>10s}  {100 * size / max(full, 1):5.1f} % of {_bytes(full)} raw")
+        (name, f"{bytes_text(size):>10s}  {100 * size / max(full, 1):5.1f} % of {bytes_text(full)} raw")
         for name, size, full in _sizes(store)
     ]
 
@@ -130,9 +130,7 @@ def structure_line(store: Store) -> str:
         if key.startswith(("tiles/labels/", "masks/")) and not key.endswith(".json")
     )
     pixels = len(store) * store.tile**2
-    return (
-        f"{_bytes(size)}, {100 * size / max(3 * pixels, 1):.2f} % of raw HR, 1/{4 * pixels / max(size, 1):.0f} of a float32 map"
-    )
+    return f"{bytes_text(size)}, {100 * size / max(3 * pixels, 1):.2f} % of raw HR, 1/{4 * pixels / max(size, 1):.0f} of a float32 map"
 
 
 def plan_lines(plan: Plan, segmenter: str) -> list[str]:
@@ -174,7 +172,8 @@ def _inline(facts: Mapping[str, object]) -> str:
     return ", ".join(f"{printable(key)} {_inline(v) if isinstance(v, Mapping) else printable(v)}" for key, v in facts.items())
 
 
-def _bytes(size: float) -> str:
+def bytes_text(size: float) -> str:
+    """Bytes with three digits and a unit: `6.12 GB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,20 +10,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import ImageError
-from ...runtime import pick_device
+from ...errors import ImageError, printable
+from ...runtime import pick_device, progress
 from ...settings import changed
 from ..encode.mask_table import MaskTable
 from ..images.decode import Decoded, map_ahead
 from ..images.sources import SourceReader
-from ..masks.settings import MaskConfig, number_type, segmenter_facts
-from ..sam.weights import plan_weights
+from ..masks.settings import MaskConfig
+from .estimate import Forecast
 from .scan import SourceImage
-from .staging import ImageMasks
+from .staging import ImageMasks, Staging
 from .tile_stage import image_masks
 
 if TYPE_CHECKING:
     from .run import MaskSource
+
+log = logging.getLogger(__name__)
 
 Read = Callable[[SourceImage, SourceReader], Decoded | ImageError]
 """`scan.read_usable` with its settings bound; picklable."""
@@ -46,7 +49,7 @@ def make_generator(
     """A segmenter by name. With arguments bound by `functools.partial` this function can be pickled, and called in a worker.
 
     Args:
-        sam: the segmenter's name, see `sam.names`.
+        sam: the segmenter's name, see `segmenters.by_name`.
         device: see `pick_device`; it is chosen in the process that calls this function.
         lr_scale: segment the LR image and upscale the masks by this factor; None: segment the HR image.
         weights: see `MaskGenerator`.
@@ -59,9 +62,10 @@ def make_generator(
         ConfigError: an unknown parameter, or a value out of range.
     """
     from ..masks.adapters import MasksFromLR
-    from ..masks.generator import MaskGenerator
+    from ..segmenters.by_name import make_segmenter
 
-    generator = MaskGenerator(sam, device=pick_device(device), weights=weights, source=source, settings=settings, **parameters)
+    chosen = changed(settings or MaskConfig(), parameters, "make_generator")
+    generator = make_segmenter(sam, pick_device(device), weights=weights, source=source, settings=chosen)
     return generator if lr_scale is None else MasksFromLR(generator, lr_scale)
 
 
@@ -89,10 +93,10 @@ def plan_generator(
     Returns:
         The facts (`weights` is None if the weights have not been downloaded yet), and the source of the weights as text.
     """
-    record, where = plan_weights(sam, file=weights, source=source)
-    settings = changed(settings or MaskConfig(), parameters, "plan_generator")
-    dtype = number_type(settings.mode, pick_device(device))
-    facts = segmenter_facts(sam, weights=None if record is None else record.as_attributes(), settings=settings, dtype=dtype)
+    from ..segmenters.by_name import plan_segmenter
+
+    chosen = changed(settings or MaskConfig(), parameters, "plan_generator")
+    facts, where = plan_segmenter(sam, pick_device(device), weights=weights, source=source, settings=chosen)
     return facts | ({} if lr_scale is None else {"masks_from": "lr"}), where
 
 
@@ -107,6 +111,72 @@ def one_each(items: Sequence[SourceImage], results: Iterator[Result]) -> Iterato
     assert not pending, (
         f"no result for {len(pending)} of {len(items)} images, such as {next(iter(pending.values())).image_file.name}"
     )
+
+
+def save_masks(
+    images: Sequence[SourceImage],
+    missing: Sequence[SourceImage],
+    staging: Staging,
+    *,
+    results: Iterator[Result],
+    strict: bool,
+    forecast: Forecast,
+) -> dict[str, str]:
+    """Stage `masks`: save the masks of each image that can be used.
+
+    Args:
+        images: all images of the source.
+        missing: those without masks, one per key.
+        staging: receives the masks.
+        results: one for each of `missing`.
+        strict: raise an ImageError for the first image that cannot be used.
+        forecast: is told of each result.
+
+    Returns:
+        name -> reason for the images that cannot be used, which are also logged at once.
+    """
+    skipped: dict[str, str] = {}
+
+    def skip(name: str, reason: str) -> None:
+        if strict:
+            raise ImageError(f"{name}: {reason}; leave out --strict to skip and list such images")
+        log.warning("skipped %s: %s", name, reason)
+        skipped[name] = reason
+
+    names: dict[str, list[str]] = {}
+    for item in images:
+        if item.problem:
+            skip(item.image_file.name, item.problem)
+        else:
+            names.setdefault(item.key, []).append(item.image_file.name)
+    forecast.start(len(missing))
+    with progress(desc="masks", total=len(missing), unit="image") as bar:
+        for item, result in one_each(missing, results):
+            bar.update()
+            if isinstance(result, ImageError):
+                for name in names[item.key]:
+                    skip(name, str(result))
+            else:
+                forecast.add(item, staging.save(item.key, result))
+                bar.set_postfix(masks=result.n_masks, **forecast.shown())
+    return skipped
+
+
+def warn_unmatched(masks: MaskSource, images: Sequence[SourceImage]) -> None:
+    """Log a warning if a source of masks in files has masks of images that are not in the list."""
+    unmatched = getattr(masks, "unmatched", None)  # only of sources that know images by name
+    left = [] if unmatched is None else unmatched([item.image_file.name for item in images])
+    if left:
+        shown = ", ".join(map(printable, left[:5]))
+        log.warning(
+            "masks of %d images that are not in the source are not used: %s%s", len(left), shown, ", …" * (len(left) > 5)
+        )
+
+
+def masks_of(decoded: Decoded, table: MaskTable) -> ImageMasks:
+    """The masks of a decoded image with codes and notes, as they are saved."""
+    notes = [*decoded.notes, *([] if len(table) else ["no masks"])]  # such as of an image of one colour; it is used
+    return image_masks(table, "; ".join(notes))
 
 
 def local_masks(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
@@ -132,8 +202,7 @@ def local_masks(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> 
         for generated in masks.generate_batch(images()):
             item, decoded = in_flight.popleft()
             table = MaskTable.of(generated, *decoded.pixels.shape[:2])
-            notes = [*decoded.notes, *([] if len(table) else ["no masks"])]  # such as of an image of one colour; it is used
-            yield item, image_masks(table, "; ".join(notes))
+            yield item, masks_of(decoded, table)
             while refused:
                 yield refused.popleft()
     except (Exception, KeyboardInterrupt):

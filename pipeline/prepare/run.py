@@ -7,8 +7,9 @@ from them in the order of the source, and it is valid only once its root documen
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Protocol
@@ -16,7 +17,6 @@ from typing import Protocol
 import numpy as np
 
 from ...errors import BusyError, ConfigError, ImageError, StoreError
-from ...runtime import progress
 from ..encode.mask_table import MaskTable
 from ..encode.rle import CocoMask
 from ..images.sources import Source
@@ -24,7 +24,9 @@ from ..shards.reader import Store, open_store
 from ..shards.schema import FORMAT_VERSION, Document
 from ..shards.writer import ROOT_KEY, canonical, digest
 from ..storage.local import KeyStore, Location, key_store_at
-from .mask_stage import MaskStage, local_masks, one_each
+from .estimate import Estimate, Forecast
+from .mask_stage import MaskStage, local_masks, save_masks, warn_unmatched
+from .reuse import open_reused, reuse_masks
 from .scan import SourceImage, read_usable, scan
 from .settings import UNCOMPARED as UNCOMPARED
 from .settings import PrepareConfig as PrepareConfig
@@ -49,7 +51,7 @@ class MaskSource(Protocol):
 
         A source whose masks depend on the image's name also has `expect(name, height, width)`. It is called before each image and
         returns None, or the reason why there are no masks; such images are skipped and listed. Images of equal content but different
-        names are then separate images.
+        names are then separate images. With `unmatched(names)` it lists what belongs to none of these images, which is a warning.
         """
 
 
@@ -65,6 +67,10 @@ class Report:
     """Images that were segmented in this run; the others were finished before."""
     skipped: dict[str, str] = field(default_factory=dict)
     """name -> reason."""
+    reused: Mapping[str, int] = field(default_factory=dict)
+    """Store of `reuse` -> number of images whose masks this run took from it."""
+    estimate: Estimate | None = None
+    """What this run was expected to take, if that was measured."""
     already_complete: bool = False
 
 
@@ -128,6 +134,8 @@ def prepare(
     limit: int | None = None,
     strict: bool = False,
     mask_stage: MaskStage | None = None,
+    reuse: Sequence[Location] = (),
+    report: Callable[[str], None] = log.info,
 ) -> Report:
     """Make a store of a source's images, or resume an unfinished one.
 
@@ -141,12 +149,16 @@ def prepare(
         strict: raise an error at the first image that cannot be used, instead of skipping it.
         mask_stage: computes the masks elsewhere, such as `DaskWorkers.records`; only `describe` of `masks` is then used. None: `masks`
             computes them in this process.
+        reuse: finished stores; masks of images with equal pixels are taken from them, see `reuse.py`.
+        report: called with each status line.
 
     Raises:
         ImageError: no image can be used; with `strict`, one cannot be used.
         ChangedError: a source file changed during the run.
-        ConfigError: `lr` without `degradation="given"` or the reverse, or one of `out` and a source lies in the other.
-        StoreError: `out` holds another store, an unfinished one with other settings or files that are not ours, or cannot be written.
+        ConfigError: `lr` without `degradation="given"` or the reverse, or one of `out` and a source lies in the other; a store of `reuse`
+            was made by another segmenter.
+        StoreError: `out` holds another store, an unfinished one with other settings or files that are not ours, or cannot be written;
+            a store of `reuse` cannot be read, or no store of `reuse` has any of the images.
         BusyError: another `prepare` is running for this store.
     """
     settings = settings or PrepareConfig()
@@ -159,15 +171,38 @@ def prepare(
     segmenter = masks.describe()
     attributes = settings.as_attributes(segmenter)
     by_name = hasattr(masks, "expect")
+    if reuse and by_name:
+        raise ConfigError("--reuse: takes masks of a segmenter, so it cannot be combined with masks from files")
+    donors = open_reused(reuse, attributes) if out.size(ROOT_KEY) is None else []  # before the scan, which may take minutes
     images = scan(source, limit, lr=lr, scale=settings.scale, by_name=by_name, limits=settings.limits)
+    if limit is None:
+        warn_unmatched(masks, images)
     if out.size(ROOT_KEY) is not None:  # a finished store never changes, so it can be compared without the lock
         return _finished(plan_prepare(images, out, attributes), out)
     with Staging(out).open() as staging:
         plan = plan_prepare(images, out, attributes)
         if plan.changed or plan.committed is not None:
             return _finished(plan, out, staging)
+        fresh = not staging.finished()
         staging.begin(attributes)
-        skipped = _make_masks(plan, staging, mask_stage or partial(local_masks, masks), settings=settings, strict=strict)
+        read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
+        try:
+            reused = reuse_masks(
+                plan.missing, donors, staging, read=read, images=Counter(item.key for item in images), report=report
+            )
+        except StoreError as error:  # such as a damaged store
+            if fresh and not staging.finished():
+                staging.remove()
+            raise StoreError(f"{error}; or leave out this --reuse") from error
+        if fresh and donors and not reused.keys:
+            staging.remove()
+            raise reused.nothing(len(plan.images))
+        plan = replace(plan, missing=[item for item in plan.missing if item.key not in reused.keys])
+        forecast = Forecast(plan.images, staging, settings, local=mask_stage is None, report=report)
+        stage = mask_stage or partial(local_masks, masks)
+        skipped = save_masks(
+            plan.images, plan.missing, staging, results=stage(plan.missing, read), strict=strict, forecast=forecast
+        )
         if len(skipped) == len(plan.images):
             staging.remove()
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])
@@ -179,7 +214,7 @@ def prepare(
         write_store(summaries, staging, out, facts=facts, limits=settings.limits)
         staging.remove()
     segmented = sum(item.image_file.name not in skipped for item in plan.missing)
-    return _report(open_store(out), out, segmented)
+    return _report(open_store(out), out, segmented=segmented, reused=reused.images, estimate=forecast.estimate)
 
 
 def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
@@ -194,10 +229,16 @@ def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
         StoreError: the store, finished or not, has other settings or images.
     """
     if plan.changed:
+        segmenter = plan.committed.attrs.get("segmenter") if plan.committed is not None else None
+        imported = isinstance(segmenter, Mapping) and "masks_sha256" in segmenter  # masks in files
+        way = (
+            "make a new store with --out NEW.zarr and the same --import-masks; nothing is segmented"
+            if imported
+            else f"make a new store with these masks: --out NEW.zarr --reuse {out}; only images that are not in {out} are segmented"
+        )
         raise StoreError(
-            f"{out}: made with other settings or images ({'; '.join(plan.changed[:6])}); "
-            "give the same settings and source, or another --out. To add images and keep these masks, prepare the new images alone with "
-            f"another --out, and train on both stores (--shards {out} --shards NEW.zarr); deleting {out} loses its masks"
+            f"{out}: made with other settings or images ({'; '.join(plan.changed[:6])}); give the same settings and source, or another --out. "
+            f"For more images, or another tile, stride or degradation, {way}. Deleting {out} loses its masks"
         )
     assert plan.committed is not None
     try:
@@ -208,42 +249,7 @@ def _finished(plan: Plan, out: KeyStore, held: Staging | None = None) -> Report:
                 left.remove()
     except (StoreError, BusyError) as error:  # the store itself is complete
         log.warning("the staging folder of %s is kept: %s", out, error)
-    return _report(plan.committed, out, segmented=0, complete=True)
-
-
-def _make_masks(
-    plan: Plan, staging: Staging, mask_stage: MaskStage, *, settings: PrepareConfig, strict: bool
-) -> dict[str, str]:
-    """Stage `masks`: save the masks of each image that can be used.
-
-    Returns:
-        name -> reason for the others, which are also logged at once.
-    """
-    skipped: dict[str, str] = {}
-
-    def skip(name: str, reason: str) -> None:
-        if strict:
-            raise ImageError(f"{name}: {reason}; leave out --strict to skip and list such images")
-        log.warning("skipped %s: %s", name, reason)
-        skipped[name] = reason
-
-    names: dict[str, list[str]] = {}
-    for item in plan.images:
-        if item.problem:
-            skip(item.image_file.name, item.problem)
-        else:
-            names.setdefault(item.key, []).append(item.image_file.name)
-    read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
-    with progress(desc="masks", total=len(plan.missing), unit="image") as bar:
-        for item, result in one_each(plan.missing, mask_stage(plan.missing, read)):
-            bar.update()
-            if isinstance(result, ImageError):
-                for name in names[item.key]:
-                    skip(name, str(result))
-            else:
-                staging.save(item.key, result)
-                bar.set_postfix(masks=result.n_masks)
-    return skipped
+    return _report(plan.committed, out, complete=True)
 
 
 def _store_differences(store: Store, settings: Document, images: list[SourceImage]) -> list[str]:
@@ -262,7 +268,15 @@ def _versions(segmenter: Document) -> dict[str, str]:
     return {**ours, **segmenter.get("versions", {})}
 
 
-def _report(store: Store, out: KeyStore, segmented: int, complete: bool = False) -> Report:
+def _report(
+    store: Store,
+    out: KeyStore,
+    *,
+    segmented: int = 0,
+    reused: Mapping[str, int] | None = None,
+    estimate: Estimate | None = None,
+    complete: bool = False,
+) -> Report:
     return Report(
         out=out,
         images=store.n_images,
@@ -270,5 +284,7 @@ def _report(store: Store, out: KeyStore, segmented: int, complete: bool = False)
         masks=store.n_masks,
         segmented=segmented,
         skipped=store.skipped(),
+        reused=reused or {},
+        estimate=estimate,
         already_complete=complete,
     )

@@ -68,3 +68,12 @@ class PrepareConfig:
             "structure": {"kind": "rope", "theta": THETA},
             "segmenter": {key: value for key, value in segmenter.items() if key not in UNCOMPARED},
         }
+
+
+def comparable(describe: Mapping[str, object]) -> dict[str, object]:
+    """The part of a segmenter's `describe()` that is equal if its masks are: without versions, and of the weights only the SHA-256."""
+    facts = {key: value for key, value in describe.items() if key not in UNCOMPARED}
+    weights = facts.get("weights")
+    if isinstance(weights, Mapping):
+        facts["weights"] = weights.get("sha256")
+    return facts

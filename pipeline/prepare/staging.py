@@ -218,8 +218,7 @@ class Staging:
 
     def finished(self) -> set[str]:
         """Keys of all images whose masks are saved."""
-        names = (path.removeprefix("images/") for path in self.place.list_keys() if path.startswith("images/"))
-        return {name.removesuffix(".npz") for name in names if name.endswith(".npz") and not name.startswith(".")}
+        return {PurePosixPath(key).stem for key in self.place.list_keys() if _RECORD.fullmatch(key)}
 
     def load(self, key: str) -> ImageMasks | None:
         """The saved masks of a key; None if there are none, or the file is damaged, which is logged."""
@@ -235,11 +234,12 @@ class Staging:
             log.warning("%s/%s: damaged (%s); the image is segmented again", self.place, _path(key), error)
             return None
 
-    def save(self, key: str, masks: ImageMasks) -> None:
-        """Save the masks of an image, atomically."""
+    def save(self, key: str, masks: ImageMasks) -> int:
+        """Save the masks of an image, atomically. Returns the size in bytes."""
         data = io.BytesIO()
         np.savez_compressed(data, **{f.name: getattr(masks, f.name) for f in fields(ImageMasks)})
         self.place.set(_path(key), data.getvalue())
+        return data.tell()
 
     def discard(self, key: str) -> None:
         """Delete the masks of an image, so that it is segmented again."""

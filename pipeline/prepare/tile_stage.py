@@ -158,7 +158,7 @@ def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, *, f
     staging.begin_writing(store_keys(sizes))
     writer = StoreWriter(out, sizes)
     writer.append({**_image_tables(images), "masks/rle_offset": np.zeros(1, np.uint64)})
-    read_pair = partial(_hr_and_lr, scale=grid.scale, degradation=facts["degradation"], limits=limits)
+    read_pair = partial(hr_and_lr, scale=grid.scale, degradation=facts["degradation"], limits=limits)
     pixels = map_ahead(read_pair, [summary.image for summary in images if not summary.skipped])
     runs = 0
     for number, summary in enumerate(progress(images, desc="tiles", unit="image")):
@@ -194,7 +194,7 @@ def _load_masks(staging: Staging, key: str) -> ImageMasks:
     return masks
 
 
-def _hr_and_lr(
+def hr_and_lr(
     item: SourceImage, source_reader: SourceReader, *, scale: int, degradation: Document, limits: Limits
 ) -> tuple[np.ndarray, np.ndarray]:
     """The HR image cropped to the scale, uint8 [H, W, 3], and its LR image, uint8 [H/s, W/s, 3]: degraded HR, or the given file."""

@@ -1,23 +1,22 @@
-"""SAM's mask decoder for a grid of single-point prompts: segment-anything's numbers with half of the work. Pure, given a model.
+"""The mask decoder of SAM and SAM 2 for a grid of single-point prompts: their numbers with half of the work. Pure, given a model.
 
 Per image, not per point: whatever the first layer of the two-way transformer makes of the image alone. Per point: the projections
 of the 4096 image tokens are absorbed into the 7 prompt tokens, `(keys Wk) . q = keys . (q Wk)`, `(A keys) Wv`, `A (v Wo)`.
 
 Letters: B points, T = 7 tokens (predicted IoU, 4 masks, the point, "not a point"), P = 4096 image tokens (64 x 64), C = 256 channels,
 h = 8 heads of d = 16. Source: Kirillov et al., Segment Anything, arXiv 2304.02643, appendix A; layers and names of weights as in
-segment-anything 1.0, `modeling/mask_decoder.py` and `modeling/transformer.py`.
+segment-anything 1.0, `modeling/mask_decoder.py` and `modeling/transformer.py`. SAM 2 (arXiv 2408.00714; package sam2) has an eighth token,
+for the score of an object, which mask generation does not read; a sigmoid on predicted IoU; and two finer feature maps in the upscaling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from segment_anything.modeling import Sam
-from segment_anything.modeling.common import MLPBlock
-from segment_anything.modeling.mask_decoder import MLP
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..fast_grid.padding import Padding
@@ -29,7 +28,14 @@ POINT_MASKS = 3
 """Masks per point: the first of the four mask tokens is for several prompts and stays unused."""
 
 _USED = [0, 2, 3, 4]
-"""Tokens that are read in the end: predicted IoU and three masks. The others are left out of the last attention."""
+"""Tokens that are read in the end: predicted IoU and three masks, one later each in SAM 2. The others are left out of the last attention."""
+
+
+class Promptable(Protocol):
+    """segment_anything's Sam, or a `PointModel`."""
+
+    mask_decoder: Any
+    prompt_encoder: Any
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class ImageSide:
     """[h, d, P]: first layer, queries of the attention from image to tokens."""
     position: Tensor
     """[P, C]: positional encoding of the image tokens."""
+    features: tuple[Tensor, Tensor] | None = None
+    """Of `Upscale.features`, for SAM 2."""
     padding: Padding | None = None
     """If padding is merged; P is then the number of tokens that are left."""
 
@@ -60,20 +68,22 @@ class Decoded:
     """[b, P, C] each, b <= `pixel_batch`, together B: image tokens after both layers."""
     vectors: Tensor
     """float32 [B, 3, C/8]: a mask is its vector times the upscaled image tokens."""
+    features: tuple[Tensor, Tensor] | None = None
+    """Those of the image."""
     padding: Padding | None = None
     """That of the image."""
 
 
 class GridDecoder:
-    """The mask decoder of a Sam with its weights rearranged: `image_side` once, then `points` and `logits` chunk by chunk.
+    """The mask decoder of a model with its weights rearranged: `image_side` once, then `points` and `logits` chunk by chunk.
 
     Args:
-        sam: segment_anything.modeling.Sam, on its device.
+        sam: on its device.
         dtype: of the image tokens, float32 or bfloat16; the prompt tokens are always float32.
         pixel_batch: points whose image tokens are processed together: 1 keeps them in a CPU's cache.
     """
 
-    def __init__(self, sam: Sam, dtype: torch.dtype = torch.float32, pixel_batch: int = 1) -> None:
+    def __init__(self, sam: Promptable, dtype: torch.dtype = torch.float32, pixel_batch: int = 1) -> None:
         decoder, prompts = sam.mask_decoder, sam.prompt_encoder
         self.dtype, self.pixel_batch = dtype, pixel_batch
         self.layer0, self.layer1 = decoder.transformer.layers
@@ -82,16 +92,26 @@ class GridDecoder:
         self.i2t_0, self.i2t_1 = (ImageToToken(layer.cross_attn_image_to_token) for layer in (self.layer0, self.layer1))
         self.t2i_final = TokenToImage(decoder.transformer.final_attn_token_to_image)
         self.iou_head, self.hyper = decoder.iou_prediction_head, decoder.output_hypernetworks_mlps[1:]
-        self.output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])  # [5, C]
+        scored = [decoder.obj_score_token.weight] if getattr(decoder, "pred_obj_scores", False) else []
+        self.output_tokens = torch.cat([*scored, decoder.iou_token.weight, decoder.mask_tokens.weight])  # [5, C], SAM 2: [6, C]
+        self.mlps = [_linears(layer.mlp) for layer in (self.layer0, self.layer1)]
+        self.has_features: bool = getattr(decoder, "use_high_res_features", False)
         self.no_mask = prompts.no_mask_embed.weight  # [1, C]
-        self.used = torch.tensor(_USED, device=self.output_tokens.device)
+        self.used = torch.tensor([number + len(scored) for number in _USED], device=self.output_tokens.device)
         self.position = prompts.get_dense_pe()[0].flatten(1).t().contiguous()  # [P, C]
         self.norms = [(norm.weight.to(dtype), norm.bias.to(dtype), norm.eps) for norm in (self.layer0.norm4, self.layer1.norm4)]
         self.upscale = Upscale(decoder.output_upscaling, prompts.image_embedding_size[1], dtype)
 
     def image_side(self, embedding: Tensor, padding: Padding | None = None) -> ImageSide:
-        """All that does not depend on the points; `embedding` float32 [C, 64, 64]; `padding` to be merged, None: nothing is."""
-        keys, position = embedding.flatten(1).t().contiguous() + self.no_mask, self.position  # [P, C]
+        """All that does not depend on the points.
+
+        Args:
+            embedding: of `PointModel.encode`: float32 [C, 64, 64], SAM 2: [4 C, 64, 64].
+            padding: to be merged; None: nothing is.
+        """
+        n_channels = self.no_mask.shape[1]
+        features = self.upscale.features(embedding[n_channels:]) if self.has_features else None
+        keys, position = embedding[:n_channels].flatten(1).t().contiguous() + self.no_mask, self.position  # [P, C]
         if padding is not None:
             keys, position = padding.merge(keys), padding.merge(position)
         placed = keys + position
@@ -99,7 +119,7 @@ class GridDecoder:
         v0 = self.t2i_0.project_values(keys)
         q0 = self.i2t_0.project_queries(placed).transpose(1, 2)
         k0, v0, q0, position = (part.to(self.dtype).contiguous() for part in (k0, v0, q0, position))
-        return ImageSide(keys[None].to(self.dtype), k0=k0, v0=v0, q0=q0, position=position, padding=padding)
+        return ImageSide(keys[None].to(self.dtype), k0=k0, v0=v0, q0=q0, position=position, features=features, padding=padding)
 
     def points(self, image: ImageSide, prompts: Tensor) -> Decoded:
         """Everything up to the upscaling, for B points; `prompts` float32 [B, 2, C]: the prompt encoder's embedding of a point."""
@@ -108,7 +128,7 @@ class GridDecoder:
         layer = self.layer0  # its self-attention replaces the tokens and adds no position
         tokens = layer.norm1(self_attention(layer.self_attn, first, first))
         tokens = layer.norm2(tokens + self._look_at_image(image, tokens + first))
-        tokens = layer.norm3(tokens + _mlp(layer.mlp, tokens))
+        tokens = layer.norm3(tokens + _mlp(self.mlps[0], tokens))
         heads, scatter = self.i2t_0.plain(tokens + first, tokens)
 
         layer = self.layer1
@@ -116,7 +136,7 @@ class GridDecoder:
         ask = self.t2i_1.ask(tokens + first)
         keys, seen = self._first_pixels(image, heads.to(self.dtype), scatter=scatter.to(self.dtype), ask=ask.to(self.dtype))
         tokens = layer.norm2(tokens + self.t2i_1.answer(seen.float()))
-        tokens = layer.norm3(tokens + _mlp(layer.mlp, tokens))
+        tokens = layer.norm3(tokens + _mlp(self.mlps[1], tokens))
         back, shift, scatter = self.i2t_1.absorbed(tokens + first, tokens)
 
         tokens, first = tokens.index_select(1, self.used), first.index_select(1, self.used)
@@ -125,7 +145,8 @@ class GridDecoder:
         keys, seen = self._second_pixels(image, keys, *cast)
         tokens = self.final_norm(tokens + self.t2i_final.answer(seen.float()))
         vectors = torch.stack([_head(mlp, tokens[:, 1 + k]) for k, mlp in enumerate(self.hyper)], dim=1)
-        return Decoded(_head(self.iou_head, tokens[:, 0])[:, 1:], keys, vectors, padding=image.padding)
+        iou = _head(self.iou_head, tokens[:, 0])[:, 1:]
+        return Decoded(iou, keys, vectors, features=image.features, padding=image.padding)
 
     def logits(self, decoded: Decoded, point: list[int], mask: list[int], rows: int, columns: int) -> Tensor:
         """Low-resolution logits of some masks.
@@ -146,22 +167,20 @@ class GridDecoder:
         out = []
         for b, masks in wanted.items():
             keys = decoded.keys[b // self.pixel_batch][b % self.pixel_batch]
-            kept, stride = self._kept(keys[None], decoded.padding)
-            out.append(self.upscale(kept, decoded.vectors[b, masks][None], rows=rows, columns=columns, stride=stride)[0])
+            out.append(self._upscaled(keys[None], decoded.vectors[b, masks][None], rows=rows, columns=columns, of=decoded)[0])
         return torch.cat(out)
 
     def all_logits(self, decoded: Decoded, rows: int, columns: int) -> Tensor:
         """Low-resolution logits of every mask of every point: float32 [B, 3, 4 rows, 4 columns]; arguments as of `logits`."""
         groups = zip(decoded.keys, decoded.vectors.split(self.pixel_batch), strict=True)
-        out = []
-        for keys, vectors in groups:
-            kept, stride = self._kept(keys, decoded.padding)
-            out.append(self.upscale(kept, vectors, rows=rows, columns=columns, stride=stride))
-        return torch.cat(out)
+        return torch.cat([self._upscaled(keys, vectors, rows=rows, columns=columns, of=decoded) for keys, vectors in groups])
 
-    def _kept(self, keys: Tensor, padding: Padding | None) -> tuple[Tensor, int]:
-        """Image tokens [b, P, C] without merged padding, and how many of them are one row."""
-        return (keys, self.upscale.columns) if padding is None else (keys[:, : padding.n_kept], padding.kept_columns)
+    def _upscaled(self, keys: Tensor, vectors: Tensor, *, rows: int, columns: int, of: Decoded) -> Tensor:
+        """`Upscale` of image tokens [b, P, C] without merged padding."""
+        stride, padding = self.upscale.columns, of.padding
+        if padding is not None:
+            keys, stride = keys[:, : padding.n_kept], padding.kept_columns
+        return self.upscale(keys, vectors, rows=rows, columns=columns, stride=stride, features=of.features)
 
     def _look_at_image(self, image: ImageSide, placed: Tensor) -> Tensor:
         """First attention from tokens to image, whose keys and values are the image's: [B, T, C] -> [B, T, C]."""
@@ -214,11 +233,18 @@ def _weighted(logits: Tensor, padding: Padding | None) -> Tensor:
     return logits
 
 
-def _mlp(block: MLPBlock, x: Tensor) -> Tensor:
-    return linear(F.relu(linear(x, block.lin1.weight, block.lin1.bias)), block.lin2.weight, block.lin2.bias)
+def _linears(block: Any) -> tuple[nn.Linear, nn.Linear]:
+    """Both layers of a transformer's MLP: segment-anything names them, sam2 lists them."""
+    first, second = (block.lin1, block.lin2) if hasattr(block, "lin1") else block.layers
+    return first, second
 
 
-def _head(mlp: MLP, x: Tensor) -> Tensor:
+def _mlp(layers: tuple[nn.Linear, nn.Linear], x: Tensor) -> Tensor:
+    first, second = layers
+    return linear(F.relu(linear(x, first.weight, first.bias)), second.weight, second.bias)
+
+
+def _head(mlp: Any, x: Tensor) -> Tensor:
     for k, layer in enumerate(mlp.layers):
         x = linear(x if k == 0 else F.relu(x), layer.weight, layer.bias)
-    return x
+    return torch.sigmoid(x) if mlp.sigmoid_output else x

@@ -33,6 +33,21 @@ def plan_crops(positions: np.ndarray, *, tile_lr: int, patch_lr: int, seed: int)
     return np.stack(columns, axis=1)
 
 
+def shift_labels(labels: np.ndarray, positions: np.ndarray, *, seed: int) -> None:
+    """Move label maps cyclically, in place: regions of the same sizes at random places, as a control. A function of seed and position.
+
+    Args:
+        labels: integers [B, P, P]; moved by P / 4 to 3 P / 4 pixels in each direction, so that no map stays near its place.
+        positions: int [B], global positions.
+        seed: seed of the data set.
+    """
+    side = labels.shape[1]
+    low, high = side // 4, side - side // 4
+    shifts = [draw(low, high, words=(seed, stream, positions)) for stream in (Stream.LABELS_Y, Stream.LABELS_X)]
+    for number, shift in enumerate(zip(*shifts, strict=True)):
+        labels[number] = np.roll(labels[number], shift, axis=(0, 1))
+
+
 def crop_flip(tile: np.ndarray, crop: np.ndarray, *, patch_lr: int, factor: int) -> np.ndarray:
     """Crop, flip and transpose a tile.
 

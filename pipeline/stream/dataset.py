@@ -20,7 +20,7 @@ from ..shards.reader import Store, open_store
 from ..shards.schema import tiles_per_shard
 from ..storage.cache import CACHE_BYTES, CachingStore
 from ..storage.once import SharedArray
-from .crops import crop_flip, plan_crops
+from .crops import crop_flip, plan_crops, shift_labels
 from .order import Order
 from .passes import checked_epoch
 
@@ -55,6 +55,7 @@ class ShardDataset:
         check_shards: bool = True,
         *,
         e_sam: bool | Literal["mask", "image"] = False,
+        labels: str = "masks",
     ) -> None:
         """
         Args:
@@ -66,14 +67,18 @@ class ShardDataset:
             cache_bytes: limit of the size of that folder in bytes.
             check_shards: compare each shard with its recorded SHA-256 at its first use, see `open_store`. It has no effect on open stores.
             e_sam: whether samples include E_SAM; True and "mask": mean over the mask; "image": the mean of the official code.
+            labels: "masks", or "shuffled": each label map moved to a random place of its crop, see `shift_labels`; a control for studies.
 
         Raises:
             StoreError: a store cannot be read, the stores differ in scale, or there are no tiles.
-            ConfigError: the patch does not fit the tiles, or `e_sam` is unknown.
+            ConfigError: the patch does not fit the tiles, or `e_sam` or `labels` is unknown.
         """
         self._mean = "mask" if e_sam is True else e_sam
         if self._mean is not False and self._mean not in _COLUMNS:
             raise ConfigError(f"e_sam: expected True, False, 'mask' or 'image', got {e_sam!r}")
+        if labels not in ("masks", "shuffled"):
+            raise ConfigError(f"labels: expected 'masks' or 'shuffled', got {labels!r}")
+        self._shuffled = labels == "shuffled"
         self._lookup: tuple[np.ndarray, np.ndarray] | None = None
         self._epoch = SharedArray("q", [0, 0])  # the epoch, and the number of samples read by index in it
         several = stores if isinstance(stores, Sequence) and not isinstance(stores, str) else [stores]
@@ -221,6 +226,8 @@ class ShardDataset:
                     pixels = store.read_tile(name, int(row), tile)
                     out[name][slot] = crop_flip(pixels, crop, patch_lr=p_lr, factor=factor)
             store.check_labels(rows[slots], out["labels"][slots].reshape(len(slots), -1).max(axis=1))
+        if self._shuffled:
+            shift_labels(out["labels"], positions, seed=self.seed)
         if self._mean:
             table, offset = self._lookup = self._lookup or self.codes(self._mean)
             out["e_sam"] = table[offset[out["image"]][:, None, None] + out["labels"]]

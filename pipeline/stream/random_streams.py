@@ -28,6 +28,10 @@ class Stream(IntEnum):
     """Whether the columns of the crop are reversed (position)."""
     TRANSPOSE = 15
     """Whether the crop is transposed (position)."""
+    LABELS_Y = 16
+    """For shuffled labels: rows that the label map is moved by (position)."""
+    LABELS_X = 17
+    """For shuffled labels: columns that the label map is moved by (position)."""
     TIME = 21
     """Diffusion time t (position)."""
     NOISE = 22

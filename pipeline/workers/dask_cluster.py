@@ -25,8 +25,9 @@ from ..images.sources import ImageFile
 from ..prepare.mask_stage import Read, Result
 from ..prepare.run import MaskSource
 from ..prepare.scan import SourceImage
+from ..prepare.settings import comparable
 from ..prepare.staging import ImageMasks
-from .tasks import Segmenter, comparable, make_image_masks
+from .tasks import Segmenter, make_image_masks
 
 try:
     import dask.config

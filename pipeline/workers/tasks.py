@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from ...errors import ImageError, SamdiffError
 from ...runtime import setup_process
 from ..prepare.mask_stage import Read, local_masks
-from ..prepare.run import UNCOMPARED, MaskSource
+from ..prepare.run import MaskSource
 from ..prepare.scan import SourceImage
+from ..prepare.settings import comparable
 from ..prepare.staging import ImageMasks, differences
 from ..shards.writer import canonical, digest
 from ..storage.lru import LRUCache
@@ -61,12 +62,3 @@ def make_image_masks(segmenter: Segmenter, item: SourceImage, read: Read) -> Ima
             masks = _LOADED[segmenter.key] = segmenter.load()
         ((_, result),) = local_masks(masks, [item], read)
         return result
-
-
-def comparable(describe: Mapping[str, object]) -> dict[str, object]:
-    """The part of a `describe()` that must be equal on all workers: without versions, and of the weights only the SHA-256."""
-    facts = {key: value for key, value in describe.items() if key not in UNCOMPARED}
-    weights = facts.get("weights")
-    if isinstance(weights, Mapping):
-        facts["weights"] = weights.get("sha256")
-    return facts

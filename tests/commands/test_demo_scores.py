@@ -2,7 +2,17 @@
 
 import numpy as np
 
-from samdiff.commands.demo_steps import CROP_WIDTH, crop_panels, scores_of, whole_sheet
+from samdiff.commands.demo_steps import CROP_WIDTH, DemoConfig, crop_panels, scores_of, whole_sheet
+from samdiff.model.checkpoints.format import SHIPPED, config_in, load_checkpoint
+from samdiff.model.config import load_config
+
+
+def test_the_demo_trains_without_more_weights():
+    """Its model is fine-tuned from the shipped flow, whose perceptual loss would need a download and far more time."""
+    shipped = config_in(load_checkpoint(SHIPPED), "shipped")
+    assert shipped.loss.perceptual != "none"
+    tuned = load_config(sets=DemoConfig().sets, model=shipped)
+    assert (tuned.loss.perceptual, tuned.diffusion, tuned.model) == ("none", shipped.diffusion, shipped.model)
 
 
 def test_scores_in_their_order():

@@ -1,6 +1,7 @@
 """`--json`: one document on stdout and nothing else there, whatever names and failures; tables of rich on a terminal only."""
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from samdiff.cli import main
-from samdiff.commands.document import to_json
+from samdiff.commands.document import print_table, to_json
 from samdiff.commands.models.infer import infer
 
 from ..helpers.hostile_text import FORGED, HOSTILE, assert_harmless
@@ -157,6 +158,48 @@ def test_tables_on_a_terminal_only(tmp_path):
             assert b"10 of 24 x 24 HR" in seen
             assert "─".encode() in seen
             assert plain.decode().splitlines()[1] == "  images      3 (0 skipped), 0.0 megapixels"
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_table_of_evaluate_on_a_terminal(model, tmp_path, monkeypatch):
+    """A box with one row per method and the cells of `table.md`, then where LR came from; hostile names in their row, nothing raw."""
+    folder = tmp_path / f"{HOSTILE}[red]"
+    write_image(folder / "a.png", 40)
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setenv("COLUMNS", "300")
+    words = ["evaluate", "--benchmark", folder, "--checkpoint", model, "--steps", 1, "-o", tmp_path / "ev", "-q"]
+    with contextlib.suppress(SystemExit):
+        main([str(word) for word in words])
+    text = shown.getvalue()
+    assert_harmless(text)
+    lines, table = text.splitlines(), (tmp_path / "ev" / "table.md").read_text().splitlines()
+    heading, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    assert [row[1] for row in rows] == ["bicubic", "rrdb", "samdiff"]
+    assert cells == [heading, *rows]
+    assert lines[0] == "metrics"
+    assert "[red]" in cells[1][0]
+    assert not [line for line in lines if line.startswith("|")]
+    assert lines[-1] in table
+    assert lines[-1].startswith("LR of ")
+
+
+def test_a_narrow_terminal_folds_the_table(monkeypatch):
+    """No cell is cut."""
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setenv("COLUMNS", "24")
+    print_table("t", ("benchmark", "psnr_y"), [("a-very-long-name-of-a-benchmark", "30.123")], plain=["plain"])
+    text = "".join(line.strip("│ ").split("│")[0].strip() for line in shown.getvalue().splitlines() if line.startswith("│"))
+    assert "a-very-long-name-of-a-benchmark" in text
+    assert "plain" not in shown.getvalue()
 
 
 def test_strict_ascii(store, tmp_path):

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -22,7 +23,7 @@ from samdiff.commands.models.evaluate import EvaluateSettings
 from samdiff.commands.models.infer import InferSettings
 from samdiff.commands.options import OLD_OPTIONS, options_of
 from samdiff.commands.panels import PanelCommand
-from samdiff.model.config import RunConfig, load_config
+from samdiff.model.config import RunConfig, load_config, taken_from
 from samdiff.settings import build, read_toml, to_toml
 
 ROOTS = {
@@ -97,6 +98,7 @@ def test_all_faces_agree(command, option, tmp_path):
     typed, value = another(option)
     beside = {
         "start_time": ["infer.start=rrdb"],
+        "degradation_seed": ["evaluate.degradation=blind"],
         "compile": ["masks.mode=fast"],
         "fast_share": ["masks.mode=fast"],
         "bits": ["output.format=png"],
@@ -104,6 +106,8 @@ def test_all_faces_agree(command, option, tmp_path):
     needed = beside.get(option.path[-1], []) if command != "train" else []
     if option.path == ("diffusion", "process"):
         needed = ["diffusion.base=rrdb", "diffusion.modulation=none"]
+    if option.path == ("diffusion", "scale_from"):
+        needed = ["diffusion.modulation=none"]
     words = [f"--set={text}" for text in needed]
     name = ".".join(option.path)
     if option.path[-1] == "degradation":
@@ -224,6 +228,20 @@ def test_summaries_are_short():
         assert command.get_short_help_str(45).rstrip(".") == command.help.split("\n")[0].rstrip("."), name
 
 
+@pytest.mark.parametrize("name", GROUP.commands)
+def test_the_panels_of_every_command(name):
+    """Each option is under a heading that says something, once; Common is the first and Run the last, and `-h` is in it."""
+    text = run(name, "--help").partition("Examples:")[0]
+    headings = re.findall(r"^(\S.*):$", text.partition("\n\n")[2], re.MULTILINE)
+    assert "Options" not in headings
+    assert len(set(headings)) == len(headings)
+    assert [heading for heading in headings if heading in ("Arguments", "Common", "Run")] == [
+        heading for heading in ("Arguments", "Common", "Run") if heading in headings
+    ]
+    assert headings[-1] == "Run"
+    assert "--help" in text.rpartition("Run:")[2]
+
+
 def test_two_examples_for_each_command():
     """Their options exist, and none of them is a former one."""
     assert set(EXAMPLES) == set(GROUP.commands)
@@ -307,6 +325,38 @@ def test_few_positional_arguments():
     assert not many
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["infer", "a.png", "-o", ""], "-o"),
+        (["infer", "a.png", "--checkpoint="], "--checkpoint"),
+        (["masks", "a.png", "--records", ""], "--records"),
+        (["train", "s.zarr", "--out", ""], "-o"),
+        (["evaluate", "--benchmark", "b", "--benchmark", ""], "--benchmark"),
+        (["compare", "a.png", ""], "images"),
+        (["publish", "", "-o", "m.safetensors", "--licence", "x"], "run"),
+        (["demo", "--folder", ""], "--folder"),
+    ],
+)
+def test_an_empty_path_is_no_folder(words, option, capsys):
+    """A script's variable that is not set must not mean the current folder."""
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"samdiff: {option}: expected a path, got an empty name; for the current folder write .\n"
+
+
+def test_home_in_any_path(monkeypatch, tmp_path, capsys):
+    """No shell replaces the `~` of `--out=~/x`: a folder named `~` is what nobody meant, and deletes a home when it is removed."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"out = '{tmp_path}/large'" in run("infer", "--print-config", "--out=~/large").replace('"', "'")
+    monkeypatch.chdir(tmp_path)
+    assert f"out = '{tmp_path}/~'" in run("infer", "--print-config", "--out", "./~").replace('"', "'")
+    with pytest.raises(SystemExit):
+        main(["compare", "--out=~nobody-of-this-name/a.png", "a.png"])
+    assert "there is no such user's home folder" in capsys.readouterr().err
+
+
 def test_a_configuration_from_a_pipe():
     """Is read once: `--config <(samdiff … --print-config)`."""
     code = f"{sys.executable} -m samdiff.cli train --print-config --config <(printf '[train]\\nbatch = 3\\n')"
@@ -320,4 +370,10 @@ def test_the_preset_of_the_model(tmp_path):
     assert result == build(RunConfig, read_toml(run("train", "--start", "shipped", "--print-config"), "printed"))
     assert result.preset == "tiny"
     assert result.train == load_config("tiny").train
+    assert (result.diffusion.process, result.loss.perceptual, result.loss.weight) == ("flow", "lpips-vgg", 7.0)
+    explicit = ("--set", "loss.perceptual=none", "--loss.weight", "2")
+    changed = build(RunConfig, read_toml(run("train", "--init-from", "shipped", *explicit, "--print-config"), "printed"))
+    assert (changed.loss.perceptual, changed.loss.weight, changed.loss.share) == ("none", 2.0, result.loss.share)
+    assert taken_from(result, result) == "[model], [diffusion] and [loss] (perceptual=lpips-vgg)"
+    assert taken_from(result, changed) == "[model], [diffusion] and [loss] without perceptual, weight"
     assert run("train", "--init-from", "shipped", "--preset", "small", "--print-config") == to_toml(load_config("small"))

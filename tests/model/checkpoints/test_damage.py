@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from samdiff import open_store
 from samdiff.errors import CheckpointError, ConfigError
-from samdiff.model.checkpoints.format import SHIPPED, load_checkpoint, weights_digest
+from samdiff.model.checkpoints.format import SHIPPED, SHIPPED_MODELS, load_checkpoint, weights_digest
 from samdiff.model.checkpoints.plain import read_object
 from samdiff.model.config import config_of, load_config
 from samdiff.model.inference.upscaler import load_model
@@ -264,7 +264,7 @@ def test_the_shipped_model_is_known(tmp_path, monkeypatch):
     data = SHIPPED.read_bytes()
     bad = tmp_path / "weights.safetensors"
     bad.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
-    monkeypatch.setattr("samdiff.model.checkpoints.format.SHIPPED", bad)
+    monkeypatch.setitem(SHIPPED_MODELS, "shipped", bad)
     with pytest.raises(CheckpointError, match="install samdiff again"):
         load_checkpoint(Path("shipped"))
     bad.write_bytes(data)

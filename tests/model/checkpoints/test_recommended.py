@@ -154,3 +154,29 @@ def test_a_poor_run_is_no_default(tmp_path):
     path, why = default_checkpoint(runs)
     assert path == runs / "good" / "model.safetensors"
     assert "step 8, 28.50 dB" in why
+
+
+def test_too_many_steps_of_a_flow_are_reported_once(tmp_path, caplog):
+    """A flow with a perceptual loss is good at the steps that it recommends; more leave noise. The RRDB alone takes no steps."""
+    image = np.full((8, 8, 3), 200, np.uint8)
+    path = write_model(tmp_path / "m.safetensors", *FLOW, "loss.perceptual=lpips-vgg")
+
+    def warned(*given, of=path) -> list[str]:
+        caplog.clear()
+        model = load_model(of, "cpu")
+        for settings in given:
+            model.upscale(image, **settings)
+        return [record.getMessage() for record in caplog.records if "steps leave noise" in record.getMessage()]
+
+    assert warned({"steps": 5}, {"steps": 5, "seed": 1}) == [
+        f"{path}: this flow is best with 1 step (its perceptual loss is on the one-step image); 5 steps leave noise on flat colour; "
+        "leave steps out, or set fewer"
+    ]
+    assert not warned({}, {"steps": 1}, {"quality": "best"}, {"steps": 5, "rrdb_only": True})
+    more = {"balanced": Sampling("euler", 4), "best": Sampling("euler", 1, 4)}
+    measured = with_facts(path, recommended=as_facts(more))
+    assert not warned({"steps": 4}, of=measured)
+    assert "is best with 4 steps" in warned({"steps": 5}, of=measured)[0]
+    plain = write_model(tmp_path / "plain.safetensors", *FLOW)
+    assert not warned({"steps": 5}, of=plain)
+    assert not warned({"steps": 5}, of=write_model(tmp_path / "ddpm.safetensors", NONE, "loss.perceptual=lpips-vgg"))

@@ -1,5 +1,6 @@
 """Benchmark folders as they are downloaded, images that are too small, and where LR came from."""
 
+import hashlib
 import json
 import math
 import os
@@ -7,9 +8,11 @@ import unicodedata
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from samdiff.cli import main
 from samdiff.errors import ConfigError, ImageError
+from samdiff.model.evaluate_config import EvaluateConfig
 from samdiff.model.evaluation.benchmark import Pair, benchmark_files, read_benchmark_folder, read_pairs
 from samdiff.model.evaluation.benchmark_layout import BICUBIC, benchmark_layout
 from samdiff.model.evaluation.evaluate import Row, metrics_of, summarise, undefined_metrics
@@ -18,6 +21,7 @@ from samdiff.model.inference.image_io import save_image
 from samdiff.model.sheets.comparison import comparison
 from samdiff.model.training.validation import benchmark_of, score
 from samdiff.pipeline.degrade.imresize import imresize
+from samdiff.pipeline.degrade.recipes import degrade
 
 from ...helpers.models import write_model
 from ...helpers.zoo import photo
@@ -142,6 +146,7 @@ def test_one_image_that_cannot_be_used_is_listed(tmp_path):
     assert [pair.name for pair in result.pairs] == ["a"]
     assert result.skipped.keys() == {"strip.png", "broken.png", "phone.jxl"}
     assert "40 x 3 pixels, expected at least 4 x 4" in result.skipped["strip.png"]
+    assert not [reason for reason in result.skipped.values() if str(tmp_path) in reason], "the list names the image already"
     with pytest.raises(ImageError, match=r"phone\.jxl: JPEG XL, a format"):
         read_pairs(tmp_path / "b", 4)
     assert {path.name for path in benchmark_files(tmp_path / "b")} >= {"a.png", "broken.png"}
@@ -216,3 +221,41 @@ def test_a_folder_that_cannot_be_read(closed_folder, tmp_path, monkeypatch):
             read_benchmark_folder(tmp_path / "b", 4)
     else:
         assert read_benchmark_folder(tmp_path / "b", 4).skipped.keys() == {"more (folder)"}
+
+
+def test_blind_lr_is_made_from_hr(tmp_path):
+    """Whatever LR there is; one degradation per image and seed, independent of the file's format."""
+    write_layout(tmp_path / "b", LAYOUTS["good"])
+    (tmp_path / "c").mkdir()
+    Image.open(tmp_path / "b/HR/0.png").save(tmp_path / "c/other.bmp")
+    Image.open(tmp_path / "b/HR/0.png").convert("L").save(tmp_path / "c/grey.png")
+    found = read_benchmark_folder(tmp_path / "b", 4, blind_seed=7)
+    assert found.lr_from == "made from HR by the blind degradation with seed 7"
+    first, second = found.pairs
+    digest = hashlib.sha256(first.hr.tobytes()).hexdigest()
+    np.testing.assert_array_equal(first.lr, degrade(first.hr, "blind", 4, seed=7, content=digest))
+    grey, other = read_benchmark_folder(tmp_path / "c", 4, blind_seed=7).pairs
+    np.testing.assert_array_equal(other.lr, first.lr)
+    assert grey.hr.shape == (48, 64, 3)
+    assert grey.lr.shape == (12, 16, 3)
+    assert np.any(read_benchmark_folder(tmp_path / "b", 4, blind_seed=8).pairs[0].lr != first.lr)
+    assert np.any(imresize(second.hr, 1 / 4) != second.lr)
+
+
+def test_evaluate_with_blind_lr(tmp_path, capsys):
+    """The degradation and its seed are in the table, in the JSON, and decide whether an evaluation is the same."""
+    write_layout(tmp_path / "b", LAYOUTS["good"])
+    model = write_model(tmp_path / "m.safetensors")
+    command = ["evaluate", "--benchmark", str(tmp_path / "b"), "--checkpoint", str(model), "-o", str(tmp_path / "e")]
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--degradation", "blind", "--degradation-seed", "3"])
+    assert "blind degradation with seed 3" in capsys.readouterr().out
+    assert "blind degradation with seed 3" in (tmp_path / "e/table.md").read_text()
+    assert json.loads((tmp_path / "e/figures.json").read_text())["lr_from"] == {
+        "b": "made from HR by the blind degradation with seed 3"
+    }
+
+
+def test_the_seed_needs_the_blind_degradation():
+    with pytest.raises(ConfigError, match="degradation_seed: only together with --degradation blind"):
+        EvaluateConfig(degradation_seed=3)

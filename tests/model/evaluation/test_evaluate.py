@@ -141,6 +141,8 @@ def test_without_pyiqa_the_way_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(ConfigError, match=r"pip install 'samdiff\[iqa\]'"):
         load_measures(["maniqa"], torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"--metrics lpipz \(did you mean 'lpips'\?\): needs pyiqa"):
+        load_measures(["lpipz"], torch.device("cpu"))
 
 
 @pytest.fixture

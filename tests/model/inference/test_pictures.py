@@ -170,7 +170,7 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
     with pytest.raises(ImageError, match="no image of a known format"):
         make(model, [tmp_path / "text.png"])
     (tmp_path / "file").touch()
-    with pytest.raises(ImageError, match="cannot be written .*give another --out"):
+    with pytest.raises(ConfigError, match="cannot be written .*give another"):
         make(model, [tmp_path / "good.png"], out=tmp_path / "file" / "sub")
 
 

@@ -1,7 +1,9 @@
 """Whether a result can be written is checked before the work. An unexpected error fails one file only. Hidden colours do not leak."""
 
+import errno
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from samdiff.model.inference.batch import OutputConfig, list_inputs, plan_output
 from samdiff.model.inference.image_io import plan_write, read_image_file, save_image
 from samdiff.model.inference.pixel_format import bled
 from samdiff.model.inference.upscaler import InferConfig, SuperResolver
+from samdiff.pipeline.storage import outputs
 from samdiff.pipeline.storage.atomic import partial_name
 from samdiff.pipeline.storage.outputs import claim_outputs
 
@@ -148,3 +151,32 @@ def test_the_folder_of_an_output_is_tried_before_the_work(tmp_path, monkeypatch)
     with pytest.raises(ConfigError, match="Read-only file system"):
         claim_outputs([("-o", tmp_path / "new" / "a.png")], [], False)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_made_is_one_error(tmp_path, monkeypatch):
+    """Not one line per image, after the work has begun. One folder of several that cannot be written costs only its own images."""
+    images = [tmp_path / "a.png", tmp_path / "sub" / "b.png"]
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file" / "x", tmp_path / "file" / "x" / "y"):
+        with pytest.raises(
+            ConfigError, match=r"^--out .*/file/x.*: cannot be written \(.*/file is not a folder\); give another --out$"
+        ):
+            plan_outputs(images, OutputConfig(out=out))
+    monkeypatch.setattr(outputs, "try_place", refuse_place(lambda target: "sub" in target.parts))
+    (tmp_path / "sub").mkdir()
+    assert len(plan_outputs(images, OutputConfig())) == 2
+    monkeypatch.setattr(outputs, "try_place", refuse_place(lambda target: True))
+    with pytest.raises(ConfigError, match=r"Read-only file system.*or give another --out \(and 1 more folders\)$"):
+        plan_outputs(images, OutputConfig())
+    for image in images:
+        image.with_name(f"{image.stem}_x4.png").touch()
+    assert [job.problem for job in plan_outputs(images, OutputConfig())] == [outputs.EXISTS] * 2  # kept if they are ours
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def refuse_place(which):
+    def try_place(target: Path) -> None:
+        if which(target):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    return try_place

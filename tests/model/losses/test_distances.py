@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 
+from samdiff.errors import ConfigError
 from samdiff.model.losses import DISTS, LPIPS
+from samdiff.model.losses.perceptual import MIN_SIDES, PerceptualMetric
 from samdiff.model.losses.weights import ALEX_CONVOLUTIONS, VGG_CONVOLUTIONS
 
 
@@ -46,6 +49,29 @@ def test_lpips_equals_the_package(trunk, numbers):
     expected = theirs(a, b).detach().flatten()
     assert expected.min() > 1e-3
     torch.testing.assert_close(ours(a, b), expected, rtol=1e-5, atol=1e-6)
+    theirs.spatial = True
+    expected_map = theirs(a, b).detach()[:, 0]
+    assert expected_map.shape == (2, 67, 54)
+    torch.testing.assert_close(ours.spatial(a, b), expected_map, rtol=1e-4, atol=1e-6)
+
+
+def test_sides_are_known_without_weights():
+    networks = {"lpips": LPIPS("alex"), "lpips-vgg": LPIPS("vgg"), "dists": DISTS()}
+    assert {name: network.min_side for name, network in networks.items()} == MIN_SIDES
+
+
+def test_a_map_of_an_image():
+    """Of uint8 images; where they are equal it is zero far from the change; DISTS has none."""
+    metric = PerceptualMetric("lpips", LPIPS("alex"))
+    randomise(metric.network, seed=5)
+    hr = np.random.default_rng(0).integers(0, 256, (128, 128, 3)).astype(np.uint8)
+    sr = hr.copy()
+    sr[:8, :8] = 0
+    differences = metric.spatial(sr, hr)
+    assert (differences.dtype, differences.shape) == (np.float32, (128, 128))
+    assert differences[:16, :16].mean() > 10 * differences[-16:, -16:].mean()
+    with pytest.raises(ConfigError, match="dists: compares statistics"):
+        PerceptualMetric("dists", DISTS()).spatial(sr, hr)
 
 
 def test_dists_equals_the_package(monkeypatch):

@@ -15,7 +15,7 @@ from samdiff.model.checkpoints.format import load_checkpoint
 from samdiff.model.config import LossConfig, load_config
 from samdiff.model.networks.build import build_rrdb, build_unet
 from samdiff.model.objectives.diversity import diversity
-from samdiff.model.objectives.one_step import chosen, in_second_phase, one_step_loss
+from samdiff.model.objectives.one_step import checkerboard, chosen, in_second_phase, one_step_loss
 from samdiff.model.training import loop, tasks
 from samdiff.model.training.run import train
 from samdiff.model.training.state import states
@@ -147,7 +147,7 @@ def test_samples_of_the_second_phase():
 def test_the_second_phase_adds_its_losses(tmp_path, monkeypatch, process):
     """The main loss plus the perceptual loss and L1 of the one-step images of the chosen samples, by an independent formula."""
     monkeypatch.setattr(tasks, "load_distance", lambda kind, device: squared)
-    weights = ("loss.weight=3", "loss.pixel_weight=0.7")
+    weights = ("loss.weight=3", "loss.pixel_weight=0.7", "loss.checkerboard=0.01")
     task = task_of(tmp_path, *process, *PERCEPTUAL, *weights)
     torch.nn.init.normal_(task.network.out.weight, std=0.1)
     assert "one_step" not in task.make_batch(12, 4)  # step 3 of 8
@@ -162,7 +162,10 @@ def test_the_second_phase_adds_its_losses(tmp_path, monkeypatch, process):
         e = tasks.e_sam(batch["labels"], batch["image"], task.table, task.offset) if task.modulation.needs_masks else None
         x = task.process.q_sample(task.process.residual(hr, base), e, batch["t"], batch["noise"])
         image = task.process.image(task.process.clean(x, task.network(x, batch["t"], given), batch["t"]), base)
+        detail = (image - base)[[0, 2]].numpy()
+        phases = [detail[:, :, row::4, column::4].mean(axis=(2, 3)) for row in range(4) for column in range(4)]
     added = 3 * squared(image, hr)[[0, 2]].mean() + 0.7 * (image - hr).abs()[[0, 2]].mean()
+    added += 0.01 * 127.5**2 * np.var(phases, axis=0).mean()
     assert float(added) > 0.001
     assert float((whole - main).detach()) == pytest.approx(float(added), rel=1e-4)
     whole.backward()
@@ -254,9 +257,29 @@ def test_inference_from_the_rrdb(tmp_path, more):
             model.upscale(small, start="rrdb")
         with pytest.raises(ConfigError, match="whose only sampler is 'euler'"):
             model.upscale(small, sampler="ddim")
+        full, half, none = (model.upscale(small, steps=1, realism=realism) for realism in (1.0, 0.5, 0.0))
+        np.testing.assert_allclose(none, rrdb, atol=1e-6)
+        with pytest.raises(ConfigError, match="realism: has no effect on the RRDB's result"):
+            model.upscale(small, realism=0.5, rrdb_only=True)
+        inside = (full > 0) & (full < 1)
+        np.testing.assert_allclose(half[inside], (full + none)[inside] / 2, atol=1e-5)
     else:
         near, far = (np.abs(model.upscale(small, start="rrdb", start_time=t) - rrdb).mean() for t in (0, 90))
         assert near < far
+
+
+def test_checkerboard_by_hand():
+    """The variance of the phases' means, in squared levels; patterns of other periods, slow changes and a shift of brightness do not count."""
+    rng = np.random.default_rng(0)
+    pattern = rng.normal(size=(3, 4, 4))
+    image = np.tile(pattern, (1, 8, 6))[None] / 127.5
+    expected = np.mean([np.var(channel) for channel in pattern])
+    assert float(checkerboard(torch.from_numpy(image), 4)) == pytest.approx(expected, rel=1e-9)
+    assert float(checkerboard(torch.from_numpy(image + 0.3), 4)) == pytest.approx(expected, rel=1e-9)
+    pieces = [image[0, :, row::4, column::4].mean(axis=(1, 2)) for row in range(4) for column in range(4)]
+    assert np.var(pieces, axis=0).mean() * 127.5**2 == pytest.approx(expected, rel=1e-9)
+    blocks = np.kron(rng.normal(size=(8, 6)), np.ones((4, 4)))[None, None].repeat(3, axis=1)
+    assert float(checkerboard(torch.from_numpy(blocks), 4)) < 1e-20
 
 
 def test_one_step_loss_by_hand():

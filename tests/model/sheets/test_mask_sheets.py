@@ -1,10 +1,12 @@
 """Errors of `samdiff masks` that name the place, before a segmenter is used."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from samdiff.cli import main
 from samdiff.errors import ConfigError, ImageError
 from samdiff.model.inference.image_io import save_image
 from samdiff.model.sheets.mask_sheets import MaskJob, draw_masks, list_mask_inputs, plan_mask_files
@@ -36,6 +38,29 @@ def test_a_folder_that_cannot_be_made_is_one_error_before_the_work(tmp_path, opt
     assert str(error.value).startswith(f"{option} {tmp_path}/file/x: cannot be written ({tmp_path}/file is not a folder); give")
     assert str(error.value).endswith(f"give another {option}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "file"]
+
+
+def test_no_weights_are_loaded_for_nothing(tmp_path, monkeypatch, capsys):
+    """A second run of the same command: each drawing is there, so that the weights (here a file that is no weights) are not opened."""
+    two_images(tmp_path)
+    command = ["masks", str(tmp_path), "-o", str(tmp_path / "out"), "--sam", "vit_h"]
+    (tmp_path / "no_weights.pth").write_text("none")
+    command += ["--sam-weights", str(tmp_path / "no_weights.pth")]
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 1
+    assert "no_weights.pth" in capsys.readouterr().err
+    for name in "ab":
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / f"{name}_masks.png").write_text("mine")
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--json"])
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert stopped.value.code == 3
+    assert (document["segmenter"], document["device"], len(document["images"])) == (None, None, 2)
+    assert err.count("exists already; give --overwrite") == 2
+    assert (tmp_path / "out" / "a_masks.png").read_text() == "mine"
 
 
 def test_the_error_of_the_only_image_names_it(tmp_path):

@@ -10,17 +10,20 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from samdiff import open_store
 from samdiff.cli import main
-from samdiff.errors import BusyError, CheckpointError, ConfigError, SamdiffError
+from samdiff.errors import BusyError, CheckpointError, ConfigError, SamdiffError, WeightsError
 from samdiff.model.checkpoints.format import load_checkpoint, weights_digest
 from samdiff.model.config import load_config
+from samdiff.model.inference.image_io import save_image
 from samdiff.model.training.run import train
 from samdiff.model.training.run_dir import acquire_run_dir, requested_settings
 from samdiff.model.training.state import states
+from samdiff.model.training.validation import read_benchmark
 
 from ...helpers.stores import make_store
 from .test_train import SMALL, config, run
@@ -199,7 +202,7 @@ def test_what_a_run_needs_to_go_on(tmp_path):
     result = load_checkpoint(folder / "rrdb.safetensors", "rrdb")
     assert weights_digest(result.tensors) == weights_digest(lost.tensors)
     assert result.facts == lost.facts
-    shutil.copy(run(tmp_path, "other", "train.steps=1", "train.seed=1").parent / "rrdb.safetensors", folder)
+    shutil.copy(run(tmp_path, "other", "train.steps=1", "train.rrdb_steps=5").parent / "rrdb.safetensors", folder)
     with pytest.raises(
         CheckpointError, match="rrdb.safetensors: not the RRDB that state-diffusion-00000003.safetensors was trained on"
     ):
@@ -262,3 +265,74 @@ def test_a_run_of_other_settings_is_refused(tmp_path):
     (tmp_path / "r" / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"config.json: damaged"):
         run(tmp_path, "r")
+
+
+@pytest.mark.parametrize("name", ["best", "model", "rrdb"])
+def test_weights_that_the_run_did_not_write_are_refused(tmp_path, name):
+    """Anybody's bytes, and a checkpoint of another run, under a run's name: an error before the first step, and the file stays as it is."""
+    run(tmp_path, "r", "train.steps=1", "train.rrdb_steps=1", "validate.every=0")
+    file = tmp_path / "r" / f"{name}.safetensors"
+    state = (tmp_path / "r" / "log.jsonl").read_bytes()
+    other = tmp_path / "other" / f"{'rrdb' if name == 'rrdb' else 'model'}.safetensors"
+    run(tmp_path, "other", "train.steps=1", "train.rrdb_steps=1", "validate.every=0", "train.seed=1")
+    wrong_kind = tmp_path / "other" / f"{'model' if name == 'rrdb' else 'rrdb'}.safetensors"
+    for content, got in (
+        (b"years of work", "got not a readable safetensors file"),
+        (other.read_bytes(), r"got one of a run with other settings \(train.seed: was 1, now 0\)"),
+        (wrong_kind.read_bytes(), "got a checkpoint of kind"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(
+            ConfigError, match=f"{name}.safetensors: expected a file that this run wrote or nothing, {got}.*; move it away"
+        ):
+            run(tmp_path, "r", "train.steps=2", "validate.every=0")
+        assert (file.read_bytes(), (tmp_path / "r" / "log.jsonl").read_bytes()) == (content, state)
+    file.unlink()
+    assert load_checkpoint(run(tmp_path, "r", "train.steps=2", "validate.every=0")).facts["step"] == 2
+
+
+def test_a_run_resumes_on_its_own_files(tmp_path):
+    """With a measured scale of residuals and more steps, they are still this run's; its best model is replaced."""
+    store = open_store(make_store(tmp_path / "a.zarr", n=40))
+    save_image(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8), tmp_path / "b" / "a.png")
+    more = (
+        "diffusion.base=rrdb",
+        "diffusion.modulation=none",
+        "validate.every=1",
+        "validate.perceptual=off",
+        "train.rrdb_steps=1",
+    )
+    for steps in (1, 2):
+        settings = config(*more, f"train.steps={steps}", "validate.steps=1")
+        model = train([store], tmp_path / "r", settings, CPU, benchmarks=[read_benchmark(tmp_path / "b", 4)])
+        assert (tmp_path / "r" / "best.safetensors").exists()
+    assert load_checkpoint(model).facts["step"] == 2
+
+
+def test_the_loss_of_the_model_without_its_weights(tmp_path, monkeypatch):
+    """An error before anything is written names the way out."""
+
+    def missing(*_):
+        raise WeightsError("lpips-vgg: cannot be downloaded")
+
+    monkeypatch.setattr("samdiff.model.training.tasks.load_distance", missing)
+    with pytest.raises(WeightsError, match="cannot be downloaded; or train without this loss: --set loss.perceptual=none"):
+        run(tmp_path, "r", "loss.perceptual=lpips-vgg")
+    with pytest.raises(ConfigError, match="modulation 'paper'.*--set loss.perceptual=none"):
+        run(tmp_path, "r", "loss.perceptual=lpips-vgg", "diffusion.modulation=paper")
+    assert not (tmp_path / "r").exists()
+
+
+def test_states_and_logs_of_others_are_kept(tmp_path):
+    """A file with a state's name that is no state is not deleted with old states; a user's own log.jsonl is not appended to."""
+    run(tmp_path, "r", "train.steps=2", "train.checkpoint_every=1", "train.keep=1")
+    folder = tmp_path / "r"
+    mine = folder / "state-diffusion-00000001.safetensors"
+    mine.write_text("mine")
+    run(tmp_path, "r", "train.steps=4", "train.checkpoint_every=1", "train.keep=1")
+    assert mine.read_text() == "mine"
+    assert [path.name for path in states(folder, "diffusion")] == [mine.name, "state-diffusion-00000004.safetensors"]
+    (folder / "log.jsonl").write_text('{"my": "notes"}\n')
+    with pytest.raises(ConfigError, match="log.jsonl: does not end in a line of a run's log; move it away"):
+        run(tmp_path, "r", "train.steps=5")
+    assert (folder / "log.jsonl").read_text() == '{"my": "notes"}\n'

@@ -17,6 +17,7 @@ from samdiff.errors import ConfigError, StoreError
 from samdiff.pipeline.export import new_target, workspace
 from samdiff.pipeline.export.export import export_folder, export_hdf5
 from samdiff.pipeline.export.hdf5_sink import Sink
+from samdiff.pipeline.export.mask_export import export_labels, export_masks
 from samdiff.pipeline.shards.reader import Store, open_store
 from samdiff.pipeline.shards.schema import ARRAYS, shape_of
 
@@ -24,6 +25,7 @@ from ...helpers.limits import largest_file, left
 from ...helpers.stores import make_store
 
 EXPORTS = {"hdf5": export_hdf5, "folder": export_folder}
+ALL = {**EXPORTS, "masks": export_masks, "npz": export_labels}
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +47,18 @@ def samdiff(*arguments: object, **more) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("size", [0, 1, 96, 512, 2048, 4000, 10_000, 30_000, 60_000])
-@pytest.mark.parametrize("kind", EXPORTS)
+@pytest.mark.parametrize("kind", ALL)
 def test_a_full_disk_leaves_nothing_and_the_message_is_true(kind, size, store, tmp_path):
     """Wherever the write fails. What the message says is done: the same command makes it all."""
     target = tmp_path / "new" / "x"
     with largest_file(size):
-        error = failure(EXPORTS[kind], store, target)
+        error = failure(ALL[kind], store, target)
     assert (error is None) == target.exists()
     if error is not None:
         assert "limit on file sizes" in str(error)
         assert "starts again from the beginning" in str(error)
         assert left(tmp_path) == []
-        EXPORTS[kind](store, target)
+        ALL[kind](store, target)
     assert left(target.parent) == ["x"]
 
 
@@ -118,7 +120,7 @@ def dying(real):
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments, **more)
     return call
-export._write = dying(export._write)
+export.write_new = dying(export.write_new)
 hdf5_sink.Sink.write = dying(hdf5_sink.Sink.write)
 new_target._move = dying(new_target._move)
 (export.export_hdf5 if kind == "hdf5" else export.export_folder)(open_store(store), Path(target))
@@ -165,7 +167,7 @@ def test_what_is_not_ours_is_never_swept(store, tmp_path):
     assert (mine / "thesis.tex").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("kind", EXPORTS)
+@pytest.mark.parametrize("kind", ALL)
 def test_existing_targets_are_refused(kind, store, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
@@ -173,20 +175,20 @@ def test_existing_targets_are_refused(kind, store, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     for name in ("file", "full", "link"):
         with pytest.raises(ConfigError, match="exists already|got a folder"):
-            EXPORTS[kind](store, tmp_path / name)
+            ALL[kind](store, tmp_path / name)
     for where in (store.place.root / "x", store.place.root, store.place.root / "tiles" / "hr" / "x"):
         with pytest.raises(ConfigError, match="in the store"):
-            EXPORTS[kind](store, where)
+            ALL[kind](store, where)
     with pytest.raises(ConfigError, match="got a URL"):
-        EXPORTS[kind](store, Path("s3://bucket/x"))
+        ALL[kind](store, Path("s3://bucket/x"))
     with pytest.raises(StoreError, match="cannot be written"):
-        EXPORTS[kind](store, tmp_path / "file" / "x")
+        ALL[kind](store, tmp_path / "file" / "x")
     for name in ("x" * 256, "x\0y"):
         with pytest.raises(ConfigError, match="cannot be a file or folder here"):
-            EXPORTS[kind](store, tmp_path / name)
+            ALL[kind](store, tmp_path / name)
     assert left(tmp_path) == ["file", "full", "link"]
     assert [path.read_text() for path in (tmp_path / "file", tmp_path / "full" / ".hidden")] == ["mine", "mine"]
-    EXPORTS[kind](store, tmp_path / ("x" * 255))
+    ALL[kind](store, tmp_path / ("x" * 255))
 
 
 def test_too_little_space_is_said_beforehand(store, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 from samdiff.errors import ChangedError, ImageError
 from samdiff.pipeline.images.decode import Limits
 from samdiff.pipeline.images.sources import SourceReader
-from samdiff.pipeline.masks.adapters import ImportedMasks
+from samdiff.pipeline.mask_files.imported import ImportedMasks
 from samdiff.pipeline.prepare.mask_stage import local_masks
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.prepare.scan import read_usable, scan

@@ -18,6 +18,7 @@ from samdiff.pipeline.sam.load import build_segmenter
 from samdiff.runtime import has_native_bf16, setup_process
 
 from ...helpers.same_masks import assert_same_masks, overlaps
+from ...helpers.tiny_sam2 import tiny_sam2
 from ..sam.test_segmenters import sample
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -121,6 +122,30 @@ def test_what_fast_says_of_itself():
         MaskConfig(fast_share=0.5)
     with pytest.raises(ConfigError, match="fast_share"):
         MaskConfig(mode="fast", fast_share=1.5)
+
+
+def test_sam2(monkeypatch):
+    """Its images are stretched, so no token is padding; every point: the masks of mode exact, bit for bit; one cell: 1 + 4 points of 16."""
+    monkeypatch.setattr("samdiff.pipeline.masks.settings.has_native_bf16", lambda device: False)
+    model, image = tiny_sam2(), sample("chelsea.png")[40:100, 60:190].copy()
+    given = {"points_per_side": 4, "stability_score_thresh": 0.5, "box_nms_thresh": 1.0, "pred_iou_thresh": 0.5}
+    exact = MaskGenerator(model, **given).generate(image)
+    assert MaskGenerator(model, mode="fast", fast_share=1, **given).generate(image) == exact
+    given["point_grids"], given["points_per_side"] = [MaskGenerator(model, **given).engine.grids[0] / 8], None
+    fast = MaskGenerator(model, mode="fast", fast_share=0.25, **given)
+    points = {tuple(record["point_coords"][0]) for record in fast.generate(image)}
+    assert 1 <= len(points) <= 1 + 4 < len({tuple(record["point_coords"][0]) for record in exact})
+    assert fast.engine._padding(fast.engine.frame(60, 130)) is None
+
+
+def test_contrast_of_sam2_covers_the_stretched_image():
+    """One token in row 60 differs: the point there has the largest value, although the image is wide."""
+    engine = MaskGenerator(tiny_sam2(), mode="fast", points_per_side=64).engine
+    embedding = torch.zeros(1024, 64, 64)
+    embedding[:256, 60, 10] = 1
+    embedding[256:, 5, 5] = 100  # finer maps do not count
+    values = engine.contrast(embedding, engine.grids[0], engine.frame(100, 400))
+    assert int(values.argmax()) == 60 * 64 + 10
 
 
 class Segmenter:

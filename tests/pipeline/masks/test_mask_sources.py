@@ -14,8 +14,10 @@ from samdiff.errors import ChangedError, ConfigError, printable
 from samdiff.pipeline.degrade.recipes import degrade
 from samdiff.pipeline.encode.mask_table import MaskTable
 from samdiff.pipeline.encode.rle import counts_of, decode, encode, to_coco
-from samdiff.pipeline.masks import mask_files
-from samdiff.pipeline.masks.adapters import ImportedMasks, MasksFromLR
+from samdiff.pipeline.mask_files import folder as mask_files
+from samdiff.pipeline.mask_files.imported import ImportedMasks
+from samdiff.pipeline.mask_files.json_folder import JsonFolder
+from samdiff.pipeline.masks.adapters import MasksFromLR
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.prepare.tile_stage import image_masks
 from samdiff.pipeline.shards.verify import verify_store
@@ -267,7 +269,7 @@ def test_masks_are_found_in_any_normal_form(forms, tmp_path):
     both = [unicodedata.normalize(form, "ö") for form in forms]
     for name in both:
         (tmp_path / "m" / f"{name}.json").write_text("[]")
-    files = mask_files.MaskFiles(tmp_path / "m")
+    files = JsonFolder(tmp_path / "m")
     assert [files.find(f"{name}.png")[0] for name in both] == [f"{name}.json" for name in both]
 
 

@@ -12,8 +12,8 @@ from samdiff import open_store
 from samdiff.cli import main
 from samdiff.errors import ConfigError, WeightsError
 from samdiff.pipeline.encode.rle import encode
+from samdiff.pipeline.mask_files.imported import ImportedMasks
 from samdiff.pipeline.masks import generator as masks
-from samdiff.pipeline.masks.adapters import ImportedMasks
 from samdiff.pipeline.masks.generator import MaskGenerator
 from samdiff.pipeline.masks.settings import MaskConfig
 from samdiff.pipeline.prepare.mask_stage import plan_generator

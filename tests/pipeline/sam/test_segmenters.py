@@ -109,7 +109,7 @@ def test_bad_files_are_refused(tmp_path, capsys):
         with pytest.raises(WeightsError, match=match):
             load_segmenter("mobile_sam", cpu, weights=path)
     assert "pickles run code" not in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="expected one of vit_h, vit_l, vit_b, mobile_sam, got 'sam2'"):
+    with pytest.raises(ConfigError, match="expected one of vit_h, vit_l, vit_b, mobile_sam, sam2.1_t, .*, got 'sam2'"):
         load_segmenter("sam2", cpu)
     with pytest.raises(WeightsError, match="--sam-weights: there is no file"):
         load_segmenter("vit_b", cpu, weights=tmp_path / "none.pth")

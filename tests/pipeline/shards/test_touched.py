@@ -122,5 +122,5 @@ def test_the_way_to_add_images_keeps_the_masks(sound, tmp_path):
     with pytest.raises(StoreError) as caught:
         prepare(tmp_path / "photos", sound, PositionMasks(), PrepareConfig(scale=4, tile=64))
     assert "images new in the source: 1, such as late.png" in str(caught.value)
-    assert "prepare the new images alone with another --out, and train on both stores" in str(caught.value)
+    assert "--out NEW.zarr --reuse" in str(caught.value)
     assert "loses its masks" in str(caught.value)
