@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,11 +42,13 @@ class Agreement:
     e_sam: float
     """Mean |E_SAM difference|, in standard deviations of the exact E_SAM."""
     labels: float
-    """Share of pixels with the same label, where masks are paired one to one by IoU > .5."""
+    """Share of pixels with the same label: the two masks that own the pixel overlap at IoU > .9, or it has none in both label maps."""
+    paired: float
+    """The same where masks are paired one to one, by IoU > .5. Lower, because exact masks have near duplicates, of which one is paired."""
 
 
-def compare(theirs: list[np.ndarray], ours: list[np.ndarray], size: tuple[int, int]) -> tuple[int, float, float]:
-    """(found, E_SAM difference, labels) of masks as runs, see `Agreement`."""
+def compare(theirs: list[np.ndarray], ours: list[np.ndarray], size: tuple[int, int]) -> dict[str, float]:
+    """`found`, `e_sam`, `labels` and `paired` of masks as runs, see `Agreement`."""
     a, b = (encode_structure(runs, *size) for runs in (theirs, ours))
     difference = float(np.abs(a.e_sam() - b.e_sam()).mean() / a.e_sam().std())
     coded = [[{"size": list(size), "counts": to_string(runs).encode()} for runs in side] for side in (theirs, ours)]
@@ -55,7 +58,14 @@ def compare(theirs: list[np.ndarray], ours: list[np.ndarray], size: tuple[int, i
     while left.size and left.max() > 0.5:
         k, n = np.unravel_index(left.argmax(), left.shape)
         label[n + 1], left[k], left[:, n] = k + 1, 0, 0
-    return int((overlap.max(1, initial=0) > 0.9).sum()), difference, float((label[b.labels] == a.labels).mean())
+    same = np.pad(overlap > 0.9, ((1, 0), (1, 0)))
+    same[0, 0] = True
+    return {
+        "found": int((overlap.max(1, initial=0) > 0.9).sum()),
+        "e_sam": difference,
+        "labels": float(same[a.labels, b.labels].mean()),
+        "paired": float((label[b.labels] == a.labels).mean()),
+    }
 
 
 def subset(pool: Pool, use: np.ndarray, index: Sequence[int]) -> list[np.ndarray]:
@@ -86,23 +96,23 @@ def curve(generator: MaskGenerator, image: np.ndarray) -> list[Agreement]:
     exact = subset(pool, np.ones(len(grid), bool), index)
     out = []
     for kind, share, use in sets:
-        found, e_sam, labels = compare(exact, subset(pool, use, index), size)
-        out.append(Agreement(kind, share, int(use.sum()), found=found, exact=len(exact), e_sam=e_sam, labels=labels))
+        agreement: dict[str, Any] = compare(exact, subset(pool, use, index), size)
+        out.append(Agreement(kind, share, int(use.sum()), exact=len(exact), **agreement))
     return out
 
 
-def summary(rows: list[Agreement]) -> list[tuple[str, float, float, float, float]]:
-    """Over all images: (kind, mean points, share of masks found, mean E_SAM difference, mean labels)."""
+def summary(rows: list[Agreement]) -> list[tuple[str, float, float, float, float, float]]:
+    """Over all images: (kind, mean points, share of masks found, mean E_SAM difference, mean labels, mean paired)."""
     out = []
     for kind, share in dict.fromkeys((row.kind, row.share) for row in rows):
         some = [row for row in rows if (row.kind, row.share) == (kind, share)]
         found = sum(row.found for row in some) / max(1, sum(row.exact for row in some))
-        means = (float(np.mean([getattr(row, name) for row in some])) for name in ("e_sam", "labels"))
+        means = (float(np.mean([getattr(row, name) for row in some])) for name in ("e_sam", "labels", "paired"))
         out.append((kind, float(np.mean([row.points for row in some])), found, *means))
     return out
 
 
-def plot(lines: list[tuple[str, float, float, float, float]], file: Path, *, images: int, masks: int) -> None:
+def plot(lines: list[tuple[str, float, float, float, float, float]], file: Path, *, images: int, masks: int) -> None:
     """Three curves over the number of points, for both kinds."""
     import matplotlib as mpl
 
@@ -139,9 +149,9 @@ def main() -> None:
         rows += made
         print(f"{file.name}: {made[0].exact} masks; " + ", ".join(f"{row.points}: {row.found}" for row in made), flush=True)
     lines = summary(rows)
-    print(f"{'':<10}{'points':>8}{'found':>9}{'E_SAM':>9}{'labels':>9}")
-    for kind, points, found, e_sam, labels in lines:
-        print(f"{kind:<10}{points:>8.0f}{found:>9.1%}{e_sam:>9.2%}{labels:>9.1%}")
+    print(f"{'':<10}{'points':>8}{'found':>9}{'E_SAM':>9}{'labels':>9}{'paired':>9}")
+    for kind, points, found, e_sam, labels, paired in lines:
+        print(f"{kind:<10}{points:>8.0f}{found:>9.1%}{e_sam:>9.2%}{labels:>9.1%}{paired:>9.1%}")
     if options.plot:
         masks = sum(row.exact for row in rows) // len(lines)
         plot(lines, options.plot, images=len(options.images), masks=masks)
