@@ -62,6 +62,7 @@ ROOMS = {
         "segmenters",
         "masks",
         "sam",
+        "fast_grid",
         "point_models",
         "export",
         "stream",

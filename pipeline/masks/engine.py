@@ -15,8 +15,12 @@ from ...errors import ConfigError, WeightsError
 from ...runtime import l2_bytes
 from ..encode.mask_table import MaskTable
 from ..encode.rle import area
+from ..fast_grid.choice import choose_points
+from ..fast_grid.contrast import at_points, contrast
+from ..fast_grid.padding import Padding, find_padding
 from ..point_models.interface import point_model
 from ..sam.grid_decoder import POINT_MASKS, Decoded, GridDecoder, ImageSide
+from .host_copy import fetch
 from .interpolation import Frame, make_frame
 from .iou_filter import Collector, EagerFilter, StaticFilter, Survivors
 from .measure import Thresholds
@@ -65,7 +69,7 @@ class MaskEngine:
         cuda = self.device.type == "cuda"
         dtype: torch.dtype = getattr(torch, number_type(settings.mode, self.device))
         if settings.mode == "fast" and dtype == torch.float32:
-            log.warning("%s does not support bfloat16: mode fast decodes in float32, and is not faster", self.device)
+            log.warning("%s has no instructions for bfloat16: mode fast decodes in float32", self.device)
         self.static = cuda or settings.compile  # the same shapes for every chunk and batch: see `collect`
         self.encoder_batch = _ENCODER_BATCH_CUDA if cuda else 1
         rows, columns = model.prompt_encoder.image_embedding_size
@@ -85,6 +89,7 @@ class MaskEngine:
         )
         self.grids = [np.asarray(grid, np.float64) for grid in grids]
         self._frames: dict[tuple[int, int], Frame] = {}
+        self._paddings: dict[tuple[int, int], Padding | None] = {}
 
     def crops(self, height: int, width: int) -> list[tuple[tuple[int, int, int, int], int]]:
         """(x0, y0, x1, y1 half-open, layer) of every crop of an image, the whole image first."""
@@ -141,9 +146,10 @@ class MaskEngine:
         """
         x0, y0, x1, y1 = crop
         frame = self.frame(y1 - y0, x1 - x0)
-        image = self.decoder.image_side(embedding)
+        image = self.decoder.image_side(embedding, self._padding(frame))
         pool = Pool(CropContext(frame, crop, image=size, cut=self.cut), self.settings, self.pool_bytes)
-        points = (self.grids[layer] * np.array([x1 - x0, y1 - y0])).astype(self.model.point_type)
+        points = self._chosen(embedding, self.grids[layer], frame) * np.array([x1 - x0, y1 - y0])
+        points = points.astype(self.model.point_type)
         prompts = self._prompts(points, frame)
         start = 0
         while start < len(points):
@@ -153,6 +159,30 @@ class MaskEngine:
                 pool.add(survivors.logits, survivors.predicted_iou, points[start + survivors.point])
             start += len(some)
         return pool
+
+    def _chosen(self, embedding: Tensor, grid: np.ndarray, frame: Frame) -> np.ndarray:
+        """The points of a grid, float64 [n, 2] in 0 .. 1, that are prompted; in mode fast those that `choose_points` takes."""
+        if self.settings.mode == "exact":
+            return grid
+        return grid[choose_points(grid, self.contrast(embedding, grid, frame), self.settings.fast_share)]
+
+    def contrast(self, embedding: Tensor, grid: np.ndarray, frame: Frame) -> np.ndarray:
+        """How much the embedding [C', 64, 64] of a crop differs from its surroundings, at points [n, 2] in 0 .. 1: float32 [n]."""
+        tokens = embedding[: self.decoder.no_mask.shape[1], : frame.token_rows, : frame.token_columns]
+        rows, columns = (size * embedding.shape[1] / self.model.side for size in self.model.inside(*frame.size))
+        places = torch.as_tensor(grid * np.array([columns, rows]), dtype=torch.float32, device=self.device)
+        (values,) = fetch(at_points(contrast(tokens), places))
+        return values
+
+    def _padding(self, frame: Frame) -> Padding | None:
+        """The padding to merge: none in mode exact, nor where shapes must not depend on the image."""
+        if self.settings.mode == "exact" or self.settings.compile:
+            return None
+        used = frame.token_rows, frame.token_columns
+        if used not in self._paddings:
+            rows, columns = self.model.prompt_encoder.image_embedding_size
+            self._paddings[used] = find_padding(rows, columns, used_rows=used[0], used_columns=used[1], device=self.device)
+        return self._paddings[used]
 
     def _round(self, frame: Frame) -> int:
         """Points between synchronisations with the device: on a CPU one chunk; with static shapes as many as fit the pool with all masks."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ...runtime import has_bf16
+from ...runtime import has_native_bf16
 from ...settings import check, setting
+from ..fast_grid.version import GRID_VERSION
 from ..sam.names import FORMS, SEGMENTERS, SOURCES, family_of
 
 if TYPE_CHECKING:
@@ -62,11 +63,13 @@ class MaskConfig:
     """Parameters of segment-anything's SamAutomaticMaskGenerator, with its defaults, and the mode."""
 
     mode: str = setting("exact", choices=MODES)
-    """exact: segment-anything's masks, in float32; fast: the decoder in bfloat16, which changes masks a little."""
+    """exact: segment-anything's masks, in float32; fast: fewer points and bfloat16, which loses a few masks and changes others a little."""
     compile: bool = False
     """Use torch.compile for the segmenter, for many images; only with mode fast, because it changes masks a little."""
     points_per_side: int | None = setting(32, min=1)
     """Point prompts along each side of the image."""
+    fast_share: float = setting(0.375, min=0, max=1)
+    """Mode fast: share of the points that are prompted, besides a coarse grid of 8 x 8; 1: all."""
     points_per_batch: int = setting(64, min=1)
     """Largest number of prompts decoded together; the device may use fewer. It affects memory, not masks."""
     pred_iou_thresh: float | None = setting(None, min=0, max=1, none="0.88; SAM 2: 0.8")
@@ -98,6 +101,8 @@ class MaskConfig:
             raise ConfigError(
                 "compile: only with mode fast; compiled sums are rounded differently, and `exact` promises equal masks"
             )
+        if self.mode != "fast" and self.fast_share != MaskConfig.fast_share:
+            raise ConfigError("fast_share: only with mode fast; `exact` prompts every point")
         if (self.points_per_side is None) == (self.point_grids is None):
             raise ConfigError("points_per_side, point_grids: expected exactly one of them; the other must be None")
         if self.point_grids is not None:
@@ -136,7 +141,7 @@ class MaskConfig:
 
     def amg_arguments(self) -> dict[str, object]:
         """Keyword arguments of segment-anything's own generator for the same masks."""
-        others = ("mode", "compile", "mask_threshold")
+        others = ("mode", "compile", "mask_threshold", "fast_share")
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
         given["pred_iou_thresh"] = self.resolved("sam").pred_iou_thresh
         return {**given, "point_grids": None if self.point_grids is None else list(self.point_grids)}
@@ -151,6 +156,10 @@ class MaskConfig:
         deciding["pred_iou_thresh"] = self.resolved("sam").pred_iou_thresh
         if not self.compile:
             del deciding["compile"]  # older stores do not have it
+        if self.mode == "fast":
+            deciding["fast_grid"] = GRID_VERSION
+        else:
+            del deciding["fast_share"]  # likewise
         if self.mask_threshold is None:
             del deciding["mask_threshold"]  # likewise
         return {**deciding, "point_grids": grids}
@@ -161,8 +170,8 @@ class MaskConfig:
 
 
 def number_type(mode: str, device: torch.device) -> str:
-    """The dtype of the decoder's image tokens: `bfloat16` in mode fast if the device supports it, else `float32`."""
-    return "bfloat16" if mode == "fast" and has_bf16(device) else "float32"
+    """The dtype of the decoder's image tokens: `bfloat16` in mode fast if that is faster on the device, else `float32`."""
+    return "bfloat16" if mode == "fast" and has_native_bf16(device) else "float32"
 
 
 def without_sam2_defaults(parameters: dict[str, Any]) -> dict[str, Any]:

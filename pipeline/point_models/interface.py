@@ -45,6 +45,9 @@ class PointModel(Protocol):
     def pixels(self, image: np.ndarray) -> Tensor:
         """An image uint8 [H, W, 3] as the encoder's input, on the device: float32 [1, 3, side, side]."""
 
+    def inside(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of the input that an image of this size fills; what is below and to the right is padding."""
+
     def prompts(self, points: np.ndarray, size: tuple[int, int]) -> Tensor:
         """Embeddings of points (x, y) [n, 2] in an image of `size` (H, W): float32 [n, 2, C]."""
 

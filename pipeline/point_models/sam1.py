@@ -41,7 +41,7 @@ class Sam1:
 
     def pixels(self, image: np.ndarray) -> Tensor:
         """Resized (PIL, bilinear, as segment-anything does), normalised, padded: float32 [1, 3, side, side]."""
-        height, width = inside(image.shape[0], image.shape[1], self.side)
+        height, width = self.inside(image.shape[0], image.shape[1])
         small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
         pixels = torch.from_numpy(small)
         if self.device.type == "cuda":
@@ -50,10 +50,14 @@ class Sam1:
         normal: Tensor = (pixels - self.sam.pixel_mean) / self.sam.pixel_std
         return F.pad(normal, (0, self.side - width, 0, self.side - height))
 
+    def inside(self, height: int, width: int) -> tuple[int, int]:
+        """The resized image."""
+        return inside(height, width, self.side)
+
     def prompts(self, points: np.ndarray, size: tuple[int, int]) -> Tensor:
         """Points float64 [n, 2] -> float32 [n, 2, C]."""
         height, width = size
-        rows, columns = inside(height, width, self.side)
+        rows, columns = self.inside(height, width)
         coordinates = torch.as_tensor(points * np.array([columns / width, rows / height]), device=self.device)
         labels = torch.ones(len(points), 1, dtype=torch.int, device=self.device)
         embedding: Tensor = self.prompt_encoder(points=(coordinates[:, None], labels), boxes=None, masks=None)[0]

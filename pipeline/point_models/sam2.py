@@ -54,6 +54,10 @@ class Sam2:
             pixels = pixels.pin_memory()
         return normalize(pixels, _MEAN, _STD)[None].to(self.device, non_blocking=True)
 
+    def inside(self, height: int, width: int) -> tuple[int, int]:
+        """The whole input."""
+        return self.side, self.side
+
     def prompts(self, points: np.ndarray, size: tuple[int, int]) -> Tensor:
         """Points float32 [n, 2] -> float32 [n, 2, C]."""
         height, width = size

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..fast_grid.padding import Padding
 from .cross_attention import ImageToToken, TokenToImage, self_attention
 from .matmul import add_bmm, bmm, linear
 from .upscaling import Upscale
@@ -49,8 +50,12 @@ class ImageSide:
     """[h, P, d]: its values."""
     q0: Tensor
     """[h, d, P]: first layer, queries of the attention from image to tokens."""
+    position: Tensor
+    """[P, C]: positional encoding of the image tokens."""
     features: tuple[Tensor, Tensor] | None = None
     """Of `Upscale.features`, for SAM 2."""
+    padding: Padding | None = None
+    """If padding is merged; P is then the number of tokens that are left."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Decoded:
     """float32 [B, 3, C/8]: a mask is its vector times the upscaled image tokens."""
     features: tuple[Tensor, Tensor] | None = None
     """Those of the image."""
+    padding: Padding | None = None
+    """That of the image."""
 
 
 class GridDecoder:
@@ -92,21 +99,27 @@ class GridDecoder:
         self.no_mask = prompts.no_mask_embed.weight  # [1, C]
         self.used = torch.tensor([number + len(scored) for number in _USED], device=self.output_tokens.device)
         self.position = prompts.get_dense_pe()[0].flatten(1).t().contiguous()  # [P, C]
-        self.position_cast = self.position.to(dtype)
         self.norms = [(norm.weight.to(dtype), norm.bias.to(dtype), norm.eps) for norm in (self.layer0.norm4, self.layer1.norm4)]
         self.upscale = Upscale(decoder.output_upscaling, prompts.image_embedding_size[1], dtype)
 
-    def image_side(self, embedding: Tensor) -> ImageSide:
-        """All that does not depend on the points; `embedding` of `PointModel.encode`: float32 [C, 64, 64], SAM 2: [4 C, 64, 64]."""
+    def image_side(self, embedding: Tensor, padding: Padding | None = None) -> ImageSide:
+        """All that does not depend on the points.
+
+        Args:
+            embedding: of `PointModel.encode`: float32 [C, 64, 64], SAM 2: [4 C, 64, 64].
+            padding: to be merged; None: nothing is.
+        """
         n_channels = self.no_mask.shape[1]
         features = self.upscale.features(embedding[n_channels:]) if self.has_features else None
-        keys = embedding[:n_channels].flatten(1).t().contiguous() + self.no_mask  # [P, C]
-        placed = keys + self.position
+        keys, position = embedding[:n_channels].flatten(1).t().contiguous() + self.no_mask, self.position  # [P, C]
+        if padding is not None:
+            keys, position = padding.merge(keys), padding.merge(position)
+        placed = keys + position
         k0 = self.t2i_0.project_keys(placed).transpose(1, 2)
         v0 = self.t2i_0.project_values(keys)
         q0 = self.i2t_0.project_queries(placed).transpose(1, 2)
-        k0, v0, q0 = (part.to(self.dtype).contiguous() for part in (k0, v0, q0))
-        return ImageSide(keys[None].to(self.dtype), k0=k0, v0=v0, q0=q0, features=features)
+        k0, v0, q0, position = (part.to(self.dtype).contiguous() for part in (k0, v0, q0, position))
+        return ImageSide(keys[None].to(self.dtype), k0=k0, v0=v0, q0=q0, position=position, features=features, padding=padding)
 
     def points(self, image: ImageSide, prompts: Tensor) -> Decoded:
         """Everything up to the upscaling, for B points; `prompts` float32 [B, 2, C]: the prompt encoder's embedding of a point."""
@@ -129,10 +142,11 @@ class GridDecoder:
         tokens, first = tokens.index_select(1, self.used), first.index_select(1, self.used)
         ask = self.t2i_final.ask(tokens + first)
         cast = (part.to(self.dtype) for part in (back, shift, scatter, ask))
-        keys, seen = self._second_pixels(keys, *cast)
+        keys, seen = self._second_pixels(image, keys, *cast)
         tokens = self.final_norm(tokens + self.t2i_final.answer(seen.float()))
         vectors = torch.stack([_head(mlp, tokens[:, 1 + k]) for k, mlp in enumerate(self.hyper)], dim=1)
-        return Decoded(_head(self.iou_head, tokens[:, 0])[:, 1:], keys, vectors, features=image.features)
+        iou = _head(self.iou_head, tokens[:, 0])[:, 1:]
+        return Decoded(iou, keys, vectors, features=image.features, padding=image.padding)
 
     def logits(self, decoded: Decoded, point: list[int], mask: list[int], rows: int, columns: int) -> Tensor:
         """Low-resolution logits of some masks.
@@ -153,22 +167,26 @@ class GridDecoder:
         out = []
         for b, masks in wanted.items():
             keys = decoded.keys[b // self.pixel_batch][b % self.pixel_batch]
-            vectors = decoded.vectors[b, masks][None]
-            out.append(self.upscale(keys[None], vectors, rows=rows, columns=columns, features=decoded.features)[0])
+            out.append(self._upscaled(keys[None], decoded.vectors[b, masks][None], rows=rows, columns=columns, of=decoded)[0])
         return torch.cat(out)
 
     def all_logits(self, decoded: Decoded, rows: int, columns: int) -> Tensor:
         """Low-resolution logits of every mask of every point: float32 [B, 3, 4 rows, 4 columns]; arguments as of `logits`."""
         groups = zip(decoded.keys, decoded.vectors.split(self.pixel_batch), strict=True)
-        return torch.cat(
-            [self.upscale(keys, vectors, rows=rows, columns=columns, features=decoded.features) for keys, vectors in groups]
-        )
+        return torch.cat([self._upscaled(keys, vectors, rows=rows, columns=columns, of=decoded) for keys, vectors in groups])
+
+    def _upscaled(self, keys: Tensor, vectors: Tensor, *, rows: int, columns: int, of: Decoded) -> Tensor:
+        """`Upscale` of image tokens [b, P, C] without merged padding."""
+        stride, padding = self.upscale.columns, of.padding
+        if padding is not None:
+            keys, stride = keys[:, : padding.n_kept], padding.kept_columns
+        return self.upscale(keys, vectors, rows=rows, columns=columns, stride=stride, features=of.features)
 
     def _look_at_image(self, image: ImageSide, placed: Tensor) -> Tensor:
         """First attention from tokens to image, whose keys and values are the image's: [B, T, C] -> [B, T, C]."""
         b = len(placed)
         q = self.t2i_0.queries(placed).transpose(0, 1).flatten(1, 2)  # [h, B T, d]
-        attention = torch.bmm(q.to(self.dtype), image.k0).softmax(-1)  # [h, B T, P]
+        attention = _weighted(torch.bmm(q.to(self.dtype), image.k0), image.padding).softmax(-1)  # [h, B T, P]
         seen = torch.bmm(attention, image.v0).unflatten(1, (b, -1))  # [h, B, T, d]
         return self.t2i_0.out(seen.permute(1, 2, 0, 3).flatten(2).float())
 
@@ -179,32 +197,40 @@ class GridDecoder:
             logits = torch.bmm(few.transpose(0, 1).flatten(1, 2), image.q0).unflatten(1, few.shape[::2])  # [h, b, T, P]
             attention = logits.softmax(2).transpose(0, 1).flatten(1, 2)  # over tokens: [b, h T, P], pixels last
             keys.append(self._norm(0, add_bmm(image.keys, attention.transpose(1, 2), back)))
-            seen.append(self._gather(keys[-1], question))
+            seen.append(self._gather(image, keys[-1], question))
         return keys, torch.cat(seen)
 
     def _second_pixels(
-        self, keys: list[Tensor], back: Tensor, shift: Tensor, scatter: Tensor, ask: Tensor
+        self, image: ImageSide, keys: list[Tensor], back: Tensor, shift: Tensor, scatter: Tensor, ask: Tensor
     ) -> tuple[list[Tensor], Tensor]:
         """Second attention from image to tokens, then the final one from tokens to image; `keys` is overwritten."""
         seen = []
         for k, (few, constant, forth, question) in enumerate(self._few(back, shift, scatter, ask)):
-            logits = bmm(few, (keys[k] + self.position_cast).transpose(1, 2)).add_(constant)  # [b, h T, P]
+            logits = bmm(few, (keys[k] + image.position).transpose(1, 2)).add_(constant)  # [b, h T, P]
             attention = logits.unflatten(1, (self.t2i_1.heads, -1)).softmax(2).flatten(1, 2)
             keys[k] = self._norm(1, add_bmm(keys[k], attention.transpose(1, 2), forth))
-            seen.append(self._gather(keys[k], question))
+            seen.append(self._gather(image, keys[k], question))
         return keys, torch.cat(seen)
 
     def _few(self, *parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """The same tensors, `pixel_batch` points at a time."""
         return zip(*(part.split(self.pixel_batch) for part in parts), strict=True)
 
-    def _gather(self, keys: Tensor, ask: Tensor) -> Tensor:
+    def _gather(self, image: ImageSide, keys: Tensor, ask: Tensor) -> Tensor:
         """`softmax(ask . (keys + position)) keys`: [b, h T, C]."""
-        return bmm(bmm(ask, (keys + self.position_cast).transpose(1, 2)).softmax(-1), keys)
+        logits = bmm(ask, (keys + image.position).transpose(1, 2))
+        return bmm(_weighted(logits, image.padding).softmax(-1), keys)
 
     def _norm(self, layer: int, x: Tensor) -> Tensor:
         weight, bias, eps = self.norms[layer]
         return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def _weighted(logits: Tensor, padding: Padding | None) -> Tensor:
+    """Attention logits [..., P] in which a merged token counts as all that it stands for; in place."""
+    if padding is not None:
+        logits[..., padding.n_kept :] += padding.log_count.to(logits.dtype)
+    return logits
 
 
 def _linears(block: Any) -> tuple[nn.Linear, nn.Linear]:

@@ -58,7 +58,14 @@ class Upscale:
         return first.to(self.dtype).contiguous(), second.to(self.dtype).contiguous()
 
     def __call__(
-        self, keys: Tensor, vectors: Tensor, rows: int, columns: int, *, features: tuple[Tensor, Tensor] | None = None
+        self,
+        keys: Tensor,
+        vectors: Tensor,
+        rows: int,
+        columns: int,
+        *,
+        stride: int | None = None,
+        features: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Logits of some masks of each point.
 
@@ -67,12 +74,13 @@ class Upscale:
             vectors: of m masks per point, float32 [b, m, C/8].
             rows: upscale only the first so many rows of tokens.
             columns: likewise.
+            stride: tokens of one row in `keys`; None: all 64.
             features: of `features`, for SAM 2.
 
         Returns:
             float32 [b, m, 4 rows, 4 columns].
         """
-        keys = keys.unflatten(1, (-1, self.columns))[:, :rows, :columns].flatten(1, 2)  # [b, p, C]
+        keys = keys.unflatten(1, (-1, stride or self.columns))[:, :rows, :columns].flatten(1, 2)  # [b, p, C]
         x = linear(keys, self.weight1, self.bias1 if features is None else None).unflatten(-1, (4, -1))  # [b, p, 4, C/4]
         if features is not None:
             x = x.add_(features[0][:rows, :columns].flatten(0, 1))

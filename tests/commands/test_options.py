@@ -100,6 +100,7 @@ def test_all_faces_agree(command, option, tmp_path):
         "start_time": ["infer.start=rrdb"],
         "degradation_seed": ["evaluate.degradation=blind"],
         "compile": ["masks.mode=fast"],
+        "fast_share": ["masks.mode=fast"],
         "bits": ["output.format=png"],
     }
     needed = beside.get(option.path[-1], []) if command != "train" else []

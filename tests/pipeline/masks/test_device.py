@@ -182,7 +182,7 @@ def test_compile_is_for_fast_alone():
 
 @pytest.mark.weights
 def test_fast_says_when_the_device_has_no_bf16(mobile_sam, monkeypatch, caplog):
-    monkeypatch.setattr("samdiff.pipeline.masks.settings.has_bf16", lambda device: False)
+    monkeypatch.setattr("samdiff.pipeline.masks.settings.has_native_bf16", lambda device: False)
     generator = MaskGenerator(mobile_sam, mode="fast", points_per_side=1)
     assert generator.describe()["dtype"] == "float32"
-    assert "does not support bfloat16" in caplog.text
+    assert "has no instructions for bfloat16" in caplog.text

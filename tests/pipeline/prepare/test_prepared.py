@@ -21,7 +21,7 @@ from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.sam import weights
 from samdiff.pipeline.sam.load import build_segmenter
 from samdiff.pipeline.sam.weights import WeightsFile, plan_weights
-from samdiff.runtime import has_bf16
+from samdiff.runtime import has_native_bf16
 
 from ..masks.test_mask_sources import records_of
 from .test_prepare import SETTINGS, PositionMasks, photos, position_image, write
@@ -158,7 +158,7 @@ def test_what_a_generator_says_is_known_beforehand(tmp_path, mode):
     given = MaskGenerator(build_segmenter("mobile_sam"), mode=mode, points_per_batch=7).describe()
     facts, _ = plan_generator("mobile_sam", mode=mode, points_per_batch=7)
     assert {**facts, "name": None, "weights": None} == {**given, "name": None, "weights": None}
-    assert given["dtype"] == ("bfloat16" if mode == "fast" and has_bf16(torch.device("cpu")) else "float32")
+    assert given["dtype"] == ("bfloat16" if mode == "fast" and has_native_bf16(torch.device("cpu")) else "float32")
     assert plan_generator("mobile_sam", "cpu", 4)[0]["masks_from"] == "lr"
 
 
