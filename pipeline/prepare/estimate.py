@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ...errors import SamdiffError
+from ...errors import SamdiffError, printable
 from ...progress import duration
 from ..encode.rle import paint_labels
 from ..images.sources import SourceReader
@@ -203,6 +203,22 @@ class Forecast:
                 bytes_text(self.estimate.bytes),
                 bytes_text(free),
             )
+
+
+def embeddings_line(root: Path, *, most_bytes: int, images: int) -> str:
+    """One line, before the first image is segmented: the space that `--keep-embeddings` needs. A warning if there is less.
+
+    Args:
+        root: the folder, which need not exist.
+        most_bytes: needed if no embedding is kept yet.
+        images: that may be segmented.
+    """
+    free = free_bytes(LocalStore(root / "x"))
+    assert free is not None  # of a folder
+    needed = f"embeddings of {images} image{'s' * (images != 1)}: at most {bytes_text(most_bytes)} in {printable(root)}"
+    if free < most_bytes:
+        log.warning("%s, but %s are free there; free some space, or give another --keep-embeddings", needed, bytes_text(free))
+    return f"{needed}, where {bytes_text(free)} are free"
 
 
 def free_bytes(place: KeyStore) -> int | None:
