@@ -85,7 +85,7 @@ def prepare(
     from .pipeline.embeddings.folder import embedding_root
     from .pipeline.mask_files.imported import ImportedMasks
     from .pipeline.masks.settings import MaskConfig
-    from .pipeline.prepare.mask_stage import make_generator
+    from .pipeline.prepare.mask_stage import images_per_task, make_generator
     from .pipeline.prepare.run import PrepareConfig
     from .pipeline.prepare.run import prepare as run
     from .pipeline.shards.reader import open_store
@@ -126,7 +126,8 @@ def prepare(
         if workers is not None:
             from .pipeline.workers.dask_cluster import DaskWorkers
 
-            stage = stack.enter_context(DaskWorkers(make, generator.describe(), workers=workers, threads=threads)).records
+            facts, group = generator.describe(), images_per_task(generator)
+            stage = stack.enter_context(DaskWorkers(make, facts, workers=workers, threads=threads, group=group))
         run(images, out, generator, settings=config, lr=small, limit=limit, strict=strict, mask_stage=stage, reuse=reuse)
     return open_store(out)
 

@@ -131,7 +131,7 @@ def prepare(
     from ...pipeline.mask_files.imported import ImportedMasks
     from ...pipeline.prepare.estimate import embeddings_line
     from ...pipeline.prepare.info import plan_lines
-    from ...pipeline.prepare.mask_stage import make_generator, plan_generator
+    from ...pipeline.prepare.mask_stage import images_per_task, make_generator, plan_generator
     from ...pipeline.prepare.reuse import plan_reuse
     from ...pipeline.prepare.run import MaskSource, plan_prepare
     from ...pipeline.prepare.run import prepare as run
@@ -194,8 +194,11 @@ def prepare(
     with ExitStack() as stack:
         mask_stage = None
         if workers is not None or dask is not None:
-            dask_workers = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
-            mask_stage = stack.enter_context(dask_workers).records
+            group = images_per_task(generator)
+            dask_workers = DaskWorkers(
+                make, generator.describe(), address=dask, workers=workers or 1, threads=threads, group=group
+            )
+            mask_stage = stack.enter_context(dask_workers)
         report = run(
             images,
             target,

@@ -35,6 +35,11 @@ class MasksFromLR:
         self.masks, self.scale = masks, scale
 
     @property
+    def engine(self) -> object:
+        """The segmenter's mask engine; None if it has none."""
+        return getattr(self.masks, "engine", None)
+
+    @property
     def embeddings(self) -> object:
         """The segmenter's folder of kept embeddings; None if it has none."""
         return getattr(self.masks, "embeddings", None)

@@ -22,6 +22,8 @@ else:
     Grid = object
 
 MODES = ("exact", "fast")
+ENCODER_BATCH_CUDA = 8
+"""Images per encoder batch on CUDA, and per task of a worker with a GPU. Calculated, not measured."""
 PRED_IOU_THRESH = {"sam": 0.88, "sam2": 0.8}
 """Defaults of the families' own generators."""
 _SAM2_LACKS = {

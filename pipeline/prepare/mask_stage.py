@@ -109,6 +109,12 @@ def plan_generator(
     return facts | ({} if lr_scale is None else {"masks_from": "lr"}), where
 
 
+def images_per_task(masks: MaskSource) -> int:
+    """How many images a worker should take at once: an encoder batch of the mask engine; 1 for all other segmenters."""
+    batch = getattr(getattr(masks, "engine", None), "encoder_batch", 1)
+    return batch if isinstance(batch, int) else 1
+
+
 def kept_embeddings(masks: MaskSource) -> EmbeddingFolder | None:
     """The folder of `--keep-embeddings` of a segmenter of the mask engine; None for all others."""
     found = getattr(masks, "embeddings", None)  # of another segmenter, it may be anything

@@ -147,7 +147,7 @@ def prepare(
         lr: existing LR files; required with `degradation="given"`, and allowed only then.
         limit: use only the first `limit` images.
         strict: raise an error at the first image that cannot be used, instead of skipping it.
-        mask_stage: computes the masks elsewhere, such as `DaskWorkers.records`; only `describe` of `masks` is then used. None: `masks`
+        mask_stage: computes the masks elsewhere, such as `DaskWorkers`; only `describe` of `masks` is then used. None: `masks`
             computes them in this process.
         reuse: finished stores; masks of images with equal pixels are taken from them, see `reuse.py`.
         report: called with each status line.
@@ -200,7 +200,8 @@ def prepare(
             staging.remove()
             raise reused.nothing(len(plan.images))
         plan = replace(plan, missing=[item for item in plan.missing if item.key not in reused.keys])
-        forecast = Forecast(plan.images, staging, settings, local=mask_stage is None, report=report)
+        local, group = mask_stage is None, getattr(mask_stage, "group", 1)
+        forecast = Forecast(plan.images, staging, settings, local=local, group=group, report=report)
         if kept is not None and plan.missing:
             n_missing = len(plan.missing)
             report(embeddings_line(kept.root, most_bytes=kept.most_bytes(n_missing), images=n_missing))
