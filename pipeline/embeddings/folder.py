@@ -75,8 +75,10 @@ class EmbeddingFolder:
             StoreError: a file cannot be written.
         """
         keys = [key_of(image, self.encoder) for image in images]
-        found = {key: self._read(key) for key in dict.fromkeys(keys)}
-        missing = {key: image for key, image in zip(keys, images, strict=True) if found[key] is None}
+        kept = {key: self._read(key) for key in dict.fromkeys(keys)}
+        found = {key: values for key, values in kept.items() if values is not None}
+        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+        self.n_read, self.n_computed = self.n_read + len(found), self.n_computed + len(missing)
         if missing:
             halves = encode(list(missing.values())).to(torch.float16)
             if not bool(torch.isfinite(halves).all()):
@@ -86,9 +88,7 @@ class EmbeddingFolder:
             for key, values in zip(missing, halves.cpu().numpy(), strict=True):
                 self._write(key, values)
                 found[key] = values
-        self.n_read, self.n_computed = self.n_read + len(found) - len(missing), self.n_computed + len(missing)
-        stacked = np.stack([found[key] for key in keys])  # type: ignore[arg-type]  # all are arrays now
-        return torch.from_numpy(stacked).to(device).float()
+        return torch.from_numpy(np.stack([found[key] for key in keys])).to(device).float()
 
     def _read(self, key: str) -> np.ndarray | None:
         """A kept embedding; None if there is none, or with a warning if it cannot be used."""
