@@ -180,10 +180,11 @@ class DaskWorkers:
 
     def _outcome(self, future: _ResultFuture) -> _Results | KilledWorker | None:
         """The result of a finished task; None if it is lost. The result is still on the worker: if the worker dies now, Dask runs the task again, and this method waits for it."""
+        wait = _TICK
         try:
             while True:
                 try:
-                    results: _Results = future.result(timeout=_TICK)
+                    results: _Results = future.result(timeout=wait)
                     return results
                 except (TimeoutError, UnboundLocalError) as error:
                     # UnboundLocalError: a bug of `distributed.utils.sync` when its wait is cancelled, such as while a worker leaves
@@ -192,6 +193,7 @@ class DaskWorkers:
                     if future.status == "cancelled":
                         return None
                     self._check_workers()
+                    wait = min(2 * wait, _WAIT)  # each attempt starts anew: on a busy machine none would ever be in time
         except KilledWorker as error:
             return error
         except CancelledError:

@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask.config
 import numpy as np
@@ -105,6 +106,28 @@ def test_groups_come_from_the_plan(images, monkeypatch):
     assert sorted(item.image_file.name for item, _ in done) == names
     reasons = [item.image_file.name for item, result in done if isinstance(result, ImageError)]
     assert reasons == ["07.png"]  # the reason is that of the right image
+
+
+def test_a_result_that_takes_longer_than_a_tick():
+    """On a busy machine: waited for longer and longer, since each attempt fetches it anew."""
+
+    class Slow:
+        status, waits = "finished", []
+
+        def result(self, timeout):
+            self.waits.append(timeout)
+            assert len(self.waits) < 20
+            if timeout < 5:
+                raise TimeoutError
+            return ["masks"]
+
+        def release(self):
+            self.status = "released"
+
+    some, future = DaskWorkers.__new__(DaskWorkers), Slow()
+    some.local = SimpleNamespace(replace_dead=lambda: None)
+    assert some._outcome(future) == ["masks"]
+    assert (future.waits, future.status) == ([0.5, 1, 2, 4, 8], "released")
 
 
 @pytest.mark.parametrize("group", [1, 4])
