@@ -43,6 +43,7 @@ def prepare(
     limit: int | None = None,
     strict: bool = False,
     reuse: Sequence[Location] = (),
+    keep_embeddings: Path | str | None = None,
     **changes: Any,
 ) -> Store:
     """Make a store of training tiles from images, or resume an interrupted run: `samdiff prepare` as a function.
@@ -67,6 +68,7 @@ def prepare(
         strict: stop at the first image that cannot be used; otherwise each is skipped, logged as a warning and listed in `store.skipped()`.
         reuse: finished stores; masks of images with equal pixels and an equal segmenter are taken from them, so that only other images
             are segmented.
+        keep_embeddings: a folder: embeddings of images in it are used, others are added (`--keep-embeddings`).
         changes: fields of `config` and `mask_config`, such as `scale=2, points_per_side=16`.
 
     Returns:
@@ -80,9 +82,10 @@ def prepare(
         BusyError: another process is writing the store.
     """
     from .pipeline.download.datasets import FOLDER, load_registry, source_of
+    from .pipeline.embeddings.folder import embedding_root
     from .pipeline.mask_files.imported import ImportedMasks
     from .pipeline.masks.settings import MaskConfig
-    from .pipeline.prepare.mask_stage import make_generator
+    from .pipeline.prepare.mask_stage import images_per_task, make_generator
     from .pipeline.prepare.run import PrepareConfig
     from .pipeline.prepare.run import prepare as run
     from .pipeline.shards.reader import open_store
@@ -92,8 +95,11 @@ def prepare(
     config, mask_config = _with_changes(config or PrepareConfig(), mask_config or MaskConfig(), changes)
     if lr is not None and config.degradation == "bicubic":
         config = replace(config, degradation="given")
-    if masks is not None and (sam or weights or masks_from == "lr" or mask_config != MaskConfig()):
-        raise ConfigError("masks: cannot be combined with sam, weights, masks_from or settings of the mask generation")
+    given = sam or weights or masks_from == "lr" or keep_embeddings is not None or mask_config != MaskConfig()
+    if masks is not None and given:
+        raise ConfigError(
+            "masks: cannot be combined with sam, weights, masks_from, keep_embeddings or settings of the mask generation"
+        )
     if masks_from == "lr" and config.degradation != "bicubic":
         raise ConfigError(
             f"masks_from='lr' segments the bicubic LR image, so it cannot be combined with degradation {config.degradation!r}"
@@ -108,7 +114,8 @@ def prepare(
         name = sam or ("vit_h" if where.type == "cuda" else "mobile_sam")
         lr_scale = config.scale if masks_from == "lr" else None
         parameters = {field.name: getattr(mask_config, field.name) for field in fields(mask_config)}
-        make = partial(make_generator, name, str(where), lr_scale=lr_scale, weights=weights, **parameters)
+        kept = None if keep_embeddings is None else embedding_root(keep_embeddings)
+        make = partial(make_generator, name, str(where), lr_scale=lr_scale, weights=weights, keep_embeddings=kept, **parameters)
     elif isinstance(masks, str | Path):
         make = partial(ImportedMasks, user_path(masks, "masks").resolve(), config.scale)
     else:
@@ -119,7 +126,8 @@ def prepare(
         if workers is not None:
             from .pipeline.workers.dask_cluster import DaskWorkers
 
-            stage = stack.enter_context(DaskWorkers(make, generator.describe(), workers=workers, threads=threads)).records
+            facts, group = generator.describe(), images_per_task(generator)
+            stage = stack.enter_context(DaskWorkers(make, facts, workers=workers, threads=threads, group=group))
         run(images, out, generator, settings=config, lr=small, limit=limit, strict=strict, mask_stage=stage, reuse=reuse)
     return open_store(out)
 

@@ -64,6 +64,7 @@ ROOMS = {
         "sam",
         "fast_grid",
         "point_models",
+        "embeddings",
         "export",
         "stream",
         "shards",

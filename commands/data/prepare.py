@@ -126,14 +126,18 @@ def prepare(
     settings, segmenter = config.prepare, config.segmenter
     import_masks = segmenter.import_masks
     from ...pipeline.download.datasets import archives_of, load_registry, missing_archives, source_of
+    from ...pipeline.embeddings.file_format import file_bytes
+    from ...pipeline.embeddings.folder import embedding_root
     from ...pipeline.mask_files.imported import ImportedMasks
+    from ...pipeline.prepare.estimate import embeddings_line
     from ...pipeline.prepare.info import plan_lines
-    from ...pipeline.prepare.mask_stage import make_generator, plan_generator
+    from ...pipeline.prepare.mask_stage import images_per_task, make_generator, plan_generator
     from ...pipeline.prepare.reuse import plan_reuse
     from ...pipeline.prepare.run import MaskSource, plan_prepare
     from ...pipeline.prepare.run import prepare as run
     from ...pipeline.prepare.scan import scan
     from ...pipeline.prepare.targets import check_target
+    from ...pipeline.sam.names import family_of
     from ...runtime import pick_device, setup_process
 
     known = load_registry(registry)
@@ -160,7 +164,9 @@ def prepare(
     images = source_of(source, known, downloads, mirrors=mirror or ())
     lr_images = None if lr is None else source_of(lr, known, downloads, mirrors=mirror or ())
     lr_scale = settings.scale if segmenter.masks_from == "lr" else None
+    kept = None if segmenter.keep_embeddings is None else embedding_root(segmenter.keep_embeddings)
     more: dict[str, Any] = {"weights": segmenter.sam_weights, "source": segmenter.weights_source, "settings": config.masks}
+    more["keep_embeddings"] = kept
     make: Callable[[], MaskSource]
     if import_masks is not None:
         make = partial(ImportedMasks, import_masks.resolve(), settings.scale)
@@ -173,10 +179,13 @@ def prepare(
         else:
             facts, where = plan_generator(name, device, lr_scale=lr_scale, **more)
             reads = f"weights of {name} ({where})"
-        check_target(target, sources=(images, lr_images), masks=import_masks)
+        check_target(target, sources=(images, lr_images), masks=import_masks, embeddings=kept)
         scanned = scan(images, limit, lr=lr_images, scale=settings.scale, by_name=by_name, limits=settings.limits)
         attributes = settings.as_attributes(facts)
         plan, reusable = plan_prepare(scanned, target, attributes), plan_reuse(reuse or (), attributes, scanned)
+        if kept is not None:
+            each = file_bytes(family_of(name)) * config.masks.crops_per_image
+            reusable.append(embeddings_line(kept, most_bytes=len(plan.missing) * each, images=len(plan.missing)))
         print_result(target, *plan_lines(plan, reads), *reusable)
         document.content.update(store=target, dry_run=True, images=len(plan.images), missing=len(plan.missing))
         document.content.update(complete=plan.committed is not None, changed=plan.changed)
@@ -185,8 +194,11 @@ def prepare(
     with ExitStack() as stack:
         mask_stage = None
         if workers is not None or dask is not None:
-            dask_workers = DaskWorkers(make, generator.describe(), address=dask, workers=workers or 1, threads=threads)
-            mask_stage = stack.enter_context(dask_workers).records
+            group = images_per_task(generator)
+            dask_workers = DaskWorkers(
+                make, generator.describe(), address=dask, workers=workers or 1, threads=threads, group=group
+            )
+            mask_stage = stack.enter_context(dask_workers)
         report = run(
             images,
             target,
@@ -235,6 +247,10 @@ def _check_combinations(config: PrepareSettings, lr: str | None, reuse: list[str
         raise ConfigError("--masks-from lr segments the bicubic LR image, so it needs --degradation bicubic")
     if segmenter.import_masks is not None and (segmenter.sam or segmenter.sam_weights or segmenter.masks_from == "lr"):
         raise ConfigError("--import-masks cannot be combined with --sam, --sam-weights or --masks-from lr")
+    if segmenter.import_masks is not None and segmenter.keep_embeddings is not None:
+        raise ConfigError(
+            "--keep-embeddings keeps what the segmenter computes; --import-masks runs none; leave one of them out"
+        )
     if lr is not None and degradation != "given":
         raise ConfigError(f"--lr-dir gives the LR images, so --degradation {degradation} has no effect; leave one of them out")
     if lr is None and degradation == "given":

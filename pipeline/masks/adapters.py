@@ -34,6 +34,16 @@ class MasksFromLR:
     def __init__(self, masks: Segmenter, scale: int) -> None:
         self.masks, self.scale = masks, scale
 
+    @property
+    def engine(self) -> object:
+        """The segmenter's mask engine; None if it has none."""
+        return getattr(self.masks, "engine", None)
+
+    @property
+    def embeddings(self) -> object:
+        """The segmenter's folder of kept embeddings; None if it has none."""
+        return getattr(self.masks, "embeddings", None)
+
     def describe(self) -> dict[str, object]:
         """The facts of the segmenter, with `masks_from`."""
         return {**self.masks.describe(), "masks_from": "lr"}

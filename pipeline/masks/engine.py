@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ from .interpolation import Frame, make_frame
 from .iou_filter import Collector, EagerFilter, StaticFilter, Survivors
 from .measure import Thresholds
 from .nms import CropContext, Pool, choose
-from .settings import MaskConfig, number_type
+from .settings import ENCODER_BATCH_CUDA, MaskConfig, number_type
 
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 
 _POINTS = 64
 """Points per chunk on a CPU: many rows make the products of prompt tokens efficient; image tokens are processed one point at a time."""
-_ENCODER_BATCH_CUDA = 8
-"""Images per encoder batch on CUDA. Calculated, not measured."""
+_RESIZE_THREADS = 4
+"""Threads that resize the images of an encoder batch. PIL and PyTorch release the interpreter's lock."""
 
 _POOL_BYTES = 1 << 30
 """Bound on the logits of candidates that are kept before they are measured (see `Pool`): 4,000 masks."""
@@ -71,7 +72,7 @@ class MaskEngine:
         if settings.mode == "fast" and dtype == torch.float32:
             log.warning("%s has no instructions for bfloat16: mode fast decodes in float32", self.device)
         self.static = cuda or settings.compile  # the same shapes for every chunk and batch: see `collect`
-        self.encoder_batch = _ENCODER_BATCH_CUDA if cuda else 1
+        self.encoder_batch = ENCODER_BATCH_CUDA if cuda else 1
         rows, columns = model.prompt_encoder.image_embedding_size
         point_bytes = rows * columns * model.prompt_encoder.embed_dim * dtype.itemsize
         self.chunk = min(settings.points_per_batch, points_for_cache(l2_bytes(self.device), point_bytes) if cuda else _POINTS)
@@ -105,7 +106,7 @@ class MaskEngine:
             WeightsError: they are not finite.
             ConfigError: out of memory with one image.
         """
-        pixels, parts, start = [self.model.pixels(image) for image in images], [], 0
+        pixels, parts, start = self._inputs(images), [], 0
         while start < len(pixels):
             some = pixels[start : start + self.encoder_batch]
             try:
@@ -120,6 +121,13 @@ class MaskEngine:
                 "the segmenter's image embedding has NaN or infinity: its weights are damaged; download them again"
             )
         return embeddings
+
+    def _inputs(self, images: Sequence[np.ndarray]) -> list[Tensor]:
+        """Images resized for the encoder, each float32 [1, 3, side, side]; several in threads."""
+        if len(images) == 1:
+            return [self.model.pixels(images[0])]
+        with ThreadPoolExecutor(_RESIZE_THREADS, thread_name_prefix="resize") as pool:
+            return list(pool.map(self.model.pixels, images))
 
     def _encode(self, pixels: list[Tensor]) -> Tensor:
         """Embeddings of one batch, [1, 3, side, side] each; with static shapes the batch is padded with its last image."""

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...errors import ConfigError, ImageError, printable
 from ...settings import changed
+from ..embeddings.file_format import encoder_facts
+from ..embeddings.folder import EmbeddingFolder, embedding_root
 from ..encode.mask_table import MaskTable
 from ..encode.rle import CocoMask
 from ..images.decode import read_rgb
@@ -54,6 +57,7 @@ class MaskGenerator:
         weights: Path | str | None = None,
         source: str = "auto",
         settings: MaskConfig | None = None,
+        keep_embeddings: Path | str | None = None,
         **parameters: Any,
     ) -> None:
         """A generator with its model on a device.
@@ -64,10 +68,13 @@ class MaskGenerator:
             weights: file of the weights; None: see `source`.
             source: where weights may come from, see `find_weights`.
             settings: see `MaskConfig`; None: the defaults.
+            keep_embeddings: a folder for the embeddings of images, rounded to float16: those in it are not computed again; None: in float32,
+                not kept.
             parameters: fields that replace those of `settings`, such as `points_per_side=16`.
 
         Raises:
-            ConfigError: a parameter is unknown, out of range, or not supported with this segmenter.
+            ConfigError: a parameter is unknown, out of range, or not supported with this segmenter; `keep_embeddings` with a model whose
+                weights have no known hash.
             MissingPackageError: SAM 2 without the package sam2.
         """
         if parameters.get("point_grids") is not None:
@@ -77,6 +84,10 @@ class MaskGenerator:
         self._name, self._weights, model = _resolve(sam, self.device, weights=weights, source=source)
         self.engine = MaskEngine(model, given)
         self.settings = self.engine.settings
+        self.embeddings: EmbeddingFolder | None = None
+        if keep_embeddings is not None:
+            encoder = encoder_facts(self.describe(), self.engine.model.family)
+            self.embeddings = EmbeddingFolder(embedding_root(keep_embeddings), encoder, self.settings.crops_per_image)
 
     def masks(self, image: ImageLike) -> MaskTable:
         """Masks of one image, by descending predicted IoU, as runs.
@@ -97,12 +108,18 @@ class MaskGenerator:
         """Masks of each image (see `masks`), in order; images may differ in size. At most `encoder_batch` images are in memory at once."""
         engine, parts = self.engine, []
         for group in _groups(self._units(images), engine.encoder_batch):
-            embeddings = engine.encode([unit.pixels for unit in group])
+            embeddings = self._embeddings([unit.pixels for unit in group])
             for unit, embedding in zip(group, embeddings, strict=True):
                 parts.append(engine.masks(embedding, unit.crop, layer=unit.layer, size=unit.size))
                 if unit.last:
                     yield self._merge(parts)
                     parts = []
+
+    def _embeddings(self, pixels: list[np.ndarray]) -> Tensor:
+        """Of crops: computed, or with `keep_embeddings` taken from the folder."""
+        if self.embeddings is None:
+            return self.engine.encode(pixels)
+        return self.embeddings.embeddings(pixels, self.engine.encode, self.device)
 
     def _units(self, images: Iterable[ImageLike]) -> Iterator[_Unit]:
         for given in images:
@@ -124,8 +141,14 @@ class MaskGenerator:
     def describe(self) -> dict[str, object]:
         """JSON-able: everything that decides the masks besides the image; library versions under `versions`."""
         dtype = str(self.engine.decoder.dtype).removeprefix("torch.")
-        family = self.engine.model.family
-        return segmenter_facts(self._name, weights=self._weights, settings=self.settings, dtype=dtype, family=family)
+        return segmenter_facts(
+            self._name,
+            weights=self._weights,
+            settings=self.settings,
+            dtype=dtype,
+            family=self.engine.model.family,
+            half_embeddings=self.embeddings is not None,
+        )
 
 
 def _resolve(

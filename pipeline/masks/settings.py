@@ -22,6 +22,8 @@ else:
     Grid = object
 
 MODES = ("exact", "fast")
+ENCODER_BATCH_CUDA = 8
+"""Images per encoder batch on CUDA, and per task of a worker with a GPU. Calculated, not measured."""
 PRED_IOU_THRESH = {"sam": 0.88, "sam2": 0.8}
 """Defaults of the families' own generators."""
 _SAM2_LACKS = {
@@ -56,6 +58,8 @@ class MaskSourceConfig(SegmenterConfig):
     """Image that is segmented: hr, or lr (bicubic); masks of LR are scaled to HR."""
     import_masks: Path | None = setting(None, none="none")
     """Masks of another program: a COCO file, or a folder with NAME.json (COCO RLE) or a label map NAME.png for each image."""
+    keep_embeddings: Path | None = setting(None, none="not kept")
+    """Folder of image embeddings: those in it are used, others are added, so another grid needs no encoder; float16 changes masks a little."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,11 @@ class MaskConfig:
             )
         return self if self.pred_iou_thresh is not None else replace(self, pred_iou_thresh=PRED_IOU_THRESH[family])
 
+    @property
+    def crops_per_image(self) -> int:
+        """Inputs of the encoder for each image: the image, and the crops of every layer."""
+        return sum(4**layer for layer in range(self.crop_n_layers + 1))
+
     def amg_arguments(self) -> dict[str, object]:
         """Keyword arguments of segment-anything's own generator for the same masks."""
         others = ("mode", "compile", "mask_threshold", "fast_share")
@@ -187,7 +196,13 @@ def without_sam2_defaults(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def segmenter_facts(
-    name: str, weights: Mapping[str, object] | None, settings: MaskConfig, dtype: str, family: str | None = None
+    name: str,
+    weights: Mapping[str, object] | None,
+    settings: MaskConfig,
+    dtype: str,
+    family: str | None = None,
+    *,
+    half_embeddings: bool = False,
 ) -> dict[str, object]:
     """The facts that a generator records, see `prepare.MaskSource.describe`.
 
@@ -197,6 +212,7 @@ def segmenter_facts(
         settings: of the generator.
         dtype: of the decoder's image tokens.
         family: `sam` or `sam2`; None: that of the name.
+        half_embeddings: whether embeddings are rounded to float16, as with `--keep-embeddings`.
     """
     family = family or family_of(name)
     libraries = ("torch", "torchvision", "segment-anything", *(("rf-sam-2",) if family == "sam2" else ()))
@@ -204,6 +220,7 @@ def segmenter_facts(
         "name": name,
         "weights": weights,
         "dtype": dtype,
+        **({"embeddings": "float16"} if half_embeddings else {}),
         **settings.resolved(family).as_attributes(),
         "masks_from": "hr",
         "uncompared": settings.uncompared(),

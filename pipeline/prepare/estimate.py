@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ...errors import SamdiffError
+from ...errors import SamdiffError, printable
 from ...progress import duration
 from ..encode.rle import paint_labels
 from ..images.sources import SourceReader
@@ -28,7 +28,7 @@ from .tile_stage import Grid, cut_tiles, hr_and_lr
 log = logging.getLogger(__name__)
 
 FIRST, FIRST_ELSEWHERE = 2, 8
-"""Images that are measured, in this process; and on workers, which finish several at about the same time."""
+"""Images that are measured in this process; tasks, on workers, which finish several at about the same time."""
 _TILE_ARRAYS = ("hr", "lr", "labels")
 _TILES = 6  # of an image that are compressed
 
@@ -144,6 +144,7 @@ class Forecast:
         staging: of the run.
         settings: of the run.
         local: whether this process makes the masks.
+        group: images that workers finish together.
         report: called with one line.
     """
 
@@ -154,11 +155,13 @@ class Forecast:
         settings: PrepareConfig,
         *,
         local: bool,
+        group: int = 1,
         report: Callable[[str], None],
     ) -> None:
         self._images = [item for item in images if not item.problem and not item.image_file.problem]
         self._staging, self._settings, self._report = staging, settings, report
-        self._local, self._measured = local, FIRST if local else FIRST_ELSEWHERE
+        self._local, self._group = local, 0 if local else group
+        self._measured = FIRST if local else FIRST_ELSEWHERE * group
         self._missing = self._done = 0
         self._first: list[tuple[SourceImage, int]] = []
         self._begun = 0.0
@@ -173,11 +176,10 @@ class Forecast:
         self._done += 1
         if len(self._first) < FIRST:
             self._first.append((item, mask_bytes))
-        if self._done == 1 and not self._local:
+        if self._done == self._group:
             self._begun = time.monotonic()  # workers have loaded their segmenters now
         if self._done == self._measured < self._missing:
-            timed = self._measured if self._local else self._measured - 1
-            self._make((time.monotonic() - self._begun) / timed)
+            self._make((time.monotonic() - self._begun) / (self._measured - self._group))
 
     def shown(self) -> dict[str, str]:
         """For the progress bar: what the run needs beside the time of the masks."""
@@ -204,6 +206,22 @@ class Forecast:
                 bytes_text(self.estimate.bytes),
                 bytes_text(free),
             )
+
+
+def embeddings_line(root: Path, *, most_bytes: int, images: int) -> str:
+    """One line, before the first image is segmented: the space that `--keep-embeddings` needs. A warning if there is less.
+
+    Args:
+        root: the folder, which need not exist.
+        most_bytes: needed if no embedding is kept yet.
+        images: that may be segmented.
+    """
+    free = free_bytes(LocalStore(root / "x"))
+    assert free is not None  # of a folder
+    needed = f"embeddings of {images} image{'s' * (images != 1)}: at most {bytes_text(most_bytes)} in {printable(root)}"
+    if free < most_bytes:
+        log.warning("%s, but %s are free there; free some space, or give another --keep-embeddings", needed, bytes_text(free))
+    return f"{needed}, where {bytes_text(free)} are free"
 
 
 def free_bytes(place: KeyStore) -> int | None:

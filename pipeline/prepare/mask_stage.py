@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import ImageError, printable
 from ...runtime import pick_device, progress
 from ...settings import changed
+from ..embeddings.folder import EmbeddingFolder
 from ..encode.mask_table import MaskTable
 from ..images.decode import Decoded, map_ahead
 from ..images.sources import SourceReader
@@ -44,6 +45,7 @@ def make_generator(
     weights: Path | str | None = None,
     source: str = "auto",
     settings: MaskConfig | None = None,
+    keep_embeddings: Path | None = None,
     **parameters: object,
 ) -> MaskSource:
     """A segmenter by name. With arguments bound by `functools.partial` this function can be pickled, and called in a worker.
@@ -55,6 +57,7 @@ def make_generator(
         weights: see `MaskGenerator`.
         source: see `MaskGenerator`.
         settings: see `MaskConfig`; None: the defaults.
+        keep_embeddings: see `MaskGenerator`; with workers, the same folder on all machines.
         parameters: fields of `settings` to change.
 
     Raises:
@@ -65,7 +68,9 @@ def make_generator(
     from ..segmenters.by_name import make_segmenter
 
     chosen = changed(settings or MaskConfig(), parameters, "make_generator")
-    generator = make_segmenter(sam, pick_device(device), weights=weights, source=source, settings=chosen)
+    generator = make_segmenter(
+        sam, pick_device(device), weights=weights, source=source, settings=chosen, keep_embeddings=keep_embeddings
+    )
     return generator if lr_scale is None else MasksFromLR(generator, lr_scale)
 
 
@@ -77,6 +82,7 @@ def plan_generator(
     weights: Path | None = None,
     source: str = "auto",
     settings: MaskConfig | None = None,
+    keep_embeddings: Path | None = None,
     **parameters: object,
 ) -> tuple[dict[str, object], str]:
     """`describe()` of the segmenter that `make_generator` would return, and where its weights are. Nothing is loaded or downloaded.
@@ -88,6 +94,7 @@ def plan_generator(
         weights: see `find_weights`.
         source: see `find_weights`.
         settings: see `MaskConfig`; None: the defaults.
+        keep_embeddings: see `make_generator`.
         parameters: fields of `settings` to change.
 
     Returns:
@@ -96,8 +103,22 @@ def plan_generator(
     from ..segmenters.by_name import plan_segmenter
 
     chosen = changed(settings or MaskConfig(), parameters, "plan_generator")
-    facts, where = plan_segmenter(sam, pick_device(device), weights=weights, source=source, settings=chosen)
+    facts, where = plan_segmenter(
+        sam, pick_device(device), weights=weights, source=source, settings=chosen, keep_embeddings=keep_embeddings
+    )
     return facts | ({} if lr_scale is None else {"masks_from": "lr"}), where
+
+
+def images_per_task(masks: MaskSource) -> int:
+    """How many images a worker should take at once: an encoder batch of the mask engine; 1 for all other segmenters."""
+    batch = getattr(getattr(masks, "engine", None), "encoder_batch", 1)
+    return batch if isinstance(batch, int) else 1
+
+
+def kept_embeddings(masks: MaskSource) -> EmbeddingFolder | None:
+    """The folder of `--keep-embeddings` of a segmenter of the mask engine; None for all others."""
+    found = getattr(masks, "embeddings", None)  # of another segmenter, it may be anything
+    return found if isinstance(found, EmbeddingFolder) else None
 
 
 def one_each(items: Sequence[SourceImage], results: Iterator[Result]) -> Iterator[Result]:

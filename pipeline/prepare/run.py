@@ -24,8 +24,8 @@ from ..shards.reader import Store, open_store
 from ..shards.schema import FORMAT_VERSION, Document
 from ..shards.writer import ROOT_KEY, canonical, digest
 from ..storage.local import KeyStore, Location, key_store_at
-from .estimate import Estimate, Forecast
-from .mask_stage import MaskStage, local_masks, save_masks, warn_unmatched
+from .estimate import Estimate, Forecast, embeddings_line
+from .mask_stage import MaskStage, kept_embeddings, local_masks, save_masks, warn_unmatched
 from .reuse import open_reused, reuse_masks
 from .scan import SourceImage, read_usable, scan
 from .settings import UNCOMPARED as UNCOMPARED
@@ -147,7 +147,7 @@ def prepare(
         lr: existing LR files; required with `degradation="given"`, and allowed only then.
         limit: use only the first `limit` images.
         strict: raise an error at the first image that cannot be used, instead of skipping it.
-        mask_stage: computes the masks elsewhere, such as `DaskWorkers.records`; only `describe` of `masks` is then used. None: `masks`
+        mask_stage: computes the masks elsewhere, such as `DaskWorkers`; only `describe` of `masks` is then used. None: `masks`
             computes them in this process.
         reuse: finished stores; masks of images with equal pixels are taken from them, see `reuse.py`.
         report: called with each status line.
@@ -167,7 +167,9 @@ def prepare(
             f"degradation: {settings.degradation!r} does not go with lr={lr!r}; LR files need degradation 'given', and 'given' needs LR files"
         )
     out = key_store_at(out)
-    check_target(out, sources=(source, lr), masks=getattr(masks, "folder", None))
+    kept = kept_embeddings(masks)
+    root = None if kept is None else kept.root
+    check_target(out, sources=(source, lr), masks=getattr(masks, "folder", None), embeddings=root)
     segmenter = masks.describe()
     attributes = settings.as_attributes(segmenter)
     by_name = hasattr(masks, "expect")
@@ -198,11 +200,17 @@ def prepare(
             staging.remove()
             raise reused.nothing(len(plan.images))
         plan = replace(plan, missing=[item for item in plan.missing if item.key not in reused.keys])
-        forecast = Forecast(plan.images, staging, settings, local=mask_stage is None, report=report)
+        local, group = mask_stage is None, getattr(mask_stage, "group", 1)
+        forecast = Forecast(plan.images, staging, settings, local=local, group=group, report=report)
+        if kept is not None and plan.missing:
+            n_missing = len(plan.missing)
+            report(embeddings_line(kept.root, most_bytes=kept.most_bytes(n_missing), images=n_missing))
         stage = mask_stage or partial(local_masks, masks)
         skipped = save_masks(
             plan.images, plan.missing, staging, results=stage(plan.missing, read), strict=strict, forecast=forecast
         )
+        if kept is not None and mask_stage is None:
+            report(f"embeddings: {kept.n_read} read, {kept.n_computed} computed")
         if len(skipped) == len(plan.images):
             staging.remove()
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:5])

@@ -17,7 +17,9 @@ from ..storage.local import KeyStore, LocalStore, Location, key_store_at
 from .staging import Staging
 
 
-def check_target(out: Location, *, sources: Iterable[Source | None], masks: Path | None = None) -> None:
+def check_target(
+    out: Location, *, sources: Iterable[Source | None], masks: Path | None = None, embeddings: Path | None = None
+) -> None:
     """Check where a store is to be written, before anything is read. Nothing is changed.
 
     Args:
@@ -25,12 +27,16 @@ def check_target(out: Location, *, sources: Iterable[Source | None], masks: Path
         sources: the sources of HR and LR images, see `list_source`; None is skipped.
         masks: a folder of imported masks. All its JSON files are hashed, so a store inside it would change its own fingerprint.
 
+        embeddings: the folder of `--keep-embeddings`.
+
     Raises:
         ConfigError: `out` is a bucket without a name (its staging folder would have no place), lies in another store, or one of `out`
-            and a source lies in the other.
+            and a source lies in the other; the folder of embeddings lies in a store.
         StoreError: `out` or its staging folder holds files that are not ours.
     """
     place = key_store_at(out)
+    if embeddings is not None and (store := inside_a_store(embeddings / "file")) is not None:
+        raise ConfigError(f"--keep-embeddings {embeddings}: lies inside the store {store}; give a folder outside of it")
     if isinstance(place, LocalStore):
         staging = place.sibling(".staging")
         assert isinstance(staging, LocalStore)
@@ -42,6 +48,8 @@ def check_target(out: Location, *, sources: Iterable[Source | None], masks: Path
                 _check_apart(place.root, staging.root, path, what="source")
         if masks is not None:
             _check_apart(place.root, staging.root, masks, what="folder of --import-masks")
+        if embeddings is not None:
+            _check_apart(place.root, staging.root, embeddings, what="folder of --keep-embeddings")
     else:
         _check_address(place)
     if not _is_finished(place):  # a finished store is only compared

@@ -30,7 +30,13 @@ class Segmenter(Protocol):
 
 
 def make_segmenter(
-    name: str, device: torch.device, *, weights: Path | str | None = None, source: str = "auto", settings: MaskConfig
+    name: str,
+    device: torch.device,
+    *,
+    weights: Path | str | None = None,
+    source: str = "auto",
+    settings: MaskConfig,
+    keep_embeddings: Path | None = None,
 ) -> Segmenter:
     """A segmenter, loaded.
 
@@ -40,6 +46,7 @@ def make_segmenter(
         weights: file of the weights; None: see `find_weights`.
         source: where the weights of a named segmenter may come from.
         settings: of mask generation.
+        keep_embeddings: see `MaskGenerator`.
 
     Raises:
         ConfigError: an unknown name, or a setting that this segmenter does not have.
@@ -50,7 +57,10 @@ def make_segmenter(
     if name in SEGMENTERS:
         from ..masks.generator import MaskGenerator
 
-        return MaskGenerator(name, device=device, weights=weights, source=source, settings=settings)
+        return MaskGenerator(
+            name, device=device, weights=weights, source=source, settings=settings, keep_embeddings=keep_embeddings
+        )
+    _refuse_embeddings(name, keep_embeddings)
     if name.startswith(HF):
         from .huggingface import HuggingFaceMasks
 
@@ -64,7 +74,13 @@ def make_segmenter(
 
 
 def plan_segmenter(
-    name: str, device: torch.device, *, weights: Path | None = None, source: str = "auto", settings: MaskConfig
+    name: str,
+    device: torch.device,
+    *,
+    weights: Path | None = None,
+    source: str = "auto",
+    settings: MaskConfig,
+    keep_embeddings: Path | None = None,
 ) -> tuple[dict[str, object], str]:
     """`describe()` of the segmenter that `make_segmenter` would return, and where its weights are, as text.
 
@@ -75,13 +91,22 @@ def plan_segmenter(
         check_installed(name)
         record, where = plan_weights(name, file=weights, source=source)
         known = None if record is None else record.as_attributes()
-        return segmenter_facts(name, weights=known, settings=settings, dtype=number_type(settings.mode, device)), where
+        half, dtype = keep_embeddings is not None, number_type(settings.mode, device)
+        return segmenter_facts(name, weights=known, settings=settings, dtype=dtype, half_embeddings=half), where
+    _refuse_embeddings(name, keep_embeddings)
     if name.startswith(HF):
         from .huggingface import plan
 
         _refuse_weights(name, weights)
         return plan(name.removeprefix(HF), settings)
     return make_segmenter(name, device, weights=weights, source=source, settings=settings).describe(), f"of the class {name}"
+
+
+def _refuse_embeddings(name: str, folder: Path | None) -> None:
+    if folder is not None:
+        raise ConfigError(
+            f"--keep-embeddings: expected a segmenter of samdiff's mask engine ({', '.join(SEGMENTERS)}), got {name}"
+        )
 
 
 def _refuse_weights(name: str, weights: Path | None) -> None:

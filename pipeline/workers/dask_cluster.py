@@ -1,7 +1,8 @@
 """The mask stage on a Dask cluster: worker processes of this machine, or a cluster that runs elsewhere.
 
-A task segments one image and returns its masks; only this process writes. So a task may run twice, a worker may die, and the bytes of the
-store equal those of a run without a cluster, if all workers compute with the same number of threads.
+A task segments a few images and returns their masks; only this process writes. So a task may run twice, a worker may die, and the bytes of
+the store equal those of a run without a cluster, if all workers compute with the same number of threads. The images of a task follow each
+other in the plan; which worker is free does not matter.
 
 Anybody who can connect to a scheduler can run code as its user. The scheduler of this machine therefore listens only on loopback and uses
 TLS with keys that are made for the run and kept in memory. docs/cluster.md describes how to protect another one.
@@ -22,6 +23,7 @@ from typing import TypeAlias
 
 from ...errors import ConfigError, ImageError, StoreError, missing_package, printable
 from ..images.sources import ImageFile
+from ..masks.settings import ENCODER_BATCH_CUDA
 from ..prepare.mask_stage import Read, Result
 from ..prepare.run import MaskSource
 from ..prepare.scan import SourceImage
@@ -41,13 +43,14 @@ log = logging.getLogger(__name__)
 
 _WAIT = 60  # seconds for a scheduler or a first worker to appear
 _TICK = 0.5  # seconds between two checks of the workers
-_AHEAD = 3  # images in flight for each thread of the cluster
-_ResultFuture: TypeAlias = "Future[ImageMasks | ImageError]"
-_RETRIES = 3  # of an image whose result was lost with a worker
+_AHEAD = 3  # tasks in flight for each thread of the cluster
+_Results: TypeAlias = list[ImageMasks | ImageError]
+_ResultFuture: TypeAlias = "Future[_Results]"
+_RETRIES = 3  # of a task whose result was lost with a worker
 
 
 class DaskWorkers:
-    """Workers that compute masks. A context manager, used as `with DaskWorkers(…) as workers: prepare(…, mask_stage=workers.records)`."""
+    """Workers that compute masks. A context manager, used as `with DaskWorkers(…) as workers: prepare(…, mask_stage=workers)`."""
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class DaskWorkers:
         address: str | None = None,
         workers: int = 1,
         threads: int = 1,
+        group: int = 1,
     ) -> None:
         """
         Args:
@@ -65,6 +69,7 @@ class DaskWorkers:
             address: address of a running scheduler, such as `tls://host:8786`; None: worker processes on this machine.
             workers: number of worker processes, without an address.
             threads: CPU threads of each segmenter, equal on all workers.
+            group: images per task. With workers that offer the resource GPU, at least an encoder batch.
 
         Raises:
             ConfigError: there is no scheduler with a worker at the address, or no local scheduler can be started.
@@ -78,6 +83,7 @@ class DaskWorkers:
             self._stack.enter_context(_quiet())
             self.client = self._start(workers, threads) if address is None else self._connect(address)
             self._resources = {} if self.local else _resources(self.client)
+            self.group = max(group, ENCODER_BATCH_CUDA) if self._resources else group
             if self.dashboard:
                 log.debug("dashboard: %s", self.dashboard)
         except BaseException:
@@ -95,10 +101,14 @@ class DaskWorkers:
         """URL of Dask's dashboard; None if bokeh, which draws it, is not installed."""
         return self.client.dashboard_link if importlib.util.find_spec("bokeh") else None
 
-    def records(self, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
-        """The masks of each image, in the order in which they are finished. Only a few images per worker are in flight at a time.
+    def __call__(self, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
+        """See `records`."""
+        return self.records(items, read)
 
-        An image whose workers died is tried again at the end, alone, so that other images are not lost with it.
+    def records(self, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
+        """The masks of each image, in the order in which they are finished. Only a few tasks per worker are in flight at a time.
+
+        The images of a task whose workers died are tried again at the end, each alone, so that other images are not lost with them.
 
         Raises:
             StoreError: workers died repeatedly while they had the same image, or the connection to the scheduler was lost.
@@ -106,74 +116,76 @@ class DaskWorkers:
         """
         suspects: list[SourceImage] = []
         consecutive = 0
-        for item, outcome in self._outcomes(items, read):
+        groups = [items[start : start + self.group] for start in range(0, len(items), self.group)]
+        for group, outcome in self._outcomes(groups, read):
             if not isinstance(outcome, KilledWorker):
                 consecutive = 0
-                yield item, outcome
+                yield from zip(group, outcome, strict=True)
                 continue
-            suspects.append(item)
+            suspects += group
             consecutive += 1
             if consecutive > 2 * self._window():  # the cause is not a single image
                 raise _died(suspects) from outcome
         deadly: list[SourceImage] = []
         for suspect in suspects:
-            ((item, outcome),) = self._outcomes([suspect], read)
+            ((_, outcome),) = self._outcomes([[suspect]], read)
             if isinstance(outcome, KilledWorker):
-                deadly.append(item)  # reported after the other suspects are done
+                deadly.append(suspect)  # reported after the other suspects are done
             else:
-                yield item, outcome
+                yield suspect, outcome[0]
         if deadly:
             raise _died(deadly)
 
     def _outcomes(
-        self, items: Sequence[SourceImage], read: Read
-    ) -> Iterator[tuple[SourceImage, ImageMasks | ImageError | KilledWorker]]:
-        """Submits images and yields their results; a KilledWorker stands for an image whose workers died."""
-        pending = deque(items)
+        self, groups: Sequence[Sequence[SourceImage]], read: Read
+    ) -> Iterator[tuple[Sequence[SourceImage], _Results | KilledWorker]]:
+        """Submits groups of images and yields their results; a KilledWorker stands for a group whose workers died."""
+        pending = deque(groups)
         done: queue.SimpleQueue[_ResultFuture] = queue.SimpleQueue()
-        in_flight: dict[object, tuple[SourceImage, _ResultFuture]] = {}
+        in_flight: dict[object, tuple[Sequence[SourceImage], _ResultFuture]] = {}
         lost: Counter[str] = Counter()
         try:
             while pending or in_flight:
                 self._check_workers()
                 while pending and len(in_flight) < self._window():
-                    item = pending.popleft()
+                    group = pending.popleft()
                     future = self.client.submit(
                         make_image_masks,
                         self._segmenter,
-                        item=_absolute(item),
+                        items=[_absolute(item) for item in group],
                         read=read,
                         pure=False,
                         resources=self._resources,
                     )
-                    in_flight[future.key] = item, future
+                    in_flight[future.key] = group, future
                     future.add_done_callback(done.put)
                 try:
                     future = done.get(timeout=_TICK)
                 except queue.Empty:
                     continue
-                item, _ = in_flight.pop(future.key)
-                outcome = self._outcome(future, item)
+                group, _ = in_flight.pop(future.key)
+                outcome = self._outcome(future)
                 if outcome is None:
-                    lost[item.key] += 1
-                    if lost[item.key] > _RETRIES or self.client.status != "running":
-                        raise _gone(item.image_file.name)
-                    pending.appendleft(item)
+                    lost[group[0].key] += 1
+                    if lost[group[0].key] > _RETRIES or self.client.status != "running":
+                        raise _gone(group[0].image_file.name)
+                    pending.appendleft(group)
                     continue
                 if self.local is not None and not isinstance(outcome, KilledWorker):
                     self.local.reset_deaths()
-                yield item, outcome
+                yield group, outcome
         finally:
             for _, future in in_flight.values():
                 future.release()
 
-    def _outcome(self, future: _ResultFuture, item: SourceImage) -> ImageMasks | ImageError | KilledWorker | None:
+    def _outcome(self, future: _ResultFuture) -> _Results | KilledWorker | None:
         """The result of a finished task; None if it is lost. The result is still on the worker: if the worker dies now, Dask runs the task again, and this method waits for it."""
+        wait = _TICK
         try:
             while True:
                 try:
-                    result: ImageMasks | ImageError = future.result(timeout=_TICK)
-                    return result
+                    results: _Results = future.result(timeout=wait)
+                    return results
                 except (TimeoutError, UnboundLocalError) as error:
                     # UnboundLocalError: a bug of `distributed.utils.sync` when its wait is cancelled, such as while a worker leaves
                     if future.status == "error":  # the task raised it
@@ -181,6 +193,7 @@ class DaskWorkers:
                     if future.status == "cancelled":
                         return None
                     self._check_workers()
+                    wait = min(2 * wait, _WAIT)  # each attempt starts anew: on a busy machine none would ever be in time
         except KilledWorker as error:
             return error
         except CancelledError:
@@ -202,7 +215,7 @@ class DaskWorkers:
             self._checked_at, self._threads = time.monotonic(), threads
 
     def _window(self) -> int:
-        """The largest number of images in flight; it changes when workers join and leave."""
+        """The largest number of tasks in flight; it changes when workers join and leave."""
         return _AHEAD * max(1, self._threads)
 
     def _start(self, workers: int, threads: int) -> Client:

@@ -1,9 +1,9 @@
-"""The tasks of a cluster's workers: load the segmenter once, then segment one image per task."""
+"""The tasks of a cluster's workers: load the segmenter once, then segment the images of a task."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import ImageError, SamdiffError
@@ -51,14 +51,20 @@ class Segmenter:
 
 _LOADED: LRUCache[MaskSource] = LRUCache(2)
 _LOCK = threading.Lock()
-"""Held while a segmenter is loaded or used, which is for one image at a time. Up to two stay loaded, for two runs on one cluster."""
+"""Held while a segmenter is loaded or used, which is for one task at a time. Up to two stay loaded, for two runs on one cluster."""
 
 
-def make_image_masks(segmenter: Segmenter, item: SourceImage, read: Read) -> ImageMasks | ImageError:
-    """The task of a worker: segment one image. Returns its masks, or the reason why it cannot be used."""
+def make_image_masks(segmenter: Segmenter, items: Sequence[SourceImage], read: Read) -> list[ImageMasks | ImageError]:
+    """The task of a worker: segment some images, which are decoded in threads and go through the encoder together.
+
+    Returns:
+        For each image its masks, or the reason why it cannot be used.
+    """
     with _LOCK:
         masks = _LOADED.get(segmenter.key)
         if masks is None:
             masks = _LOADED[segmenter.key] = segmenter.load()
-        ((_, result),) = local_masks(masks, [item], read)
-        return result
+        results = {
+            item.key: result for item, result in local_masks(masks, items, read)
+        }  # in another order: unusable ones later
+    return [results[item.key] for item in items]

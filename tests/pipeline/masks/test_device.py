@@ -6,6 +6,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from samdiff.errors import ConfigError
+from samdiff.pipeline.masks.adapters import MasksFromLR
 from samdiff.pipeline.masks.engine import MaskEngine, points_for_cache
 from samdiff.pipeline.masks.generator import MaskGenerator
 from samdiff.pipeline.masks.host_copy import to_host
@@ -13,6 +14,8 @@ from samdiff.pipeline.masks.interpolation import Axis, Frame, make_frame
 from samdiff.pipeline.masks.iou_filter import EagerFilter, StaticFilter
 from samdiff.pipeline.masks.measure import bound, compacted, measure
 from samdiff.pipeline.masks.settings import MaskConfig
+from samdiff.pipeline.prepare.mask_stage import images_per_task
+from samdiff.pipeline.sam.load import build_segmenter
 from samdiff.pipeline.sam.matmul import linear
 
 from ..sam.test_segmenters import sample
@@ -186,3 +189,16 @@ def test_fast_says_when_the_device_has_no_bf16(mobile_sam, monkeypatch, caplog):
     generator = MaskGenerator(mobile_sam, mode="fast", points_per_side=1)
     assert generator.describe()["dtype"] == "float32"
     assert "has no instructions for bfloat16" in caplog.text
+
+
+def test_images_of_a_batch_are_resized_in_threads():
+    """The input of each, in order; and how many images a worker takes at once."""
+    generator = MaskGenerator(build_segmenter("mobile_sam"), points_per_side=1)
+    engine = generator.engine
+    images = [sample("coffee.png")[: 20 + 9 * k, : 90 - 7 * k].copy() for k in range(9)]
+    for image, pixels in zip(images, engine._inputs(images), strict=True):
+        assert torch.equal(pixels, engine.model.pixels(image))
+    assert images_per_task(generator) == 1
+    engine.encoder_batch = 8
+    assert images_per_task(generator) == images_per_task(MasksFromLR(generator, 4)) == 8
+    assert images_per_task(object()) == 1

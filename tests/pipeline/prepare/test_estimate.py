@@ -76,7 +76,7 @@ def test_the_estimate_is_near_what_the_run_takes(tmp_path: Path) -> None:
 
 
 def test_time_is_measured_on_the_first_two(tmp_path: Path, monkeypatch) -> None:
-    """With a clock of our own: 5 s per image in this process. Of workers, which start up, between the first image and the eighth."""
+    """With a clock of our own: 5 s per image in this process. Of workers, which start up, between the first image (or task) and the eighth."""
     now = [100.0]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -90,10 +90,20 @@ def test_time_is_measured_on_the_first_two(tmp_path: Path, monkeypatch) -> None:
         now[0] += 1000.0  # loading
         return local_masks(Slow(), items, read)
 
+    class ThreeAtOnce:
+        group = 3
+
+        def __call__(self, items, read):
+            now[0] += 1000.0
+            for start in range(0, len(items), 3):
+                yield from list(local_masks(Slow(), items[start : start + 3], read))
+
     source = noisy(tmp_path / "photos", 12, 48, 64)
     assert prepare(source, tmp_path / "a.zarr", Slow(), CONFIG).estimate.mask_seconds == 50.0
     assert prepare(source, tmp_path / "b.zarr", Slow(), CONFIG, mask_stage=elsewhere).estimate.mask_seconds == 20.0
     assert prepare(source, tmp_path / "c.zarr", Slow(), CONFIG, limit=2).estimate is None  # nothing is left
+    monkeypatch.setattr(module, "FIRST_ELSEWHERE", 2)
+    assert prepare(source, tmp_path / "d.zarr", Slow(), CONFIG, mask_stage=ThreeAtOnce()).estimate.mask_seconds == 30.0
 
 
 def test_a_disk_that_is_too_small_is_a_warning_before_the_other_images(tmp_path: Path, monkeypatch, caplog) -> None:

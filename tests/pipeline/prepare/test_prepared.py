@@ -137,6 +137,12 @@ def test_a_dry_run_neither_loads_nor_fetches(photos, tmp_path, monkeypatch, caps
     told = said(capsys, *command)[1]
     assert "changed segmenter.points_per_side: was 8, now 32" in told
     assert "weights: was" not in told
+    told = said(capsys, *command, "--keep-embeddings", tmp_path / "kept", "--crop-n-layers", 1)[1]
+    assert "changed segmenter.embeddings: was None, now 'float16'" in told
+    fresh = [tmp_path / "y.zarr" if word == tmp_path / "x.zarr" else word for word in command]
+    told = said(capsys, *fresh, "--keep-embeddings", tmp_path / "kept", "--crop-n-layers", 1)[1]
+    assert "embeddings of 4 images: at most 42 MB in" in told  # 4 images, 5 crops, 2 x 256 x 64 x 64 bytes
+    assert not (tmp_path / "kept").exists()
     assert not (tmp_path / "cache").exists()
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask.config
 import numpy as np
@@ -15,7 +16,7 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster, Security
 
-from samdiff.errors import ConfigError, SamdiffError, StoreError
+from samdiff.errors import ConfigError, ImageError, SamdiffError, StoreError
 from samdiff.pipeline.images.decode import Limits
 from samdiff.pipeline.prepare.mask_stage import one_each
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
@@ -58,11 +59,11 @@ def crew(make: partial | type = crew_masks.Box, **options: object) -> DaskWorker
     return DaskWorkers(make, make().describe(), **options)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_forty_images_and_some_workers(images, alone, tmp_path, workers):
-    """The bytes of one process, each image once."""
-    with crew(workers=workers) as some:
-        report = prepare(images, tmp_path / "s.zarr", crew_masks.Box(), SETTINGS, mask_stage=some.records)
+@pytest.mark.parametrize(("workers", "group"), [(1, 8), (2, 1), (2, 3), (3, 1), (3, 5)])
+def test_forty_images_and_some_workers(images, alone, tmp_path, workers, group):
+    """The bytes of one process, each image once, whatever the number of images per task."""
+    with crew(workers=workers, group=group) as some:
+        report = prepare(images, tmp_path / "s.zarr", crew_masks.Box(), SETTINGS, mask_stage=some)
     assert (report.images, report.segmented) == (COUNT, COUNT - 2)
     assert stored(tmp_path / "s.zarr") == alone
 
@@ -88,16 +89,58 @@ def test_forty_images_on_a_cluster(images, alone, tmp_path):
     assert stored(tmp_path / "s.zarr") == alone
 
 
-def test_workers_are_killed_while_they_start_and_at_work(images, alone, tmp_path):
+def test_groups_come_from_the_plan(images, monkeypatch):
+    """Tasks hold consecutive images of the list, in order, whoever is free."""
+    items, tasks = scan(images)[:11], []
+    with crew(workers=2, group=4) as some:
+        submit = some.client.submit
+
+        def spy(*given, **named):
+            tasks.append([item.image_file.name for item in named["items"]])
+            return submit(*given, **named)
+
+        monkeypatch.setattr(some.client, "submit", spy)
+        done = list(some.records(items, READ))
+    names = [item.image_file.name for item in items]
+    assert tasks == [names[:4], names[4:8], names[8:]]
+    assert sorted(item.image_file.name for item, _ in done) == names
+    reasons = [item.image_file.name for item, result in done if isinstance(result, ImageError)]
+    assert reasons == ["07.png"]  # the reason is that of the right image
+
+
+def test_a_result_that_takes_longer_than_a_tick():
+    """On a busy machine: waited for longer and longer, since each attempt fetches it anew."""
+
+    class Slow:
+        status, waits = "finished", []
+
+        def result(self, timeout):
+            self.waits.append(timeout)
+            assert len(self.waits) < 20
+            if timeout < 5:
+                raise TimeoutError
+            return ["masks"]
+
+        def release(self):
+            self.status = "released"
+
+    some, future = DaskWorkers.__new__(DaskWorkers), Slow()
+    some.local = SimpleNamespace(replace_dead=lambda: None)
+    assert some._outcome(future) == ["masks"]
+    assert (future.waits, future.status) == ([0.5, 1, 2, 4, 8], "released")
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_workers_are_killed_while_they_start_and_at_work(images, alone, tmp_path, group):
     """kill -9 at once, while they load, and while they hold images."""
-    with crew(partial(crew_masks.Box, 0.05), workers=2) as some:
+    with crew(partial(crew_masks.Box, 0.05), workers=2, group=group) as some:
         first = some.local.pids
         for pid in first:
             os.kill(pid, signal.SIGKILL)
 
         def mask_stage(items, read):
             for number, result in enumerate(some.records(items, read)):
-                if number in (3, 9, 20):
+                if number in (4, 9, 20):
                     os.kill(some.local.pids[number % 2], signal.SIGKILL)
                 yield result
 
@@ -118,12 +161,13 @@ def test_results_that_die_with_their_worker(images):
     assert sorted(names) == ["00.png", "01.png", "02.png", "03.png"]
 
 
-def test_an_image_that_kills_its_workers(images):
-    """All others come out first; then one error that names it."""
+@pytest.mark.parametrize("group", [1, 4])
+def test_an_image_that_kills_its_workers(images, group):
+    """All others come out first, those of its task too; then one error that names it."""
     names = []
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        crew(partial(crew_masks.Box, deadly=2), workers=1) as some,
+        crew(partial(crew_masks.Box, deadly=2), workers=1, group=group) as some,
     ):
         results = some.records(scan(images)[:6], READ)
         names += [next(results)[0].image_file.name for _ in range(5)]

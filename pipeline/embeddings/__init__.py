@@ -1,0 +1,1 @@
+"""Image embeddings of the mask engine's encoders, kept as files, so that another grid or threshold needs no encoder."""
