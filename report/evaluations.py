@@ -25,6 +25,9 @@ _HIGHER = ("psnr", "ssim", "maniqa", "musiq", "clipiqa", "topiq", "hyperiqa", "d
 """Beginnings of the names of metrics whose higher values are better."""
 _DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5, "lpips": 4, "lpips-vgg": 4, "dists": 4, "maniqa": 4}
 
+_SHOWN = {"psnr_y": ("PSNR on Y", 2, " dB"), "lpips": ("LPIPS", 3, "")}
+"""Metrics at the top of the page: label, decimals, unit."""
+
 Values = tuple[float | None, ...]
 Row = tuple[str, str, str, Values]
 """Benchmark, image, method, values of the metrics."""
@@ -122,7 +125,8 @@ def _row(line: Mapping[str, object], metrics: Sequence[str]) -> Row:
 def _summary_row(line: Mapping[str, object], metrics: Sequence[str]) -> tuple[str, str, Values, Values]:
     cells = [line.get(metric) for metric in metrics]
     means, errors = (
-        tuple(_number(cell.get(key)) if isinstance(cell, dict) else None for cell in cells) for key in ("mean", "standard_error")
+        tuple(_number(cell.get(key)) if isinstance(cell, dict) else None for cell in cells)
+        for key in ("mean", "standard_error")
     )
     return printable(line.get("benchmark", "")), printable(line.get("method", "")), means, errors
 
@@ -180,15 +184,21 @@ def _reduced_difference(image: np.ndarray, truth: np.ndarray, size: tuple[int, i
 
 
 def _numbers(summary: Sequence[Mapping[str, object]]) -> Pairs:
-    """Mean PSNR and LPIPS of samdiff beside bicubic, of each benchmark."""
-    numbers = []
+    """Mean PSNR and LPIPS of samdiff and their difference from bicubic, of each benchmark."""
+    means: dict[tuple[str, str, str], float] = {}
     for line in summary:
-        for metric, unit in (("psnr_y", " dB"), ("lpips", "")):
+        for metric in _SHOWN:
             cell = line.get(metric)
             mean = _number(cell.get("mean")) if isinstance(cell, dict) else None
-            if line.get("method") == "samdiff" and mean is not None:
-                name = "PSNR on Y" if metric == "psnr_y" else "LPIPS"
-                numbers.append((f"{printable(line.get('benchmark', ''))}: {name}", f"{mean:.{2 if unit else 4}f}{unit}"))
+            if mean is not None:
+                means[printable(line.get("benchmark", "")), str(line.get("method")), metric] = mean
+    numbers = []
+    for (benchmark, method, metric), mean in means.items():
+        label, digits, unit = _SHOWN[metric]
+        bicubic = means.get((benchmark, "bicubic", metric))
+        if method == "samdiff":
+            than = "" if bicubic is None else f", {mean - bicubic:+.{digits}f} to bicubic"
+            numbers.append((f"{benchmark}: {label}{than}", f"{mean:.{digits}f}{unit}"))
     return tuple(numbers[:6])
 
 

@@ -111,5 +111,7 @@ def _palette_png(index: np.ndarray, colours: np.ndarray) -> bytes:
 def _encoded(suffix: str, pixels: np.ndarray, options: list[int]) -> bytes:
     done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels[..., ::-1]), options)
     if not done:
-        raise SamdiffError(f"report: an image of {pixels.shape[1]} x {pixels.shape[0]} pixels cannot be encoded as {suffix[1:]}")
+        raise SamdiffError(
+            f"report: an image of {pixels.shape[1]} x {pixels.shape[0]} pixels cannot be encoded as {suffix[1:]}"
+        )
     return data.tobytes()

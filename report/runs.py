@@ -64,7 +64,10 @@ def read_run(
     if not lines:
         notes = (*notes, f"{LOG_FILE} has no lines yet: no curves are shown.")
     elif not any("validation" in line for line in lines):
-        notes = (*notes, "The run has no validation: train with validate.every and held-out tiles or validate.images to see PSNR and SSIM.")
+        notes = (
+            *notes,
+            "The run has no validation: train with validate.every and held-out tiles or validate.images to see PSNR and SSIM.",
+        )
     return RunPart(
         title=printable(folder),
         numbers=_numbers(lines),
@@ -106,7 +109,12 @@ def read_log(file: Path) -> tuple[list[Line], int]:
 def curves(lines: Sequence[Line]) -> list[Curve]:
     """The curves of a log: loss, learning rate and speed by stage, metrics of validations by stage and benchmark, with those of bicubic."""
     made = []
-    training = {"loss": "Loss", "lr": "Learning rate", "samples_per_s": "Samples per second", "peak_memory_mb": "Peak memory (MB)"}
+    training = {
+        "loss": "Loss",
+        "lr": "Learning rate",
+        "samples_per_s": "Samples per second",
+        "peak_memory_mb": "Peak memory (MB)",
+    }
     stages = list(dict.fromkeys(str(line["stage"]) for line in lines))
     for key, plot in training.items():
         made += [_curve(plot, stage, _of(lines, key, stage=stage)) for stage in stages]

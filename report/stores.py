@@ -163,7 +163,7 @@ def histogram(
         finite = finite[finite >= 1]
     left = len(values) - len(finite)
     notes = [text for text in (note, f"without {left} that have no value" if left else "") if text]
-    low, high = bounds or ((float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0))
+    low, high = bounds or ((float(finite.min()), float(finite.max())) if len(finite) else (1.0, 2.0))
     if logarithmic:
         edges = np.geomspace(low, max(high, low * 1.01), _BINS + 1)
     elif values.dtype.kind in "iu":
@@ -216,7 +216,10 @@ def _numbers(store: Store) -> Pairs:
 
 
 def _sizes(store: Store) -> Pairs:
-    return (*((f"on disk: {name}", " ".join(text.split())) for name, text in size_rows(store)), ("structure", structure_line(store)))
+    return (
+        *((f"on disk: {name}", " ".join(text.split())) for name, text in size_rows(store)),
+        ("structure", structure_line(store)),
+    )
 
 
 def _notes(store: Store, drawn: int, usable: int) -> tuple[str, ...]:

@@ -42,9 +42,7 @@ def report(
     from ...report.write import write_report
 
     written = write_report(subjects, config)
-    document.content.update(
-        page=written.page, bytes=written.page_bytes, folder=written.folder, image_bytes=written.image_bytes
-    )
+    document.content.update(page=written.page, bytes=written.page_bytes, folder=written.folder, image_bytes=written.image_bytes)
     document.content["skipped"] = written.skipped
     beside = f"; images in {written.folder}, {bytes_text(written.image_bytes)}" if written.folder else ""
     print_status(f"{written.page}, {bytes_text(written.page_bytes)}{beside}")

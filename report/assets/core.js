@@ -63,6 +63,7 @@ function pager(size, render, what) {
     input.max = pages;
     back.disabled = number === 0;
     next.disabled = number === pages - 1;
+    for (const each of [back, input, next]) each.hidden = pages === 1;
     render(shown);
   }
   const controls = element("div", { class: "bar pages" }, status, element("span", { class: "grow" }), back, input, next);
@@ -93,7 +94,7 @@ function theme(extra = {}) {
   const axis = { gridcolor: grid, zerolinecolor: grid, linecolor: grid, automargin: true };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12 }, bargap: 0.06,
-    margin: { l: 52, r: 14, t: 22, b: 42 }, legend: { orientation: "h", y: 1.16, x: 0 }, hovermode: "x unified",
+    margin: { l: 52, r: 14, t: 14, b: 42 }, legend: { orientation: "h", yanchor: "bottom", y: 1.02, x: 0, font: { size: 11 } }, hovermode: "x unified",
     hoverlabel: { bgcolor: style.getPropertyValue("--surface").trim(), font: { color: style.getPropertyValue("--ink").trim() } },
     ...extra, xaxis: { ...axis, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
   };

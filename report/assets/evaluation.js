@@ -69,12 +69,12 @@ function resultViewer(part, format, lower) {
   const pages = pager(12, (shown) => { list.replaceChildren(...shown.map((image) => element("li", {}, card(image)))); mark(); }, "images");
   function card(image) {
     const own = image.results.find((result) => result[0] === ours(image));
-    return element("button", { class: "card", type: "button", title: image.name, "aria-pressed": "false", onclick: () => open(image, true) },
+    return element("button", { class: "card", type: "button", title: image.name, "aria-pressed": "false", "data-at": part.images.indexOf(image), onclick: () => open(image, true) },
       element("span", { class: "thumb" }, element("img", { src: urlOf(own[1]), alt: "", loading: "lazy", decoding: "async" })),
       element("span", { class: "name" }, image.name), element("span", { class: "info" }, `${part.metrics[metric]} ${format(part.metrics[metric], valueOf(image, own[0], metric))}`));
   }
   function mark() {
-    list.querySelectorAll(".card").forEach((each, k) => each.setAttribute("aria-pressed", each.title === current?.name));
+    for (const each of list.querySelectorAll(".card")) each.setAttribute("aria-pressed", Number(each.dataset.at) === part.images.indexOf(current));
   }
   function order() {
     const sign = worst === lower.has(part.metrics[metric]) ? -1 : 1;

@@ -20,7 +20,7 @@ function fillStore(part, body) {
   function card({ index, name, image, skipped }) {
     const thumb = image ? element("img", { src: urlOf(image.thumb), alt: "", loading: "lazy", decoding: "async" }) : skipped !== undefined ? "skipped" : "not drawn";
     const size = `${part.widths[index]} x ${part.heights[index]}`;
-    const info = skipped !== undefined ? skipped : `${thousands(part.masks[index])} masks · ${part.tiles[index]} tiles · ${image ? `${Math.round(image.coverage * 100)} % covered` : size}`;
+    const info = skipped !== undefined ? skipped : `${thousands(part.masks[index])} masks · ${image ? `${Math.round(image.coverage * 100)} % covered` : size}`;
     const button = element("button", { class: "card", type: "button", disabled: !image, title: name, onclick: () => viewer(index) },
       element("span", { class: "thumb" }, thumb), element("span", { class: "name" }, name), element("span", { class: "info" }, info));
     return button;

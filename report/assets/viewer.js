@@ -19,7 +19,7 @@ function compare(label) {
   const held_ = element("span", { class: "status", role: "status" }, "The lens follows the pointer; a click holds it.");
   const root = element("div", { class: "compare" },
     element("div", { class: "bar" }, field("Left", leftChoice), field("Right", rightChoice), field("Lens", zoom), element("span", { class: "grow" }), held_),
-    stage, slider, lenses);
+    element("div", { class: "view" }, element("div", {}, stage, slider), lenses));
 
   function place(event) {
     const box = stage.getBoundingClientRect();
@@ -106,7 +106,8 @@ function compare(label) {
     right = names.includes(right) ? right : names.includes(defaults[1]) ? defaults[1] : names[names.length - 1];
     options(leftChoice, left);
     options(rightChoice, right);
-    stage.style.width = `min(100%, ${Math.max(width, Math.min(720, width * 4))}px, ${((76 * width) / height).toFixed(2)}vh)`;
+    const wide = `min(100%, ${Math.max(width, Math.min(720, width * 4))}px, ${((72 * width) / height).toFixed(2)}vh)`;
+    stage.style.width = slider.style.width = wide;
     stage.style.aspectRatio = `${width} / ${height}`;
     stage.classList.toggle("enlarged", width < 720);
     lenses.replaceChildren(...images.map((image) => {
