@@ -30,7 +30,7 @@ def write_evaluation(folder, names=("a", "b"), save=True, benchmark="set"):
                 Row(benchmark, name, method, seed=seed, metrics={"psnr_y": 20.0 + number + seed, "lpips": 0.5 - seed / 10})
             )
             pixels[name, method if method != "samdiff" else f"samdiff-seed{seed}"] = np.full(
-                (6, 8, 3), 7 * len(pixels), np.uint8
+                (6, 8, 3), 3 * len(pixels) % 256, np.uint8
             )
         pixels[name, "hr"] = np.full((6, 8, 3), 77, np.uint8)
     folder.mkdir()
