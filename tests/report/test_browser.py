@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def browser() -> Iterator[object]:
     program = os.environ.get("SAMDIFF_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip("no Chromium: install the package chromium of the system, or give its program in SAMDIFF_CHROMIUM")
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    if version.returncode:
+        pytest.skip(f"{program} does not start: {(version.stderr or version.stdout).strip()[:200]}")
     with playwright.sync_playwright() as driver:
         root = ["--no-sandbox"] if os.geteuid() == 0 else []
         shown = driver.chromium.launch(executable_path=program, args=root)
