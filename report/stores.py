@@ -95,7 +95,7 @@ def draw_image(store: Store, index: int, files: ImageFiles, side: int) -> DrawnI
         index=index,
         thumb=files.add(lossy_webp(resized(hr, *fit(height, width, _THUMB)), 80), "webp"),
         base=files.add(lossy_webp(resized(hr, *shown)), "webp"),
-        lr=files.add(lossless_png(resized(lr, *fit(*lr.shape[:2], side))), "png"),
+        lr=files.add(lossless_png(resized(lr, *fit(lr.shape[0], lr.shape[1], side))), "png"),
         masks=files.add(masks_layer(labels), "png"),
         edges=files.add(edges_layer(labels), "png"),
         structure=files.add(structure_layer(labels, codes), "png"),
