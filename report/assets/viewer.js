@@ -106,7 +106,7 @@ function compare(label) {
     right = names.includes(right) ? right : names.includes(defaults[1]) ? defaults[1] : names[names.length - 1];
     options(leftChoice, left);
     options(rightChoice, right);
-    const wide = `min(100%, ${Math.max(width, Math.min(720, width * 4))}px, ${((72 * width) / height).toFixed(2)}vh)`;
+    const wide = `min(100%, ${Math.max(width, Math.min(720, width * 4), 240)}px, ${((72 * width) / height).toFixed(2)}vh)`;
     stage.style.width = slider.style.width = wide;
     stage.style.aspectRatio = `${width} / ${height}`;
     stage.classList.toggle("enlarged", width < 720);

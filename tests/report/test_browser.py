@@ -51,7 +51,7 @@ def reports(tmp_path_factory) -> Path:
     for step in (10, 20):
         sheet = random.integers(0, 256, (12, 36, 3), dtype=np.uint8)
         save_image(sheet, run / "visualization" / "Set5" / "bird" / f"bird_diffusion_{step}.png")
-    write_evaluation(folder / "ev", names=tuple("abcdefghijklmn"))
+    write_evaluation(folder / "ev", names=tuple("abcdefghijklmn"), size=(150, 200))
     given = [str(store), str(run), str(folder / "ev")]
     write_report(given, ReportConfig(out=folder / "all.html"))
     write_report(given, ReportConfig(out=folder / "beside.html", inline_mb=0))
@@ -167,11 +167,11 @@ def test_layers_toggle(visit, name):
 def test_tiles_are_chosen_by_pointer_and_keyboard(visit):
     page = visit("all.html")
     page.locator(".card").nth(0).click()
-    last = page.get_by_label("Tile", exact=True).locator("option").count()
+    last = page.get_by_role("combobox", name="Tile", exact=True).locator("option").count()
     assert last > 1
     page.get_by_role("button", name=f"Tile {last}").focus()
     page.keyboard.press("Enter")
-    assert page.get_by_label("Tile", exact=True).input_value() == str(last - 1)
+    assert page.get_by_role("combobox", name="Tile", exact=True).input_value() == str(last - 1)
     assert page.locator(".tile.chosen").count() == 1
 
 

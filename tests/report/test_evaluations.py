@@ -22,7 +22,7 @@ def files(tmp_path):
     return ImageFiles(tmp_path / "files", inline_bytes=1 << 30)
 
 
-def write_evaluation(folder, names=("a", "b"), save=True, benchmark="set"):
+def write_evaluation(folder, names=("a", "b"), save=True, benchmark="set", size=(6, 8)):
     rows, pixels = [], {}
     for number, name in enumerate(names):
         for method, seed in (("bicubic", 0), ("rrdb", 0), ("samdiff", 0), ("samdiff", 1)):
@@ -30,9 +30,9 @@ def write_evaluation(folder, names=("a", "b"), save=True, benchmark="set"):
                 Row(benchmark, name, method, seed=seed, metrics={"psnr_y": 20.0 + number + seed, "lpips": 0.5 - seed / 10})
             )
             pixels[name, method if method != "samdiff" else f"samdiff-seed{seed}"] = np.full(
-                (6, 8, 3), 3 * len(pixels) % 256, np.uint8
+                (*size, 3), 3 * len(pixels) % 256, np.uint8
             )
-        pixels[name, "hr"] = np.full((6, 8, 3), 77, np.uint8)
+        pixels[name, "hr"] = np.full((*size, 3), 77, np.uint8)
     folder.mkdir()
     (folder / "figures.json").write_text(as_json(rows, {"checkpoint": "m", "skipped": {"x": "too small"}}))
     if save:
