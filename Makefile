@@ -1,4 +1,4 @@
-# make install | test | slow | gpu-test | gpu-bench | gpu-bundle | coverage | check | types | format | docs | demo | clean.  Every target installs what it needs.
+# make install | test | slow | gpu-test | gpu-bench | gpu-bundle | web-test | coverage | check | types | format | docs | demo | clean.  Every target installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 # The tested versions. Another build (a CUDA or CPU index of yours): make install TORCH="torch torchvision --index-url …"
@@ -14,7 +14,7 @@ TYPES = build/types
 DOCS = build/docs
 PARTS = $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: install test slow gpu-test gpu-bench gpu-bundle coverage check types format docs demo clean
+.PHONY: install test slow gpu-test gpu-bench gpu-bundle web-test coverage check types format docs demo clean
 
 install: $(STAMP)
 
@@ -37,6 +37,10 @@ coverage: $(STAMP)
 gpu-test: $(STAMP)
 	$(BIN)/python -m pytest -m cuda tests/cuda
 
+# The pages of `samdiff report` in Chromium; skipped with the reason where there is none.
+web-test: $(STAMP)
+	$(BIN)/python -m pytest -m browser tests/report
+
 # Everything that is worth measuring on a GPU, into build/gpu/gpu.json; the same command resumes with the parts that are missing.
 gpu-bench: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py build/gpu/gpu.json
@@ -51,7 +55,7 @@ check: $(STAMP) types
 
 types: $(STAMP)
 	mkdir -p $(TYPES) && ln -sfn ../.. $(TYPES)/samdiff
-	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../setup.cfg samdiff/*.py samdiff/commands samdiff/settings samdiff/pipeline samdiff/model
+	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../setup.cfg samdiff/*.py samdiff/commands samdiff/settings samdiff/pipeline samdiff/model samdiff/report
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

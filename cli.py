@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from . import __version__
 from .commands import demo
 from .commands.common import Quiet, Verbose, print_error, print_result, set_verbosity, with_verbosity
-from .commands.data import fetch, masks, prepare, store
+from .commands.data import fetch, masks, prepare, report, store
 from .commands.examples import epilog_of
 from .commands.interruption import after_interrupt
 from .commands.models import checkpoints, evaluate, export, infer, study, train
@@ -61,6 +61,7 @@ for command in (
     evaluate.evaluate,
     evaluate.compare,
     study.study,
+    report.report,
     export.export_model,
     fetch.download,
     fetch.weights,

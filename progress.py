@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from types import TracebackType
 from typing import Generic, Protocol, Self, TextIO, TypeVar, cast, overload
 
@@ -21,6 +21,9 @@ EVERY = 30.0
 """Seconds between two plain lines."""
 _SILENT = 1.0
 """Seconds after which `activity` says what is being waited for."""
+
+_LONG = 10.0
+"""Seconds; the total is reported if it is estimated to be more."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -170,6 +173,47 @@ class PlainProgress(Generic[T]):
             for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
             if value >= size or size == 1
         )
+
+
+class TotalTime:
+    """Advances a bar by parts of several items, and reports once how long all will take, after the first part.
+
+    The estimate is by size, such as the number of pixels: an item of unknown size (0) counts like the mean of the others.
+    """
+
+    def __init__(self, bar: Progress[object], *, sizes: Sequence[int], report: Callable[[str], object]) -> None:
+        """
+        Args:
+            bar: its unit is one item.
+            sizes: of all items, in their order.
+            report: gets the line, if the estimate is at least ten seconds.
+        """
+        known = [size for size in sizes if size]
+        mean = sum(known) / len(known) if known else 1.0
+        self._bar, self._report = bar, report
+        self._sizes = [size or mean for size in sizes]
+        self._finished, self._reported, self._begun = 0, False, time.monotonic()
+
+    def __call__(self, part: float) -> None:
+        """`part`, 0 to 1, of the current item is done."""
+        self._bar.update(self._finished + part - self._bar.n)
+        if self._reported:
+            return
+        self._reported = True
+        left = self._sizes[self._finished :]
+        seconds = (time.monotonic() - self._begun) / (part * left[0]) * sum(left)
+        if seconds >= _LONG:
+            self._bar.clear()
+            self._report(
+                f"about {duration(seconds)} in all{'' if len(self._sizes) == 1 else f' for {len(self._sizes)} images'}"
+            )
+
+    def finish(self, number: int) -> None:
+        """The first `number` items are done or skipped. The estimate begins with the first that takes time."""
+        self._bar.update(number - self._bar.n)
+        self._finished = number
+        if not self._reported:
+            self._begun = time.monotonic()
 
 
 def duration(seconds: float) -> str:

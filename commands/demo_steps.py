@@ -6,6 +6,7 @@ Each step is the command that a user would type, printed before it runs. One ima
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import shlex
 import subprocess
 import sys
@@ -33,12 +34,16 @@ from ..pipeline.images.sources import list_source
 from ..pipeline.masks.generator import MaskGenerator
 from ..pipeline.prepare.tile_stage import crop_to_scale
 from ..pipeline.storage.outputs import DEAD_LINK, FILE, NOTHING, folder_problem, look, sweep_outputs
+from ..report.write import is_report
 from ..runtime import pick_device
 
 HELD_OUT = "chelsea"
 SCALE = 4
 RESULTS = ("shipped.png", "result.png", "rrdb.png")
 SHEET = "sheet.png"
+REPORT = "report.html"
+BENCHMARK = f"held_out/{HELD_OUT}.png"
+"""The held-out image as a benchmark of one image."""
 CROP_WIDTH = 252
 """Pixels: five crops are as wide as four whole images."""
 _MARK = {"samdiff-demo": "contact sheet"}
@@ -69,12 +74,12 @@ class DemoConfig:
     """Whether files of the demo's names are replaced that the demo did not write."""
 
 
-def run_demo(settings: DemoConfig, print_status: Callable[[str], None], print_result: Callable[[str], None]) -> Path:
+def run_demo(settings: DemoConfig, print_status: Callable[..., None], print_result: Callable[[str], None]) -> Path:
     """Run all steps; returns the contact sheet's path. Finished steps are not repeated by a second run.
 
     Args:
         settings: see there.
-        print_status: gets what happens, line by line.
+        print_status: gets what happens, lines of text.
         print_result: gets the metrics.
 
     Raises:
@@ -111,12 +116,21 @@ def run_demo(settings: DemoConfig, print_status: Callable[[str], None], print_re
     samdiff("infer", lr, "-o", folder / "rrdb.png", "--checkpoint", run, "--rrdb-only", "--overwrite", *where)
     for line in compare(folder, truth, settings):
         print_result(line)
+    if missing := [name for name in ("jinja2", "plotly") if importlib.util.find_spec(name) is None]:
+        print_status("", f"no report, since {' and '.join(missing)} is not installed: pip install 'samdiff[report]'")
+    else:
+        evaluation = folder / "evaluation"
+        if not (evaluation / "figures.json").exists():
+            chosen = ["--checkpoint", SHIPPED_NAME, "--save", "-o", evaluation, *requested, *where]
+            samdiff("evaluate", "--benchmark", (folder / BENCHMARK).parent, *chosen)
+        samdiff("report", evaluation, run, store, "-o", folder / REPORT, "--overwrite")
+        print_status(f"report: {printable(folder / REPORT)}; open it in a browser")
     print_status(f"{time.perf_counter() - start:.0f} s in all; contact sheet: {printable(folder / SHEET)}")
     return folder / SHEET
 
 
 def sample_images() -> dict[str, np.ndarray]:
-    """File name -> pixels: the samples as `photos/NAME.png`, but for the one held out, which is HR and LR beside them."""
+    """File name -> pixels: the samples as `photos/NAME.png`, but for the one held out, which is HR and LR beside them, and a benchmark."""
     images, held_out = {}, None
     for image_file in list_source("samples"):
         pixels = read_rgb(image_file).pixels
@@ -125,7 +139,7 @@ def sample_images() -> dict[str, np.ndarray]:
         else:
             images[f"photos/{Path(image_file.name).stem}.png"] = pixels
     assert held_out is not None, "the samples contain the demo's image"
-    return {**images, "held_out_hr.png": held_out, "held_out_lr.png": degrade(held_out, "bicubic", SCALE)}
+    return {**images, BENCHMARK: held_out, "held_out_hr.png": held_out, "held_out_lr.png": degrade(held_out, "bicubic", SCALE)}
 
 
 def check_folder(folder: Path, samples: Mapping[str, np.ndarray], overwrite: bool) -> None:
@@ -134,18 +148,19 @@ def check_folder(folder: Path, samples: Mapping[str, np.ndarray], overwrite: boo
     Raises:
         ConfigError: it is not (and `overwrite` is false), or it is a folder, FIFO or device.
     """
-    if reason := folder_problem(folder / "photos"):
+    reason = folder_problem(folder / "photos") or folder_problem((folder / BENCHMARK).parent)
+    if reason:
         raise ConfigError(f"{printable(folder)}: {reason.replace('--out', '--folder')}")
     low = folder / "held_out_lr.png"
     digest = hashlib.sha256(low.read_bytes()).hexdigest()[:16] if low.is_file() else "none"
     marks = {**dict.fromkeys(RESULTS, {"samdiff-input": f"sha256 {digest}"}), SHEET: _MARK}
-    names = [*samples, *marks]
+    names = [*samples, *marks, REPORT]
     for name in names:
         file = folder / name
         kind = look(file).kind
         if kind not in (NOTHING, FILE, DEAD_LINK):
             raise ConfigError(f"{printable(file)}: is {kind}, expected a file or nothing; give another --folder")
-        ours = kind == NOTHING or (_holds(file, samples[name]) if name in samples else has_provenance(file, marks[name]))
+        ours = kind == NOTHING or _is_ours(file, samples.get(name), marks.get(name))
         if not ours and not overwrite:
             raise ConfigError(
                 f"{printable(file)}: exists already and was not written by this demo; give --overwrite, or another --folder"
@@ -153,10 +168,17 @@ def check_folder(folder: Path, samples: Mapping[str, np.ndarray], overwrite: boo
     sweep_outputs(folder / name for name in names)
 
 
+def _is_ours(file: Path, pixels: np.ndarray | None, mark: Mapping[str, str] | None) -> bool:
+    """Whether a file is what the demo wrote: this image, an image with this mark, or (with neither) a report."""
+    if pixels is not None:
+        return _holds(file, pixels)
+    return is_report(file) if mark is None else has_provenance(file, mark)
+
+
 def write_samples(folder: Path, samples: Mapping[str, np.ndarray]) -> None:
     """The files of `sample_images`; those that are there already stay untouched."""
-    (folder / "photos").mkdir(parents=True, exist_ok=True)
     for name, pixels in samples.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if not _holds(folder / name, pixels):
             save_image(pixels, folder / name)
 

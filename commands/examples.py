@@ -28,6 +28,10 @@ EXAMPLES = {
         "samdiff study benchmarks/studies/structure.toml --workers 2",
         "samdiff study benchmarks/studies/structure.toml --report",
     ),
+    "report": (
+        "samdiff report data/samples.zarr runs/samples-tiny evaluation",
+        "samdiff report data/samples.zarr -o samples.html --images 1000",
+    ),
     "export-model": (
         "samdiff export-model --checkpoint runs/samples-tiny",
         "samdiff export-model --checkpoint shipped -o onnx/",

@@ -16,7 +16,7 @@ _RESUMES = {
 }
 """Commands that resume, and what they keep. All others start again."""
 _RESTARTS = {
-    "infer": ("--no-provenance", "--overwrite"),  # finished images cannot be recognised, or are replaced
+    "infer": ("--no-provenance", "--overwrite", "--dry-run"),  # finished images cannot be recognised, or are replaced
     "evaluate": ("fid", "sfid", "fid_dinov2"),  # metrics of whole folders need all results
     "prepare": ("--dry-run",),
     "train": ("--print-config",),

@@ -24,7 +24,7 @@ class EvaluateConfig:
     degradation_seed: int = setting(0, min=0, panel="Common")
     """Seed of the blind degradation."""
     save: bool = setting(False, panel="Common")
-    """Save the upscaled images in OUT/pictures."""
+    """Save the upscaled images and HR in OUT/pictures."""
     overwrite: bool = setting(False, panel="Common")
     """Replace the metrics of an earlier evaluation."""
 

@@ -40,6 +40,7 @@ def test_import_is_light():
 def test_looking_at_a_store_loads_no_pytorch():
     """`info`, `verify` and `open_store` answer in under a second; PyTorch alone takes longer to load."""
     modules = "samdiff.pipeline.prepare.info, samdiff.pipeline.shards.verify, samdiff.pipeline.export.export, samdiff.pipeline.stream.dataset"
+    modules += ", samdiff.report.write"
     done = run("-c", f"import sys, {modules}; print('torch' in sys.modules)")
     assert done.stdout.strip() == "False", done.stdout + done.stderr
 
@@ -91,6 +92,8 @@ ROOMS = {
 """The rooms of each half from the top: a room imports only itself and rooms below it."""
 BESIDE = {"pipeline": set(), "model": {"config", "evaluate_config", "infer_config", "loss_config", "names"}}
 """Files of each half that stand in no room."""
+ABOVE = ("report",)
+"""Rooms above both halves: they may import from both, and neither half imports from them."""
 MOST_FILES, MOST_LINES = 10, 320
 
 
@@ -155,6 +158,23 @@ def test_the_map_shows_every_file():
             assert listed == {file.name for file in (ROOT / half / room).glob("*.py")} - {"__init__.py"}, room
 
 
+@pytest.mark.parametrize("room", ABOVE)
+def test_a_room_above_both_halves(room):
+    """Few short files, each on the map, and nothing below imports it."""
+    files = [file for file in (ROOT / room).glob("*.py") if file.name != "__init__.py"]
+    assert 0 < len(files) <= MOST_FILES
+    assert ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text()))
+    assert not [
+        path.name
+        for path in (ROOT / room).rglob("*.*")
+        if path.suffix in (".py", ".js", ".css") and len(path.read_text().splitlines()) > MOST_LINES
+    ]
+    _, _, section = (ROOT / "docs" / "architecture.md").read_text().partition(f"## `{room}/`")
+    listed = {line.split("`")[1] for line in section.partition("\n## ")[0].splitlines() if line.startswith("| `")}
+    assert listed == {file.name for file in files} | {"assets/"}
+    assert not [file for file in sources(*ROOMS) for name, _ in imports(file) if name.split(".")[0] == room]
+
+
 def test_commands_are_few_in_a_folder():
     for folder in (ROOT / "settings", ROOT / "commands", *(path for path in (ROOT / "commands").iterdir() if path.is_dir())):
         assert len([file for file in folder.glob("*.py") if file.name != "__init__.py"]) <= MOST_FILES
@@ -195,12 +215,12 @@ def test_wheel_holds_the_package_alone(tmp_path: Path):
     inside = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
     assert all(name.startswith("samdiff/") for name in inside), sorted(inside)
     assert not [name for name in inside if name.startswith(("samdiff/tests/", "samdiff/docs/", "samdiff/benchmarks/"))]
-    folders = ("pipeline", "model", "commands", "settings")
+    folders = ("pipeline", "model", "commands", "settings", *ABOVE)
     inside_of = {f: f.relative_to(ROOT) for f in tracked("*.py")}
     modules = {f"samdiff/{path.as_posix()}" for path in inside_of.values() if len(path.parts) == 1 or path.parts[0] in folders}
     data = {
         f"samdiff/{f.relative_to(ROOT).as_posix()}"
-        for pattern in ("*/presets/*.toml", "pipeline/registry.toml")
+        for pattern in ("*/presets/*.toml", "pipeline/registry.toml", "report/assets/*")
         for f in tracked(pattern)
     }
     assert modules | data | {"samdiff/py.typed"} <= inside

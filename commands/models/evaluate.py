@@ -57,7 +57,7 @@ def evaluate(
     from ...errors import ConfigError, printable
     from ...model.checkpoints.publish import checkpoint_files
     from ...model.evaluation.benchmark import benchmark_files, read_benchmark_folder
-    from ...model.evaluation.evaluate import as_csv, as_json, as_markdown, lr_lines, methods, summarise, undefined_metrics
+    from ...model.evaluation.evaluate import HR, as_csv, as_json, as_markdown, lr_lines, methods, summarise, undefined_metrics
     from ...model.evaluation.evaluate import evaluate as run
     from ...model.evaluation.perceptual import load_measures
     from ...model.evaluation.unfinished import FILE, Unfinished
@@ -107,7 +107,7 @@ def evaluate(
             out / "pictures" / name / f"{pair.name}_{method}.png"
             for name, pairs in sets.items()
             for pair in pairs
-            for method in methods(range(seeds))
+            for method in (*methods(range(seeds)), HR)
         ]
         claim_outputs([("--out", file) for file in made if not unfinished.is_ours(file)], inputs, overwrite)
     if unfinished.replaced:
@@ -117,6 +117,12 @@ def evaluate(
         before = sum(unfinished.rows(name, pair) is not None for pair in pairs)
         if before:
             print_status(f"{name}: {before} of {len(pairs)} images were finished before")
+        if save:
+            for pair in pairs:
+                file = out / "pictures" / name / f"{pair.name}_{HR}.png"
+                if not unfinished.is_ours(file):
+                    save_image(pair.hr, file, overwrite=overwrite)
+                    unfinished.saved(file)
         each = seeds + 2
         bar = progress(desc=name, total=len(pairs) * each, initial=before * each, unit="image")
 

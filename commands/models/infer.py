@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...errors import ConfigError
 from ...model.infer_config import SHIPPED_FOR, InferConfig, OutputConfig, ShippedConfig
 from ...settings import section
-from ..common import COMMON, RUN, Checkpoint, Device, Threads, choose_checkpoint, finish, print_status, required
+from ..common import COMMON, RUN, Checkpoint, Device, Threads, choose_checkpoint, finish, print_result, print_status, required
 from ..document import Document, with_json
 from ..options import Chosen, configured
+
+if TYPE_CHECKING:
+    from ...model.inference.batch import FileResult
+    from ...model.inference.upscaler import SuperResolver
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ def infer(
     scale: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fail if the checkpoint has another scale.")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", rich_help_panel=COMMON, help="List what would be written and how long it takes; write nothing."
+        ),
+    ] = False,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -52,7 +62,14 @@ def infer(
     required("infer", IMAGE=inputs)
     assert inputs is not None
     from ...model.checkpoints.publish import checkpoint_files
-    from ...model.inference.batch import FileResult, foreign_results, list_inputs, plan_outputs, provenance, upscale_files
+    from ...model.inference.batch import (
+        foreign_results,
+        list_inputs,
+        plan_outputs,
+        planned_results,
+        provenance,
+        upscale_files,
+    )
     from ...model.inference.upscaler import load_model
     from ...runtime import pick_device, setup_process
 
@@ -67,11 +84,33 @@ def infer(
     jobs = plan_outputs(
         list_inputs(inputs, suffix, recursive=recursive, out=output.out), output, [*checkpoint_files(path), *others]
     )
+    document.content.update(checkpoint=path, scale=upscaler.scale, provenance=provenance(upscaler, settings))
+    if dry_run:
+        _print_plan(planned_results(upscaler, jobs, settings, output=output), upscaler, settings, document=document)
+        return
     results: list[FileResult] = []
     failed = upscale_files(upscaler, jobs, settings=settings, output=output, report=print_status, on_result=results.append)
-    document.content.update(checkpoint=path, scale=upscaler.scale, provenance=provenance(upscaler, settings))
     document.content["images"] = list(map(asdict, results))
     finish(failed)
+
+
+def _print_plan(results: list[FileResult], upscaler: SuperResolver, settings: InferConfig, *, document: Document) -> None:
+    """What a run would do, file by file, and the time that it would take."""
+    from ...model.inference.memory import seconds_per_pixel
+    from ...progress import duration
+
+    document.content.update(dry_run=True, images=list(map(asdict, results)))
+    for result in results:
+        if result.status != "skipped":
+            print_result(result.line())
+    pixels = [result.size[0] * result.size[1] for result in results if result.status == "planned" and result.size]
+    count = sum(result.status == "planned" for result in results)
+    seconds = sum(pixels) * seconds_per_pixel(upscaler, settings) if pixels else 0.0
+    document.content["seconds"] = seconds
+    size = f"{sum(pixels) / 1e6:.3g} -> {sum(pixels) * upscaler.scale**2 / 1e6:.3g} megapixels, about {duration(seconds)} on {upscaler.device}"
+    images = f"{count} image{'' if count == 1 else 's'}"
+    print_result(f"dry run, nothing was written: {images} to upscale{f', {size}' if pixels else ''}")
+    finish({str(result.source): result.reason for result in results if result.status == "skipped"})
 
 
 def _named(model: str | None, checkpoint: Path | None) -> Path | None:

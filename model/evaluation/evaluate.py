@@ -42,6 +42,10 @@ DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5, "lpips": 4, "lpips-vgg": 4, "
 """Decimals in tables; 3 for the others."""
 
 
+HR = "hr"
+"""The method that names HR among saved images."""
+
+
 @dataclass(frozen=True)
 class Row:
     """The metrics of one image, or of a whole benchmark (such as FID), by one method."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ import numpy as np
 from ... import __version__
 from ...errors import ConfigError, ImageError, SamdiffError, printable
 from ...pipeline.decoding.pillow_modes import eight_bit, sixteen_bit
-from ...pipeline.images.inputs import InputFile, inputs_of_folder
+from ...pipeline.images.inputs import InputFile, header_size, inputs_of_folder
 from ...pipeline.images.inputs import list_inputs as list_inputs
 from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, folder_problem, place_problem, sweep_outputs, try_place
 from ...pipeline.storage.regular import read_regular
-from ...progress import Progress, duration
+from ...progress import TotalTime
 from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
 from ..infer_config import FORMATS, InferConfig
@@ -28,9 +28,6 @@ from .image_io import MAX_BYTES, has_provenance, is_result, plan_write, read_ima
 from .upscaler import SuperResolver
 
 log = logging.getLogger(__name__)
-
-_LONG = 10.0
-"""Seconds; the total is reported if it is estimated to be more."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class FileResult:
     target: Path
     """The output."""
     status: str
-    """`written`, `kept` (an output of the same input, model and settings was there) or `skipped`."""
+    """`written`, `kept` (an output of the same input, model and settings was there), `skipped`, or `planned` by a dry run."""
     reason: str = ""
     """Why it was skipped."""
     size: tuple[int, int] | None = None
@@ -68,6 +65,8 @@ class FileResult:
 
     def line(self) -> str:
         """One line for people, not for `skipped`."""
+        if self.status == "planned" and (self.size is None or self.output_size is None):
+            return f"{self.source} -> {self.target}"
         if self.size is None or self.output_size is None:
             return f"kept {self.target}, made from {self.source} before"
         (width, height), (large_width, large_height) = self.size, self.output_size
@@ -160,19 +159,14 @@ def upscale_files(
     guard = Outputs([*(job.source for job in jobs), *checkpoint_files(Path(model.name))], output.overwrite)
     sweep_outputs(job.target for job in jobs)
     bar = progress(desc="images", total=len(jobs), unit="%")
-    advance = _Advance(bar, jobs=len(jobs), report=report)
+    advance = TotalTime(bar, sizes=[math.prod(header_size(job.source) or (0,)) for job in jobs], report=report)
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
         name = printable(job.source.name)
         bar.set_description(f"{name} {number}/{len(jobs)}" if len(jobs) > 1 else name)
         try:
-            if job.unreadable:
-                raise ImageError(job.unreadable)
-            if job.problem == EXISTS:
-                result = _kept(model, job, settings, output=output)
-            elif job.problem:
-                raise ImageError(job.problem if job.problem == ITSELF else f"{printable(job.target)} {job.problem}")
-            else:
+            result = _unchanged(model, job, settings, output=output)
+            if result is None:
                 result = _upscale_file(model, job, settings, output=output, guard=guard, on_progress=advance)
         except Exception as error:  # noqa: BLE001 - any other error is reported for this file, and the other files are processed
             known = isinstance(error, SamdiffError)
@@ -191,6 +185,40 @@ def upscale_files(
         advance.finish(number)
     bar.close()
     return failed
+
+
+def planned_results(model: SuperResolver, jobs: Sequence[Job], settings: InferConfig, output: OutputConfig) -> list[FileResult]:
+    """What `upscale_files` would do with the files, without doing it: the status of those that it would write is `planned`.
+
+    Only the headers of images are read, so that a damaged image may be among them; an output that exists is compared with its input's hash.
+
+    Raises:
+        ConfigError: settings that do not fit the model.
+    """
+    settings = model.resolve(settings)
+    model.sampling_plan(settings)
+    return [_planned(model, job, settings, output=output) for job in jobs]
+
+
+def _planned(model: SuperResolver, job: Job, settings: InferConfig, output: OutputConfig) -> FileResult:
+    try:
+        unchanged = _unchanged(model, job, settings, output=output)
+    except ImageError as error:
+        return FileResult(job.source, job.target, "skipped", reason=str(error))
+    size = header_size(job.source)
+    large = None if size is None else (size[0] * model.scale, size[1] * model.scale)
+    return unchanged or FileResult(job.source, job.target, "planned", size=size, output_size=large)
+
+
+def _unchanged(model: SuperResolver, job: Job, settings: InferConfig, output: OutputConfig) -> FileResult | None:
+    """The result of a job for which nothing is written, as its output exists; None if it is to be done. ImageError if it cannot be."""
+    if job.unreadable:
+        raise ImageError(job.unreadable)
+    if job.problem == EXISTS:
+        return _kept(model, job, settings, output=output)
+    if job.problem:
+        raise ImageError(job.problem if job.problem == ITSELF else f"{printable(job.target)} {job.problem}")
+    return None
 
 
 def _unexpected(source: Path, error: Exception) -> ImageError:
@@ -289,30 +317,3 @@ def _check_place(job: Job, guard: Outputs) -> None:
         raise ImageError(
             f"{printable(job.target)}: cannot be written ({error.strerror or error}); give another --out, or free or unlock the place"
         ) from error
-
-
-class _Advance:
-    """Advances the bar by parts of images, and reports once how long all images will take, after the first tile."""
-
-    def __init__(self, bar: Progress[object], *, jobs: int, report: Callable[[str], None]) -> None:
-        self._bar, self._jobs, self._report = bar, jobs, report
-        self._finished, self._reported, self._begun = 0, False, time.monotonic()
-
-    def __call__(self, part: float) -> None:
-        """`part`, 0 to 1, of the current image is done."""
-        self._bar.update(self._finished + part - self._bar.n)
-        if self._reported:
-            return
-        self._reported = True
-        seconds = (time.monotonic() - self._begun) / part * (self._jobs - self._finished)
-        if seconds >= _LONG:
-            self._bar.clear()
-            images = "" if self._jobs == 1 else f" for {self._jobs} images, if they are like the first"
-            self._report(f"about {duration(seconds)} in all{images}")
-
-    def finish(self, number: int) -> None:
-        """The first `number` images are done or skipped. The estimate begins with the first that is upscaled."""
-        self._bar.update(number - self._bar.n)
-        self._finished = number
-        if not self._reported:
-            self._begun = time.monotonic()

@@ -12,7 +12,7 @@ from .labels import draw_text, text_width
 E_LIMIT = math.sqrt(2)
 """Range of the structure map: x_RoPE is in [-sqrt 2, sqrt 2] (`structure.rope_table`), and so is any mean of it."""
 
-_PALETTE = np.array(
+PALETTE = np.array(
     [
         (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
         (204, 121, 167), (120, 94, 240), (154, 205, 50), (220, 38, 127), (0, 206, 209), (160, 82, 45),
@@ -36,7 +36,7 @@ def mask_overlay(labels: np.ndarray, image: np.ndarray, opacity: float = 0.5) ->
     Returns:
         uint8 [H, W, 3] RGB.
     """
-    palette = _PALETTE[neighbour_colours(labels)]
+    palette = PALETTE[neighbour_colours(labels)]
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[..., None]
     painted = ((1 - opacity) * grey + opacity * palette[labels]).round().astype(np.uint8)
     painted = np.where((labels > 0)[..., None], painted, image)
@@ -63,12 +63,12 @@ def neighbour_colours(labels: np.ndarray) -> np.ndarray:
         a, b = divmod(code, count)
         neighbours[a].add(b)
         neighbours[b].add(a)
-    chosen, used = np.zeros(count, np.int64), np.zeros(len(_PALETTE), np.int64)
+    chosen, used = np.zeros(count, np.int64), np.zeros(len(PALETTE), np.int64)
     done: set[int] = set()
     for label in np.argsort(-np.bincount(labels.ravel(), minlength=count), kind="stable").tolist():
         if label == 0:
             continue
-        taken = np.bincount([chosen[k] for k in neighbours[label] if k in done] or [0], minlength=len(_PALETTE))
+        taken = np.bincount([chosen[k] for k in neighbours[label] if k in done] or [0], minlength=len(PALETTE))
         if not neighbours[label] & done:
             taken[:] = 0
         free = np.flatnonzero(taken == taken.min())

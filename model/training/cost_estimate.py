@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,18 @@ def time_step(task: Steps, *, share: int, pieces: int, device: torch.device) -> 
         _wait(device)
         taken.append(time.perf_counter() - started)
     return median(taken)
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Largest memory so far in MB (10^6 bytes): of PyTorch's allocator on a GPU, else of this process. None where the system does not tell."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of `ru_maxrss`
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
 def validation_seconds(step_s: float, *, step_pixels: int, pixels: int, evaluations: int) -> float:

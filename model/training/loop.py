@@ -25,7 +25,7 @@ from ...errors import SamdiffError
 from ...pipeline.stream.loader import ShardLoader
 from ...progress import EVERY, PlainProgress, Progress, duration, progress
 from ..config import TrainConfig
-from .cost_estimate import Pace
+from .cost_estimate import Pace, peak_memory_mb
 from .distributed import ProcessGroup
 from .logger import Tracker
 from .optimizer import Guard, average, ema_decay, learning_rate, make_optimiser, set_lr, update
@@ -212,6 +212,8 @@ def _record(task: Task, stage: Stage, state: State, clock: _Clock, bar: Progress
         stage.pace.rate(task.name, settings.batch / metrics["samples_per_s"] if metrics["samples_per_s"] else 0.0)
         if logged:
             line = {"stage": task.name, "step": state.step, **metrics, "lr": rate}
+            peak = peak_memory_mb(next(task.network.parameters()).device)
+            line |= {} if peak is None else {"peak_memory_mb": peak}
             stage.tracker.metrics({**line, "skipped": int(state.guard.skipped), "loss_scale": float(state.guard.scale)})
         if bar is not None:
             text = f"loss {metrics['loss']:.4f}, {metrics['samples_per_s']:.1f} samples/s"

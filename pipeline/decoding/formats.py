@@ -236,7 +236,9 @@ def _of_brands(data: bytes) -> ImageFormat:
         raise _not_read("JPEG XL")
     if "crx " in listed:
         raise _not_read("camera RAW (Canon CR3)")
-    raise ImageError(f"no image of a known format: a video or other ISO media file ({listed[0]!r})")
+    raise ImageError(
+        f"no image of a known format: a video or other ISO media file ({listed[0]!r}); extract the frames of a video into a folder, and give the folder"
+    )
 
 
 def _is_tga(data: bytes, name: str) -> bool:

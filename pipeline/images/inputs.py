@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...errors import ConfigError, ImageError
 from ..storage.outputs import place_of
+from ..storage.regular import open_regular
 from .listing import is_set_aside, list_source
 
 
@@ -63,6 +65,18 @@ def list_inputs(inputs: Sequence[str | Path], suffix: str, recursive: bool = Fal
         for file in chosen:
             files.setdefault(place_of(file.path, folders), file)
     return list(files.values())
+
+
+def header_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as the file's header states them, not turned upright; None if it cannot be read. No pixel is decoded."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), open_regular(path) as file, Image.open(file) as image:
+            warnings.simplefilter("ignore")  # of the number of pixels, which is checked when the image is read
+            return image.size
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds of exceptions for damaged files; what is wrong is reported when the image is read
+        return None
 
 
 def _matches(pattern: str) -> list[str]:

@@ -3,8 +3,7 @@
 import pytest
 
 from samdiff import load_model
-from samdiff.model.inference.batch import _Advance
-from samdiff.progress import PlainProgress
+from samdiff.progress import PlainProgress, TotalTime
 
 from ...helpers.models import write_model
 from .test_infer import random_image
@@ -35,17 +34,17 @@ def test_the_finished_part_grows_to_one(tmp_path, words, settings, tile):
 def test_the_total_is_reported_once(monkeypatch):
     """After the first tile, for all images; not if it takes a few seconds only."""
     now, lines = [100.0], []
-    monkeypatch.setattr("samdiff.model.inference.batch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("samdiff.progress.time.monotonic", lambda: now[0])
     bar = PlainProgress(desc="a.png", total=3, unit="%", clock=lambda: now[0])
-    advance = _Advance(bar, jobs=3, report=lines.append)
+    advance = TotalTime(bar, sizes=[500, 100, 200], report=lines.append)
     advance.finish(1)  # an image that was there already
     now[0] += 6
     advance(0.1)
     advance(0.5)
-    assert lines == ["about 2 min in all for 3 images, if they are like the first"]
+    assert lines == ["about 3 min in all for 3 images"]  # 60 s for 100 pixels, and 200 more
     assert bar.n == 1.5
     assert bar.line(6.0) == "a.png: 50 %, about 6 s left"
-    short = _Advance(PlainProgress(desc="b.png", total=1, unit="%"), jobs=1, report=lines.append)
+    short = TotalTime(PlainProgress(desc="b.png", total=1, unit="%"), sizes=[0], report=lines.append)
     now[0] += 1
     short(0.5)
     assert len(lines) == 1
