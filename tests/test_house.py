@@ -87,7 +87,7 @@ ROOMS = {
     ],
 }
 """The rooms of each half from the top: a room imports only itself and rooms below it."""
-BESIDE = {"pipeline": set(), "model": {"config", "evaluate_config", "infer_config", "loss_config", "names"}}
+BESIDE = {"pipeline": set(), "model": {"config", "evaluate_config", "infer_config", "loss_config", "names", "student_config"}}
 """Files of each half that stand in no room."""
 MOST_FILES, MOST_LINES = 10, 320
 
