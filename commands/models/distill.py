@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from ...model.config import STUDENT, LossConfig, RunConfig, StudentConfig, TrainConfig, ValidateConfig, load_config, preset_layer
+from ...model.config import (
+    STUDENT,
+    LossConfig,
+    RunConfig,
+    StudentConfig,
+    TrainConfig,
+    ValidateConfig,
+    load_config,
+    preset_layer,
+)
 from ...settings import section
 from ..common import COMMON, RUN, Device, MoreStores, Threads, print_status, required
 from ..options import Chosen, configured
@@ -40,7 +49,9 @@ def distill(
     init_from: Annotated[
         Path | None,
         typer.Option(
-            rich_help_panel=COMMON, show_default="random weights", help="A student of the same sizes whose weights to start from."
+            rich_help_panel=COMMON,
+            show_default="random weights",
+            help="A student of the same sizes whose weights to start from.",
         ),
     ] = None,
     benchmark: Annotated[
@@ -63,7 +74,8 @@ def distill(
     if chosen.only_print:
         chosen.show(_of(load_config(STUDENT, chosen.layer())))
     required("distill", MODEL=teacher, **{"--store": store})
-    assert teacher is not None and store is not None
+    assert teacher is not None
+    assert store is not None
 
     from ...model.distillation.run import distill as run
     from ...model.training.distributed import join

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,10 @@ from ...settings import section
 from ..common import COMMON, RUN, Checkpoint, Device, Threads, choose_checkpoint, finish, print_status, required
 from ..document import Document, with_json
 from ..options import Chosen, configured
+
+if TYPE_CHECKING:
+    from ...model.inference.resolver import OneStepResolver
+    from ...model.inference.upscaler import Upscaler
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,12 @@ def infer(
         bool, typer.Option("-r", "--recursive", rich_help_panel=COMMON, help="Also search subfolders.")
     ] = False,
     checkpoint: Checkpoint = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=COMMON, help="A file of `samdiff export-model --only`, run by onnxruntime instead of a checkpoint."
+        ),
+    ] = None,
     scale: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fail if the checkpoint has another scale.")
     ] = None,
@@ -58,8 +68,14 @@ def infer(
 
     setup_process(threads)
     settings, output = chosen_settings.infer, chosen_settings.output
-    path = choose_checkpoint(_named(chosen_settings.shipped.model, checkpoint))
-    upscaler = load_model(path, pick_device(device))
+    named = _named(chosen_settings.shipped.model, checkpoint)
+    upscaler: Upscaler
+    if onnx is None:
+        path = choose_checkpoint(named)
+        upscaler = load_model(path, pick_device(device))
+    else:
+        path = onnx
+        upscaler = _exported(onnx, named, device)
     upscaler.expect_scale(scale)
     suffix = f"_x{upscaler.scale}" if output.suffix is None else output.suffix
     output = replace(output, suffix=suffix)
@@ -72,6 +88,19 @@ def infer(
     document.content.update(checkpoint=path, scale=upscaler.scale, provenance=provenance(upscaler, settings))
     document.content["images"] = list(map(asdict, results))
     finish(failed)
+
+
+def _exported(onnx: Path, checkpoint: Path | None, device: str) -> OneStepResolver:
+    """The model of `--onnx`. ConfigError if a checkpoint or another device is given too."""
+    from ...model.export.onnx_model import load_onnx
+
+    if checkpoint is not None:
+        raise ConfigError(
+            "--onnx: replaces the checkpoint, so it cannot be combined with --checkpoint or --model; leave one out"
+        )
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"--onnx: runs on the CPU, --device {device} was requested; leave --device out")
+    return load_onnx(onnx)
 
 
 def _named(model: str | None, checkpoint: Path | None) -> Path | None:

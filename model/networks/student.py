@@ -49,7 +49,8 @@ class Student(nn.Module):
     def _start(self) -> None:
         """Each layer starts near the identity, as if it had a skip connection, and the output as the base image."""
         for conv in self.body:
-            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+            assert isinstance(conv, nn.Conv2d)
+            assert conv.bias is not None
             with torch.no_grad():
                 conv.weight.mul_(_FIRST_NOISE)
                 for channel in range(conv.weight.shape[0]):
@@ -65,21 +66,25 @@ class Student(nn.Module):
         return max(len(self.body) + 2, _REACH)
 
     def base_image(self, lr: Tensor) -> Tensor:
-        """MATLAB's bicubic upsampling before the pixel shuffle, [B, 3 s s, h, w]; at the borders LR is extended by its last pixel."""
+        """MATLAB's bicubic upsampling before the pixel shuffle, [B, 3 s s, h, w], in any range; at the borders LR is extended by its last pixel."""
         return F.conv2d(F.pad(lr, (_REACH,) * 4, mode="replicate"), self.base, groups=3)
 
     def residual(self, lr: Tensor) -> Tensor:
-        """What the network adds to the base image, before the pixel shuffle, [B, 3 s s, h, w]."""
-        x = self._layer(self.first, (lr + 1) / 2)
+        """What the network adds to the base image, before the pixel shuffle, [B, 3 s s, h, w]; images in [0, 1]."""
+        x = self._layer(self.first, lr)
         for conv in self.body:
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(self._layer, conv, x, use_reentrant=False)
             else:
                 x = self._layer(conv, x)
-        return self.last(x) * 2
+        return self.last(x)
 
     def forward(self, lr: Tensor) -> Tensor:
         """The HR image, not clipped, so that a loss has gradients everywhere."""
+        return self.unit((lr + 1) / 2) * 2 - 1
+
+    def unit(self, lr: Tensor) -> Tensor:
+        """`forward` for images in [0, 1]: what an exported network computes."""
         return F.pixel_shuffle(self.base_image(lr) + self.residual(lr), self.scale)
 
     @staticmethod

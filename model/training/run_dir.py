@@ -203,7 +203,9 @@ def check_own_files(out: Path, requested: Mapping[str, Any]) -> None:
 
     A state that cannot be read is left to `state.resume`, whose error says how to resume.
     """
-    of_run = {name: "student" if requested["student"]["layers"] and name != RRDB_FILE else kind for name, kind in _KIND_OF.items()}
+    of_run = {
+        name: "student" if requested["student"]["layers"] and name != RRDB_FILE else kind for name, kind in _KIND_OF.items()
+    }
     found = {out / name: kind for name, kind in of_run.items() if (out / name).is_file()}
     found |= {path: "state" for path in sorted(out.glob("state-*")) if _STATE.fullmatch(path.name) and path.is_file()}
     for file, kind in found.items():
