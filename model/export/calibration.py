@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +14,23 @@ from ...pipeline.images.listing import list_source
 from ...pipeline.shards.reader import open_store
 from ...pipeline.shards.writer import ROOT_KEY
 
-PATCHES = 6
-"""For calibration, and as many others for measuring."""
+PATCHES, LEAST = 12, 4
+"""The first half is for calibration, the other for measuring; and the least number of them all."""
 Patch = tuple[np.ndarray, np.ndarray]
 """LR uint8 [N, N, 3] and HR uint8 [s N, s N, 3]."""
 
 
-def read_patches(source: Path, *, scale: int, side: int, count: int = 2 * PATCHES) -> list[Patch]:
+def read_patches(source: Path, *, scale: int, side: int, count: int = PATCHES) -> list[Patch]:
     """Patches from the middle of tiles or images, evenly spread over the source.
 
     Args:
         source: a store; or a folder, an archive or `samples`, whose images are HR and are reduced by MATLAB's bicubic.
         scale: s.
         side: N, of the LR patch.
-        count: how many.
+        count: how many, at most.
 
     Raises:
-        ConfigError: the store has another scale, or there are fewer patches of this size.
+        ConfigError: the store has another scale, or there are fewer than `LEAST` patches of this size.
         ImageError, StoreError: the source cannot be read.
     """
     is_store = "://" in str(source) or (source / ROOT_KEY).exists()
@@ -38,9 +39,9 @@ def read_patches(source: Path, *, scale: int, side: int, count: int = 2 * PATCHE
         if is_store
         else _of_images(source, scale=scale, side=side, count=count)
     )
-    if len(found) < count:
+    if len(found) < LEAST:
         raise ConfigError(
-            f"{printable(source)}: expected {count} patches of {side * scale} x {side * scale} HR pixels, found {len(found)}; "
+            f"{printable(source)}: expected at least {LEAST} patches of {side * scale} x {side * scale} HR pixels, found {len(found)}; "
             "give more or larger images, or a smaller --static"
         )
     return found
@@ -59,17 +60,19 @@ def _of_store(source: Path, *, scale: int, side: int, count: int) -> list[Patch]
 
 
 def _of_images(source: Path, *, scale: int, side: int, count: int) -> list[Patch]:
-    files = list_source(source)
+    files = list_source(str(source))
     chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int))]
-    each = -(-count // len(chosen))
-    patches: list[Patch] = []
+    found: list[list[np.ndarray]] = []
     for file in chosen:
         try:
             pixels = read_rgb(file).pixels
         except ImageError:  # another image may do; too few are reported by the caller
             continue
-        patches += [(imresize(hr, 1 / scale), hr) for hr in _squares(pixels, side * scale, each)]
-    return patches[:count]
+        found.append(_squares(pixels, side * scale, count))
+    in_turn = [
+        hr for group in zip_longest(*found) for hr in group if hr is not None
+    ]  # the first of each image, then the second
+    return [(imresize(hr, 1 / scale), hr) for hr in in_turn[:count]]
 
 
 def _squares(pixels: np.ndarray, side: int, most: int) -> list[np.ndarray]:

@@ -56,7 +56,13 @@ def quantize(source: Path, target: Path, patches: Sequence[np.ndarray]) -> None:
                 nodes_to_exclude=nodes_in_float(onnx.load(prepared)),
                 extra_options={
                     "TensorQuantOverrides": {
-                        INPUT: [{"quant_type": QuantType.QUInt8, "scale": np.array(1 / 255, np.float32), "zero_point": np.array(0, np.uint8)}]
+                        INPUT: [
+                            {
+                                "quant_type": QuantType.QUInt8,
+                                "scale": np.array(1 / 255, np.float32),
+                                "zero_point": np.array(0, np.uint8),
+                            }
+                        ]
                     }
                 },
             )

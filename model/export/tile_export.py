@@ -20,7 +20,7 @@ from ..checkpoints.format import Checkpoint, weights_digest
 from ..evaluation.metrics import psnr_y
 from ..networks.rrdb import RRDB
 from ..networks.student import Student
-from .calibration import PATCHES, Patch
+from .calibration import Patch
 from .manifest import INPUT, KEY, MOST_TILE, OUTPUT, OVERLAP, Manifest
 from .onnx_model import session_of
 from .quantize import quantize
@@ -86,10 +86,11 @@ def export_tile(
         licence=printable(checkpoint.facts.get("licence", "")),
         attribution=printable(checkpoint.facts.get("attribution", "")),
     )
+    half = (len(patches) + 1) // 2
     with new_files(file.parent, names, "samdiff export-model", overwrite=overwrite) as new:
-        _write(network, new / names[0], side=side, precision=precision, patches=[lr for lr, _ in patches[:PATCHES]])
+        _write(network, new / names[0], side=side, precision=precision, patches=[lr for lr, _ in patches[:half]])
         if patches:
-            manifest = replace(manifest, psnr_y=measure(network, new / names[0], patches[PATCHES:], scale=scale))
+            manifest = replace(manifest, psnr_y=measure(network, new / names[0], patches[half:], scale=scale))
         _add_manifest(new / names[0], manifest)
         data = (new / names[0]).read_bytes()
         facts = {"file": names[0], "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -154,6 +155,9 @@ def _add_manifest(file: Path, manifest: Manifest) -> None:
         node.doc_string = ""
         del node.metadata_props[:]
     del model.graph.value_info[:]
+    own = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]  # quantisation adds all that it knows
+    del model.opset_import[:]
+    model.opset_import.extend(own)
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {KEY: manifest.text()})

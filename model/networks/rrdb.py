@@ -58,6 +58,7 @@ class RRDB(nn.Module):
         super().__init__()
         if scale not in SCALES:
             raise ConfigError(f"scale: expected one of {SCALES}, got {scale}")
+        self.growth = growth
         self.recompute = False  # gradient checkpointing: activations of each block are recomputed in the backward pass
         self.factors = (3,) if scale == 3 else (2,) * (scale.bit_length() - 1)
         self.first = nn.Conv2d(3, features, 3, padding=1)
