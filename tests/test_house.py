@@ -75,9 +75,11 @@ ROOMS = {
     ],
     "model": [
         "study",
+        "distillation",
         "training",
         "objectives",
         "sheets",
+        "export",
         "evaluation",
         "inference",
         "losses",
