@@ -137,7 +137,7 @@ def evaluate(
             name,
             model.scale,
             regress=regress,
-            upscale=lambda lr, seed: model.upscale(lr, settings, **({} if one_step else {"seed": seed})),
+            upscale=lambda lr, seed: model.upscale(lr, settings) if one_step else model.upscale(lr, settings, seed=seed),
             seeds=range(seeds),
             extras=extras,
             on_image=done,

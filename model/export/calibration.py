@@ -51,9 +51,9 @@ def _of_store(source: Path, *, scale: int, side: int, count: int) -> list[Patch]
     store = open_store(source)
     if store.scale != scale:
         raise ConfigError(f"{printable(source)}: holds x{store.scale}, the model is x{scale}; give another --calibrate")
-    if store.tile < side * scale:
+    if store.tile < side * scale or not len(store):
         return []
-    rows = np.unique(np.linspace(0, len(store) - 1, count).round().astype(int)) if len(store) else []
+    rows = np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).round().astype(int))
     tiles = [(store.read_tiles("lr", [int(row)])[0], store.read_tiles("hr", [int(row)])[0]) for row in rows]
     top = (store.tile // scale - side) // 2
     return [(_square(lr, top, side), _square(hr, top * scale, side * scale)) for lr, hr in tiles]

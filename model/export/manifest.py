@@ -78,5 +78,5 @@ def read_manifest(text: str, where: str) -> Manifest:
     texts = {
         name: str(values.get(name, ""))[:1000] for name in ("network", "precision", "weights_sha256", "licence", "attribution")
     }
-    numbers = {name: int(values[name]) for name in (*bounds, "scale")}
+    numbers = {name: value for name in (*bounds, "scale") if isinstance(value := values[name], int)}
     return Manifest(**texts, **numbers)  # type: ignore[arg-type]

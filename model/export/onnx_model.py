@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError, printable
+from ...errors import ConfigError, missing_package, printable
 from ...pipeline.storage.regular import read_regular
 from ..inference.resolver import OneStepNetwork, OneStepResolver
 from .manifest import INPUT, KEY, OUTPUT, read_manifest
@@ -33,7 +33,7 @@ def load_onnx(file: Path) -> OneStepResolver:
         import onnx
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"--onnx: needs onnx and onnxruntime ({error}); pip install 'samdiff[export]'") from error
+        raise missing_package(error, extra="export", what="infer --onnx") from error
     try:
         data = read_regular(file, MAX_BYTES)
     except OSError as error:

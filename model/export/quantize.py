@@ -31,7 +31,7 @@ def quantize(source: Path, target: Path, patches: Sequence[np.ndarray]) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.left: Iterator[np.ndarray] = iter(patches)
 

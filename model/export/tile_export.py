@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...errors import ConfigError, printable
+from ...errors import ConfigError, missing_package, printable
 from ...pipeline.export.new_target import new_files
 from ...pipeline.storage.outputs import claim_outputs
 from ..checkpoints.format import Checkpoint, weights_digest
@@ -170,4 +170,4 @@ def _need_packages() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"export: needs onnx, onnxruntime and onnxscript ({error}); pip install 'samdiff[export]'") from error
+        raise missing_package(error, extra="export", what="export-model --only") from error

@@ -151,14 +151,15 @@ class OneStepResolver:
         least = self.side or 1
         padded = torch.from_numpy(pad_to(colour, least)).permute(2, 0, 1)[None]
         lr = padded.to(self.device).contiguous(memory_format=torch.channels_last)
-        tiling = plan_tiles(*lr.shape[2:], scale=self.scale, multiple=self.scale, tile=settings.tile, overlap=settings.overlap)
+        height, width = lr.shape[2:]
+        tiling = plan_tiles(height, width, self.scale, multiple=self.scale, tile=settings.tile, overlap=settings.overlap)
         on_tiles = (lambda _: None) if on_progress is None else count_tiles(len(tiling.tiles), on_progress)
 
         def network(tiles: list[Tile]) -> Tensor:
             return self.network(torch.cat([part_of(lr, tile, 1, tiling=tiling) for tile in tiles]))
 
         whole = blend_tiles(network, tiling, size=lr.shape[2:], device=lr.device, batch=settings.batch, on_tiles=on_tiles)
-        height, width = (side * self.scale for side in small.shape[2:])
+        height, width = (side * self.scale for side in colour.shape[:2])  # without the padding
         result = whole.clamp_(-1, 1)[:, :, :height, :width]
         if settings.back_project:
             make_consistent(result, small.to(lr.device), self.scale)

@@ -69,6 +69,10 @@ class StageTask:
         amp = self.config.train.amp
         return torch.autocast(self.device.type, _DTYPES[amp] if amp != "off" else torch.bfloat16, enabled=amp != "off")
 
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Scalar loss of a batch on the training device."""
+        raise NotImplementedError
+
     def e_sam(self, batch: dict[str, Tensor]) -> Tensor:
         """E_SAM of a batch, float32 [B, 1, P, P]."""
         return e_sam(batch["labels"], batch["image"], table=self.table, offset=self.offset)

@@ -149,7 +149,9 @@ def test_a_student_is_a_model_like_others(tmp_path, teacher, monkeypatch, capsys
     assert command("infer", "set/x.png", "--checkpoint", "runs/s", "--steps", "4") == 2
     assert "network of one step, without sampling; leave steps out" in capsys.readouterr().err
     assert command("evaluate", "--benchmark", "set", "--checkpoint", "runs/s", "--seeds", "3", "-o", "e2") == 2
-    assert command("train", "a.zarr", "--config", "student.toml") == 2
+    capsys.readouterr()
+    assert command("train", "a.zarr", "--preset", "student") == 2
+    assert "a student is trained by `samdiff distill`" in capsys.readouterr().err
 
 
 def test_tiles_give_the_result_of_the_whole(tmp_path, teacher):
