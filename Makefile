@@ -1,4 +1,4 @@
-# make install | test | slow | gpu-test | gpu-bench | gpu-bundle | web-test | coverage | check | types | format | docs | demo | clean.  Every target installs what it needs.
+# make install | test | slow | gpu-test | gpu-bench | gpu-bundle | web | web-test | coverage | check | types | format | docs | demo | clean.  Every target installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 # The tested versions. Another build (a CUDA or CPU index of yours): make install TORCH="torch torchvision --index-url …"
@@ -14,7 +14,7 @@ TYPES = build/types
 DOCS = build/docs
 PARTS = $(filter-out tests,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))
 
-.PHONY: install test slow gpu-test gpu-bench gpu-bundle web-test coverage check types format docs demo clean
+.PHONY: install test slow gpu-test gpu-bench gpu-bundle web web-test coverage check types format docs demo clean
 
 install: $(STAMP)
 
@@ -39,7 +39,7 @@ gpu-test: $(STAMP)
 
 # The pages of `samdiff report` in Chromium; skipped with the reason where there is none.
 web-test: $(STAMP)
-	$(BIN)/python -m pytest -m browser tests/report
+	$(BIN)/python -m pytest -m browser tests/report tests/web
 
 # Everything that is worth measuring on a GPU, into build/gpu/gpu.json; the same command resumes with the parts that are missing.
 gpu-bench: $(STAMP)
@@ -48,6 +48,10 @@ gpu-bench: $(STAMP)
 # For a GPU without a network: make gpu-bundle STORE=tiles.zarr, or PHOTOS=folder for a store made of its images.
 gpu-bundle: $(STAMP)
 	$(BIN)/python benchmarks/gpu_bundle.py $(if $(STORE),--store $(STORE)) $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LIMIT),--limit $(LIMIT))
+
+# The upscaler for browsers as static files in build/web; needs npm. Another network: make web CHECKPOINT=runs/student ONLY=student CALIBRATE=tiles.zarr
+web: $(STAMP)
+	$(BIN)/python web/build.py build/web $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(ONLY),--only $(ONLY)) $(if $(CALIBRATE),--calibrate $(CALIBRATE))
 
 check: $(STAMP) types
 	$(BIN)/ruff check .

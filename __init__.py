@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers; `_PUBLIC` is used at run tim
     from .errors import WeightsError as WeightsError
     from .model.diffusion.schedule import Schedule as Schedule
     from .model.infer_config import InferConfig as InferConfig
+    from .model.inference.resolver import OneStepResolver as OneStepResolver
     from .model.inference.upscaler import SuperResolver as SuperResolver
     from .model.inference.upscaler import load_model as load_model
     from .model.losses import load_perceptual as load_perceptual
@@ -58,6 +59,7 @@ _PUBLIC = {
     "MaskConfig": ".pipeline.masks.settings",
     "MaskGenerator": ".pipeline.masks.generator",
     "MissingPackageError": ".errors",
+    "OneStepResolver": ".model.inference.resolver",
     "PositionError": ".errors",
     "PrepareConfig": ".pipeline.prepare.settings",
     "SamdiffError": ".errors",
@@ -99,6 +101,7 @@ __all__ = [
     "MaskConfig",
     "MaskGenerator",
     "MissingPackageError",
+    "OneStepResolver",
     "PositionError",
     "PrepareConfig",
     "SamdiffError",

@@ -19,7 +19,7 @@ from .commands.common import Quiet, Verbose, print_error, print_result, set_verb
 from .commands.data import fetch, masks, prepare, report, store
 from .commands.examples import epilog_of
 from .commands.interruption import after_interrupt
-from .commands.models import checkpoints, evaluate, export, infer, study, train
+from .commands.models import checkpoints, distill, evaluate, export, infer, study, train
 from .commands.panels import PanelCommand
 from .commands.terminal import VisibleFormatter, visible_output, visible_usage_errors
 from .errors import ConfigError, SamdiffError
@@ -57,6 +57,7 @@ for command in (
     store.verify,
     store.export,
     train.train,
+    distill.distill,
     infer.infer,
     evaluate.evaluate,
     evaluate.compare,

@@ -15,6 +15,10 @@ EXAMPLES = {
         "samdiff train data/samples.zarr --preset tiny --amp bf16",
         "samdiff train data/samples.zarr --init-from shipped --steps 2000 --train.lr 1e-5",
     ),
+    "distill": (
+        "samdiff distill shipped --store data/samples.zarr -o runs/student",
+        "samdiff distill runs/df2k-paper --store data/df2k.zarr --student.samples 8 --amp bf16",
+    ),
     "infer": ("samdiff infer photo.jpg", "samdiff infer photos/ -o large/ --checkpoint runs/samples-tiny --steps 25"),
     "evaluate": (
         "samdiff evaluate --benchmark data/Set5 --checkpoint shipped",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 _RESUMES = {
     "prepare": "resumes from here: finished images are kept",
+    "distill": "resumes from the saved state",
     "train": "resumes from the saved state",
     "infer": "resumes with the remaining images: finished ones are kept",
     "evaluate": "resumes with the remaining images: the metrics of finished ones are kept",
@@ -20,6 +21,7 @@ _RESTARTS = {
     "evaluate": ("fid", "sfid", "fid_dinov2"),  # metrics of whole folders need all results
     "prepare": ("--dry-run",),
     "train": ("--print-config",),
+    "distill": ("--print-config",),
     "study": ("--list", "--report"),
 }
 """Options, or values of --metrics, with which a command starts again."""

@@ -166,15 +166,18 @@ def _options(above: Option) -> Iterator[Option]:
             yield option
 
 
-def configured(root: type[C], *, dotted: bool = False, varying: Sequence[tuple[str, ...]] = ()) -> Callable[[Command], Command]:
+def configured(
+    root: type[C], *, dotted: bool = False, varying: Sequence[tuple[str, ...]] = (), without: Sequence[str] = ()
+) -> Callable[[Command], Command]:
     """A decorator: the command's parameter `chosen` becomes the options of a dataclass of settings.
 
     Args:
         root: the dataclass; each of its fields that is a dataclass itself is a section.
         dotted: name options `--section.key`, unless they declare a name of their own.
         varying: settings whose default depends on others, and is not shown.
+        without: sections that are no options of this command.
     """
-    options = options_of(root, dotted)
+    options = [option for option in options_of(root, dotted) if option.path[0] not in without]
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)

@@ -29,13 +29,16 @@ from .names import (
     SCALE_SOURCES,
     SCALES,
 )
+from .student_config import StudentConfig as StudentConfig
 
 if TYPE_CHECKING:
     from .diffusion.modulation import Modulation
     from .diffusion.process import Process
 
 PRESETS = ("tiny", "small", "paper")
-BESIDE = ("stores", "rrdb_from", "start_from", "versions", "threads")
+STUDENT = "student"
+"""Preset of `samdiff distill`."""
+BESIDE = ("stores", "rrdb_from", "start_from", "teacher", "versions", "threads")
 """Keys that are saved with the settings but are not settings."""
 
 TAKEN = ("model", "diffusion", "loss")
@@ -235,9 +238,15 @@ class RunConfig:
     loss: LossConfig = section(LossConfig, panel="Losses beside the main one [loss]")
     train: TrainConfig = section(TrainConfig, panel="Training [train]")
     validate: ValidateConfig = section(ValidateConfig, panel="Validation [validate]")
+    student: StudentConfig = section(StudentConfig)
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def is_student(self) -> bool:
+        """Whether the run trains a student, see `student_config.py`."""
+        return self.student.layers > 0
 
     def as_dict(self) -> dict[str, object]:
         """All settings as JSON-serialisable values."""
@@ -246,7 +255,7 @@ class RunConfig:
 
 def preset_layer(preset: str) -> dict[str, Any]:
     """Settings of a preset, by section. ConfigError for an unknown preset."""
-    if preset not in PRESETS:
+    if preset not in (*PRESETS, STUDENT):
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {brief(preset)}{nearest(str(preset), PRESETS)}")
     return read_toml((Path(__file__).parent / "presets" / f"{preset}.toml").read_text(), preset)
 

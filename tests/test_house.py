@@ -78,9 +78,11 @@ ROOMS = {
     ],
     "model": [
         "study",
+        "distillation",
         "training",
         "objectives",
         "sheets",
+        "export",
         "evaluation",
         "inference",
         "losses",
@@ -90,7 +92,7 @@ ROOMS = {
     ],
 }
 """The rooms of each half from the top: a room imports only itself and rooms below it."""
-BESIDE = {"pipeline": set(), "model": {"config", "evaluate_config", "infer_config", "loss_config", "names"}}
+BESIDE = {"pipeline": set(), "model": {"config", "evaluate_config", "infer_config", "loss_config", "names", "student_config"}}
 """Files of each half that stand in no room."""
 ABOVE = ("report",)
 """Rooms above both halves: they may import from both, and neither half imports from them."""

@@ -63,6 +63,7 @@ def evaluate(
     from ...model.evaluation.unfinished import FILE, Unfinished
     from ...model.inference.batch import provenance
     from ...model.inference.image_io import save_image
+    from ...model.inference.resolver import OneStepResolver
     from ...model.inference.upscaler import load_model
     from ...pipeline.download.benchmarks import find_benchmark
     from ...pipeline.storage.outputs import claim_outputs, write_output
@@ -78,6 +79,9 @@ def evaluate(
     setup_process(threads)
     model = load_model(path, pick_device(device))
     model.sampling_plan(settings)  # an error before the images are read
+    one_step = isinstance(model, OneStepResolver)
+    if one_step and seeds > 1:
+        raise ConfigError(f"--seeds {seeds}: {printable(path)} is a network of one step, without noise; leave it out")
     extras = load_measures([name for name in chosen_metrics.split(",") if name], model.device) if chosen_metrics else None
     skipped, models = (extras.skipped, extras.models) if extras else ({}, {})
     names = [folder.resolve().name for folder in benchmark]
@@ -107,7 +111,7 @@ def evaluate(
             out / "pictures" / name / f"{pair.name}_{method}.png"
             for name, pairs in sets.items()
             for pair in pairs
-            for method in (*methods(range(seeds)), HR)
+            for method in (*methods(range(seeds), has_rrdb=not one_step), HR)
         ]
         claim_outputs([("--out", file) for file in made if not unfinished.is_ours(file)], inputs, overwrite)
     if unfinished.replaced:
@@ -123,7 +127,7 @@ def evaluate(
                 if not unfinished.is_ours(file):
                     save_image(pair.hr, file, overwrite=overwrite)
                     unfinished.saved(file)
-        each = seeds + 2
+        each = seeds + 2 - one_step
         bar = progress(desc=name, total=len(pairs) * each, initial=before * each, unit="image")
 
         def done(picture: str, method: str, found: object, name: str = name, bar: object = bar) -> None:
@@ -133,13 +137,13 @@ def evaluate(
                 unfinished.saved(file)
             bar.update()  # type: ignore[attr-defined]
 
-        regress = partial(model.upscale, settings=settings, rrdb_only=True)
+        regress = None if one_step else partial(model.upscale, settings=settings, rrdb_only=True)
         rows += run(
             pairs,
             name,
             model.scale,
             regress=regress,
-            upscale=lambda lr, seed: model.upscale(lr, settings, seed=seed),
+            upscale=lambda lr, seed: model.upscale(lr, settings) if one_step else model.upscale(lr, settings, seed=seed),
             seeds=range(seeds),
             extras=extras,
             on_image=done,

@@ -17,7 +17,8 @@ from ..options import Chosen, configured
 
 if TYPE_CHECKING:
     from ...model.inference.batch import FileResult
-    from ...model.inference.upscaler import SuperResolver
+    from ...model.inference.resolver import OneStepResolver
+    from ...model.inference.upscaler import Upscaler
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ def infer(
         bool, typer.Option("-r", "--recursive", rich_help_panel=COMMON, help="Also search subfolders.")
     ] = False,
     checkpoint: Checkpoint = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=COMMON, help="A file of `samdiff export-model --only`, run by onnxruntime instead of a checkpoint."
+        ),
+    ] = None,
     scale: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fail if the checkpoint has another scale.")
     ] = None,
@@ -75,8 +82,14 @@ def infer(
 
     setup_process(threads)
     settings, output = chosen_settings.infer, chosen_settings.output
-    path = choose_checkpoint(_named(chosen_settings.shipped.model, checkpoint))
-    upscaler = load_model(path, pick_device(device))
+    named = _named(chosen_settings.shipped.model, checkpoint)
+    upscaler: Upscaler
+    if onnx is None:
+        path = choose_checkpoint(named)
+        upscaler = load_model(path, pick_device(device))
+    else:
+        path = onnx
+        upscaler = _exported(onnx, named, device)
     upscaler.expect_scale(scale)
     suffix = f"_x{upscaler.scale}" if output.suffix is None else output.suffix
     output = replace(output, suffix=suffix)
@@ -94,7 +107,7 @@ def infer(
     finish(failed)
 
 
-def _print_plan(results: list[FileResult], upscaler: SuperResolver, settings: InferConfig, *, document: Document) -> None:
+def _print_plan(results: list[FileResult], upscaler: Upscaler, settings: InferConfig, *, document: Document) -> None:
     """What a run would do, file by file, and the time that it would take."""
     from ...model.inference.memory import seconds_per_pixel
     from ...progress import duration
@@ -111,6 +124,19 @@ def _print_plan(results: list[FileResult], upscaler: SuperResolver, settings: In
     images = f"{count} image{'' if count == 1 else 's'}"
     print_result(f"dry run, nothing was written: {images} to upscale{f', {size}' if pixels else ''}")
     finish({str(result.source): result.reason for result in results if result.status == "skipped"})
+
+
+def _exported(onnx: Path, checkpoint: Path | None, device: str) -> OneStepResolver:
+    """The model of `--onnx`. ConfigError if a checkpoint or another device is given too."""
+    from ...model.export.onnx_model import load_onnx
+
+    if checkpoint is not None:
+        raise ConfigError(
+            "--onnx: replaces the checkpoint, so it cannot be combined with --checkpoint or --model; leave one out"
+        )
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"--onnx: runs on the CPU, --device {device} was requested; leave --device out")
+    return load_onnx(onnx)
 
 
 def _named(model: str | None, checkpoint: Path | None) -> Path | None:

@@ -15,7 +15,7 @@ _OF_PRESETS = tuple((section, key) for name in PRESETS for section, keys in pres
 
 
 @renamed("--start")
-@configured(RunConfig, dotted=True, varying=_OF_PRESETS)
+@configured(RunConfig, dotted=True, varying=_OF_PRESETS, without=("student",))
 def train(
     chosen: Chosen[RunConfig],
     stores: Stores = None,
@@ -97,6 +97,8 @@ def train(
     opened = [open_to_stream(path, check_shards=check_shards) for path in shards]
     tuned = _model(chosen, preset, init_from)
     settings = _settings(chosen, preset, tuned, scale=opened[0].scale)
+    if settings.is_student:
+        raise ConfigError("student.layers: a student is trained by `samdiff distill`; leave the section [student] out")
     chosen.show(settings)
     name = shards[0].rstrip("/").split("/")[-1].removesuffix(".zarr")
     target = Path("runs") / f"{name}-{settings.preset}" if out is None else user_path(out, "--out")

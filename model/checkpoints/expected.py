@@ -11,10 +11,11 @@ from functools import lru_cache
 
 import torch
 
-from ...errors import CheckpointError, printable
-from ..config import ModelConfig, RunConfig
+from ...errors import CheckpointError, ConfigError, printable
+from ..config import ModelConfig, RunConfig, StudentConfig
 from ..networks.heads import auxiliary_shapes
 from ..networks.rrdb import RRDB, condition_channels
+from ..networks.student import Student
 from ..networks.unet import UNet
 
 Shapes = dict[str, tuple[int, ...]]
@@ -35,16 +36,26 @@ def unet_shapes(config: RunConfig) -> Shapes:
     return dict(_unet(config.model, config.scale, outputs=d.build().outputs, scale_head=d.estimates_scale))
 
 
+def student_shapes(config: RunConfig) -> Shapes:
+    """Shapes of the student, without a prefix. ConfigError for settings without one, or an unsupported scale."""
+    if not config.is_student:
+        raise ConfigError("student.layers: expected at least 1, got 0")
+    return dict(_student(config.student, config.scale))
+
+
 def model_shapes(config: RunConfig, kind: str) -> Shapes:
-    """Shapes of a checkpoint of kind `rrdb` or `diffusion`, with prefixes."""
+    """Shapes of a checkpoint of kind `rrdb`, `diffusion` or `student`, with prefixes."""
+    if kind == "student":
+        return _under("student", student_shapes(config))
     shapes = _under("rrdb", rrdb_shapes(config))
     return shapes | _under("unet", unet_shapes(config)) if kind == "diffusion" else shapes
 
 
 def state_shapes(config: RunConfig, stage: str) -> Shapes:
-    """Shapes of the state of stage `rrdb` or `diffusion`: network, EMA, Adam's moments of every parameter, counters."""
-    network = rrdb_shapes(config) if stage == "rrdb" else unet_shapes(config)  # all their tensors are parameters
-    if config.loss.auxiliary != "none":
+    """Shapes of the state of stage `rrdb`, `diffusion` or `student`: network, EMA, Adam's moments of every parameter, counters."""
+    of_stage = {"rrdb": rrdb_shapes, "diffusion": unet_shapes, "student": student_shapes}
+    network = of_stage[stage](config)  # all their tensors are parameters
+    if config.loss.auxiliary != "none" and stage != "student":
         network |= auxiliary_shapes(config.model.rrdb_features if stage == "rrdb" else config.model.width)
     shapes = _under("network", network) | _under("ema", network)
     for moment in MOMENTS:
@@ -95,6 +106,12 @@ def _unet(m: ModelConfig, scale: int, outputs: int, scale_head: bool) -> Iterabl
                 first_scale=1.0 if scale_head else None,
             )
         )
+
+
+@lru_cache(maxsize=8)
+def _student(s: StudentConfig, scale: int) -> Iterable[tuple[str, tuple[int, ...]]]:
+    with torch.device("meta"):
+        return _of(Student(s.width, s.layers, scale))
 
 
 def _of(network: torch.nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:

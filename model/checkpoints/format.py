@@ -1,7 +1,7 @@
 """Weights with everything needed to use them: one safetensors file, the configuration as JSON in its header. No pickles.
 
-A checkpoint of stage `diffusion` holds the U-Net (`unet.…`) and the frozen RRDB (`rrdb.…`), so inference needs one file. A state to
-resume from is the same kind of file, with the tensors of the optimiser. Each has a digest of its content (`tensorfile.py`).
+A checkpoint of stage `diffusion` holds the U-Net (`unet.…`) and the frozen RRDB (`rrdb.…`), so inference needs one file; a student's holds
+`student.…`. A state to resume from is the same kind of file, with the tensors of the optimiser. Each has a digest of its content (`tensorfile.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
@@ -40,10 +40,12 @@ SHIPPED_MODELS = {SHIPPED_NAME: SHIPPED, "shipped-real": SHIPPED.with_name("tiny
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 RRDB_FILE = "rrdb.safetensors"
-STAGES = ("rrdb", "diffusion")
+STAGES = ("rrdb", "diffusion", "student")
 
 _MOST_BESIDE = 1000  # files to search for a similar name
-_KINDS = ("rrdb", "diffusion", "state")
+UPSCALERS = ("diffusion", "student")
+"""Kinds that can upscale an image."""
+_KINDS = (*STAGES, "state")
 _TEXTS = {"format", "format_version", "kind", "config", "facts"}
 
 
@@ -52,9 +54,9 @@ class Checkpoint:
     """Tensors by name, with their configuration and origin."""
 
     kind: str
-    """`rrdb`, `diffusion` or `state` (to resume from)."""
+    """`rrdb`, `diffusion`, `student` or `state` (to resume from)."""
     tensors: dict[str, torch.Tensor]
-    """On the CPU; prefixes `unet.`, `rrdb.`, and in a state `network.`, `ema.`, `adam.…`, `guard.`."""
+    """On the CPU; prefixes `unet.`, `rrdb.`, `student.`, and in a state `network.`, `ema.`, `adam.…`, `guard.`."""
     config: dict[str, object]
     """The resolved configuration of the run, see `config.py`."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -95,27 +97,29 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, overwrite: bool = True) 
         ) from error
 
 
-def load_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
+def load_checkpoint(path: Path, kind: str | Sequence[str] | None = None) -> Checkpoint:
     """Read a checkpoint onto the CPU, as float32. Its declared sizes are compared with its configuration before memory is allocated.
 
     A file without a digest (samdiff 0.1 wrote none) is read with a warning.
 
     Args:
         path: the file, a run's folder (its `model.safetensors`), or `shipped` or `shipped-real`: the models that come with samdiff.
-        kind: the expected kind; None: any.
+        kind: the expected kind, or several; None: any.
 
     Raises:
         CheckpointError: the file is missing, is not a samdiff checkpoint, is damaged, or has another format version or kind. The
             message says what to do.
     """
     file = _file_of(path)
+    kinds = (kind,) if isinstance(kind, str) else kind
 
     def accept(texts: dict[str, str], shapes: Shapes) -> None:
         _check_format(texts, file)
         declared = _declared(texts, file)
-        if kind is not None and declared.kind != kind:
+        if kinds is not None and declared.kind not in kinds:
             way = f"; {remedy(file)}" if kind == "state" else ""
-            raise CheckpointError(f"{file}: expected a checkpoint of kind {kind!r}, got {declared.kind!r}{way}")
+            expected = " or ".join(map(repr, kinds))
+            raise CheckpointError(f"{file}: expected a checkpoint of kind {expected}, got {declared.kind!r}{way}")
         check_shapes(_implied(declared, file), shapes, str(file), hint=remedy(file))
 
     try:
@@ -257,7 +261,7 @@ def _implied(declared: Checkpoint, file: Path) -> Shapes:
             f"or if it is damaged: {remedy(file)}"
         ) from error
     if facts.get("stage") not in STAGES:
-        raise _refused(file, f"the header is damaged: expected stage {' or '.join(STAGES)}, got {brief(facts.get('stage'))}")
+        raise _refused(file, f"the header is damaged: expected stage {', '.join(STAGES)}, got {brief(facts.get('stage'))}")
     return state_shapes(config, facts["stage"])
 
 

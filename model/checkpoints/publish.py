@@ -11,7 +11,7 @@ from ...errors import CheckpointError, ConfigError, printable
 from ...pipeline.storage.outputs import files_of
 from ..config import config_of
 from ..diffusion.recommended import FACT, Recommended, as_facts, read_recommended, recommended_for
-from .format import BEST_FILE, MODEL_FILE, SHIPPED, Checkpoint, load_checkpoint, save_checkpoint, shipped_file
+from .format import BEST_FILE, MODEL_FILE, SHIPPED, UPSCALERS, Checkpoint, load_checkpoint, save_checkpoint, shipped_file
 from .plain import brief, whole_number
 
 
@@ -37,18 +37,25 @@ def publish(
 
     Raises:
         CheckpointError: the source cannot be read, or the target cannot be written.
+        ConfigError: `recommended` for a network of one step.
     """
     best = source / BEST_FILE
-    checkpoint = load_checkpoint(best if source.is_dir() and best.exists() else source, kind="diffusion")
+    checkpoint = load_checkpoint(best if source.is_dir() and best.exists() else source, kind=UPSCALERS)
     dtype = torch.float16 if half else torch.float32
-    config = {key: value for key, value in checkpoint.config.items() if key not in ("rrdb_from", "start_from")}  # paths
+    config = {
+        key: value for key, value in checkpoint.config.items() if key not in ("rrdb_from", "start_from", "teacher")
+    }  # paths
     facts: dict[str, object] = {
         key: checkpoint.facts[key] for key in ("step", "version", "stores", "validation") if key in checkpoint.facts
     }
-    own = read_recommended(checkpoint.facts, str(source)) or recommended_for(config_of(checkpoint.config))
-    facts |= {"licence": licence, "attribution": attribution, FACT: as_facts({**own, **(recommended or {})})}
+    facts |= {"licence": licence, "attribution": attribution}
+    if checkpoint.kind == "diffusion":
+        own = read_recommended(checkpoint.facts, str(source)) or recommended_for(config_of(checkpoint.config))
+        facts |= {FACT: as_facts({**own, **(recommended or {})})}
+    elif recommended:
+        raise ConfigError(f"--recommend: {source} is a network of one step, without sampling; leave it out")
     made = Checkpoint(
-        "diffusion", {name: value.to(dtype) for name, value in checkpoint.tensors.items()}, config=config, facts=facts
+        checkpoint.kind, {name: value.to(dtype) for name, value in checkpoint.tensors.items()}, config=config, facts=facts
     )
     save_checkpoint(target, made, overwrite)
     return made
@@ -79,7 +86,9 @@ def default_checkpoint(runs: Path = Path("runs"), shipped: Path = SHIPPED) -> tu
 def _worth(model: Path) -> tuple[str, str]:
     """(why the model of a run is not a default, "") or ("", its step and PSNR)."""
     try:
-        checkpoint = load_checkpoint(model, "diffusion")
+        checkpoint = load_checkpoint(model, UPSCALERS)
+        if checkpoint.kind == "student":
+            return "is a student of another model", ""
         best = model.parent / BEST_FILE
         validation = (load_checkpoint(best, "diffusion") if best.exists() else checkpoint).facts.get("validation")
         steps = config_of(checkpoint.config).train.steps

@@ -55,16 +55,16 @@ class Row:
     image: str
     """Name of the image; empty for the whole benchmark."""
     method: str
-    """bicubic, rrdb or samdiff."""
+    """bicubic, rrdb or samdiff; a network of one step has no rrdb."""
     seed: int
     """Of the sample; 0 for the deterministic methods."""
     metrics: Mapping[str, float]
     """Metric -> value."""
 
 
-def methods(seeds: Sequence[int]) -> list[str]:
+def methods(seeds: Sequence[int], *, has_rrdb: bool = True) -> list[str]:
     """The method names that `evaluate` passes to `on_image`."""
-    return ["bicubic", "rrdb", *(f"samdiff-seed{seed}" for seed in seeds)]
+    return ["bicubic", *(["rrdb"] if has_rrdb else []), *(f"samdiff-seed{seed}" for seed in seeds)]
 
 
 def undefined_metrics(pair: Pair, scale: int) -> list[tuple[str, str]]:
@@ -89,7 +89,7 @@ def undefined_metrics(pair: Pair, scale: int) -> list[tuple[str, str]]:
 
 
 def metrics_of(
-    sr: np.ndarray, pair: Pair, scale: int, reference: np.ndarray, extras: Mapping[str, ImageMetric]
+    sr: np.ndarray, pair: Pair, scale: int, reference: np.ndarray | None, extras: Mapping[str, ImageMetric]
 ) -> dict[str, float]:
     """All metrics of one result.
 
@@ -97,7 +97,7 @@ def metrics_of(
         sr: the result, uint8, like `pair.hr`.
         pair: LR and HR.
         scale: s.
-        reference: the stable result for LDL's map (the RRDB's image).
+        reference: the stable result for LDL's map (the RRDB's image); None: without this metric.
         extras: more metrics by name, of (result, HR), such as LPIPS.
     """
     hr, back = pair.hr, imresize(np.ascontiguousarray(sr), 1 / scale)
@@ -109,8 +109,9 @@ def metrics_of(
         "ssim_y_full": ssim_y(sr, hr, 0),
         "psnr_rgb": psnr(sr, hr, scale),
         "psnr_lr": psnr(back, pair.lr),
-        "ldl": math.nan if "ldl" in tiny else float(artifact_map(sr, hr, reference).mean()),
     }
+    if reference is not None:
+        ours["ldl"] = math.nan if "ldl" in tiny else float(artifact_map(sr, hr, reference).mean())
     return ours | {name: measure(sr, hr) for name, measure in extras.items()}
 
 
@@ -118,7 +119,7 @@ def evaluate(
     pairs: Sequence[Pair],
     benchmark: str,
     scale: int,
-    regress: Callable[[np.ndarray], np.ndarray],
+    regress: Callable[[np.ndarray], np.ndarray] | None,
     upscale: Upscale,
     seeds: Sequence[int],
     extras: Measures | None = None,
@@ -131,7 +132,7 @@ def evaluate(
         pairs: see `read_pairs`.
         benchmark: its name.
         scale: s.
-        regress: LR -> the RRDB's image.
+        regress: LR -> the RRDB's image; None: the model has no RRDB.
         upscale: (LR, seed) -> sample.
         seeds: of the samples.
         extras: more metrics, see `load_measures`.
@@ -148,8 +149,8 @@ def evaluate(
             if before is not None:
                 rows += before
                 continue
-            first, rrdb = len(rows), regress(pair.lr)
-            made = [("bicubic", 0, imresize(pair.lr, scale)), ("rrdb", 0, rrdb)]
+            first, rrdb = len(rows), None if regress is None else regress(pair.lr)
+            made = [("bicubic", 0, imresize(pair.lr, scale)), *([] if rrdb is None else [("rrdb", 0, rrdb)])]
             made += [("samdiff", seed, upscale(pair.lr, seed)) for seed in seeds]
             for method, seed, sr in made:
                 rows.append(

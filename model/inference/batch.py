@@ -25,7 +25,8 @@ from ..checkpoints.publish import checkpoint_files
 from ..infer_config import FORMATS, InferConfig
 from ..infer_config import OutputConfig as OutputConfig
 from .image_io import MAX_BYTES, has_provenance, is_result, plan_write, read_image_file, write_planned
-from .upscaler import SuperResolver
+from .resolver import OneStepResolver
+from .upscaler import Upscaler
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def _check_folders(jobs: Sequence[Job]) -> None:
 
 
 def upscale_files(
-    model: SuperResolver,
+    model: Upscaler,
     jobs: Sequence[Job],
     settings: InferConfig,
     output: OutputConfig,
@@ -187,7 +188,7 @@ def upscale_files(
     return failed
 
 
-def planned_results(model: SuperResolver, jobs: Sequence[Job], settings: InferConfig, output: OutputConfig) -> list[FileResult]:
+def planned_results(model: Upscaler, jobs: Sequence[Job], settings: InferConfig, output: OutputConfig) -> list[FileResult]:
     """What `upscale_files` would do with the files, without doing it: the status of those that it would write is `planned`.
 
     Only the headers of images are read, so that a damaged image may be among them; an output that exists is compared with its input's hash.
@@ -200,7 +201,7 @@ def planned_results(model: SuperResolver, jobs: Sequence[Job], settings: InferCo
     return [_planned(model, job, settings, output=output) for job in jobs]
 
 
-def _planned(model: SuperResolver, job: Job, settings: InferConfig, output: OutputConfig) -> FileResult:
+def _planned(model: Upscaler, job: Job, settings: InferConfig, output: OutputConfig) -> FileResult:
     try:
         unchanged = _unchanged(model, job, settings, output=output)
     except ImageError as error:
@@ -210,7 +211,7 @@ def _planned(model: SuperResolver, job: Job, settings: InferConfig, output: Outp
     return unchanged or FileResult(job.source, job.target, "planned", size=size, output_size=large)
 
 
-def _unchanged(model: SuperResolver, job: Job, settings: InferConfig, output: OutputConfig) -> FileResult | None:
+def _unchanged(model: Upscaler, job: Job, settings: InferConfig, output: OutputConfig) -> FileResult | None:
     """The result of a job for which nothing is written, as its output exists; None if it is to be done. ImageError if it cannot be."""
     if job.unreadable:
         raise ImageError(job.unreadable)
@@ -229,7 +230,7 @@ def _unexpected(source: Path, error: Exception) -> ImageError:
 
 
 def _upscale_file(
-    model: SuperResolver,
+    model: Upscaler,
     job: Job,
     settings: InferConfig,
     output: OutputConfig,
@@ -258,7 +259,7 @@ def _upscale_file(
     )
 
 
-def _kept(model: SuperResolver, job: Job, settings: InferConfig, output: OutputConfig) -> FileResult:
+def _kept(model: Upscaler, job: Job, settings: InferConfig, output: OutputConfig) -> FileResult:
     """Keep an output that exists already. ImageError if it may differ from what would be written."""
     if not output.provenance:
         raise ImageError(f"{job.target} {EXISTS} (with --no-provenance samdiff cannot check whether this command wrote it)")
@@ -273,7 +274,7 @@ def _kept(model: SuperResolver, job: Job, settings: InferConfig, output: OutputC
     return FileResult(job.source, job.target, "kept")
 
 
-def _origin(model: SuperResolver, source: Path, settings: InferConfig, output: OutputConfig) -> dict[str, str]:
+def _origin(model: Upscaler, source: Path, settings: InferConfig, output: OutputConfig) -> dict[str, str]:
     """`provenance` with the hash of the input: everything that determines the pixels of the file."""
     origin = provenance(model, settings)
     origin["samdiff-settings"] += ", 16 bits" if output.bits == 16 else ""
@@ -281,10 +282,12 @@ def _origin(model: SuperResolver, source: Path, settings: InferConfig, output: O
     return {**origin, "samdiff-input": f"sha256 {hashlib.sha256(read_regular(source, MAX_BYTES)).hexdigest()[:16]}"}
 
 
-def provenance(model: SuperResolver, settings: InferConfig) -> dict[str, str]:
+def provenance(model: Upscaler, settings: InferConfig) -> dict[str, str]:
     """How a result was made: PNG keywords and their text."""
     settings = model.resolve(settings)
-    if settings.rrdb_only:
+    if isinstance(model, OneStepResolver):
+        how = "one step"
+    elif settings.rrdb_only:
         how = "regression (RRDB)"
     else:
         plan = model.sampling_plan(settings)

@@ -21,7 +21,7 @@ from ..config import RunConfig
 from ..infer_config import InferConfig
 
 if TYPE_CHECKING:
-    from .upscaler import SuperResolver
+    from .upscaler import Upscaler
 
 _TRIAL = 48  # pixels per side of the image whose time is measured
 _PLANE = 12  # bytes of a pixel of float32 RGB
@@ -162,7 +162,7 @@ def _numbers(path: Path) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"^(\w+):?\s+(\d+)", text, re.MULTILINE)}
 
 
-def seconds_per_pixel(model: SuperResolver, settings: InferConfig) -> float:
+def seconds_per_pixel(model: Upscaler, settings: InferConfig) -> float:
     """Seconds per input pixel, measured on an image of 48 x 48 pixels."""
     image = np.random.default_rng(0).integers(0, 256, (_TRIAL, _TRIAL, 3), dtype=np.uint8)
     started = time.perf_counter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,24 +67,9 @@ class TiledPredictor:
         )
 
     def _blend(self, network: Callable[[list[Tile]], Tensor], out: Tensor | None, device: torch.device) -> Tensor:
-        """Weighted sum of a network's tiles, always in reading order, so that it does not depend on the batch size."""
-        tiles, scale = self.tiling.tiles, self.tiling.scale
-        if len(tiles) == 1:
-            result = network(tiles).float().to(device)
-            self.on_tiles(1)
-            return result
-        height, width = (side * scale for side in self.lr.shape[2:])
-        for number, group in enumerate(_groups(tiles, self.batch)):
-            for tile, result in zip(group, network(group).float().to(device), strict=True):
-                if out is None:
-                    out = result.new_empty((1, len(result), height, width))
-                if number == 0 and tile is group[0]:
-                    out.zero_()
-                weight = torch.from_numpy(tile.weight_y)[:, None] * torch.from_numpy(tile.weight_x)
-                self._part(out, tile, scale)[0].addcmul_(result, weight.to(device))
-            self.on_tiles(len(group))
-        assert out is not None
-        return out
+        return blend_tiles(
+            network, self.tiling, size=self.lr.shape[2:], device=device, batch=self.batch, on_tiles=self.on_tiles, out=out
+        )
 
     def _condition(self, tile: Tile) -> Tensor:
         """The U-Net's condition [1, K, h, w] of a tile; the first tiles that fit are cached, none is evicted."""
@@ -101,10 +86,54 @@ class TiledPredictor:
         return features
 
     def _part(self, x: Tensor, tile: Tile, scale: int) -> Tensor:
-        """The tile's view of an image [1, C, H, W] that has `scale` pixels per LR pixel."""
-        top, left = tile.y_lr * scale, tile.x_lr * scale
-        height, width = self.tiling.rows.size_lr * scale, self.tiling.columns.size_lr * scale
-        return x[:, :, top : top + height, left : left + width]
+        return part_of(x, tile, scale, tiling=self.tiling)
+
+
+def part_of(x: Tensor, tile: Tile, scale: int, *, tiling: Tiling) -> Tensor:
+    """The tile's view of an image [1, C, H, W] that has `scale` pixels per LR pixel."""
+    top, left = tile.y_lr * scale, tile.x_lr * scale
+    height, width = tiling.rows.size_lr * scale, tiling.columns.size_lr * scale
+    return x[:, :, top : top + height, left : left + width]
+
+
+def blend_tiles(
+    network: Callable[[list[Tile]], Tensor],
+    tiling: Tiling,
+    *,
+    size: Sequence[int],
+    device: torch.device,
+    batch: int,
+    on_tiles: Callable[[int], object],
+    out: Tensor | None = None,
+) -> Tensor:
+    """Weighted sum of a network's tiles, always in reading order, so that it does not depend on the batch size.
+
+    Args:
+        network: tiles -> their results [B, C, s h, s w].
+        tiling: the tiles, which cover the image.
+        size: height and width of LR.
+        device: of the result.
+        batch: tiles per call of the network.
+        on_tiles: called with the number of tiles after each call.
+        out: [1, C, H, W] that is overwritten; None: a new tensor.
+    """
+    tiles, scale = tiling.tiles, tiling.scale
+    if len(tiles) == 1:
+        result = network(tiles).float().to(device)
+        on_tiles(1)
+        return result
+    height, width = (side * scale for side in size)
+    for number, group in enumerate(_groups(tiles, batch)):
+        for tile, result in zip(group, network(group).float().to(device), strict=True):
+            if out is None:
+                out = result.new_empty((1, len(result), height, width))
+            if number == 0 and tile is group[0]:
+                out.zero_()
+            weight = torch.from_numpy(tile.weight_y)[:, None] * torch.from_numpy(tile.weight_x)
+            part_of(out, tile, scale, tiling=tiling)[0].addcmul_(result, weight.to(device))
+        on_tiles(len(group))
+    assert out is not None
+    return out
 
 
 def rows_with_base(

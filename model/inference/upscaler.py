@@ -6,7 +6,6 @@ import copy
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -16,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...errors import CheckpointError, ImageError, printable
-from ...pipeline.images.given import ImageKind, is_tensor, split_tensor
+from ...errors import CheckpointError, printable
+from ...pipeline.images.given import ImageKind
 from ...runtime import pick_device
 from ...settings import changed
-from ..checkpoints.format import Checkpoint, config_in, load_checkpoint, load_into, weights_digest
+from ..checkpoints.format import UPSCALERS, Checkpoint, config_in, load_checkpoint, load_into, weights_digest
 from ..config import RunConfig
 from ..diffusion.modulation import Modulation
 from ..diffusion.noise import BLOCK, NoiseField
@@ -29,35 +28,53 @@ from ..diffusion.process import Process
 from ..diffusion.recommended import recommended_in, resolve, too_many_steps
 from ..diffusion.sampler import SamplingPlan
 from ..infer_config import InferConfig as InferConfig
-from ..networks.build import build_rrdb, build_unet
+from ..networks.build import build_rrdb, build_student, build_unet
 from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
 from .back_projection import make_consistent
-from .image_io import read_image_file, to_pil
 from .memory import check_memory, free_bytes, memory_errors, needed_for
-from .pixel_format import array_of, pad_lr, split_pixel_format
+from .pixel_format import pad_lr, split_pixel_format
+from .resolver import OneStepResolver, OnProgress, by_kind
 from .tile_weights import plan_tiles
 from .tiled import TiledPredictor, count_tiles, rows_with_base
 
 log = logging.getLogger(__name__)
 
-OnProgress = Callable[[float], object] | None
 N = TypeVar("N", bound=torch.nn.Module)
 
 
-def load_model(path: Path | str, device: str | torch.device = "auto") -> SuperResolver:
+def load_model(path: Path | str, device: str | torch.device = "auto") -> Upscaler:
     """Load a trained model for inference.
 
     Args:
         path: `model.safetensors`, a run's folder, or `shipped`: the small model that comes with samdiff.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps` or a torch device.
 
+    Returns:
+        A `SuperResolver`; for a student (`samdiff distill`) a `OneStepResolver`, which upscales in the same way.
+
     Raises:
         CheckpointError: the file is missing, is not a samdiff checkpoint, or its weights do not fit its configuration.
         ConfigError: the device is not available.
     """
-    checkpoint = load_checkpoint(Path(path), kind="diffusion")
+    checkpoint = load_checkpoint(Path(path), kind=UPSCALERS)
+    if checkpoint.kind == "student":
+        return _student(checkpoint, str(path), pick_device(device))
     return SuperResolver(checkpoint, str(path), pick_device(device))
+
+
+def load_diffusion(path: Path | str, device: str | torch.device = "auto") -> SuperResolver:
+    """As `load_model`, for a diffusion model only."""
+    return SuperResolver(load_checkpoint(Path(path), kind="diffusion"), str(path), pick_device(device))
+
+
+def _student(checkpoint: Checkpoint, name: str, device: torch.device) -> OneStepResolver:
+    config = config_in(checkpoint, name)
+    network = build_student(config)
+    load_into(network, checkpoint.part("student"), name)
+    network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    sha256 = weights_digest(checkpoint.tensors)
+    return OneStepResolver(network, name=name, scale=config.scale, sha256=sha256, device=device, channels=config.student.width)
 
 
 class SuperResolver:
@@ -132,19 +149,7 @@ class SuperResolver:
         settings = self.resolve(changed(settings or InferConfig(), changes, "upscale"))
         plan = self.sampling_plan(settings, has_scale=noise_scale is not None)
         work = partial(self._in_memory, settings=settings, plan=plan, on_progress=on_progress, noise_scale=noise_scale)
-        if isinstance(image, str | Path):
-            file = read_image_file(Path(image))
-            return to_pil(work(file.pixels), file)
-        if isinstance(image, Image.Image):
-            large = Image.fromarray(work(array_of(image)))
-            large.info.update({key: value for key, value in image.info.items() if key in ("icc_profile", "exif", "dpi")})
-            return large
-        if is_tensor(image):
-            arrays, layout = split_tensor(image)
-            return layout.restore([work(array) for array in arrays])
-        if not isinstance(image, np.ndarray):
-            raise ImageError(f"expected an image: an array, a PIL image, a tensor or a path, got {type(image).__name__}")
-        return work(image)
+        return by_kind(image, work)
 
     __call__ = upscale
 
@@ -306,3 +311,7 @@ class SuperResolver:
         for rows, lr_up, local in bands(mean.div_(count), lr, base, scale=scale):
             rows.copy_(self.process.image(rows, lr_up, local))
         return mean
+
+
+Upscaler = SuperResolver | OneStepResolver
+"""What `load_model` gives."""

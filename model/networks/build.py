@@ -1,4 +1,4 @@
-"""The two networks of a configuration, with random weights."""
+"""The networks of a configuration, with random weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from ..config import RunConfig
 from ..diffusion.noise_scale import SIGNAL
 from .rrdb import RRDB, condition_channels
+from .student import Student
 from .unet import UNet
 
 
@@ -14,6 +15,11 @@ def build_rrdb(config: RunConfig) -> RRDB:
     """The RRDB of a configuration."""
     m = config.model
     return RRDB(blocks=m.rrdb_blocks, features=m.rrdb_features, growth=m.rrdb_growth, scale=config.scale)
+
+
+def build_student(config: RunConfig) -> Student:
+    """The student of a configuration; its output is the bicubic upsampling."""
+    return Student(config.student.width, config.student.layers, config.scale)
 
 
 def build_unet(config: RunConfig) -> UNet:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil, prod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,6 +58,7 @@ class RRDB(nn.Module):
         super().__init__()
         if scale not in SCALES:
             raise ConfigError(f"scale: expected one of {SCALES}, got {scale}")
+        self.growth = growth
         self.recompute = False  # gradient checkpointing: activations of each block are recomputed in the backward pass
         self.factors = (3,) if scale == 3 else (2,) * (scale.bit_length() - 1)
         self.first = nn.Conv2d(3, features, 3, padding=1)
@@ -78,6 +81,19 @@ class RRDB(nn.Module):
     def image(self, last: Tensor) -> Tensor:
         """The HR image from the last feature map, not clipped."""
         return self.last(self._hr_features(last)) * 2 - 1
+
+    def unit(self, lr: Tensor) -> Tensor:
+        """`forward` for images in [0, 1], without the conversions of range: what an exported network computes."""
+        first = x = self.first(lr)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(self._hr_features(first + self.trunk(x)))
+
+    @property
+    def radius(self) -> int:
+        """LR pixels on each side that an output pixel depends on."""
+        after = sum(1 / prod(self.factors[: count + 1]) for count in range(len(self.factors)))  # upsampling convolutions
+        return 2 + 15 * len(self.blocks) + ceil(after + 2 / prod(self.factors))
 
     def _hr_features(self, last: Tensor) -> Tensor:
         x = last

@@ -12,7 +12,7 @@ from ...pipeline.storage.lock import drop_lock, take_lock
 from ...runtime import progress, sigterm_as_interrupt
 from ..checkpoints.format import RRDB_FILE
 from ..evaluation.held_out import digest_of
-from ..inference.upscaler import load_model
+from ..inference.upscaler import load_diffusion
 from ..training.run import train
 from .checks import Workshop, scored_with
 from .plan import PlannedRun
@@ -86,7 +86,7 @@ def _train_and_score(shop: Workshop, run: PlannedRun, report: Callable[[str], No
     file = train([shop.stores[run.store]], place.folder, run.config, shop.device, rrdb=rrdb, report=report)
     if run.is_rrdb:
         return
-    model = load_model(file, shop.device)
+    model = load_diffusion(file, shop.device)
     decides = {"model": model.sha256, "images": digest_of(shop.images), **scored_with(shop.study)}
     scores = Scores(place.scores, decides)
     bar = progress(desc=f"scores of {run.name}", total=len(run.budgets) * len(shop.images), unit="image")

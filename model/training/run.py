@@ -46,15 +46,15 @@ from .logger import Tracker
 from .loop import Stage, run
 from .run_dir import acquire_run_dir, requested_settings, versions
 from .state import State, states, steps_done
-from .tasks import DiffusionTask, RrdbTask, check_inputs, validation_sampler
+from .tasks import DiffusionTask, RrdbTask, StageTask, check_inputs, validation_sampler
 from .validation import Benchmark, SheetSaver, Upscale, describe, held_out, regress, score, with_perceptual
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Arguments of both stages."""
+class Run:
+    """Arguments of all stages."""
 
     data: ShardDataset
     out: Path
@@ -130,7 +130,7 @@ def train(
             pace = expected_pace(
                 data, out, scaled, ranks=ranks, images=images, sampling_steps=steps, has_rrdb=has_rrdb, report=speak
             )
-        this = _Run(
+        this = Run(
             data=data,
             out=out,
             config=config,
@@ -149,7 +149,7 @@ def train(
     return out / MODEL_FILE
 
 
-def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
+def _diffusion_stage(this: Run, unet: UNet, rrdb: RRDB) -> None:
     this = _with_rescale(this, rrdb)
     if this.start is not None:
         load_into(unet, this.start.part("unet"), "--init-from")
@@ -172,7 +172,7 @@ def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
         return lambda lr, number: resolver.upscale(lr, steps=steps, seed=number, sampler=sampler, num_samples=1)
 
     frozen_sha256 = weights_digest({name: value.cpu() for name, value in rrdb.state_dict().items()})
-    _stage(
+    train_stage(
         this,
         task,
         this.config.train.steps,
@@ -184,7 +184,7 @@ def _diffusion_stage(this: _Run, unet: UNet, rrdb: RRDB) -> None:
     )
 
 
-def _with_rescale(this: _Run, rrdb: RRDB) -> _Run:
+def _with_rescale(this: Run, rrdb: RRDB) -> Run:
     """Set the scale of residuals to the RRDB: that of the newest state, else measured now. It is saved with every model."""
     if this.config.diffusion.rescale:
         return this
@@ -205,7 +205,7 @@ def _tensors_of(data: ShardDataset) -> Callable[[int, int], dict[str, torch.Tens
     return lambda position, size: {name: torch.from_numpy(values) for name, values in data.batch(position, size).items()}
 
 
-def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
+def _rrdb_stage(this: Run, given: Path | None) -> RRDB:
     """The trained RRDB: from a file, from this run's finished stage one, or trained now."""
     torch.manual_seed(int(mix(this.config.train.seed, Stream.WEIGHTS, 1)) >> 1)
     network, averaged = build_rrdb(this.config), build_rrdb(this.config)
@@ -236,13 +236,13 @@ def _rrdb_stage(this: _Run, given: Path | None) -> RRDB:
         if this.start is not None:
             load_into(network, this.start.part("rrdb"), "--init-from")
         task = RrdbTask(this.data, network, config=this.config, device=this.ranks.device)
-        _stage(this, task, steps, model=model, upscaler=upscaler, file=RRDB_FILE, best=None)
+        train_stage(this, task, steps, model=model, upscaler=upscaler, file=RRDB_FILE, best=None)
     return load_rrdb(averaged, finished, this.config).to(this.ranks.device)
 
 
-def _stage(
-    this: _Run,
-    task: RrdbTask | DiffusionTask,
+def train_stage(
+    this: Run,
+    task: StageTask,
     steps: int,
     model: Callable[[State], Checkpoint],
     upscaler: Callable[[State], Upscale],
@@ -259,7 +259,7 @@ def _stage(
     latest: dict[str, object] = {}
 
     def publish(state: State) -> None:
-        if task.name == "diffusion" or state.step >= steps:
+        if task.name != "rrdb" or state.step >= steps:
             latest.update(
                 {} if latest else validation_in(this.out / file, state.step)
             )  # of a validation before the run was resumed
@@ -270,9 +270,9 @@ def _stage(
             upscale = upscaler(state)
             saver = SheetSaver(this.out, task.name, state.step, images=v.save_images, report=this.report)
             metrics, sheet = score(benchmark, upscale, saver)
-            if task.name == "diffusion" and number == 0:
-                metrics |= diversity(benchmark.pairs, lambda lr: regress(task.rrdb, lr, ranks.device), upscale)  # type: ignore[union-attr]
-            if task.name == "diffusion":
+            if isinstance(task, DiffusionTask) and number == 0:
+                metrics |= diversity(benchmark.pairs, lambda lr: regress(task.rrdb, lr, ranks.device), upscale)
+            if isinstance(task, DiffusionTask):
                 sampler, sampling_steps = validation_sampler(this.config)
                 metrics |= {"sampler": sampler, "sampling_steps": sampling_steps or this.config.diffusion.timesteps}
             this.tracker.metrics({"stage": task.name, "step": state.step, **metrics})

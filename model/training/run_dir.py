@@ -50,9 +50,11 @@ FREE = {
     "num_workers",
     "rrdb_from.file",
     "start_from.file",
+    "teacher.file",
 }
 """Settings of [train], and names of files, that may change when a run is resumed."""
 REPORTED = {"lr", "lr_schedule", "halve_every", "warmup", "grad_clip", "amp"}
+REPORTED |= {"student.teacher_weight", "student.teacher_share", "student.samples"}
 """Settings that may change and are reported, like those of [loss]: what one tries when the loss is not finite."""
 FIXED_LOSSES = {"loss.auxiliary"}
 """Settings of [loss] that determine which tensors a state has, so they may not change."""
@@ -71,14 +73,17 @@ def versions() -> dict[str, str]:
     return {"samdiff": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def requested_settings(config: RunConfig, stores: Sequence[Store], rrdb: Path | None, start: Path | None) -> dict[str, object]:
-    """What is saved with the run and every checkpoint: settings, fingerprints of the stores, and the initial weights."""
+def requested_settings(
+    config: RunConfig, stores: Sequence[Store], rrdb: Path | None, start: Path | None, teacher: Path | None = None
+) -> dict[str, object]:
+    """What is saved with the run and every checkpoint: settings, fingerprints of the stores, the initial weights, and a student's teacher."""
     fingerprints = [store.fingerprint for store in stores]
     return {
         **config.as_dict(),
         "stores": fingerprints,
         "rrdb_from": _weights_origin(rrdb, "rrdb"),
         "start_from": _weights_origin(start),
+        "teacher": _weights_origin(teacher),
     }
 
 
@@ -198,7 +203,10 @@ def check_own_files(out: Path, requested: Mapping[str, Any]) -> None:
 
     A state that cannot be read is left to `state.resume`, whose error says how to resume.
     """
-    found = {out / name: kind for name, kind in _KIND_OF.items() if (out / name).is_file()}
+    of_run = {
+        name: "student" if requested["student"]["layers"] and name != RRDB_FILE else kind for name, kind in _KIND_OF.items()
+    }
+    found = {out / name: kind for name, kind in of_run.items() if (out / name).is_file()}
     found |= {path: "state" for path in sorted(out.glob("state-*")) if _STATE.fullmatch(path.name) and path.is_file()}
     for file, kind in found.items():
         try:

@@ -26,6 +26,7 @@ from ..diffusion.residual import base_image, to_model_range
 from ..diffusion.sampler import DEFAULT
 from ..networks.heads import auxiliary_head
 from ..networks.rrdb import RRDB, condition
+from ..networks.student import Student
 from ..networks.unet import UNet
 from ..objectives.one_step import Distance, checkerboard, chosen, in_second_phase, load_distance, one_step_loss
 from ..objectives.residual_spread import with_rescale
@@ -37,14 +38,15 @@ log = logging.getLogger(__name__)
 _DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class _Task:
-    """Common to both stages: batches, precision, memory format, and what is made from masks."""
+class StageTask:
+    """Common to all stages: batches, precision, memory format, and what is made from masks."""
 
     name: str = ""
 
-    def __init__(self, data: ShardDataset, network: RRDB | UNet, config: RunConfig, device: torch.device) -> None:
+    def __init__(self, data: ShardDataset, network: RRDB | UNet | Student, config: RunConfig, device: torch.device) -> None:
         self.data, self.config, self.device = data, config, device
         if config.loss.auxiliary != "none":
+            assert not isinstance(network, Student)  # refused by `distillation/run.py`
             network.auxiliary = auxiliary_head(config.model.rrdb_features if isinstance(network, RRDB) else config.model.width)
         table, offset = data.codes(config.diffusion.e_mean)
         self.table, self.offset = torch.from_numpy(table).to(device), torch.from_numpy(offset).to(device)
@@ -67,6 +69,10 @@ class _Task:
         amp = self.config.train.amp
         return torch.autocast(self.device.type, _DTYPES[amp] if amp != "off" else torch.bfloat16, enabled=amp != "off")
 
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Scalar loss of a batch on the training device."""
+        raise NotImplementedError
+
     def e_sam(self, batch: dict[str, Tensor]) -> Tensor:
         """E_SAM of a batch, float32 [B, 1, P, P]."""
         return e_sam(batch["labels"], batch["image"], table=self.table, offset=self.offset)
@@ -85,7 +91,7 @@ class _Task:
         return output[:, :-1], auxiliary_loss(output[:, -1:], batch["labels"], e, loss=loss)
 
 
-class RrdbTask(_Task):
+class RrdbTask(StageTask):
     """Stage one: the RRDB learns HR from LR with L1."""
 
     name = "rrdb"
@@ -99,7 +105,7 @@ class RrdbTask(_Task):
         return self.weighted(batch, image, hr, kind="l1") + auxiliary
 
 
-class DiffusionTask(_Task):
+class DiffusionTask(StageTask):
     """Stage two: the U-Net learns to predict the modulated noise, or the flow from the RRDB's image to HR."""
 
     name = "diffusion"
@@ -215,6 +221,22 @@ def validation_sampler(config: RunConfig) -> tuple[str, int | None]:
     return v.sampler or DEFAULT[d.modulation], None if d.modulation == "paper" else min(v.steps, d.timesteps) or None
 
 
+def check_batch(config: RunConfig, data: ShardDataset, ranks: ProcessGroup) -> None:
+    """ConfigError if the batch or the precision does not fit data and machine; a warning if bf16 is emulated."""
+    if config.train.batch > len(data):
+        raise ConfigError(
+            f"train.batch: expected at most the {len(data)} training tiles, got {config.train.batch}; "
+            "prepare more images, or use a smaller batch"
+        )
+    ranks.local_batch(config.train.batch, config.train.grad_accum)
+    if config.train.amp == "fp16" and ranks.device.type == "cpu":
+        raise ConfigError("train.amp: fp16 needs CUDA, the device is the CPU; use bf16 or off")
+    if config.train.amp == "bf16" and not has_bf16(ranks.device):
+        log.warning(
+            "train.amp=bf16: this device has no instructions for bfloat16 and emulates them, several times slower than train.amp=off"
+        )
+
+
 def check_inputs(config: RunConfig, stores: Sequence[Store], data: ShardDataset, ranks: ProcessGroup) -> None:
     """ConfigError if patch, batch, sampler, precision or masks do not fit data and machine; a warning if bf16 is emulated."""
     multiple = 2 ** (len(config.model.multipliers) - 1)
@@ -222,12 +244,7 @@ def check_inputs(config: RunConfig, stores: Sequence[Store], data: ShardDataset,
         raise ConfigError(
             f"train.patch: expected a multiple of {multiple} (the U-Net's coarsest pixel) from {2 * multiple}, got {config.train.patch}"
         )
-    if config.train.batch > len(data):
-        raise ConfigError(
-            f"train.batch: expected at most the {len(data)} training tiles, got {config.train.batch}; "
-            "prepare more images, or use a smaller batch"
-        )
-    ranks.local_batch(config.train.batch, config.train.grad_accum)
+    check_batch(config, data, ranks)
     process = with_rescale(config, config.diffusion.rescale or 1.0).diffusion.build_process()
     process.plan(*validation_sampler(config))
     if config.loss.perceptual != "none":
@@ -236,12 +253,6 @@ def check_inputs(config: RunConfig, stores: Sequence[Store], data: ShardDataset,
             load_distance(config.loss.perceptual, ranks.device)  # missing weights are reported before the hours of stage one
         except (ConfigError, WeightsError) as error:  # the loss may come from --init-from, unrequested
             raise type(error)(f"{error}; or train without this loss: --set loss.perceptual=none") from error
-    if config.train.amp == "fp16" and ranks.device.type == "cpu":
-        raise ConfigError("train.amp: fp16 needs CUDA, the device is the CPU; use bf16 or off")
-    if config.train.amp == "bf16" and not has_bf16(ranks.device):
-        log.warning(
-            "train.amp=bf16: this device has no instructions for bfloat16 and emulates them, several times slower than train.amp=off"
-        )
     if config.diffusion.scale_from == "oracle" and config.validate.every:
         raise ConfigError(
             "diffusion.scale_from: validation has no true scale for 'oracle', which is for studies; add --set validate.every=0"

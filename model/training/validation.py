@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ... import __version__
 from ...errors import SamdiffError, printable
@@ -29,7 +30,6 @@ from ..evaluation.perceptual import choose_metrics, metrics_for
 from ..inference.image_io import has_provenance, save_image
 from ..losses.perceptual import PerceptualMetric
 from ..names import PERCEPTUAL
-from ..networks.rrdb import RRDB
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 """(LR uint8 [h, w, 3] or [h, w], index of the image, which seeds the noise) -> SR of the same kind."""
@@ -221,8 +221,8 @@ def _means(pairs: Sequence[tuple[np.ndarray, np.ndarray]], results: Sequence[np.
 
 
 @torch.inference_mode()
-def regress(network: RRDB, lr: np.ndarray, device: torch.device) -> np.ndarray:
-    """The RRDB's image of LR, both uint8 [H, W, 3] or [H, W]."""
+def regress(network: nn.Module, lr: np.ndarray, device: torch.device) -> np.ndarray:
+    """The image that a network of one step (an RRDB or a student) makes of LR, both uint8 [H, W, 3] or [H, W]."""
     grey, own = lr.ndim == 2, torch.tensor(lr)  # a copy: images from files are read-only
     rgb = own[..., None].expand(-1, -1, 3) if grey else own
     out = to_pixels(network(to_model_range(rgb[None]).to(device)))[0].cpu().numpy()

@@ -54,7 +54,7 @@ def test_exported_networks_equal_the_cpus(tmp_path, device):
     """The files that a model on the device gives: same schedule, and networks whose outputs agree in ONNX Runtime."""
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    from samdiff.model.inference.onnx_export import export_onnx
+    from samdiff.model.export.onnx_export import export_onnx
 
     model = write_model(tmp_path / "m.safetensors")
     folders = [tmp_path / "device", tmp_path / "cpu"]

@@ -6,7 +6,7 @@ import torch
 
 from samdiff.model.checkpoints.format import Checkpoint, save_checkpoint
 from samdiff.model.config import load_config
-from samdiff.model.networks.build import build_rrdb, build_unet
+from samdiff.model.networks.build import build_rrdb, build_student, build_unet
 
 SMALL = (
     "model.width=8",
@@ -52,3 +52,17 @@ def small_rrdb(value: float | None = None) -> Checkpoint:
         tensors = {name: torch.full_like(tensor, value) for name, tensor in tensors.items()}
     tensors["rrdb.first.weight"] = tensors["rrdb.first.weight"].contiguous(memory_format=torch.channels_last)
     return Checkpoint("rrdb", tensors, config.as_dict(), {"step": 3})
+
+
+STUDENT = ("student.width=8", "student.layers=2")
+
+
+def write_student(path: Path, *sets: str, scale: int = 4) -> Path:
+    """A checkpoint of a small student with random weights; `sets` as in `--set`."""
+    torch.manual_seed(0)
+    config = load_config("student", sets=[*STUDENT, *sets], scale=scale)
+    network = build_student(config)
+    torch.nn.init.normal_(network.last.weight, std=0.02)
+    tensors = {f"student.{name}": value for name, value in network.state_dict().items()}
+    save_checkpoint(path, Checkpoint("student", tensors, {**config.as_dict(), "stores": []}))
+    return path

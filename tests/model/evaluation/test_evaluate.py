@@ -249,7 +249,7 @@ def test_onnx_equals_pytorch_at_other_sizes(tmp_path):
     """RRDB and denoiser with onnxruntime, at sizes that the export did not see; then a whole image by the example."""
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from samdiff.model.inference.onnx_export import Encoder, export_onnx
+    from samdiff.model.export.onnx_export import Encoder, export_onnx
 
     model = load_model(write_model(tmp_path / "model.safetensors"), "cpu")
     export_onnx(model, tmp_path / "onnx")
@@ -282,7 +282,7 @@ def test_onnx_example_runs_the_shipped_flow(tmp_path):
     """One Euler step from the RRDB's image: PyTorch's result but for the noise, which changes little; odd sizes are cropped."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from samdiff.model.inference.onnx_export import export_onnx
+    from samdiff.model.export.onnx_export import export_onnx
 
     model = load_model("shipped", "cpu")
     export_onnx(model, tmp_path / "onnx")

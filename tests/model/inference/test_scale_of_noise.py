@@ -9,7 +9,7 @@ from samdiff import load_model
 from samdiff.cli import main
 from samdiff.errors import ConfigError, ImageError
 from samdiff.model.evaluation.oracle import oracle_scale
-from samdiff.model.inference.onnx_export import export_onnx
+from samdiff.model.export.onnx_export import export_onnx
 
 from ...helpers.models import FLOW, write_model
 from .test_tiles import smooth_image

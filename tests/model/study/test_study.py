@@ -164,7 +164,7 @@ work.work(open_study(read_study(Path({str(file)!r})), Path({str(tmp_path / "out"
     assert sum(len(images) for images in saved["scores"].values()) == 7
     sampled: list[int] = []
     upscale = "samdiff.model.inference.upscaler.SuperResolver.upscale"
-    original = working.load_model.__globals__["SuperResolver"].upscale
+    original = working.load_diffusion.__globals__["SuperResolver"].upscale
     monkeypatch.setattr(upscale, lambda *a, **b: (sampled.append(1), original(*a, **b))[1])
     work(shop, report=lambda _: None)
     write_report(shop)

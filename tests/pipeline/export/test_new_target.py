@@ -8,7 +8,7 @@ import pytest
 
 from samdiff.errors import BusyError, ConfigError, StoreError
 from samdiff.model.config import load_config
-from samdiff.model.inference.onnx_export import FILES, export_onnx
+from samdiff.model.export.onnx_export import FILES, export_onnx
 from samdiff.pipeline.export.export import export_folder, export_hdf5
 from samdiff.pipeline.export.new_target import new_file, new_files, new_folder
 from samdiff.pipeline.shards.reader import Store, open_store
@@ -106,7 +106,7 @@ def onnx_writer(monkeypatch):
         for file in files:
             file.write_bytes(b"new" * 2000)
 
-    monkeypatch.setattr("samdiff.model.inference.onnx_export._write", write)
+    monkeypatch.setattr("samdiff.model.export.onnx_export._write", write)
 
 
 def test_onnx_files_come_together_and_replace_nothing(onnx_writer, tmp_path):

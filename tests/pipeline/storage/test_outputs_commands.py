@@ -171,7 +171,7 @@ def test_only_files_are_replaced(tmp_path, monkeypatch, capsys, model_file):
 def test_a_folder_that_is_a_file_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
     """Where files go into a folder, at any depth; nothing is loaded for it."""
     monkeypatch.setattr("samdiff.model.inference.upscaler.SuperResolver.upscale", None)
-    monkeypatch.setattr("samdiff.model.inference.onnx_export._write", None)
+    monkeypatch.setattr("samdiff.model.export.onnx_export._write", None)
     save_image(image(0, 32, 32, 3), tmp_path / "set" / "x.png")
     (tmp_path / "file").write_text("mine")
     given = ["--checkpoint", write_model(tmp_path / "m.safetensors")]
@@ -235,7 +235,7 @@ def test_evaluate_writes_over_nothing(tmp_path, monkeypatch, capsys, model_file)
 def test_export_model_writes_whole_files_only(model, tmp_path, capsys, monkeypatch):
     """A failure in the middle leaves the folder as it was; files that exist are replaced on request."""
     pytest.importorskip("onnxscript")
-    from samdiff.model.inference import onnx_export as export
+    from samdiff.model.export import onnx_export as export
 
     def broken(*_):
         raise OSError(errno.ENOSPC, "no space")

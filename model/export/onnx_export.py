@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...pipeline.export.new_target import new_files
 from ...pipeline.storage.outputs import claim_outputs
+from ..inference.upscaler import SuperResolver
 from ..networks.rrdb import RRDB, condition
-from .upscaler import SuperResolver
 
 OPSET = 18
 FILES = ("rrdb.onnx", "denoiser.onnx", "schedule.json")

@@ -1,0 +1,1 @@
+"""`samdiff distill`: a student of one step learns from HR and from the images of its teacher."""
