@@ -54,6 +54,7 @@ async function start(file) {
   name = (file.name || 'image').replace(/\.[^.]*$/, '');
   sides = [image.width * scale, image.height * scale];
   for (const id of ['ours', 'bicubic']) [$(id).width, $(id).height] = sides;
+  $('stack').style.setProperty('--fit', `${(72 * sides[0]) / sides[1]}vh`);  // the whole image is visible
   showWork(true);
   [$('progress').value, $('download').disabled, $('cancel').hidden] = [0, true, false];
   $('status').textContent = `${image.width} × ${image.height} → ${sides.join(' × ')} pixels`;

@@ -25,7 +25,6 @@ from ..checkpoints.publish import checkpoint_files
 from ..infer_config import FORMATS, InferConfig
 from ..infer_config import OutputConfig as OutputConfig
 from .image_io import MAX_BYTES, has_provenance, is_result, plan_write, read_image_file, write_planned
-from .resolver import OneStepResolver
 from .upscaler import Upscaler
 
 log = logging.getLogger(__name__)
@@ -285,12 +284,12 @@ def _origin(model: Upscaler, source: Path, settings: InferConfig, output: Output
 def provenance(model: Upscaler, settings: InferConfig) -> dict[str, str]:
     """How a result was made: PNG keywords and their text."""
     settings = model.resolve(settings)
-    if isinstance(model, OneStepResolver):
+    plan = model.sampling_plan(settings)
+    if plan is None:
         how = "one step"
     elif settings.rrdb_only:
         how = "regression (RRDB)"
     else:
-        plan = model.sampling_plan(settings)
         how = f"{plan.sampler}, {len(plan.times)} steps, seed {settings.seed}"
         how += f", mean of {settings.num_samples} samples" if (settings.num_samples or 1) > 1 else ""
         how += f", realism {settings.realism + 0.0!r}" if settings.realism != 1 else ""

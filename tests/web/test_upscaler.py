@@ -116,7 +116,7 @@ def test_keyboard_slider_and_what_is_refused(page, tmp_path):
     assert "cannot be read as an image" in page.text_content("#error")
     Image.new("L", (4200, 10)).save(tmp_path / "wide.png")
     page.set_input_files("#file", tmp_path / "wide.png")
-    page.wait_for_function("document.querySelector('#error').textContent.includes('4200 × 10')")
+    page.locator("#error", has_text="4200 × 10").wait_for()
     Image.fromarray(photo(20, 20)).save(tmp_path / "input.png")
     page.set_input_files("#file", tmp_path / "input.png")
     page.wait_for_selector("#work[data-state=done]")
