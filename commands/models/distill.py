@@ -67,9 +67,9 @@ def distill(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Train a small network of one step from a model.
+    """Train a one-step network from a model.
 
-    The student learns HR and its teacher's images from the same stores. The same command resumes an interrupted run.
+    The student is a small network. It learns HR and its teacher's images from the same stores. The same command resumes an interrupted run.
     """
     if chosen.only_print:
         chosen.show(_of(load_config(STUDENT, chosen.layer())))
@@ -94,7 +94,7 @@ def distill(
             user_path(Path(teacher), "MODEL"),
             opened,
             target,
-            settings,
+            config=settings,
             device=ranks.device,
             report=print_status,
             benchmarks=[read_benchmark(find_benchmark(folder), settings.scale) for folder in benchmark or []],

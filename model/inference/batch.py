@@ -162,8 +162,7 @@ def upscale_files(
     advance = TotalTime(bar, sizes=[math.prod(header_size(job.source) or (0,)) for job in jobs], report=report)
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
-        name = printable(job.source.name)
-        bar.set_description(f"{name} {number}/{len(jobs)}" if len(jobs) > 1 else name)
+        bar.set_description(printable(job.source.name) + (f" {number}/{len(jobs)}" if len(jobs) > 1 else ""))
         try:
             result = _unchanged(model, job, settings, output=output)
             if result is None:
@@ -206,7 +205,7 @@ def _planned(model: Upscaler, job: Job, settings: InferConfig, output: OutputCon
     except ImageError as error:
         return FileResult(job.source, job.target, "skipped", reason=str(error))
     size = header_size(job.source)
-    large = None if size is None else (size[0] * model.scale, size[1] * model.scale)
+    large = size and (size[0] * model.scale, size[1] * model.scale)
     return unchanged or FileResult(job.source, job.target, "planned", size=size, output_size=large)
 
 

@@ -46,7 +46,8 @@ def run(*words: str) -> str:
 
 
 def options(command: str):
-    return options_of(ROOTS[command], dotted=command == "train")
+    found = options_of(ROOTS[command], dotted=command == "train")
+    return [option for option in found if command != "train" or option.path[0] != "student"]  # of distill
 
 
 def another(option) -> tuple[str, object]:
