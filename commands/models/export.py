@@ -44,7 +44,7 @@ def export_model(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
 ) -> None:
-    """Export a model for other runtimes and programs.
+    """Export a model for other programs.
 
     Without --only, RRDB and denoiser as ONNX files with dynamic sizes.
     """
