@@ -83,7 +83,7 @@ def visit(browser, reports):
                 problems.append(request.url) if request.url.partition(":")[0] not in ("file", "data", "blob") else None
             ),
         )
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(120_000)
         page.goto(f"file://{reports / name}")
         page.wait_for_selector("html[data-ready]", state="attached")
         if part:
@@ -120,6 +120,7 @@ def test_search_sorting_and_pages(visit):
 def test_ten_thousand_images_open_at_once(browser, reports):
     """CPU time of the page's thread, which is the waiting time on a machine that has nothing else to do."""
     page = browser.new_page()
+    page.set_default_timeout(120_000)
     client = page.context.new_cdp_session(page)
     client.send("Performance.enable", {"timeDomain": "threadTicks"})
     page.goto(f"file://{reports / 'many.html'}")
@@ -288,6 +289,7 @@ def test_hostile_names_stay_text(visit):
 def test_nothing_from_a_network(browser, reports):
     """The policy stops an image, a style and a script from an address, whoever asks for them."""
     page, refused = browser.new_page(), []
+    page.set_default_timeout(120_000)
     page.on("console", lambda message: refused.append(message.text))
     page.goto(f"file://{reports / 'many.html'}")
     page.wait_for_selector(".card")
