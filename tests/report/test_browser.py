@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +97,14 @@ def visit(browser, reports):
     assert problems == []
 
 
+def until(page, expression: str) -> None:
+    """Wait until an expression is true. `wait_for_function` evaluates strings inside the page, which its policy forbids."""
+    end = time.monotonic() + 120
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(100)
+
+
 def test_search_sorting_and_pages(visit):
     page = visit("many.html")
     cards, status = page.locator(".card:visible"), page.locator(".pages .status")
@@ -138,9 +147,7 @@ def test_layers_toggle(visit, name):
     page.locator(".card").nth(0).click()
     dialog = page.get_by_role("dialog")
     layer = {kind: dialog.locator(f"[data-layer={kind}]") for kind in ("masks", "edges", "structure", "numbers", "tiles")}
-    page.wait_for_function(
-        "[...document.querySelectorAll('dialog img')].every((image) => image.complete && image.naturalWidth === 24)"
-    )
+    until(page, "[...document.querySelectorAll('dialog img')].every((image) => image.complete && image.naturalWidth === 24)")
     assert layer["masks"].is_visible()
     assert not layer["structure"].is_visible()
     dialog.get_by_label("Masks", exact=True).uncheck()
@@ -185,7 +192,7 @@ def test_plots_are_drawn_in_both_schemes(visit, scheme):
     ink = "document.querySelector('.js-plotly-plot .xtick text').style.fill"
     before = page.evaluate(ink)
     page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
-    page.wait_for_function(f"{ink} !== {before!r}")
+    until(page, f"{ink} !== {before!r}")
 
 
 def test_validation_images_over_time(visit):
