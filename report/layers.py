@@ -78,7 +78,7 @@ def structure_layer(labels: np.ndarray, codes: np.ndarray) -> bytes:
         labels: integers [H, W]; 0 is no mask, k the k-th.
         codes: float [M]: E_SAM of each mask.
     """
-    level = np.clip((codes / E_LIMIT + 1) / 2, 0, 1) * (_LEVELS - 1)
+    level = np.clip((np.nan_to_num(codes) / E_LIMIT + 1) / 2, 0, 1) * (_LEVELS - 1)
     index = np.concatenate([[0], 1 + level.round()]).astype(np.uint8)
     return _palette_png(index[labels], diverging(np.linspace(-1, 1, _LEVELS)))
 

@@ -24,6 +24,8 @@ from .layers import (
 )
 from .parts import DrawnImage, Histogram, Pairs, StorePart
 
+MOST_PIXELS = 250_000_000
+"""Larger images are not drawn: they would take gigabytes of memory."""
 _THUMB = 320  # pixels, longest side
 _MOST_POINTS = 150  # numbers of masks that are written on an image
 _BINS = 40
@@ -47,8 +49,9 @@ def read_store(
     """
     names = [printable(name) for name in store.names()]
     tiles = store.table("images/n_tiles")
+    large = store.table("images/height").astype(np.int64) * store.table("images/width") > MOST_PIXELS
     drawn = []
-    for index in chosen_images(tiles, images):
+    for index in chosen_images(np.where(large, 0, tiles), images):
         drawn.append(draw_image(store, index, files, side=side))
         advance()
     skipped = {str(int(row)): printable(store.note(int(row))) for row in np.flatnonzero(store.table("images/status"))}
@@ -57,7 +60,7 @@ def read_store(
         numbers=_numbers(store),
         facts=tuple(store_rows(store)[:3]) + _sizes(store),
         settings=settings_rows(store.attrs),
-        notes=_notes(store, len(drawn), int((tiles > 0).sum())),
+        notes=_notes(store, drawn=len(drawn), usable=int((tiles > 0).sum()), large=int(large.sum())),
         tile=store.tile,
         scale=store.scale,
         histograms=tuple(histograms(store, [image.coverage for image in drawn])),
@@ -222,8 +225,10 @@ def _sizes(store: Store) -> Pairs:
     )
 
 
-def _notes(store: Store, drawn: int, usable: int) -> tuple[str, ...]:
+def _notes(store: Store, *, drawn: int, usable: int, large: int) -> tuple[str, ...]:
     notes = []
+    if large:
+        notes.append(f"{large:,} images have more than {MOST_PIXELS / 1e6:g} megapixels and are not drawn.")
     if drawn < usable:
         notes.append(f"{drawn:,} of {usable:,} images are drawn, evenly spread over the store; --images N draws more.")
     if not len(store):

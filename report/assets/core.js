@@ -108,8 +108,10 @@ function plot(title, note, label, traces, layout) {
   const watcher = new IntersectionObserver(async (entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     watcher.disconnect();
-    await (await loadPlotly()).newPlot(chart, traces, theme(layout()), options);
+    const library = await loadPlotly(), before = dark.matches;
+    await library.newPlot(chart, traces, theme(layout()), options);
     drawn.push({ chart, layout });
+    if (dark.matches !== before) library.relayout(chart, theme(layout())); // it changed meanwhile
   }, { rootMargin: "200px" });
   watcher.observe(chart);
   return figure;

@@ -62,6 +62,14 @@ def test_layers_are_reduced_to_the_requested_side(tmp_path, files):
     assert "1 of 3 images are drawn" in part.notes[0]
 
 
+def test_an_image_that_is_too_large_is_not_drawn(tmp_path, files, monkeypatch):
+    """Before memory is taken for it; the page says so."""
+    monkeypatch.setattr("samdiff.report.stores.MOST_PIXELS", T * T - 1)
+    part = read_store(open_store(make_store(tmp_path / "a.zarr")), files, images=9, side=99)
+    assert not part.drawn
+    assert part.notes[0].startswith("3 images have more than ")
+
+
 def test_images_are_spread_over_the_store():
     tiles = np.ones(1000, int)
     tiles[[0, 999]] = 0
@@ -96,5 +104,5 @@ def test_a_store_without_tiles_is_noted():
         def __len__(self):
             return 0
 
-    (note,) = _notes(Empty(), drawn=0, usable=0)
+    (note,) = _notes(Empty(), drawn=0, usable=0, large=0)
     assert "has no tiles" in note
