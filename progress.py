@@ -244,3 +244,34 @@ def activity(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+_LONG = 10.0
+"""Seconds; the total is reported if it is estimated to be more."""
+
+
+class ImageProgress:
+    """Advances the bar by parts of images, and reports once how long all images will take, after the first tile."""
+
+    def __init__(self, bar: Progress[object], *, jobs: int, report: Callable[[str], None]) -> None:
+        self._bar, self._jobs, self._report = bar, jobs, report
+        self._finished, self._reported, self._begun = 0, False, time.monotonic()
+
+    def __call__(self, part: float) -> None:
+        """`part`, 0 to 1, of the current image is done."""
+        self._bar.update(self._finished + part - self._bar.n)
+        if self._reported:
+            return
+        self._reported = True
+        seconds = (time.monotonic() - self._begun) / part * (self._jobs - self._finished)
+        if seconds >= _LONG:
+            self._bar.clear()
+            images = "" if self._jobs == 1 else f" for {self._jobs} images, if they are like the first"
+            self._report(f"about {duration(seconds)} in all{images}")
+
+    def finish(self, number: int) -> None:
+        """The first `number` images are done or skipped. The estimate begins with the first that is upscaled."""
+        self._bar.update(number - self._bar.n)
+        self._finished = number
+        if not self._reported:
+            self._begun = time.monotonic()

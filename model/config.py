@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .diffusion.process import Process
 
 PRESETS = ("tiny", "small", "paper")
-BESIDE = ("stores", "rrdb_from", "start_from", "versions", "threads")
+BESIDE = ("stores", "rrdb_from", "start_from", "pixels", "sam_view", "versions", "threads")
 """Keys that are saved with the settings but are not settings."""
 
 TAKEN = ("model", "diffusion", "loss")
@@ -230,6 +230,8 @@ class RunConfig:
     """Name of the preset."""
     scale: int = setting(4, choices=SCALES)
     """HR pixels per LR pixel; taken from the store."""
+    bands: int = setting(3, min=1, max=64)
+    """Bands of the images; taken from the store."""
     model: ModelConfig = section(ModelConfig, panel="Model [model]")
     diffusion: DiffusionConfig = section(DiffusionConfig, panel="Diffusion [diffusion]")
     loss: LossConfig = section(LossConfig, panel="Losses beside the main one [loss]")
@@ -257,6 +259,7 @@ def load_config(
     sets: Sequence[str] = (),
     scale: int = 4,
     *,
+    bands: int = 3,
     named: Mapping[str, object] | None = None,
     model: RunConfig | None = None,
 ) -> RunConfig:
@@ -267,6 +270,7 @@ def load_config(
         file: TOML file as `--print-config` prints it, or its content.
         sets: `section.key=value` texts.
         scale: of the store.
+        bands: of the store.
         named: settings by section that are given as named options.
         model: settings of the model for fine-tuning; without a preset, the sections `TAKEN` of it are used in place of the preset's.
 
@@ -276,7 +280,7 @@ def load_config(
     layers = layers_of(file, sets, named)
     given = merge(RunConfig, layers)
     chosen = preset or given.get("preset") or (model.preset if model else "paper")
-    bottom: list[Mapping[str, object]] = [{"scale": scale}, preset_layer(chosen)]
+    bottom: list[Mapping[str, object]] = [{"scale": scale, "bands": bands}, preset_layer(chosen)]
     if model is not None and not (preset or given.get("preset")):
         own = model.as_dict()
         bottom.append({name: own[name] for name in TAKEN})

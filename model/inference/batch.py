@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +19,16 @@ from ...pipeline.images.inputs import InputFile, inputs_of_folder
 from ...pipeline.images.inputs import list_inputs as list_inputs
 from ...pipeline.storage.outputs import EXISTS, ITSELF, Outputs, folder_problem, place_problem, sweep_outputs, try_place
 from ...pipeline.storage.regular import read_regular
-from ...progress import Progress, duration
+from ...progress import ImageProgress
 from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
 from ..infer_config import FORMATS, InferConfig
 from ..infer_config import OutputConfig as OutputConfig
+from ..samples.raster_file import upscale_raster
 from .image_io import MAX_BYTES, has_provenance, is_result, plan_write, read_image_file, write_planned
 from .upscaler import SuperResolver
 
 log = logging.getLogger(__name__)
-
-_LONG = 10.0
-"""Seconds; the total is reported if it is estimated to be more."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
         raise ConfigError(f"--out: {len(inputs)} images cannot go to one file {out}; give a folder")
     if out is not None and not settings.is_file() and out.suffix and not out.is_dir():
         raise ConfigError(f"--out: expected a folder or a file ending in {', '.join(FORMATS)}, got {out}")
-    name = f"{settings.ending}.{settings.format}"
+    name = f"{settings.ending}.{settings.format or 'png'}"
     targets = [
         out
         if settings.is_file() and out is not None
@@ -160,7 +158,7 @@ def upscale_files(
     guard = Outputs([*(job.source for job in jobs), *checkpoint_files(Path(model.name))], output.overwrite)
     sweep_outputs(job.target for job in jobs)
     bar = progress(desc="images", total=len(jobs), unit="%")
-    advance = _Advance(bar, jobs=len(jobs), report=report)
+    advance = ImageProgress(bar, jobs=len(jobs), report=report)
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
         name = printable(job.source.name)
@@ -209,6 +207,18 @@ def _upscale_file(
     on_progress: Callable[[float], object],
 ) -> FileResult:
     _check_place(job, guard)
+    if not model.samples.is_rgb8:
+        sizes, notes = upscale_raster(
+            job.source,
+            job.target,
+            samples=model.samples,
+            scale=model.scale,
+            upscale=partial(model.upscale, settings=settings, on_progress=on_progress),
+            origin=_origin(model, job.source, settings, output=output) if output.provenance else {},
+            overwrite=output.overwrite,
+        )
+        guard.wrote(job.target)
+        return FileResult(job.source, job.target, "written", size=sizes[0], output_size=sizes[1], notes=notes)
     source = read_image_file(job.source, output.to_srgb)
     pixels = source.pixels if output.bits == 8 and source.pixels.dtype.kind == "u" else sixteen_bit(source.pixels)
     height, width, *bands = pixels.shape
@@ -289,30 +299,3 @@ def _check_place(job: Job, guard: Outputs) -> None:
         raise ImageError(
             f"{printable(job.target)}: cannot be written ({error.strerror or error}); give another --out, or free or unlock the place"
         ) from error
-
-
-class _Advance:
-    """Advances the bar by parts of images, and reports once how long all images will take, after the first tile."""
-
-    def __init__(self, bar: Progress[object], *, jobs: int, report: Callable[[str], None]) -> None:
-        self._bar, self._jobs, self._report = bar, jobs, report
-        self._finished, self._reported, self._begun = 0, False, time.monotonic()
-
-    def __call__(self, part: float) -> None:
-        """`part`, 0 to 1, of the current image is done."""
-        self._bar.update(self._finished + part - self._bar.n)
-        if self._reported:
-            return
-        self._reported = True
-        seconds = (time.monotonic() - self._begun) / part * (self._jobs - self._finished)
-        if seconds >= _LONG:
-            self._bar.clear()
-            images = "" if self._jobs == 1 else f" for {self._jobs} images, if they are like the first"
-            self._report(f"about {duration(seconds)} in all{images}")
-
-    def finish(self, number: int) -> None:
-        """The first `number` images are done or skipped. The estimate begins with the first that is upscaled."""
-        self._bar.update(number - self._bar.n)
-        self._finished = number
-        if not self._reported:
-            self._begun = time.monotonic()

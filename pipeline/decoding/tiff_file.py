@@ -18,7 +18,10 @@ from .tiff_samples import interpret, read_samples
 from .tiff_tags import CMYK, TiffLayout, check_tile, first_directory, measured, plan_tiff
 
 _ICC = 34675
-MEASURED = "measured values, which are no image for display; stretch the bands to use to 8-bit RGB"
+MEASURED = (
+    "measured values, which are no image for display; `samdiff prepare` keeps them (docs/bands.md); for other commands, stretch the bands "
+    "to use to 8-bit RGB"
+)
 """Why a file of measured values is not read as an image, and what to do."""
 
 

@@ -1,4 +1,4 @@
-"""Reads images as `prepare` and `masks` use them: 8-bit RGB, composited over white; prefetches them in threads.
+"""Reads images as `prepare` and `masks` use them: 8-bit RGB, composited over white, and other samples with their view; prefetches in threads.
 
 For formats and checks see `pipeline.decoding`.
 """
@@ -15,6 +15,10 @@ import numpy as np
 
 from ...errors import ImageError
 from ..decoding.image_data import ReadConfig, decode_image, rgb8
+from ..scientific.read import read_samples
+from ..scientific.sample_format import SampleFormat
+from ..scientific.samples import Samples, rgb8_samples
+from ..scientific.view import segmenter_view
 from .sources import ImageFile, SourceReader
 from .sources import Limits as Limits
 
@@ -27,9 +31,16 @@ class Decoded:
     """A decoded image."""
 
     pixels: np.ndarray
-    """uint8 [H, W, 3], RGB 0..255, upright."""
+    """uint8 [H, W, 3], RGB 0..255, upright: what a segmenter sees."""
     notes: tuple[str, ...] = ()
     """Conversions that changed values, such as 16 bits to 8; one phrase each."""
+    kept: Samples | None = None
+    """The samples of a store of other than 8-bit RGB; `pixels` is then their `segmenter_view`."""
+
+    @property
+    def samples(self) -> Samples:
+        """What a store keeps."""
+        return rgb8_samples(self.pixels) if self.kept is None else self.kept
 
 
 def read_rgb(image_file: ImageFile, limits: Limits | None = None, source_reader: SourceReader | None = None) -> Decoded:
@@ -106,6 +117,14 @@ def map_ahead(
                 del future
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def decode_as(data: bytes, name: str, limits: Limits, samples: SampleFormat) -> Decoded:
+    """`decode_rgb`, or for other samples than 8-bit RGB these and their view; ImageError also if the file does not fit the format."""
+    if samples.is_rgb8:
+        return decode_rgb(data, name, limits)
+    read, notes = read_samples(data, name, samples, max_pixels=limits.max_megapixels * 1e6)
+    return Decoded(segmenter_view(read, samples), notes, read)
 
 
 def decode_rgb(data: bytes, name: str, limits: Limits | None = None) -> Decoded:

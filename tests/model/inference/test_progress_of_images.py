@@ -3,8 +3,7 @@
 import pytest
 
 from samdiff import load_model
-from samdiff.model.inference.batch import _Advance
-from samdiff.progress import PlainProgress
+from samdiff.progress import ImageProgress, PlainProgress
 
 from ...helpers.models import write_model
 from .test_infer import random_image
@@ -37,7 +36,7 @@ def test_the_total_is_reported_once(monkeypatch):
     now, lines = [100.0], []
     monkeypatch.setattr("samdiff.model.inference.batch.time.monotonic", lambda: now[0])
     bar = PlainProgress(desc="a.png", total=3, unit="%", clock=lambda: now[0])
-    advance = _Advance(bar, jobs=3, report=lines.append)
+    advance = ImageProgress(bar, jobs=3, report=lines.append)
     advance.finish(1)  # an image that was there already
     now[0] += 6
     advance(0.1)
@@ -45,7 +44,7 @@ def test_the_total_is_reported_once(monkeypatch):
     assert lines == ["about 2 min in all for 3 images, if they are like the first"]
     assert bar.n == 1.5
     assert bar.line(6.0) == "a.png: 50 %, about 6 s left"
-    short = _Advance(PlainProgress(desc="b.png", total=1, unit="%"), jobs=1, report=lines.append)
+    short = ImageProgress(PlainProgress(desc="b.png", total=1, unit="%"), jobs=1, report=lines.append)
     now[0] += 1
     short(0.5)
     assert len(lines) == 1
