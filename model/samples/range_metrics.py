@@ -22,7 +22,7 @@ from ...pipeline.scientific.sample_format import SampleFormat
 
 SIDE = 11
 """Shortest side for SSIM."""
-NAMES = ("psnr", "ssim", "ergas", "spectral_angle", "nrmse")
+NAMES = ("psnr", "ssim", "ergas", "nrmse", "spectral_angle")
 
 
 def range_metrics(
@@ -41,18 +41,42 @@ def range_metrics(
     a, b = (image[inner].astype(np.float64) - samples.offset for image in (sr, hr))
     chosen = np.ones(b.shape[:2], bool) if valid is None else valid[inner]
     if not chosen.any():
-        return dict.fromkeys(NAMES, math.nan)
+        return dict.fromkeys(NAMES if samples.count > 1 else NAMES[:-1], math.nan)
     spans = np.array([high - low for low, high in samples.ranges])
     mse = np.square(a - b)[chosen].mean(axis=0)
     mean, spread = b[chosen].mean(axis=0), np.ptp(b[chosen], axis=0)
-    relative = float((mse / spans**2).mean())
     positive = (mean > 0).all()
-    return {
-        "psnr": math.inf if relative == 0 else -10 * math.log10(relative),
+    found = {
+        "psnr": range_psnr(sr[inner], hr[inner], samples, chosen),
         "ssim": float(np.mean([_ssim(a[..., k], b[..., k], spans[k], chosen) for k in range(samples.count)])),
         "ergas": 100 / scale * math.sqrt(float((mse / mean**2).mean())) if positive else math.nan,
-        "spectral_angle": _spectral_angle(a[chosen], b[chosen]) if samples.count > 1 else math.nan,
         "nrmse": float((np.sqrt(mse) / spread).mean()) if (spread > 0).all() else math.nan,
+    }
+    return found | ({"spectral_angle": _spectral_angle(a[chosen], b[chosen])} if samples.count > 1 else {})
+
+
+def range_psnr(a: np.ndarray, b: np.ndarray, samples: SampleFormat, valid: np.ndarray | None = None) -> float:
+    """PSNR of two images [H, W, C] over valid pixels, bool [H, W]; NaN if there are none, infinite if they are equal there."""
+    difference = a.astype(np.float64) - b
+    chosen = difference.reshape(-1, samples.count) if valid is None else difference[valid]
+    if not len(chosen):
+        return math.nan
+    spans = np.array([high - low for low, high in samples.ranges])
+    relative = float(np.square(chosen / spans).mean())
+    return math.inf if relative == 0 else -10 * math.log10(relative)
+
+
+def conventions(samples: SampleFormat) -> dict[str, str]:
+    """Metric -> its convention in one line, for tables; none for 8-bit RGB, whose metrics have other names."""
+    if samples.is_rgb8:
+        return {}
+    low, high = min(pair[0] for pair in samples.ranges), max(pair[1] for pair in samples.ranges)
+    return {
+        "psnr": f"10 log10(1 / mean over bands of MSE / R^2), R the range of each band ({low:g} to {high:g}); pixels without data left out",
+        "ssim": "mean over bands with the same R",
+        "ergas": "100 / s sqrt(mean over bands of MSE / mean(HR)^2)",
+        "spectral_angle": "mean angle between spectra in degrees",
+        "nrmse": "sqrt(MSE) / (max - min of HR), mean over bands",
     }
 
 

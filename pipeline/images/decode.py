@@ -15,10 +15,11 @@ import numpy as np
 
 from ...errors import ImageError
 from ..decoding.image_data import ReadConfig, decode_image, rgb8
-from ..scientific.read import read_samples
+from ..scientific.choose import seen_format
+from ..scientific.read import may_be_measured, read_native, read_samples
 from ..scientific.sample_format import SampleFormat
-from ..scientific.samples import Samples, rgb8_samples
-from ..scientific.view import segmenter_view
+from ..scientific.samples import Samples, rgb8_samples, to_samples
+from ..scientific.view import segmenter_view, view_note
 from .sources import ImageFile, SourceReader
 from .sources import Limits as Limits
 
@@ -61,10 +62,23 @@ def read_rgb(image_file: ImageFile, limits: Limits | None = None, source_reader:
     return decode_rgb(source_reader.read(image_file, limits.max_bytes), image_file.name, limits)
 
 
+def read_seen(image_file: ImageFile, limits: Limits, source_reader: SourceReader) -> Decoded:
+    """An image as a segmenter sees it: `read_rgb`, or the view of measured values, with a note that says what is seen. Errors as there."""
+    if not may_be_measured(image_file.name):
+        return read_rgb(image_file, limits, source_reader)
+    data = source_reader.read(image_file, limits.max_bytes)
+    native = read_native(data, image_file.name, keep=False, max_pixels=limits.max_megapixels * 1e6)
+    if native is None:
+        return decode_rgb(data, image_file.name, limits)
+    seen = seen_format(native)
+    samples = to_samples(native, seen)
+    return Decoded(segmenter_view(samples, seen), (*native.notes, view_note(native, seen)), samples)
+
+
 def read_ahead(
     image_files: Sequence[ImageFile], limits: Limits | None = None, *, workers: int = 2, ahead: int = 4
 ) -> Iterator[tuple[ImageFile, Decoded | ImageError]]:
-    """Read images in threads ahead of the caller, in order (see `map_ahead`).
+    """Read images, also of measured values (see `read_seen`), in threads ahead of the caller, in order (see `map_ahead`).
 
     Args:
         image_files: from `list_source`.
@@ -78,7 +92,7 @@ def read_ahead(
 
     def work(image_file: ImageFile, source_reader: SourceReader) -> Decoded | ImageError:
         try:
-            return read_rgb(image_file, limits, source_reader)
+            return read_seen(image_file, limits or Limits(), source_reader)
         except ImageError as error:
             return error
 

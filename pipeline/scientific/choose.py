@@ -39,10 +39,9 @@ def choose_format(files: Iterable[File], config: PixelConfig, *, max_pixels: flo
         MissingPackageError: the reader's package is not installed.
     """
     readable = _natives(files, config, max_pixels)
-    first = next(readable, None)
-    if first is None or first[1] is None:
+    name, native = next(readable, ("", None))
+    if native is None:
         return RGB8
-    name, native = first
     format = _without_range(native, config, name)
     if config.limits is not None:
         limits = (config.limits,) * format.count
@@ -96,6 +95,14 @@ def _without_range(native: Native, config: PixelConfig, name: str) -> SampleForm
     if config.nodata == "" and nodata is None and _zeros(native, ordinary) > _NOTABLE and native.kind == "GeoTIFF":
         raise ConfigError(_question(native, ordinary, name))
     return ordinary
+
+
+def seen_format(native: Native) -> SampleFormat:
+    """The samples of one file for a look at it: all bands, its own nodata value (0 if a GeoTIFF has none and many zeros), any range."""
+    plain = _without_range(native, PixelConfig(nodata="none" if native.nodata is None else ""), "")
+    if native.kind == "GeoTIFF" and native.nodata is None and _zeros(native, plain) > _NOTABLE:
+        return replace(plain, nodata=0.0, masked=True)
+    return plain
 
 
 def _of_bands(native: Native, format: SampleFormat) -> np.ndarray:

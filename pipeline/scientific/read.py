@@ -22,6 +22,8 @@ from ..decoding.tiff_tags import (
     first_directory,
     measured,
 )
+from .dicom import SUFFIXES as DICOM_SUFFIXES
+from .dicom import is_dicom, read_dicom
 from .geotiff import read_geotiff
 from .sample_format import RGB8, Band, SampleFormat
 from .samples import Native, Samples, to_samples
@@ -32,7 +34,7 @@ _ADVICE = "raise --max-megapixels to use it"
 
 def may_be_measured(name: str) -> bool:
     """Whether a file of this name may hold measured values, so that its content has to be looked at."""
-    return PurePosixPath(name).suffix.lower() in TIFF.suffixes
+    return PurePosixPath(name).suffix.lower() in (*TIFF.suffixes, *DICOM_SUFFIXES)
 
 
 def read_native(data: bytes, name: str, *, keep: bool, max_pixels: float) -> Native | None:
@@ -56,6 +58,9 @@ def read_native(data: bytes, name: str, *, keep: bool, max_pixels: float) -> Nat
                 return read_geotiff(data, max_pixels=max_pixels, advice=_ADVICE)
             if measured(tags) or (keep and not _is_image(tags)):
                 return read_tiff_arrays(data, max_pixels=max_pixels, advice=_ADVICE)
+    if is_dicom(data):
+        with decoding("DICOM"):
+            return read_dicom(data, max_pixels=max_pixels, advice=_ADVICE)
     return _ordinary(data, name, max_pixels) if keep else None
 
 

@@ -32,8 +32,8 @@ class Residuals:
         """Measure tiles of one image: `hr`, `lr`, and `valid` if there is one, as `cut_tiles` gives them."""
         if self._format.is_rgb8:
             return
-        chosen = np.unique(np.linspace(0, len(tiles["hr"]) - 1, _PER_IMAGE).astype(int)) if len(tiles["hr"]) else []
-        for row in chosen:
+        count = len(tiles["hr"])
+        for row in np.unique(np.linspace(0, count - 1, min(count, _PER_IMAGE)).astype(int)):
             hr, lr = (self._unit(tiles[name][row]) for name in ("hr", "lr"))
             difference = hr - np.clip(imresize(lr, self._scale), -1, 1)
             valid = tiles["valid"][row] > 0 if "valid" in tiles else np.ones(hr.shape[:2], bool)

@@ -58,6 +58,8 @@ class SampleFormat:
 
     def __post_init__(self) -> None:
         count = len(self.bands)
+        if self.nodata is not None and math.isnan(self.nodata):
+            object.__setattr__(self, "nodata", math.nan)  # one object, so that equal formats are equal
         if self.dtype not in DTYPES:
             raise ConfigError(f"pixels.dtype: expected one of {', '.join(DTYPES)}, got {brief(self.dtype)}")
         if not 1 <= count <= MOST_BANDS or len({band.name for band in self.bands}) != count:

@@ -52,7 +52,7 @@ class Places:
     def row(self, place: Place) -> dict[str, np.ndarray]:
         """The row of one image in each array that the store has."""
         crs = self._crs.setdefault(place.crs, len(self._crs)) if place.crs and "crs" in self._kept else -1
-        rows = {
+        rows: dict[str, np.ndarray] = {
             "crs": np.array([crs], np.int32),
             "transform": np.array([place.transform or (np.nan,) * 6], np.float64),
             "spacing": np.array([place.spacing or (np.nan,) * 2], np.float64),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .sample_format import PERCENTILES, SampleFormat
-from .samples import Samples
+from .samples import Native, Samples
 
 
 def segmenter_view(samples: Samples, format: SampleFormat) -> np.ndarray:
@@ -34,6 +34,13 @@ def segmenter_view(samples: Samples, format: SampleFormat) -> np.ndarray:
     if samples.valid is not None:
         levels[~samples.valid] = 0
     return levels if levels.shape[2] == 3 else np.repeat(levels, 3, axis=2)
+
+
+def view_note(native: Native, format: SampleFormat) -> str:
+    """What is seen of a file, as a note."""
+    bands = ", ".join(format.names[index] for index in format.view)
+    nodata = "" if format.nodata is None else f"; {format.nodata:g} means no data"
+    return f"{native.kind}: percentiles {PERCENTILES[0]:g} to {PERCENTILES[1]:g} of band{'s' * (len(format.view) > 1)} {bands} are seen{nodata}"
 
 
 def viewed(tile: Mapping[str, np.ndarray], format: SampleFormat) -> dict[str, np.ndarray]:
