@@ -109,7 +109,7 @@ def metrics_of(
     if not samples.is_rgb8:
         back, (height, width) = imresize(np.ascontiguousarray(sr), 1 / scale), pair.lr.shape[:2]
         own = range_metrics(sr, pair.hr, samples, scale=scale, valid=pair.valid)
-        blocks = None if pair.valid is None else pair.valid.reshape(height, scale, width, scale).all(axis=(1, 3))
+        blocks = None if pair.valid is None else pair.valid.reshape(height, scale, width, scale).min(axis=(1, 3))
         return own | {"psnr_lr": range_psnr(back, pair.lr, samples, blocks)}
     hr, back = pair.hr, imresize(np.ascontiguousarray(sr), 1 / scale)
     tiny = {name for name, _ in undefined_metrics(pair, scale)}

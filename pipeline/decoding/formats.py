@@ -183,6 +183,10 @@ def recognise(data: bytes, name: str = "") -> ImageFormat:
     """
     if not data:
         raise ImageError("an empty file (0 bytes)")
+    if (
+        data[128:132] == b"DICM" and PurePosixPath(name).suffix.lower() in MEASURED_SUFFIXES
+    ):  # its preamble may be that of a TIFF file
+        raise _not_read("DICOM")
     for known in FORMATS:
         if data.startswith(known.magic):
             return known

@@ -6,6 +6,9 @@ A DICOM file names its patient. Only the tags of `_KEPT` are read, and neither n
 from __future__ import annotations
 
 import io
+import logging
+import warnings
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,6 +55,7 @@ def read_dicom(data: bytes, *, max_pixels: float, advice: str) -> Native:
         import pydicom
     except ImportError as error:
         raise missing_package(error, extra="medical", what="DICOM") from error
+    _silence()
     file = pydicom.dcmread(io.BytesIO(data), specific_tags=list(_KEPT))
     if "PixelData" not in file or "Rows" not in file or "Columns" not in file:
         raise ImageError("a DICOM file without an image, such as a report")
@@ -59,11 +63,16 @@ def read_dicom(data: bytes, *, max_pixels: float, advice: str) -> Native:
     photometric, frames = str(file.get("PhotometricInterpretation", "")), int(file.get("NumberOfFrames", 1) or 1)
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ImageError(f"DICOM with colours ({printable(photometric)[:20]}), which are not kept; save it as PNG")
+    bits = int(file.get("BitsStored", 16))
+    if not 8 <= bits <= 16:
+        raise ImageError(
+            f"DICOM of {bits} bits{': a mask and no image' if bits < 8 else ', which are not kept'}; expected 8 to 16"
+        )
     stored = _frame(file, frames)
     values, padding = _in_units(stored, file, inverted=photometric == "MONOCHROME1")
     modality = printable(str(file.get("Modality", "")))[:8] or "image"
     ct = modality == "CT"
-    whole = 2.0 ** int(file.get("BitsStored", 16)) - 1
+    whole = 2.0**bits - 1
     return Native(
         np.ascontiguousarray(values[..., None]),
         "DICOM",
@@ -74,6 +83,13 @@ def read_dicom(data: bytes, *, max_pixels: float, advice: str) -> Native:
         notes=(f"the first of {frames} frames",) if frames > 1 else (),
         auto=modality == "MR",
     )
+
+
+@cache
+def _silence() -> None:
+    """Stop pydicom from printing tags that it finds odd: they may name a patient."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 
 def _frame(file: Dataset, frames: int) -> np.ndarray:

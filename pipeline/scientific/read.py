@@ -50,7 +50,13 @@ def read_native(data: bytes, name: str, *, keep: bool, max_pixels: float) -> Nat
         ImageError: damaged, too large, or samples of a kind that is not kept.
         MissingPackageError: the reader's package is not installed; says which extra has it.
     """
-    if data.startswith(TIFF.magic):
+    tiff = data.startswith(TIFF.magic)
+    if is_dicom(data) and (
+        not tiff or PurePosixPath(name).suffix.lower() in DICOM_SUFFIXES
+    ):  # its preamble may be that of a TIFF file
+        with decoding("DICOM"):
+            return read_dicom(data, max_pixels=max_pixels, advice=_ADVICE)
+    if tiff:
         with decoding("TIFF"):
             _, tags = first_directory(data)
             geo = any(tag in tags for tag in (*GEO, NODATA))
@@ -58,9 +64,6 @@ def read_native(data: bytes, name: str, *, keep: bool, max_pixels: float) -> Nat
                 return read_geotiff(data, max_pixels=max_pixels, advice=_ADVICE)
             if measured(tags) or (keep and not _is_image(tags)):
                 return read_tiff_arrays(data, max_pixels=max_pixels, advice=_ADVICE)
-    if is_dicom(data):
-        with decoding("DICOM"):
-            return read_dicom(data, max_pixels=max_pixels, advice=_ADVICE)
     return _ordinary(data, name, max_pixels) if keep else None
 
 

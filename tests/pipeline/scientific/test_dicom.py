@@ -100,6 +100,7 @@ def test_the_first_frame() -> None:
 REFUSED = {
     "colours": (dicom(slice_of(), PhotometricInterpretation="PALETTE COLOR"), "DICOM with colours"),
     "report": (dicom(slice_of())[:400], "without an image|damaged or cut off DICOM"),
+    "mask": (dicom(slice_of(), modality="SEG", signed=False, BitsStored=1, HighBit=0), "a mask and no image"),
     "half": (dicom(slice_of())[:3000], "DICOM"),
 }
 
@@ -110,6 +111,14 @@ def test_what_is_not_read(name: str) -> None:
     with pytest.raises(ImageError, match=reason) as refused:
         native(data)
     assert not any(secret in str(refused.value) for secret in SECRETS)
+
+
+def test_a_preamble_of_tiff() -> None:
+    """As some scanners write it, so that old viewers find an image (PS3.10, 7.1): it is DICOM."""
+    data = b"II*\0\x54\x18\x08\0" + bytes(120) + dicom(slice_of())[128:]
+    np.testing.assert_array_equal(native(data).values[..., 0], slice_of())
+    with pytest.raises(ImageError, match="DICOM: measured values"):
+        decode_image(data, "a.dcm")
 
 
 def test_an_image_reader_names_it() -> None:
