@@ -32,8 +32,9 @@ def from_model_range(image: Tensor, samples: SampleFormat) -> np.ndarray:
     """float [B, C, H, W] in [-1, 1] (clipped) -> stored samples [B, H, W, C] of the format's dtype; integers are rounded."""
     if samples.is_rgb8:
         return to_pixels(image).cpu().numpy()
-    low, high = _ends(samples, image)
-    values = ((image.double().clamp(-1, 1) + 1) / 2 * (high - low).double() + low.double()).permute(0, 2, 3, 1).cpu().numpy()
+    exact = image.float().cpu().double().clamp(-1, 1)  # on the CPU, since not every device has float64
+    low, high = (ends.double() for ends in _ends(samples, exact))
+    values = ((exact + 1) / 2 * (high - low) + low).permute(0, 2, 3, 1).numpy()
     return (values.round() if samples.dtype != "float32" else values).astype(samples.dtype)
 
 

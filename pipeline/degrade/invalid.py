@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from .sensors import REACH, mtf_sigma
+
 BICUBIC_MARGIN = 1.5
-"""HR pixels beyond an LR pixel's own that bicubic reduction by s uses, in units of s."""
+"""HR pixels beyond an LR pixel's own that bicubic reduction by s uses, in units of s; `kspace`, which uses all, is taken to reach as far."""
+
+
+def margin_of(kind: str, scale: int, gains: Sequence[float] = ()) -> float:
+    """HR pixels beyond an LR pixel's own that a degradation uses, in units of the scale.
+
+    Args:
+        kind: see `recipes.degrade`.
+        scale: s.
+        gains: of `mtf`.
+    """
+    return REACH * max(mtf_sigma(gain, scale) for gain in gains) / scale if kind == "mtf" else BICUBIC_MARGIN
 
 
 def usable_pixels(valid: np.ndarray, scale: int, margin: float = BICUBIC_MARGIN) -> np.ndarray:

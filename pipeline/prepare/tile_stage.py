@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import ImageError, StoreError, printable
 from ...runtime import progress
-from ..degrade.invalid import usable_pixels
+from ..degrade.invalid import margin_of, usable_pixels
 from ..degrade.recipes import degrade
 from ..degrade.tiles import tile_grid
 from ..encode.mask_table import MaskTable
@@ -240,22 +240,22 @@ def hr_and_lr(
     shape = whole.values.shape[:2]
     of_hr, of_lr = on_common_grid(shape, scale)
     hr, valid = np.ascontiguousarray(whole.values[of_hr]), None if whole.valid is None else whole.valid[of_hr]
+    usable = None
+    if samples.masked:
+        margin = margin_of(degradation["kind"], scale, degradation.get("gains", ()))
+        usable = np.ones(hr.shape[:2], bool) if valid is None else usable_pixels(valid, scale, margin)
     if degradation["kind"] != "given":
         facts = {"seed": degradation.get("seed", 0), "content": item.sha256}
         lr = degrade(hr, degradation["kind"], scale, **facts, gains=degradation.get("gains", ()), offset=samples.offset)
-    else:
-        assert item.lr is not None
-        given = read(item.lr, item.lr_sha256)
-        problem = why_not_lr(given.values.shape[:2], shape, scale)
-        if problem is not None:
-            raise ImageError(f"{item.image_file.name}: {problem}")
-        lr = np.ascontiguousarray(given.values[of_lr])
-        if given.valid is not None:
-            own = given.valid[of_lr].repeat(scale, axis=0).repeat(scale, axis=1)
-            valid = own if valid is None else valid & own
-    usable = None
-    if samples.masked:
-        usable = np.ones(hr.shape[:2], bool) if valid is None else usable_pixels(valid, scale)
+        return ImagePair(hr, lr, usable, whole.place)
+    assert item.lr is not None
+    given = read(item.lr, item.lr_sha256)
+    problem = why_not_lr(given.values.shape[:2], shape, scale)
+    if problem is not None:
+        raise ImageError(f"{item.image_file.name}: {problem}")
+    lr = np.ascontiguousarray(given.values[of_lr])
+    if usable is not None and given.valid is not None:
+        usable &= given.valid[of_lr].repeat(scale, axis=0).repeat(scale, axis=1)
     return ImagePair(hr, lr, usable, whole.place)
 
 

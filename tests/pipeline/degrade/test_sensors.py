@@ -7,7 +7,7 @@ import pytest
 
 from samdiff.errors import ConfigError
 from samdiff.pipeline.degrade.imresize import imresize
-from samdiff.pipeline.degrade.invalid import usable_pixels
+from samdiff.pipeline.degrade.invalid import margin_of, usable_pixels
 from samdiff.pipeline.degrade.recipes import degrade
 from samdiff.pipeline.degrade.sensors import kspace, mtf, mtf_sigma
 
@@ -108,6 +108,10 @@ def test_usable_pixels_against_the_kernel() -> None:
     assert not (usable & ~same.repeat(scale, axis=0).repeat(scale, axis=1)).any()
     assert usable.mean() > 0.2
     assert usable_pixels(np.ones((8, 8), bool), 4).all()
+    wide = usable_pixels(valid, scale, margin_of("mtf", scale, [0.2, 0.4]))
+    low, spoiled = (mtf(each[..., None].astype(np.float32), scale, [0.2])[..., 0] for each in (image, other))
+    assert not (wide & ~(low == spoiled).repeat(scale, axis=0).repeat(scale, axis=1)).any()
+    assert wide.any()
 
 
 def test_names(tmp_path) -> None:

@@ -9,6 +9,7 @@ import zarr
 
 from samdiff import open_store
 from samdiff.errors import ConfigError, ImageError
+from samdiff.pipeline.degrade.imresize import imresize
 from samdiff.pipeline.export.export import export_folder, export_hdf5
 from samdiff.pipeline.prepare.info import store_facts, store_lines
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
@@ -241,3 +242,44 @@ def test_ome_tiff_states_its_bits_and_its_spacing(tmp_path: Path) -> None:
     store = open_store(tmp_path / "a.zarr")
     assert (store.samples.names, store.samples.ranges) == (("DAPI", "GFP"), ((0, 4095),) * 2)
     np.testing.assert_allclose(store.table("images/spacing"), [[0.00025, 0.0005]])
+
+
+def test_given_lr_of_16_bits(tmp_path: Path) -> None:
+    """LR as it is in its files, with its own nodata."""
+    values = scene()[:, 10:]
+    low = imresize(values, 0.5)
+    low[:4, :4] = 0
+    write_geotiff(tmp_path / "hr" / "a.tif", values, nodata=0, names=NAMES)
+    write_geotiff(tmp_path / "lr" / "a.tif", low, nodata=0, names=NAMES)
+    settings = PrepareConfig(scale=2, tile=32, degradation="given", pixels=PixelConfig(range="7000,12000"))
+    prepare(tmp_path / "hr", tmp_path / "a.zarr", Boxes(), settings, lr=tmp_path / "lr")
+    first = open_store(tmp_path / "a.zarr")[0]
+    np.testing.assert_array_equal(first["lr"][4:], low[4:16, :16])
+    assert (not first["valid"][:8, :8].any(), first["valid"][8:].all()) == (True, True)
+
+
+def test_pixels_as_points_are_shifted_by_half_a_pixel(tmp_path: Path) -> None:
+    """GeoTIFF's RasterPixelIsPoint gives the centre of the first pixel; the store has the corner, as GDAL does."""
+    rasterio = pytest.importorskip("rasterio")
+    for name, kind in (("a", "Area"), ("b", "Point")):
+        path = write_geotiff(tmp_path / "in" / f"{name}.tif", scene(), nodata=0, names=NAMES)
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(AREA_OR_POINT=kind)
+    prepare(tmp_path / "in", tmp_path / "a.zarr", Boxes(), config(range="7000,12000"))
+    np.testing.assert_array_equal(
+        open_store(tmp_path / "a.zarr").table("images/transform"), [[30, 0, 500_000, 0, -30, 4_600_000]] * 2
+    )
+
+
+def test_degradations_of_instruments(tmp_path: Path) -> None:
+    """Recorded in the store with their parameters; blind is refused by name."""
+    write_geotiff(tmp_path / "in" / "a.tif", scene(), nodata=0, names=NAMES)
+    how = {"scale": 2, "tile": 32, "pixels": PixelConfig(range="7000,12000")}
+    prepare(tmp_path / "in", tmp_path / "m.zarr", Boxes(), PrepareConfig(**how, degradation="mtf", mtf_gains="0.2,0.3,0.4"))
+    prepare(tmp_path / "in", tmp_path / "k.zarr", Boxes(), PrepareConfig(**how, degradation="kspace"))
+    assert open_store(tmp_path / "m.zarr").attrs["degradation"] == {"kind": "mtf", "gains": [0.2, 0.3, 0.4]}
+    assert open_store(tmp_path / "k.zarr").attrs["degradation"] == {"kind": "kspace"}
+    with pytest.raises(ConfigError, match="degradation blind: defined for 8-bit RGB, the images have uint16, 3 bands"):
+        prepare(tmp_path / "in", tmp_path / "b.zarr", Boxes(), PrepareConfig(**how, degradation="blind"))
+    with pytest.raises(ConfigError, match="one for each of 3 bands, got 2"):
+        prepare(tmp_path / "in", tmp_path / "b.zarr", Boxes(), PrepareConfig(**how, degradation="mtf", mtf_gains="0.2,0.3"))
