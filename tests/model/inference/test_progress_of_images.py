@@ -34,7 +34,7 @@ def test_the_finished_part_grows_to_one(tmp_path, words, settings, tile):
 def test_the_total_is_reported_once(monkeypatch):
     """After the first tile, for all images; not if it takes a few seconds only."""
     now, lines = [100.0], []
-    monkeypatch.setattr("samdiff.model.inference.batch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("samdiff.progress.time.monotonic", lambda: now[0])
     bar = PlainProgress(desc="a.png", total=3, unit="%", clock=lambda: now[0])
     advance = ImageProgress(bar, jobs=3, report=lines.append)
     advance.finish(1)  # an image that was there already
