@@ -68,7 +68,7 @@ def read_dicom(data: bytes, *, max_pixels: float, advice: str) -> Native:
         raise ImageError(
             f"DICOM of {bits} bits{': a mask and no image' if bits < 8 else ', which are not kept'}; expected 8 to 16"
         )
-    stored = _frame(file, frames)
+    stored = _frame(file)
     values, padding = _in_units(stored, file, inverted=photometric == "MONOCHROME1")
     modality = printable(str(file.get("Modality", "")))[:8] or "image"
     ct = modality == "CT"
@@ -92,10 +92,12 @@ def _silence() -> None:
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 
-def _frame(file: Dataset, frames: int) -> np.ndarray:
+def _frame(file: Dataset) -> np.ndarray:
     """Stored values [H, W] of the first frame, int32, without the bits above `BitsStored`, which old files use for overlays."""
+    from pydicom.pixels import pixel_array
+
     try:
-        pixels = file.pixel_array
+        first = np.asarray(pixel_array(file, index=0)).astype(np.int32)  # no other frame is decoded
     except (NotImplementedError, RuntimeError, AttributeError) as error:
         syntax = file.file_meta.get("TransferSyntaxUID") if hasattr(file, "file_meta") else None
         name = printable(getattr(syntax, "name", "unknown"))[:60]
@@ -103,7 +105,6 @@ def _frame(file: Dataset, frames: int) -> np.ndarray:
             f"DICOM with the transfer syntax {name}, whose decoder is not installed or which is damaged; save it uncompressed "
             "(dcmdjpeg, gdcmconv --raw)"
         ) from error
-    first = np.asarray(pixels[0] if frames > 1 else pixels).astype(np.int32)
     if first.shape != (int(file.Rows), int(file.Columns)):
         raise ImageError(
             f"DICOM whose pixels have the shape {list(first.shape)} instead of {[int(file.Rows), int(file.Columns)]}"

@@ -11,7 +11,7 @@ from ...errors import ImageError, missing_package, printable
 from ..decoding.headers import check_size
 from .sample_format import MOST_BANDS, Band
 from .samples import Native, Place
-from .tiff_arrays import known_type
+from .tiff_arrays import BYTES_PER_PIXEL, known_type
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -39,6 +39,10 @@ def read_geotiff(data: bytes, *, max_pixels: float, advice: str) -> Native:
         if file.count > MOST_BANDS or len(set(file.dtypes)) != 1:
             raise ImageError(
                 f"GeoTIFF of {file.count} bands of {', '.join(sorted(set(file.dtypes)))}; at most {MOST_BANDS} of one type"
+            )
+        if file.width * file.height * file.count * np.dtype(file.dtypes[0]).itemsize > BYTES_PER_PIXEL * max_pixels:
+            raise ImageError(
+                f"GeoTIFF of {file.count} bands of {file.width} x {file.height} pixels: more than memory is taken for; {advice}"
             )
         colours = [colour.name for colour in file.colorinterp]
         used = [number for number, colour in enumerate(colours, start=1) if colour != "alpha"]

@@ -12,6 +12,8 @@ from ..decoding.headers import check_size
 from .sample_format import MOST_BANDS, Band
 from .samples import STORED, Native, Place
 
+BYTES_PER_PIXEL = 16
+"""Memory is taken for so many bytes per pixel of the largest image: eight bands of 16 bits, and more bands of smaller images."""
 _CHANNEL = re.compile(r'<Channel\b[^>]{0,2000}?\bName="([^"]{1,80})"')
 _BITS = re.compile(r'\bSignificantBits="([0-9]{1,2})"')
 _SIZE = re.compile(r'\bPhysicalSize([XY])="([0-9.eE+-]{1,30})"')
@@ -45,7 +47,7 @@ def read_tiff_arrays(data: bytes, *, max_pixels: float, advice: str) -> Native:
         check_size(sizes["X"], sizes["Y"], max_pixels=max_pixels, advice=advice)
         channels = [axis for axis in series.axes if axis in "CS" and sizes[axis] > 1]
         count = int(np.prod([sizes[axis] for axis in channels], dtype=np.int64))
-        if count > MOST_BANDS or series.size * series.dtype.itemsize > 16 * max_pixels:
+        if count > MOST_BANDS or series.size * series.dtype.itemsize > BYTES_PER_PIXEL * max_pixels:
             raise ImageError(
                 f"TIFF of shape {list(series.shape)}: more than memory is taken for; save one image with at most {MOST_BANDS} bands"
             )
