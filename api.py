@@ -69,7 +69,7 @@ def prepare(
         reuse: finished stores; masks of images with equal pixels and an equal segmenter are taken from them, so that only other images
             are segmented.
         keep_embeddings: a folder: embeddings of images in it are used, others are added (`--keep-embeddings`).
-        changes: fields of `config` and `mask_config`, such as `scale=2, points_per_side=16`.
+        changes: fields of `config`, its `pixels` and `mask_config`, such as `scale=2, range="0,10000", points_per_side=16`.
 
     Returns:
         The finished store, opened.
@@ -208,7 +208,7 @@ def train(
         tuned = None
         if init_from is not None and not (preset or file.get("preset")):
             tuned = config_in(load_checkpoint(user_path(init_from, "init_from")), str(init_from))
-        resolved = load_config(preset, file, sets, scale=opened[0].scale, model=tuned)
+        resolved = load_config(preset, file, sets, scale=opened[0].scale, bands=opened[0].samples.count, model=tuned)
         if tuned is not None:
             report(f"as in {init_from}: preset {resolved.preset}, {taken_from(tuned, resolved)}")
     name = str(opened[0].place).rstrip("/").split("/")[-1].removesuffix(".zarr")
@@ -232,12 +232,13 @@ def _with_changes(config: PrepareConfig, masks: MaskConfig, changes: Mapping[str
     """Both configurations with fields changed. ConfigError for an unknown field."""
     from .errors import nearest
 
-    ours, theirs = ([field.name for field in fields(each)] for each in (config, masks))
+    ours, theirs, samples = ([field.name for field in fields(each)] for each in (config, masks, config.pixels))
+    known = [*ours, *theirs, *samples]
     for name in changes:
-        if name not in ours and name not in theirs:
-            raise ConfigError(
-                f"prepare: unknown setting {name}{nearest(name, [*ours, *theirs])}; known: {', '.join([*ours, *theirs])}"
-            )
+        if name not in known:
+            raise ConfigError(f"prepare: unknown setting {name}{nearest(name, known)}; known: {', '.join(known)}")
+    pixels = replace(config.pixels, **{name: value for name, value in changes.items() if name in samples})
+    config = replace(config, pixels=pixels)
     config = replace(config, **{name: value for name, value in changes.items() if name in ours})
     return config, replace(masks, **{name: value for name, value in changes.items() if name in theirs})
 

@@ -32,7 +32,7 @@ from ..pipeline.encode.structure import encode_structure
 from ..pipeline.images.decode import read_rgb
 from ..pipeline.images.sources import list_source
 from ..pipeline.masks.generator import MaskGenerator
-from ..pipeline.prepare.tile_stage import crop_to_scale
+from ..pipeline.prepare.scan import crop_to_scale
 from ..pipeline.storage.outputs import DEAD_LINK, FILE, NOTHING, folder_problem, look, sweep_outputs
 from ..report.write import is_report
 from ..runtime import pick_device

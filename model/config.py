@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PRESETS = ("tiny", "small", "paper")
 STUDENT = "student"
 """Preset of `samdiff distill`."""
-BESIDE = ("stores", "rrdb_from", "start_from", "teacher", "versions", "threads")
+BESIDE = ("stores", "rrdb_from", "start_from", "teacher", "pixels", "sam_view", "versions", "threads")
 """Keys that are saved with the settings but are not settings."""
 
 TAKEN = ("model", "diffusion", "loss")
@@ -233,6 +233,8 @@ class RunConfig:
     """Name of the preset."""
     scale: int = setting(4, choices=SCALES)
     """HR pixels per LR pixel; taken from the store."""
+    bands: int = setting(3, min=1, max=64)
+    """Bands of the images; taken from the store."""
     model: ModelConfig = section(ModelConfig, panel="Model [model]")
     diffusion: DiffusionConfig = section(DiffusionConfig, panel="Diffusion [diffusion]")
     loss: LossConfig = section(LossConfig, panel="Losses beside the main one [loss]")
@@ -266,6 +268,7 @@ def load_config(
     sets: Sequence[str] = (),
     scale: int = 4,
     *,
+    bands: int = 3,
     named: Mapping[str, object] | None = None,
     model: RunConfig | None = None,
 ) -> RunConfig:
@@ -276,6 +279,7 @@ def load_config(
         file: TOML file as `--print-config` prints it, or its content.
         sets: `section.key=value` texts.
         scale: of the store.
+        bands: of the store.
         named: settings by section that are given as named options.
         model: settings of the model for fine-tuning; without a preset, the sections `TAKEN` of it are used in place of the preset's.
 
@@ -285,7 +289,7 @@ def load_config(
     layers = layers_of(file, sets, named)
     given = merge(RunConfig, layers)
     chosen = preset or given.get("preset") or (model.preset if model else "paper")
-    bottom: list[Mapping[str, object]] = [{"scale": scale}, preset_layer(chosen)]
+    bottom: list[Mapping[str, object]] = [{"scale": scale, "bands": bands}, preset_layer(chosen)]
     if model is not None and not (preset or given.get("preset")):
         own = model.as_dict()
         bottom.append({name: own[name] for name in TAKEN})

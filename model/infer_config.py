@@ -12,7 +12,7 @@ from .names import FLOW_SAMPLER, QUALITIES, SAMPLERS
 STARTS = ("noise", "rrdb")
 SHIPPED_FOR = {"clean": "shipped", "real": "shipped-real"}
 """Kind of image -> name of the model that comes with samdiff."""
-OUTPUT_FORMATS = ("png", "jpg", "webp")
+OUTPUT_FORMATS = ("png", "jpg", "webp", "tif")
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 """Suffix of an output file -> Pillow's name of its format."""
 
@@ -81,7 +81,7 @@ class OutputConfig:
     """Output file for one image, or output folder."""
     suffix: str | None = setting(None, none="_x4 for a model of scale 4")
     """Text added to the name of the input, before the file suffix."""
-    format: str = setting("png", choices=OUTPUT_FORMATS)
+    format: str | None = setting(None, choices=OUTPUT_FORMATS, none="png, or tif for a model of other samples than 8-bit RGB")
     """File format, unless --out names a file, whose suffix selects it."""
     overwrite: bool = setting(False, panel="Common")
     """Replace files that exist."""
@@ -94,7 +94,7 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.bits == 16 and (self._suffix_out() or f".{self.format}") != ".png":
+        if self.bits == 16 and (self._suffix_out() or f".{self.format or 'png'}") != ".png":
             raise ConfigError("bits: 16 only with PNG; give --format png")
         if self.suffix is not None and ("/" in self.suffix or "\\" in self.suffix):
             raise ConfigError(f"suffix: expected an ending for names, such as _x4, got {self.suffix!r}")

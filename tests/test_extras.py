@@ -9,6 +9,7 @@ import pytest
 
 import samdiff
 
+from .helpers.measured import scene, tiff_bytes, write_geotiff
 from .helpers.stores import make_store
 
 ROOT = Path(samdiff.__file__).parent
@@ -67,6 +68,24 @@ def test_without_the_package_of_a_segmenter(tmp_path, name, missing, extra):
         line = done.stderr.splitlines()[-1]
         assert line.endswith(f", which is not installed; pip install 'samdiff[{extra}]'")
         assert line.startswith(f"samdiff: --sam {name if extra == 'sam2' else 'hf'}: needs the package ")
+
+
+def test_without_the_readers_of_measured_values(tmp_path):
+    """Before anything is segmented: which extra to install, by the kind of file."""
+    write_geotiff(tmp_path / "geo" / "a.tif", scene(), nodata=0)
+    (tmp_path / "ome").mkdir()
+    (tmp_path / "ome" / "a.tif").write_bytes(tiff_bytes(scene()[..., 0], ome=True, metadata={"axes": "YX"}))
+    (tmp_path / "dcm").mkdir()
+    (tmp_path / "dcm" / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    for folder, missing, line in (
+        ("geo", "rasterio", "GeoTIFF: needs the package rasterio, which is not installed; pip install 'samdiff[geo]'"),
+        ("ome", "tifffile", "needs the package tifffile, which is not installed; pip install 'samdiff[microscopy]'"),
+        ("dcm", "pydicom", "DICOM: needs the package pydicom, which is not installed; pip install 'samdiff[medical]'"),
+    ):
+        words = ["prepare", str(tmp_path / folder), "--out", str(tmp_path / "a.zarr"), "--sam", "mobile_sam", "--dry-run"]
+        done = without([missing], *words)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.splitlines()[-1].endswith(line), done.stderr
 
 
 def test_nothing_else_needs_them(tmp_path):

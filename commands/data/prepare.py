@@ -135,7 +135,7 @@ def prepare(
     from ...pipeline.prepare.reuse import plan_reuse
     from ...pipeline.prepare.run import MaskSource, plan_prepare
     from ...pipeline.prepare.run import prepare as run
-    from ...pipeline.prepare.scan import scan
+    from ...pipeline.prepare.scan import samples_of, scan
     from ...pipeline.prepare.targets import check_target
     from ...pipeline.sam.names import family_of
     from ...runtime import pick_device, setup_process
@@ -181,7 +181,9 @@ def prepare(
             reads = f"weights of {name} ({where})"
         check_target(target, sources=(images, lr_images), masks=import_masks, embeddings=kept)
         scanned = scan(images, limit, lr=lr_images, scale=settings.scale, by_name=by_name, limits=settings.limits)
-        attributes = settings.as_attributes(facts)
+        samples = samples_of(scanned, settings.pixels, settings.limits)
+        settings.check_samples(samples)
+        attributes = settings.as_attributes(facts, samples)
         plan, reusable = plan_prepare(scanned, target, attributes), plan_reuse(reuse or (), attributes, scanned)
         if kept is not None:
             each = file_bytes(family_of(name)) * config.masks.crops_per_image

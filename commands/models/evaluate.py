@@ -19,6 +19,8 @@ from ..options import Chosen, configured, renamed
 if TYPE_CHECKING:
     import numpy as np
 
+    from ...model.inference.upscaler import Upscaler
+
 
 @dataclass(frozen=True)
 class EvaluateSettings:
@@ -65,7 +67,9 @@ def evaluate(
     from ...model.inference.image_io import save_image
     from ...model.inference.resolver import OneStepResolver
     from ...model.inference.upscaler import load_model
+    from ...model.samples.range_metrics import conventions
     from ...pipeline.download.benchmarks import find_benchmark
+    from ...pipeline.scientific.view import range_view
     from ...pipeline.storage.outputs import claim_outputs, write_output
     from ...runtime import pick_device, progress, setup_process
 
@@ -82,6 +86,7 @@ def evaluate(
     one_step = isinstance(model, OneStepResolver)
     if one_step and seeds > 1:
         raise ConfigError(f"--seeds {seeds}: {printable(path)} is a network of one step, without noise; leave it out")
+    _check_samples(config.evaluate, model)
     extras = load_measures([name for name in chosen_metrics.split(",") if name], model.device) if chosen_metrics else None
     skipped, models = (extras.skipped, extras.models) if extras else ({}, {})
     names = [folder.resolve().name for folder in benchmark]
@@ -89,13 +94,14 @@ def evaluate(
         raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their metrics could not be told apart; rename one")
     blind_seed = config.evaluate.degradation_seed if config.evaluate.degradation == "blind" else None
     read = {
-        name: read_benchmark_folder(folder, model.scale, blind_seed=blind_seed)
+        name: read_benchmark_folder(folder, model.scale, blind_seed=blind_seed, samples=model.samples)
         for name, folder in zip(names, benchmark, strict=True)
     }
     sets, lr_from = {name: found.pairs for name, found in read.items()}, {name: found.lr_from for name, found in read.items()}
     print_status(*lr_lines(lr_from))
     unused = {f"{name}/{image}": reason for name, found in read.items() for image, reason in found.skipped.items()}
-    small = {f"{name}/{pair.name}": undefined_metrics(pair, model.scale) for name, pairs in sets.items() for pair in pairs}
+    every = [(name, pair) for name, pairs in sets.items() for pair in pairs if model.samples.is_rgb8]
+    small = {f"{name}/{pair.name}": undefined_metrics(pair, model.scale) for name, pair in every}
     skipped |= unused | {name: "; ".join(reason for _, reason in reasons) for name, reasons in small.items() if reasons}
     for what, reason in skipped.items():  # before hours of work; again at the end
         print_status(f"without {what}: {reason}")
@@ -133,7 +139,7 @@ def evaluate(
         def done(picture: str, method: str, found: object, name: str = name, bar: object = bar) -> None:
             if save:
                 file = out / "pictures" / name / f"{picture}_{method}.png"
-                save_image(found, file, overwrite=overwrite or unfinished.is_ours(file))  # type: ignore[arg-type]
+                save_image(range_view(found, model.samples), file, overwrite=overwrite or unfinished.is_ours(file))  # type: ignore[arg-type]
                 unfinished.saved(file)
             bar.update()  # type: ignore[attr-defined]
 
@@ -148,8 +154,10 @@ def evaluate(
             extras=extras,
             on_image=done,
             unfinished=unfinished,
+            samples=model.samples,
         )
         bar.close()
+    models = models | conventions(model.samples)
     table = as_markdown(summarise(rows), models)
     facts = {"checkpoint": printable(path), **how, "seeds": list(range(seeds)), "scale": model.scale, "metric_models": models}
     facts |= {"lr_from": {printable(name): printable(source) for name, source in lr_from.items()}}
@@ -164,6 +172,17 @@ def evaluate(
     unfinished.remove()
     print_status("", f"{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
     finish(skipped)
+
+
+def _check_samples(settings: EvaluateConfig, model: Upscaler) -> None:
+    """ConfigError for settings that are defined for 8-bit RGB, with a model of other samples."""
+    from ...errors import ConfigError
+
+    if model.samples.is_rgb8:
+        return
+    for name, given in (("--metrics", settings.metrics), ("--degradation blind", settings.degradation == "blind")):
+        if given:
+            raise ConfigError(f"{name}: defined for 8-bit RGB, the model has {model.samples.describe()}; leave it out")
 
 
 def _print_metrics(table: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...errors import ConfigError
+from ...errors import ConfigError, printable
 from ..common import Checkpoint, choose_checkpoint, print_status
 
 if TYPE_CHECKING:
@@ -88,8 +88,10 @@ def _one_network(
     from ...model.export.calibration import read_patches
     from ...model.export.esrgan import export_esrgan
     from ...model.export.tile_export import export_tile
+    from ...pipeline.scientific.sample_format import format_in
 
     loaded, inputs = load_checkpoint(path, kind=("diffusion", "student", "rrdb")), checkpoint_files(path)
+    format_in(loaded.config).require_rgb8(f"{printable(path)}: --only and --to esrgan")
     if to_esrgan:
         print_status(str(export_esrgan(loaded, str(path), target, overwrite=overwrite, inputs=inputs)))
         return

@@ -92,7 +92,8 @@ def infer(
         upscaler = _exported(onnx, named, device)
     upscaler.expect_scale(scale)
     suffix = f"_x{upscaler.scale}" if output.suffix is None else output.suffix
-    output = replace(output, suffix=suffix)
+    kept = output.format or ("png" if upscaler.samples.is_rgb8 else "tif")
+    output = replace(output, suffix=suffix, format=kept)
     others = foreign_results(inputs, suffix, recursive=recursive, out=output.out) if output.overwrite else ()
     jobs = plan_outputs(
         list_inputs(inputs, suffix, recursive=recursive, out=output.out), output, [*checkpoint_files(path), *others]

@@ -27,13 +27,14 @@ COUNTERS = ("skipped", "row", "longest", "scale", "calm")
 
 def rrdb_shapes(config: RunConfig) -> Shapes:
     """Shapes of the RRDB, without a prefix. ConfigError for an unsupported scale."""
-    return dict(_rrdb(config.model, config.scale))
+    return dict(_rrdb(config.model, config.scale, config.bands))
 
 
 def unet_shapes(config: RunConfig) -> Shapes:
     """Shapes of the U-Net, without a prefix. ConfigError for contradicting diffusion settings."""
     d = config.diffusion
-    return dict(_unet(config.model, config.scale, outputs=d.build().outputs, scale_head=d.estimates_scale))
+    outputs = d.build().outputs_of(config.bands)
+    return dict(_unet(config.model, config.scale, outputs=outputs, bands=config.bands, scale_head=d.estimates_scale))
 
 
 def student_shapes(config: RunConfig) -> Shapes:
@@ -88,13 +89,13 @@ def _under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
 
 
 @lru_cache(maxsize=8)
-def _rrdb(m: ModelConfig, scale: int) -> Iterable[tuple[str, tuple[int, ...]]]:
+def _rrdb(m: ModelConfig, scale: int, bands: int) -> Iterable[tuple[str, tuple[int, ...]]]:
     with torch.device("meta"):  # allocates no memory, draws no random numbers
-        return _of(RRDB(blocks=m.rrdb_blocks, features=m.rrdb_features, growth=m.rrdb_growth, scale=scale))
+        return _of(RRDB(blocks=m.rrdb_blocks, features=m.rrdb_features, growth=m.rrdb_growth, scale=scale, bands=bands))
 
 
 @lru_cache(maxsize=8)
-def _unet(m: ModelConfig, scale: int, outputs: int, scale_head: bool) -> Iterable[tuple[str, tuple[int, ...]]]:
+def _unet(m: ModelConfig, scale: int, *, outputs: int, bands: int, scale_head: bool) -> Iterable[tuple[str, tuple[int, ...]]]:
     with torch.device("meta"):
         return _of(
             UNet(
@@ -103,6 +104,7 @@ def _unet(m: ModelConfig, scale: int, outputs: int, scale_head: bool) -> Iterabl
                 condition_channels(m.rrdb_blocks, m.rrdb_features),
                 scale=scale,
                 out_channels=outputs,
+                in_channels=bands,
                 first_scale=1.0 if scale_head else None,
             )
         )

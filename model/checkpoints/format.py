@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from ...errors import CheckpointError, ConfigError, printable
+from ...pipeline.scientific.sample_format import SampleFormat, format_in
 from ...pipeline.storage.atomic import advice, write_atomic
 from ...progress import activity
 from ..config import RunConfig, config_of
@@ -161,6 +162,19 @@ def config_in(checkpoint: Checkpoint, name: str) -> RunConfig:
         raise CheckpointError(
             f"{name}: its configuration is not understood ({error}); use the samdiff release that wrote it"
         ) from error
+
+
+def samples_in(checkpoint: Checkpoint, config: RunConfig, name: str) -> SampleFormat:
+    """The samples that a checkpoint was trained on: 8-bit RGB unless it says so; a CheckpointError if they are not valid."""
+    try:
+        samples = format_in(checkpoint.config)
+    except ConfigError as error:
+        raise CheckpointError(f"{name}: {error}; take another copy of the file") from error
+    if samples.count != config.bands:
+        raise CheckpointError(
+            f"{name}: has networks for {config.bands} bands and samples of {samples.count}; take another copy of the file"
+        )
+    return samples
 
 
 def remedy(file: Path) -> str:

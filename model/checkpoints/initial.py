@@ -19,6 +19,11 @@ def of_scale(path: Path, config: RunConfig, kind: str | None = None) -> Checkpoi
     checkpoint = load_checkpoint(path, kind)
     if checkpoint.config.get("scale") != config.scale:
         raise CheckpointError(f"{path}: trained for x{brief(checkpoint.config.get('scale'))}, the store is x{config.scale}")
+    if checkpoint.config.get("bands", 3) != config.bands:
+        raise CheckpointError(
+            f"{path}: trained on images of {brief(checkpoint.config.get('bands', 3))} bands, the store's have {config.bands}; "
+            "start from a model of the same bands, or from none"
+        )
     return checkpoint
 
 

@@ -43,8 +43,12 @@ class Modulation:
 
     @property
     def outputs(self) -> int:
-        """Output channels of the network."""
-        return 4 if self.name == "joint" else 3
+        """Output channels of the network for RGB."""
+        return self.outputs_of(3)
+
+    def outputs_of(self, bands: int) -> int:
+        """Output channels of the network for images of so many bands: one more for `joint`, which predicts E too."""
+        return bands + (self.name == "joint")
 
     def q_sample(self, x_0: Tensor, e: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
         """x_t.
@@ -73,8 +77,8 @@ class Modulation:
         """
         abar = gather(self.schedule.alpha_bars, t, x_t)
         if self.name == "joint":
-            x_t = x_t - gather(self.x_coef, t, x_t) * predicted[:, 3:]
-        return (x_t - (1 - abar).sqrt() * predicted[:, :3]) / abar.sqrt()
+            x_t = x_t - gather(self.x_coef, t, x_t) * predicted[:, x_t.shape[1] :]
+        return (x_t - (1 - abar).sqrt() * predicted[:, : x_t.shape[1]]) / abar.sqrt()
 
     def _given(self, e: Tensor | None) -> Tensor:
         if e is None:

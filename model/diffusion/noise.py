@@ -26,14 +26,16 @@ class NoiseField:
     """Width of the image in pixels."""
     sample: int = 0
     """Index of the sample."""
+    bands: int = 3
+    """Of the image."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 64:
             raise ConfigError(f"seed: expected 0 to 2^64 - 1, got {self.seed}")
 
     def rows(self, step: int, top: int, bottom: int) -> Tensor:
-        """float32 [1, 3, bottom - top, width] on the CPU: rows top … bottom - 1 of step `step`."""
-        out = np.empty((3, bottom - top, self.width), np.float32)
+        """float32 [1, bands, bottom - top, width] on the CPU: rows top … bottom - 1 of step `step`."""
+        out = np.empty((self.bands, bottom - top, self.width), np.float32)
         for block_y in range(top // BLOCK, -(-bottom // BLOCK)):
             first, last = max(top, block_y * BLOCK), min(bottom, (block_y + 1) * BLOCK)
             for block_x in range(-(-self.width // BLOCK)):
@@ -46,4 +48,4 @@ class NoiseField:
         """Philox (Salmon et al. 2011), a counter-based generator: the upper words of the counter hold the position of the block."""
         counter = np.array([0, block_x, block_y, step], np.uint64)
         bits = np.random.Philox(key=np.array([self.seed, self.sample], np.uint64), counter=counter)
-        return np.random.Generator(bits).standard_normal((3, BLOCK, BLOCK), dtype=np.float32)
+        return np.random.Generator(bits).standard_normal((self.bands, BLOCK, BLOCK), dtype=np.float32)

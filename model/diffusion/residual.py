@@ -10,17 +10,38 @@ import torch
 from torch import Tensor
 
 from ...pipeline.degrade.imresize import resize_weights
+from ...pipeline.scientific.sample_format import RGB8, SampleFormat
 from ..names import RESCALE as RESCALE
 
 
-def to_model_range(pixels: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
-    return pixels.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+def to_model_range(pixels: Tensor, samples: SampleFormat = RGB8) -> Tensor:
+    """Stored samples [B, H, W, C], for 8-bit RGB uint8 [B, H, W, 3] -> float32 [B, C, H, W] in [-1, 1], clipped to the range of each band."""
+    values = pixels.permute(0, 3, 1, 2).to(torch.float32)
+    if samples.is_rgb8:
+        return values / 127.5 - 1
+    low, high = _ends(samples, values)
+    return ((values - low) / (high - low) * 2 - 1).clamp_(-1, 1)
 
 
 def to_pixels(image: Tensor) -> Tensor:
     """float [B, 3, H, W] in [-1, 1] (clipped) -> uint8 [B, H, W, 3], rounded."""
     return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def from_model_range(image: Tensor, samples: SampleFormat) -> np.ndarray:
+    """float [B, C, H, W] in [-1, 1] (clipped) -> stored samples [B, H, W, C] of the format's dtype; integers are rounded."""
+    if samples.is_rgb8:
+        return to_pixels(image).cpu().numpy()
+    exact = image.float().cpu().double().clamp(-1, 1)  # on the CPU, since not every device has float64
+    low, high = (ends.double() for ends in _ends(samples, exact))
+    values = ((exact + 1) / 2 * (high - low) + low).permute(0, 2, 3, 1).numpy()
+    return (values.round() if samples.dtype != "float32" else values).astype(samples.dtype)
+
+
+def _ends(samples: SampleFormat, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower and the upper end of each band's range, float32 [1, C, 1, 1]."""
+    ends = torch.tensor(samples.stored_ranges, dtype=torch.float32, device=like.device)
+    return ends[:, 0].view(1, -1, 1, 1), ends[:, 1].view(1, -1, 1, 1)
 
 
 def to_residual(hr: Tensor, base: Tensor, rescale: float = RESCALE) -> Tensor:

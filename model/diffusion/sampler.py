@@ -131,7 +131,7 @@ def sample_steps(
     sampler, grid = plan.sampler, plan.times
     if modulation.name == "joint":
         # The state is noise with mean phi_t E: E^ is predicted from noise and LR at the last time step, then added.
-        x += modulation.schedule.phi_at(grid[0]) * predict(x, _times(x, len(modulation.schedule) - 1))[:, 3:]
+        x += modulation.schedule.phi_at(grid[0]) * predict(x, _times(x, len(modulation.schedule) - 1))[:, x.shape[1] :]
     yield grid[0], x
     history = torch.empty_like(x) if sampler == "dpm2m" else None  # x_0 of the previous step
     before = None
@@ -164,7 +164,7 @@ def _split(modulation: Modulation, x: Tensor, predicted: Tensor, t: int, s: int)
     x_0 = modulation.x_0(x, predicted, _times(x, t)).clamp(-1, 1)
     if modulation.name != "joint":
         return x_0, x, 0.0
-    schedule, e = modulation.schedule, predicted[:, 3:]
+    schedule, e = modulation.schedule, predicted[:, x.shape[1] :]
     return x_0, x - schedule.phi_at(t) * e, schedule.phi_at(s) * e
 
 

@@ -70,6 +70,7 @@ def distill(
     how, v = config.train, config.validate
     data = ShardDataset(stores, how.patch, how.seed, hold_out=v.images, labels=how.labels)
     _check(config, data, ranks)
+    data.samples.require_rgb8("samdiff distill")
     beginning = None if start is None else of_scale(start, config, "student")
     model = SuperResolver(of_scale(teacher, config, "diffusion"), str(teacher), device)
     speak = report if ranks.is_main else log.debug

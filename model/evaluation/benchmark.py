@@ -13,10 +13,13 @@ import numpy as np
 
 from ...errors import ConfigError, ImageError, printable
 from ...pipeline.degrade.imresize import imresize
+from ...pipeline.degrade.invalid import usable_pixels
 from ...pipeline.degrade.recipes import degrade
 from ...pipeline.images.listing import ImageFile, list_source
 from ...pipeline.images.pairs import hr_stem, on_common_grid, pair_names, why_not_lr
+from ...pipeline.scientific.sample_format import RGB8, SampleFormat
 from ..inference.image_io import open_opaque
+from ..samples.raster_file import read_sample_file
 from .benchmark_layout import Layout, benchmark_layout, inside, may_be_lr
 
 log = logging.getLogger(__name__)
@@ -29,9 +32,11 @@ class Pair:
     name: str
     """The HR file's name without its suffix, unique in the benchmark."""
     lr: np.ndarray
-    """uint8 [h, w] or [h, w, 3]."""
+    """uint8 [h, w] or [h, w, 3]; of other samples [h, w, C]."""
     hr: np.ndarray
-    """uint8, s times larger, cropped at the bottom and the right to the area that LR covers."""
+    """Likewise, s times larger, cropped at the bottom and the right to the area that LR covers."""
+    valid: np.ndarray | None = None
+    """bool [H, W]: the pixels that are scored; None: all."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,16 @@ class BenchmarkImages:
     """Image -> why it is not scored."""
 
 
-def read_benchmark_folder(folder: Path, scale: int, *, blind_seed: int | None = None) -> BenchmarkImages:
+def read_benchmark_folder(
+    folder: Path, scale: int, *, blind_seed: int | None = None, samples: SampleFormat = RGB8
+) -> BenchmarkImages:
     """Read the images of a benchmark with their LR.
 
     Args:
         folder: in one of the layouts of `benchmark_layout`.
         scale: s.
         blind_seed: make LR from HR by the blind degradation with this seed, whatever LR images there are; None: see `BenchmarkImages.lr_from`.
+        samples: of the model that is evaluated.
 
     Raises:
         ConfigError: no folder, no images, several benchmarks, an HR image without LR although others have one, or LR of a wrong size.
@@ -80,7 +88,7 @@ def read_benchmark_folder(folder: Path, scale: int, *, blind_seed: int | None = 
     for name in layout.hr:
         try:
             low = files[lows[name]] if lows else None
-            pairs.append(_pair(names[name], files[name], low, scale=scale, blind_seed=blind_seed))
+            pairs.append(_pair(names[name], files[name], low, scale=scale, blind_seed=blind_seed, samples=samples))
         except ImageError as error:
             skipped[name] = str(error).removeprefix(f"{printable(files[name].path)}: ")  # the list names the image
     if not pairs:
@@ -136,7 +144,11 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
     return {name: f"{number}_{PurePosixPath(name).stem}" for number, name in enumerate(names)}
 
 
-def _pair(name: str, high: ImageFile, low: ImageFile | None, *, scale: int, blind_seed: int | None) -> Pair:
+def _pair(
+    name: str, high: ImageFile, low: ImageFile | None, *, scale: int, blind_seed: int | None, samples: SampleFormat
+) -> Pair:
+    if not samples.is_rgb8:
+        return _sample_pair(name, high, low, scale=scale, samples=samples)
     whole = open_opaque(Path(high.path))
     shape = whole.shape[:2]
     if min(shape) < scale:
@@ -160,3 +172,23 @@ def _pair(name: str, high: ImageFile, low: ImageFile | None, *, scale: int, blin
             "with a wrong size the result would be shifted against HR"
         )
     return Pair(name, np.ascontiguousarray(lr[of_lr]), hr)
+
+
+def _sample_pair(name: str, high: ImageFile, low: ImageFile | None, *, scale: int, samples: SampleFormat) -> Pair:
+    """A pair of measured values; pixels that are not `usable_pixels` are not scored."""
+    whole = read_sample_file(Path(high.path), samples).samples
+    shape = whole.values.shape[:2]
+    of_hr, of_lr = on_common_grid(shape, scale)
+    if min(shape) < scale:
+        raise ImageError(f"smaller than the scale: {shape[1]} x {shape[0]} pixels, expected at least {scale} x {scale}")
+    hr = np.ascontiguousarray(whole.values[of_hr])
+    valid = None if whole.valid is None else usable_pixels(whole.valid[of_hr], scale)
+    if low is None:
+        return Pair(name, imresize(hr, 1 / scale), hr, valid)
+    given = read_sample_file(Path(low.path), samples).samples
+    if problem := why_not_lr(given.values.shape[:2], shape, scale):
+        raise ConfigError(f"{printable(low.path)}: {problem}; with a wrong size the result would be shifted against HR")
+    if given.valid is not None:
+        own = given.valid[of_lr].repeat(scale, axis=0).repeat(scale, axis=1)
+        valid = own if valid is None else valid & own
+    return Pair(name, np.ascontiguousarray(given.values[of_lr]), hr, valid)

@@ -8,6 +8,8 @@
 | psnr_lr | consistency: the result downsampled by MATLAB's bicubic against LR, RGB, not cropped |
 | ldl | mean of LDL's artifact map (see `ldl.py`), with the RRDB's image as reference; lower is better |
 
+Models of measured values are evaluated by the metrics of `samples/range_metrics.py` instead, with the range of their store.
+
 Grey HR files are evaluated on grey values, with grey LR. SAM-DiffSR's own "artifact" measure has no published definition.
 """
 
@@ -27,7 +29,9 @@ import numpy as np
 
 from ...errors import printable
 from ...pipeline.degrade.imresize import imresize
+from ...pipeline.scientific.sample_format import RGB8, SampleFormat
 from ..inference.image_io import save_image
+from ..samples.range_metrics import range_metrics, range_psnr
 from .benchmark import Pair
 from .ldl import LDL_SIDE, artifact_map
 from .metrics import SSIM_SIDE, mean_of_defined, psnr, psnr_y, ssim_y
@@ -89,17 +93,28 @@ def undefined_metrics(pair: Pair, scale: int) -> list[tuple[str, str]]:
 
 
 def metrics_of(
-    sr: np.ndarray, pair: Pair, scale: int, reference: np.ndarray | None, extras: Mapping[str, ImageMetric]
+    sr: np.ndarray,
+    pair: Pair,
+    scale: int,
+    reference: np.ndarray | None,
+    extras: Mapping[str, ImageMetric],
+    samples: SampleFormat = RGB8,
 ) -> dict[str, float]:
     """All metrics of one result.
 
     Args:
-        sr: the result, uint8, like `pair.hr`.
+        sr: the result, like `pair.hr`.
         pair: LR and HR.
         scale: s.
         reference: the stable result for LDL's map (the RRDB's image); None: without this metric.
-        extras: more metrics by name, of (result, HR), such as LPIPS.
+        extras: more metrics by name, of (result, HR), such as LPIPS; for 8-bit RGB only.
+        samples: of all images.
     """
+    if not samples.is_rgb8:
+        back, (height, width) = imresize(np.ascontiguousarray(sr), 1 / scale), pair.lr.shape[:2]
+        own = range_metrics(sr, pair.hr, samples, scale=scale, valid=pair.valid)
+        blocks = None if pair.valid is None else pair.valid.reshape(height, scale, width, scale).min(axis=(1, 3))
+        return own | {"psnr_lr": range_psnr(back, pair.lr, samples, blocks)}
     hr, back = pair.hr, imresize(np.ascontiguousarray(sr), 1 / scale)
     tiny = {name for name, _ in undefined_metrics(pair, scale)}
     ours = {
@@ -125,6 +140,7 @@ def evaluate(
     extras: Measures | None = None,
     on_image: Callable[[str, str, np.ndarray], None] = lambda *_: None,
     unfinished: Unfinished | None = None,
+    samples: SampleFormat = RGB8,
 ) -> list[Row]:
     """Evaluate bicubic upsampling, the RRDB and samples of all seeds on a benchmark.
 
@@ -139,6 +155,7 @@ def evaluate(
         on_image: called with image name, method and result, to save it or show progress.
         unfinished: the finished images of an interrupted evaluation, and the place to record new ones. Not used if `extras` has
             metrics of whole folders, which need all results.
+        samples: of all images.
     """
     rows: list[Row] = []
     more = extras or Measures()
@@ -159,7 +176,7 @@ def evaluate(
                         pair.name,
                         method,
                         seed=seed,
-                        metrics=metrics_of(sr, pair, scale, reference=rrdb, extras=more.images),
+                        metrics=metrics_of(sr, pair, scale, reference=rrdb, extras=more.images, samples=samples),
                     )
                 )
                 if more.folders:

@@ -51,6 +51,7 @@ def _of_store(source: Path, *, scale: int, side: int, count: int) -> list[Patch]
     store = open_store(source)
     if store.scale != scale:
         raise ConfigError(f"{printable(source)}: holds x{store.scale}, the model is x{scale}; give another --calibrate")
+    store.samples.require_rgb8(f"{printable(source)}: --calibrate")
     if store.tile < side * scale or not len(store):
         return []
     rows = np.unique(np.linspace(0, len(store) - 1, min(count, len(store))).round().astype(int))

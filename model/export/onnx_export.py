@@ -69,7 +69,7 @@ def _write(model: SuperResolver, files: list[Path]) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     device = model.device
     side = max(8, 2 * model.unet.multiple)
-    lr = torch.zeros(2, 3, side, side + 4, device=device)
+    lr = torch.zeros(2, model.samples.count, side, side + 4, device=device)
     encoder = Encoder(model.rrdb).eval()
     with torch.no_grad():
         given = encoder(lr)[1]
@@ -78,7 +78,7 @@ def _write(model: SuperResolver, files: list[Path]) -> None:
         encoder, (lr,), files[0], dynamo=True, opset_version=OPSET, verbose=False, external_data=False,
         input_names=["lr"], output_names=["picture", "condition"], dynamic_shapes={"lr": {0: batch, 2: high, 3: wide}},
     )  # fmt: skip
-    state = torch.zeros(2, 3, *(edge * model.scale for edge in lr.shape[2:]), device=device)
+    state = torch.zeros(2, model.samples.count, *(edge * model.scale for edge in lr.shape[2:]), device=device)
     torch.onnx.export(
         model.unet, (state, torch.tensor([3, 3], device=device), given), files[1], dynamo=True, opset_version=OPSET, verbose=False,
         external_data=False, input_names=["x", "t", "condition"], output_names=["prediction"],
@@ -99,5 +99,6 @@ def _write(model: SuperResolver, files: list[Path]) -> None:
         "lr_levels": diffusion.lr_levels,
         "alpha_bars": model.modulation.schedule.alpha_bars.tolist(),
         "first_time": model.modulation.schedule.t_start,
+        **model.samples.attributes(),
     }
     files[2].write_text(json.dumps(facts), encoding="utf-8")

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
 from ..infer_config import FORMATS, InferConfig
 from ..infer_config import OutputConfig as OutputConfig
+from ..samples.raster_file import upscale_raster
 from .image_io import MAX_BYTES, has_provenance, is_result, plan_write, read_image_file, write_planned
 from .upscaler import Upscaler
 
@@ -101,7 +103,7 @@ def plan_outputs(inputs: Sequence[InputFile | Path], settings: OutputConfig, rea
         raise ConfigError(f"--out: {len(inputs)} images cannot go to one file {out}; give a folder")
     if out is not None and not settings.is_file() and out.suffix and not out.is_dir():
         raise ConfigError(f"--out: expected a folder or a file ending in {', '.join(FORMATS)}, got {out}")
-    name = f"{settings.ending}.{settings.format}"
+    name = f"{settings.ending}.{settings.format or 'png'}"
     targets = [
         out
         if settings.is_file() and out is not None
@@ -236,6 +238,18 @@ def _upscale_file(
     on_progress: Callable[[float], object],
 ) -> FileResult:
     _check_place(job, guard)
+    if not model.samples.is_rgb8:
+        sizes, notes = upscale_raster(
+            job.source,
+            job.target,
+            samples=model.samples,
+            scale=model.scale,
+            upscale=partial(model.upscale, settings=settings, on_progress=on_progress),
+            origin=_origin(model, job.source, settings, output=output) if output.provenance else {},
+            overwrite=output.overwrite,
+        )
+        guard.wrote(job.target)
+        return FileResult(job.source, job.target, "written", size=sizes[0], output_size=sizes[1], notes=notes)
     source = read_image_file(job.source, output.to_srgb)
     pixels = source.pixels if output.bits == 8 and source.pixels.dtype.kind == "u" else sixteen_bit(source.pixels)
     height, width, *bands = pixels.shape

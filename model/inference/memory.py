@@ -24,12 +24,21 @@ if TYPE_CHECKING:
     from .upscaler import Upscaler
 
 _TRIAL = 48  # pixels per side of the image whose time is measured
-_PLANE = 12  # bytes of a pixel of float32 RGB
+_FLOAT = 4  # bytes of a sample of float32
 _MAPS = 3  # feature maps of a network that exist at the same time, at least
 
 
 def needed_bytes(
-    height_lr: int, width_lr: int, scale: int, *, channels: int, planes: int, pixel_bytes: int, tile_lr: int, batch: int
+    height_lr: int,
+    width_lr: int,
+    scale: int,
+    *,
+    channels: int,
+    planes: int,
+    pixel_bytes: int,
+    tile_lr: int,
+    batch: int,
+    bands: int = 3,
 ) -> int:
     """Lower estimate of the peak memory: RGB planes of the result's size, the result, and the networks' features of a tile.
 
@@ -38,16 +47,17 @@ def needed_bytes(
         width_lr: of the input in pixels.
         scale: HR pixels per LR pixel.
         channels: of the features at full resolution.
-        planes: float32 RGB images of the result's size that exist at the same time.
+        planes: float32 images of the result's size that exist at the same time.
         pixel_bytes: bytes of one pixel of the result.
         tile_lr: largest side of a tile in LR pixels; 0: no tiles.
         batch: tiles per call of the network.
+        bands: of the image.
     """
     pixels_hr = height_lr * width_lr * scale**2
     tiled = 0 < tile_lr < max(height_lr, width_lr)
     sides = [min(side, tile_lr) if tiled else side for side in (height_lr, width_lr)]
     features = sides[0] * sides[1] * scale**2 * channels * 4 * _MAPS * (batch if tiled else 1)
-    return pixels_hr * (_PLANE * planes + pixel_bytes) + 3 * _PLANE * height_lr * width_lr + features
+    return pixels_hr * (_FLOAT * bands * planes + pixel_bytes) + 3 * _FLOAT * bands * height_lr * width_lr + features
 
 
 def needed_for(config: RunConfig, settings: InferConfig, image: np.ndarray, *, multiple: int) -> int:
@@ -70,6 +80,7 @@ def needed_for(config: RunConfig, settings: InferConfig, image: np.ndarray, *, m
         pixel_bytes=image.itemsize * (image.shape[2] if image.ndim == 3 else 1),
         tile_lr=settings.tile,
         batch=settings.batch,
+        bands=config.bands,
     )
 
 

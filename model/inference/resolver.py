@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError, ImageError, printable
 from ...pipeline.images.given import ImageKind, is_tensor, split_tensor
+from ...pipeline.scientific.sample_format import RGB8
 from ...settings import changed
 from ..diffusion.noise import BLOCK
 from ..infer_config import InferConfig
@@ -72,6 +73,7 @@ class OneStepResolver:
         """
         self.network, self.name, self.scale, self.sha256, self.device = network, name, scale, sha256, device
         self.channels, self.side = channels, side
+        self.samples = RGB8
 
     def __repr__(self) -> str:
         return f"OneStepResolver({self.name!r}, x{self.scale}, one step, on {self.device})"

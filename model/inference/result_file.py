@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ...errors import printable
 from ...pipeline.decoding.exif import DESCRIPTION, EXIF_IFD, SOFTWARE
@@ -120,7 +121,11 @@ def is_result(path: Path) -> bool:
 def _read_provenance(path: Path) -> Mapping[str, object] | object:
     """A PNG's text by keyword, other formats' EXIF Software; empty for a file that is damaged or has none."""
     try:
-        if not path.is_file() or not _has_end(path):
+        if not path.is_file():
+            return {}
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return _software_of_tiff(path)
+        if not _has_end(path):
             return {}
         # Image.open refuses large results as decompression bombs, and Pillow's own class for WebP does too.
         if path.suffix.lower() == ".png":
@@ -135,6 +140,16 @@ def _read_provenance(path: Path) -> Mapping[str, object] | object:
         return exif.get(SOFTWARE)
     except Exception:  # noqa: BLE001 - damaged, or of another format than its suffix: Pillow raises many kinds of exceptions
         return {}
+
+
+def _software_of_tiff(path: Path) -> object:
+    """Software of the first directory, whatever the samples are; Pillow has no mode for many of them."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        directory = ImageFileDirectory_v2(head if head[2:4] in (b"+\0", b"\0+") else head[:8])
+        file.seek(directory.next)
+        directory.load(file)
+        return directory.get(SOFTWARE)
 
 
 def _exif_of_webp(path: Path) -> bytes:

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...errors import CheckpointError, printable
+from ...errors import CheckpointError, ImageError, printable
 from ...pipeline.images.given import ImageKind
 from ...runtime import pick_device
 from ...settings import changed
-from ..checkpoints.format import UPSCALERS, Checkpoint, config_in, load_checkpoint, load_into, weights_digest
+from ..checkpoints.format import UPSCALERS, Checkpoint, config_in, load_checkpoint, load_into, samples_in, weights_digest
 from ..config import RunConfig
 from ..diffusion.modulation import Modulation
 from ..diffusion.noise import BLOCK, NoiseField
@@ -31,6 +31,8 @@ from ..infer_config import InferConfig as InferConfig
 from ..networks.build import build_rrdb, build_student, build_unet
 from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
+from ..samples.raster_file import read_sample_file
+from ..samples.sample_pixels import split_samples
 from .back_projection import make_consistent
 from .memory import check_memory, free_bytes, memory_errors, needed_for
 from .pixel_format import pad_lr, split_pixel_format
@@ -84,6 +86,7 @@ class SuperResolver:
         self.name, self.device = name, device
         self.sha256 = weights_digest(checkpoint.tensors)
         self.config: RunConfig = config_in(checkpoint, name)
+        self.samples = samples_in(checkpoint, self.config, name)
         self.scale = self.config.scale
         self.modulation: Modulation = self.config.diffusion.build()
         self.process: Process = self.config.diffusion.build_process()
@@ -149,7 +152,15 @@ class SuperResolver:
         settings = self.resolve(changed(settings or InferConfig(), changes, "upscale"))
         plan = self.sampling_plan(settings, has_scale=noise_scale is not None)
         work = partial(self._in_memory, settings=settings, plan=plan, on_progress=on_progress, noise_scale=noise_scale)
-        return by_kind(image, work)
+        if self.samples.is_rgb8:
+            return by_kind(image, work)
+        if isinstance(image, str | Path):
+            return work(read_sample_file(Path(image), self.samples).values)
+        if not isinstance(image, np.ndarray):
+            raise ImageError(
+                f"expected an array of the model's samples ({self.samples.describe()}), got {type(image).__name__}"
+            )
+        return work(image)
 
     __call__ = upscale
 
@@ -218,7 +229,8 @@ class SuperResolver:
         on_progress: OnProgress,
         noise_scale: np.ndarray | None,
     ) -> np.ndarray:
-        colour, pixel_format = split_pixel_format(image)
+        rgb8, form = self.samples.is_rgb8, self.samples
+        colour, pixel_format = split_pixel_format(image) if rgb8 else split_samples(image, form)
         predictor = self._predictor(colour, settings)
         if on_progress is not None:
             passes = 1 if settings.rrdb_only else self._passes(settings, plan)
@@ -279,7 +291,7 @@ class SuperResolver:
         plan: SamplingPlan,
         noise_scale: np.ndarray | None,
     ) -> Tensor:
-        """The image [1, 3, H, W] on the device of lr; H and W include the padding, whose content is undefined."""
+        """The image [1, C, H, W] on the device of lr; H and W include the padding, whose content is undefined."""
         first = plan.first
         height, width = (side * self.scale for side in predictor.lr.shape[2:])
         bands = partial(rows_with_base, factor=self.scale, levels=self.config.diffusion.lr_levels)
@@ -289,12 +301,12 @@ class SuperResolver:
         count = settings.num_samples or 1
         mean: Tensor | None = None
         for number in range(count):
-            field = NoiseField(settings.seed, width, number)
+            field = NoiseField(settings.seed, width, number, self.samples.count)
 
             def noise(step: int, top: int, bottom: int, field: NoiseField = field) -> Tensor:
                 return field.rows(step, top, bottom).to(lr.device)
 
-            x = torch.zeros(1, 3, height, width, device=lr.device)
+            x = torch.zeros(1, self.samples.count, height, width, device=lr.device)
             if first is not None and begin is not None:
                 pair = bands(x, predictor.lr.to(lr.device), base, scale=scale), bands(begin, predictor.lr, begin)
                 for (rows, lr_up, local), (image, _, _) in zip(*pair, strict=True):

@@ -14,7 +14,7 @@ from .unet import UNet
 def build_rrdb(config: RunConfig) -> RRDB:
     """The RRDB of a configuration."""
     m = config.model
-    return RRDB(blocks=m.rrdb_blocks, features=m.rrdb_features, growth=m.rrdb_growth, scale=config.scale)
+    return RRDB(blocks=m.rrdb_blocks, features=m.rrdb_features, growth=m.rrdb_growth, scale=config.scale, bands=config.bands)
 
 
 def build_student(config: RunConfig) -> Student:
@@ -32,7 +32,8 @@ def build_unet(config: RunConfig) -> UNet:
         m.multipliers,
         channels,
         scale=config.scale,
-        out_channels=d.build().outputs,
+        out_channels=d.build().outputs_of(config.bands),
+        in_channels=config.bands,
         first_scale=SIGNAL[d.process] if d.estimates_scale else None,
     )
     if config.diffusion.process == "flow":

@@ -45,15 +45,16 @@ class ResidualBlock(nn.Module):
 
 
 class RRDB(nn.Module):
-    """LR [B, 3, h, w] in [-1, 1] -> HR [B, 3, s h, s w] in [-1, 1]."""
+    """LR [B, C, h, w] in [-1, 1] -> HR [B, C, s h, s w] in [-1, 1]."""
 
-    def __init__(self, blocks: int, features: int, growth: int, scale: int) -> None:
+    def __init__(self, blocks: int, features: int, growth: int, scale: int, *, bands: int = 3) -> None:
         """
         Args:
             blocks: residual blocks; the published configuration has 17.
             features: channels; 64.
             growth: channels that each dense convolution adds; 32.
             scale: 1, 2, 3, 4 or 8; powers of two are upsampled in steps of 2, each followed by a convolution.
+            bands: C.
         """
         super().__init__()
         if scale not in SCALES:
@@ -61,12 +62,12 @@ class RRDB(nn.Module):
         self.growth = growth
         self.recompute = False  # gradient checkpointing: activations of each block are recomputed in the backward pass
         self.factors = (3,) if scale == 3 else (2,) * (scale.bit_length() - 1)
-        self.first = nn.Conv2d(3, features, 3, padding=1)
+        self.first = nn.Conv2d(bands, features, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(features, growth) for _ in range(blocks))
         self.trunk = nn.Conv2d(features, features, 3, padding=1)
         self.up = nn.ModuleList(nn.Conv2d(features, features, 3, padding=1) for _ in self.factors)
         self.hr = nn.Conv2d(features, features, 3, padding=1)
-        self.last = nn.Conv2d(features, 3, 3, padding=1)
+        self.last = nn.Conv2d(features, bands, 3, padding=1)
         self.auxiliary: nn.Module | None = None  # set by training, which does not publish it
 
     def features(self, lr: Tensor) -> list[Tensor]:

@@ -74,7 +74,7 @@ def resample(level: nn.Module, x: Tensor) -> Tensor:
 
 
 class UNet(nn.Module):
-    """Predicts the modulated noise: (x_t [B, 3, H, W], t [B], condition [B, K, H/s, W/s]) -> [B, out_channels, H, W]."""
+    """Predicts the modulated noise: (x_t [B, C, H, W], t [B], condition [B, K, H/s, W/s]) -> [B, out_channels, H, W]."""
 
     def __init__(
         self,
@@ -92,8 +92,8 @@ class UNet(nn.Module):
             multipliers: channels of each level as multiples of the width; 1-2-3-4.
             condition_channels: K, see `rrdb.condition_channels`.
             scale: HR pixels per LR pixel; the condition is upsampled by one transposed convolution.
-            out_channels: 3, or 4 for the `joint` modulation.
-            in_channels: 3.
+            out_channels: C, or C + 1 for the `joint` modulation.
+            in_channels: C.
             first_scale: S^ of the untrained `ScaleHead`; None: there is no such head.
         """
         super().__init__()

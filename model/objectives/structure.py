@@ -46,6 +46,20 @@ def region_weights(labels: Tensor, count: int, loss: LossConfig) -> Tensor | Non
     return (weights / weights.mean(dim=(1, 2), keepdim=True))[:, None]
 
 
+def valid_weights(weights: Tensor | None, valid: Tensor | None) -> Tensor | None:
+    """Weights [B, 1, H, W] that leave invalid pixels out, with a mean of 1 over the valid ones.
+
+    Args:
+        weights: of `region_weights`.
+        valid: uint8 [B, H, W]; None: all pixels are valid.
+    """
+    if valid is None:
+        return weights
+    chosen = valid[:, None].to(torch.float32)
+    chosen = chosen / chosen.mean().clamp_min(1e-6)  # a batch without a valid pixel has the loss 0
+    return chosen if weights is None else weights * chosen
+
+
 def weighted_loss(ours: Tensor, target: Tensor, weights: Tensor | None, *, kind: str) -> Tensor:
     """Mean of |ours - target| (`l1`) or its square (`l2`), both [B, C, H, W], times the weights [B, 1, H, W] if there are any."""
     if weights is None:

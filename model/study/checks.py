@@ -69,6 +69,11 @@ def open_study(study: StudyConfig, out: Path, device: torch.device, report: Call
         if name not in stores:
             stores[name] = open_to_stream(name)
             check_same_images(main, stores[name])
+    for name, store in stores.items():
+        if not store.samples.is_rgb8:
+            raise ConfigError(
+                f"store: {printable(name)}: studies score 8-bit RGB, it has {store.samples.describe()}; use `samdiff train`"
+            )
     check_runs(runs, stores, device)
     images = read_images(study, main)
     if missing := check_regions(study, images):

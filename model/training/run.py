@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,15 +40,15 @@ from ..networks.heads import without_auxiliary
 from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
 from ..objectives.diversity import diversity
-from ..objectives.residual_spread import measure_rescale, with_rescale
+from ..objectives.residual_spread import measure_rescale, with_measured_scale, with_rescale
 from .cost_estimate import Pace, expected_pace, measure
 from .distributed import ProcessGroup
 from .logger import Tracker
 from .loop import Stage, run
 from .run_dir import acquire_run_dir, requested_settings, versions
 from .state import State, states, steps_done
-from .tasks import DiffusionTask, RrdbTask, StageTask, check_inputs, validation_sampler
-from .validation import Benchmark, SheetSaver, Upscale, describe, held_out, regress, score, with_perceptual
+from .tasks import DiffusionTask, RrdbTask, StageTask, check_inputs, tensors_of, validation_sampler
+from .validation import Benchmark, SheetSaver, Upscale, check_benchmarks, describe, held_out, regress, score, with_perceptual
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +101,10 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved.
     """
     ranks = ranks or ProcessGroup(device)
-    how = config.train
+    config, how = with_measured_scale(config, stores), config.train
     data = ShardDataset(stores, how.patch, how.seed, hold_out=config.validate.images, labels=how.labels)
     check_inputs(config, stores, data, ranks=ranks)
+    check_benchmarks(benchmarks, data)
     speak = report if ranks.is_main else log.debug
     beginning = None if start is None else of_scale(start, config, "diffusion")
     check_given(config, rrdb, beginning)
@@ -193,16 +195,13 @@ def _with_rescale(this: Run, rrdb: RRDB) -> Run:
         saved = states(this.out, "diffusion")
         if saved:
             return config_of(load_checkpoint(saved[-1], "state").config).diffusion.residual_scale
-        return measure_rescale(rrdb, this.config, batch=_tensors_of(this.data), count=len(this.data), device=this.ranks.device)
+        data, device = this.data, this.ranks.device
+        return measure_rescale(rrdb, this.config, batch=tensors_of(data), count=len(data), device=device, samples=data.samples)
 
     value = this.ranks.run_on_main(decide)
     config = with_rescale(this.config, value)
     this.report(f"diffusion: residuals to the RRDB's image are multiplied by {value:g}")
     return replace(this, config=config, saved={**this.saved, "diffusion": config.as_dict()["diffusion"]})
-
-
-def _tensors_of(data: ShardDataset) -> Callable[[int, int], dict[str, torch.Tensor]]:
-    return lambda position, size: {name: torch.from_numpy(values) for name, values in data.batch(position, size).items()}
 
 
 def _rrdb_stage(this: Run, given: Path | None) -> RRDB:
@@ -217,7 +216,7 @@ def _rrdb_stage(this: Run, given: Path | None) -> RRDB:
 
     def upscaler(state: State) -> Upscale:
         averaged.to(this.ranks.device).load_state_dict(without_auxiliary(state.ema))
-        return lambda lr, _: regress(averaged, lr, this.ranks.device)
+        return lambda lr, _: regress(averaged, lr, this.ranks.device, this.data.samples)
 
     begun = steps_done(this.out, "diffusion") > 0  # then its condition must not change
     if given is None and begun:
@@ -271,20 +270,21 @@ def train_stage(
             saver = SheetSaver(this.out, task.name, state.step, images=v.save_images, report=this.report)
             metrics, sheet = score(benchmark, upscale, saver)
             if isinstance(task, DiffusionTask) and number == 0:
-                metrics |= diversity(benchmark.pairs, lambda lr: regress(task.rrdb, lr, ranks.device), upscale)
+                base = partial(regress, task.rrdb, device=ranks.device, samples=this.data.samples)
+                metrics |= diversity(benchmark.pairs, base, upscale)
             if isinstance(task, DiffusionTask):
                 sampler, sampling_steps = validation_sampler(this.config)
                 metrics |= {"sampler": sampler, "sampling_steps": sampling_steps or this.config.diffusion.timesteps}
             this.tracker.metrics({"stage": task.name, "step": state.step, **metrics})
             this.tracker.image(f"{task.name}/{benchmark.name}", sheet, state.step)
-            if "psnr_y" not in metrics:
+            if benchmark.psnr not in metrics:
                 this.report(f"{task.name} {state.step}: {benchmark.name} has no image large enough for PSNR")
                 continue
             this.report(f"{task.name} {state.step}: {describe(metrics)}")
             if number == 0:
                 latest.update({**metrics, "step": state.step})
-                if state.best is None or metrics["psnr_y"] > state.best:
-                    state.best = metrics["psnr_y"]
+                if state.best is None or metrics[benchmark.psnr] > state.best:
+                    state.best = metrics[benchmark.psnr]
                     if best is not None:
                         save_checkpoint(this.out / best, with_validation(model(state), latest))
 

@@ -80,6 +80,7 @@ def requested_settings(
     fingerprints = [store.fingerprint for store in stores]
     return {
         **config.as_dict(),
+        **stores[0].samples.attributes(),
         "stores": fingerprints,
         "rrdb_from": _weights_origin(rrdb, "rrdb"),
         "start_from": _weights_origin(start),

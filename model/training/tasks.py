@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -30,7 +30,7 @@ from ..networks.student import Student
 from ..networks.unet import UNet
 from ..objectives.one_step import Distance, checkerboard, chosen, in_second_phase, load_distance, one_step_loss
 from ..objectives.residual_spread import with_rescale
-from ..objectives.structure import auxiliary_loss, mask_users, region_weights, scale_loss, weighted_loss
+from ..objectives.structure import auxiliary_loss, mask_users, region_weights, scale_loss, valid_weights, weighted_loss
 from .distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
@@ -57,11 +57,14 @@ class StageTask:
 
     def make_batch(self, position: int, size: int) -> dict[str, Tensor]:
         """Samples of the data set as tensors on the CPU."""
-        return {name: torch.from_numpy(values) for name, values in self.data.batch(position, size).items()}
+        return tensors_of(self.data)(position, size)
 
     def images(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """HR and LR in [-1, 1], float32."""
-        hr, lr = (to_model_range(batch[name]).contiguous(memory_format=torch.channels_last) for name in ("hr", "lr"))
+        hr, lr = (
+            to_model_range(batch[name], self.data.samples).contiguous(memory_format=torch.channels_last)
+            for name in ("hr", "lr")
+        )
         return hr, lr
 
     def autocast(self) -> torch.autocast:
@@ -78,8 +81,9 @@ class StageTask:
         return e_sam(batch["labels"], batch["image"], table=self.table, offset=self.offset)
 
     def weighted(self, batch: dict[str, Tensor], ours: Tensor, target: Tensor, *, kind: str) -> Tensor:
-        """The main loss `l1` or `l2`, with the weights of `loss.regions`."""
-        return weighted_loss(ours, target, region_weights(batch["labels"], self.labels, self.config.loss), kind=kind)
+        """The main loss `l1` or `l2` over valid pixels, with the weights of `loss.regions`."""
+        weights = valid_weights(region_weights(batch["labels"], self.labels, self.config.loss), batch.get("valid"))
+        return weighted_loss(ours, target, weights, kind=kind)
 
     def split(self, batch: dict[str, Tensor], output: Tensor, e: Tensor | None) -> tuple[Tensor, Tensor | float]:
         """(prediction, loss of the auxiliary head) from the output of the network in training; e: E_SAM if it is known."""
@@ -138,7 +142,7 @@ class DiffusionTask(StageTask):
             batch["one_step"] = torch.from_numpy(compared)
         batch["t"] = torch.from_numpy(times)
         patch = self.data.patch
-        batch["noise"] = torch.stack([_noise((3, patch, patch), train.seed, int(p)) for p in positions])
+        batch["noise"] = torch.stack([_noise((self.config.bands, patch, patch), train.seed, int(p)) for p in positions])
         return batch
 
     def condition(self, lr: Tensor) -> Tensor:
@@ -207,6 +211,11 @@ class DiffusionTask(StageTask):
         return self._chosen[count]
 
 
+def tensors_of(data: ShardDataset) -> Callable[[int, int], dict[str, Tensor]]:
+    """(position, size) -> samples of the data set as tensors on the CPU."""
+    return lambda position, size: {name: torch.from_numpy(values) for name, values in data.batch(position, size).items()}
+
+
 def _noise(shape: tuple[int, ...], seed: int, position: int) -> Tensor:
     generator = torch.Generator().manual_seed(int(mix(seed, Stream.NOISE, position)) >> 1)
     return torch.randn(shape, generator=generator)
@@ -247,6 +256,14 @@ def check_inputs(config: RunConfig, stores: Sequence[Store], data: ShardDataset,
     check_batch(config, data, ranks)
     process = with_rescale(config, config.diffusion.rescale or 1.0).diffusion.build_process()
     process.plan(*validation_sampler(config))
+    if data.samples.count != config.bands:
+        raise ConfigError(
+            f"bands: expected the store's {data.samples.count}, got {config.bands}; remove it from the configuration"
+        )
+    if config.loss.perceptual != "none" and not data.samples.is_rgb8:
+        raise ConfigError(
+            f"loss.perceptual: defined for 8-bit RGB, the store has {data.samples.describe()}; add --set loss.perceptual=none"
+        )
     if config.loss.perceptual != "none":
         try:
             _ = process.one_step_time  # an error for `paper`

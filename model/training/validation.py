@@ -18,18 +18,21 @@ import torch
 from torch import nn
 
 from ... import __version__
-from ...errors import SamdiffError, printable
+from ...errors import ConfigError, SamdiffError, printable
 from ...pipeline.degrade.imresize import imresize
+from ...pipeline.scientific.sample_format import RGB8, SampleFormat
+from ...pipeline.scientific.view import range_view
 from ...pipeline.shards.reader import Store
 from ...pipeline.storage.outputs import NOTHING, look, sweep_outputs
-from ...pipeline.stream.dataset import held_out_from
-from ..diffusion.residual import to_model_range, to_pixels
+from ...pipeline.stream.dataset import ShardDataset, held_out_from
+from ..diffusion.residual import from_model_range, to_model_range, to_pixels
 from ..evaluation.benchmark import read_pairs
 from ..evaluation.metrics import mean_of_defined, psnr_y, ssim_y
 from ..evaluation.perceptual import choose_metrics, metrics_for
 from ..inference.image_io import has_provenance, save_image
 from ..losses.perceptual import PerceptualMetric
 from ..names import PERCEPTUAL
+from ..samples.range_metrics import range_metrics
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
 """(LR uint8 [h, w, 3] or [h, w], index of the image, which seeds the noise) -> SR of the same kind."""
@@ -47,16 +50,30 @@ class Benchmark:
 
     name: str
     pairs: tuple[tuple[np.ndarray, np.ndarray], ...]
-    """(LR, HR), uint8."""
+    """(LR, HR), stored samples; uint8 for 8-bit RGB."""
     scale: int
     bicubic: tuple[float, float]
-    """PSNR and SSIM on Y of bicubic upsampling."""
+    """PSNR and SSIM of bicubic upsampling."""
     perceptual: Mapping[str, PerceptualMetric] = field(default_factory=dict)
     """More metrics, see `with_perceptual`."""
     bicubic_perceptual: Mapping[str, float] = field(default_factory=dict)
     """Their values for bicubic upsampling."""
     names: tuple[str, ...] = ()
     """Of the pairs; empty: they are numbered."""
+    samples: SampleFormat = RGB8
+    """Of LR and HR."""
+    valid: tuple[np.ndarray | None, ...] = ()
+    """bool [H, W] of each pair: the pixels that are scored; empty: all."""
+
+    @property
+    def psnr(self) -> str:
+        """The name of its PSNR: on Y for 8-bit RGB, else over all bands with the store's range."""
+        return "psnr_y" if self.samples.is_rgb8 else "psnr"
+
+    @property
+    def ssim(self) -> str:
+        """The name of its SSIM, likewise."""
+        return "ssim_y" if self.samples.is_rgb8 else "ssim"
 
 
 @dataclass(frozen=True)
@@ -134,6 +151,8 @@ def with_perceptual(
 
 
 def _with(benchmark: Benchmark, metrics: Mapping[str, PerceptualMetric], report: Callable[[str], None]) -> Benchmark:
+    if not benchmark.samples.is_rgb8:
+        return benchmark  # they are defined for 8-bit RGB
     side = min(min(hr.shape[:2]) for _, hr in benchmark.pairs)
     fitting = metrics_for(metrics, side)
     if left := [name for name in metrics if name not in fitting]:
@@ -148,7 +167,8 @@ def describe(metrics: Mapping[str, object]) -> str:
     """The metrics of `score` as one line, those of bicubic in parentheses."""
     names = [name for name in PERCEPTUAL if name in metrics]
     more = "".join(f", {name} {metrics[name]:.4f} ({metrics[f'bicubic_{name}']:.4f})" for name in names)
-    return f"{metrics['validation']} {metrics['psnr_y']:.2f} dB (bicubic {metrics['bicubic_psnr_y']:.2f}){more}"
+    name = "psnr_y" if "psnr_y" in metrics else "psnr"
+    return f"{metrics['validation']} {metrics[name]:.2f} dB (bicubic {metrics[f'bicubic_{name}']:.2f}){more}"
 
 
 def _perceptual_means(
@@ -159,10 +179,20 @@ def _perceptual_means(
     return {name: round(float(np.mean([metric(*pair) for pair in pairs])), 5) for name, metric in metrics.items()}
 
 
-def benchmark_of(name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], scale: int, names: Sequence[str] = ()) -> Benchmark:
+def benchmark_of(
+    name: str,
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    scale: int,
+    names: Sequence[str] = (),
+    *,
+    samples: SampleFormat = RGB8,
+    valid: Sequence[np.ndarray | None] = (),
+) -> Benchmark:
     """A benchmark of (LR, HR) pairs, with their names if there are any."""
-    bicubic = _means(pairs, [imresize(lr, scale) for lr, _ in pairs], scale)
-    return Benchmark(name, tuple(pairs), scale, bicubic=bicubic, names=tuple(names))
+    plain = Benchmark(
+        name, tuple(pairs), scale, bicubic=(math.nan, math.nan), names=tuple(names), samples=samples, valid=tuple(valid)
+    )
+    return replace(plain, bicubic=_means(plain, [imresize(lr, scale) for lr, _ in pairs]))
 
 
 def held_out(stores: Sequence[Store], images: int, tiles: int) -> Benchmark | None:
@@ -174,7 +204,15 @@ def held_out(stores: Sequence[Store], images: int, tiles: int) -> Benchmark | No
     pairs = [(store.read_tiles("lr", [row])[0], store.read_tiles("hr", [row])[0]) for store, row in chosen]
     prefixes = {id(store): f"store{number}-" if len(stores) > 1 else "" for number, store in enumerate(stores)}
     names = [f"{prefixes[id(store)]}tile{row}" for store, row in chosen]
-    return benchmark_of("held-out", pairs, scale=stores[0].scale, names=names)
+    samples = stores[0].samples
+    valid = [store.read_tiles("valid", [row])[0] > 0 for store, row in chosen] if samples.masked else []
+    return benchmark_of("held-out", pairs, scale=stores[0].scale, names=names, samples=samples, valid=valid)
+
+
+def check_benchmarks(benchmarks: Sequence[Benchmark], data: ShardDataset) -> None:
+    """ConfigError if there are benchmarks of 8-bit images for other samples."""
+    if benchmarks and not data.samples.is_rgb8:
+        raise ConfigError(f"--benchmark: holds 8-bit images, the store has {data.samples.describe()}; leave it out")
 
 
 def read_benchmark(folder: Path, scale: int) -> Benchmark:
@@ -190,12 +228,12 @@ def score(benchmark: Benchmark, upscale: Upscale, saver: SheetSaver | None = Non
     The sheets of the first images are saved by `saver`.
     """
     results = [upscale(lr, number) for number, (lr, _) in enumerate(benchmark.pairs)]
-    psnr, ssim = _means(benchmark.pairs, results, benchmark.scale)
+    psnr, ssim = _means(benchmark, results)
     if saver is not None:
         for number in range(min(saver.images, len(results))):
             saver.save(benchmark, number, _sheet(benchmark, number, results[number]))
-    means = {"psnr_y": (psnr, 4), "ssim_y": (ssim, 5), "bicubic_psnr_y": (benchmark.bicubic[0], 4)}
-    means |= {"bicubic_ssim_y": (benchmark.bicubic[1], 5)}
+    means = {benchmark.psnr: (psnr, 4), benchmark.ssim: (ssim, 5), f"bicubic_{benchmark.psnr}": (benchmark.bicubic[0], 4)}
+    means |= {f"bicubic_{benchmark.ssim}": (benchmark.bicubic[1], 5)}
     # JSON has no NaN: metrics that all images are too small for are left out
     defined = {name: round(value, digits) for name, (value, digits) in means.items() if not math.isnan(value)}
     return {
@@ -210,19 +248,32 @@ def score(benchmark: Benchmark, upscale: Upscale, saver: SheetSaver | None = Non
 def _sheet(benchmark: Benchmark, number: int, result: np.ndarray) -> np.ndarray:
     """Bicubic, result and HR side by side, uint8 [H, 3 W, 3]."""
     lr, hr = benchmark.pairs[number]
-    panels = [np.atleast_3d(image) for image in (imresize(lr, benchmark.scale), result, hr)]
+    images = (imresize(lr, benchmark.scale), result, hr)
+    panels = [range_view(np.atleast_3d(image), benchmark.samples) for image in images]
     return np.hstack([np.broadcast_to(panel, (*panel.shape[:2], 3)) for panel in panels])
 
 
-def _means(pairs: Sequence[tuple[np.ndarray, np.ndarray]], results: Sequence[np.ndarray], scale: int) -> tuple[float, float]:
-    metrics = [(psnr_y(ours, hr, scale), ssim_y(ours, hr, scale)) for ours, (_, hr) in zip(results, pairs, strict=True)]
+def _means(benchmark: Benchmark, results: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Mean PSNR and SSIM of results."""
+    scale, samples = benchmark.scale, benchmark.samples
+    valid = benchmark.valid or (None,) * len(results)
+    metrics = []
+    for ours, (_, hr), own in zip(results, benchmark.pairs, valid, strict=True):
+        if samples.is_rgb8:
+            metrics.append((psnr_y(ours, hr, scale), ssim_y(ours, hr, scale)))
+        else:
+            found = range_metrics(ours, hr, samples, scale=scale, valid=own)
+            metrics.append((found["psnr"], found["ssim"]))
     psnr, ssim = zip(*metrics, strict=True)
     return mean_of_defined(psnr), mean_of_defined(ssim)
 
 
 @torch.inference_mode()
-def regress(network: nn.Module, lr: np.ndarray, device: torch.device) -> np.ndarray:
-    """The image that a network of one step (an RRDB or a student) makes of LR, both uint8 [H, W, 3] or [H, W]."""
+def regress(network: nn.Module, lr: np.ndarray, device: torch.device, samples: SampleFormat = RGB8) -> np.ndarray:
+    """The image that a network of one step (an RRDB or a student) makes of LR, both uint8 [H, W, 3] or [H, W], or other samples [H, W, C]."""
+    if not samples.is_rgb8:
+        stored = torch.from_numpy(lr[None].copy())
+        return from_model_range(network(to_model_range(stored, samples).to(device)), samples)[0]
     grey, own = lr.ndim == 2, torch.tensor(lr)  # a copy: images from files are read-only
     rgb = own[..., None].expand(-1, -1, 3) if grey else own
     out = to_pixels(network(to_model_range(rgb[None]).to(device)))[0].cpu().numpy()

@@ -94,6 +94,9 @@ FORMATS = (PNG, JPEG, WEBP, TIFF, BMP, GIF, AVIF, HEIC, JPEG2000, PNM, TGA)
 SUFFIXES = tuple(suffix for known in FORMATS for suffix in known.suffixes)
 """File names that count as images, in any case; what a file really is decides its content."""
 
+MEASURED_SUFFIXES = (".dcm", ".dicom", ".ima")
+"""Endings of files of measured values only, which `prepare`, `masks` and `infer` read; see `pipeline.scientific`."""
+
 UNREAD_SUFFIXES = {
     ".jxl": "JPEG XL",
     ".jxr": "JPEG XR",
@@ -112,7 +115,7 @@ UNREAD_SUFFIXES = {
     ".ico": "ICO",
     ".xcf": "GIMP",
     ".fits": "FITS",
-    ".dcm": "DICOM",
+    ".nii": "NIfTI",
     ".rgb": "SGI",
     ".xbm": "X bitmap",
     ".xpm": "X pixmap",
@@ -180,6 +183,10 @@ def recognise(data: bytes, name: str = "") -> ImageFormat:
     """
     if not data:
         raise ImageError("an empty file (0 bytes)")
+    if (
+        data[128:132] == b"DICM" and PurePosixPath(name).suffix.lower() in MEASURED_SUFFIXES
+    ):  # its preamble may be that of a TIFF file
+        raise _not_read("DICOM")
     for known in FORMATS:
         if data.startswith(known.magic):
             return known
@@ -222,6 +229,10 @@ def suffix_note(known: ImageFormat, name: str) -> list[str]:
 
 
 def _not_read(name: str) -> ImageError:
+    if name == "DICOM":
+        return ImageError(
+            "DICOM: measured values, which are no image for display; `samdiff prepare` keeps them (docs/bands.md)"
+        )
     return ImageError(f"{name}, a format that samdiff does not read; save it as PNG")
 
 

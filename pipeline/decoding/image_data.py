@@ -14,7 +14,7 @@ from . import profiles
 from .exif import keepable, upright
 from .formats import TIFF, ImageFormat, recognise, suffix_note
 from .headers import check_header, colour_notes, without_metadata
-from .pillow_modes import eight_bit, over_white
+from .pillow_modes import check_fills, eight_bit, over_white
 from .raw_image import TURNED, RawImage, raw_image
 from .tiff_file import raw_tiff
 
@@ -31,6 +31,8 @@ class ReadConfig:
     """Whether colours are converted to sRGB by the file's profile; otherwise another profile is noted and kept."""
     keep_exif: bool = False
     """Whether EXIF is wanted."""
+    any_range: bool = False
+    """Whether samples may fill less than a sixteenth of their range, because they are not reduced to 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def decode_image(data: bytes, name: str, settings: ReadConfig | None = None) -> 
     with decoding(known.name):
         check_header(data, known, max_pixels=settings.max_pixels, advice=settings.advice)
         raw = _raw(data, known, settings)
+        if not settings.any_range:
+            check_fills(raw.pixels)
         pixels, icc, notes = _in_rgb(raw, settings.to_srgb)
         if raw.orientation in range(2, 9):
             pixels = upright(pixels, raw.orientation)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image
 
 from ...errors import ImageError
 
+FILLED = 16
+"""Samples must fill at least one part in so many of their range."""
+_SAMPLED = 1 << 20  # pixels that percentiles are taken of
 _DIRECT = ("L", "LA", "RGB", "RGBA")
 
 
@@ -73,6 +78,33 @@ def eight_bit(pixels: np.ndarray) -> np.ndarray:
         rows = pixels[top : top + 256]
         out[top : top + 256] = (rows.astype(np.uint32) + 128) // 257 if rows.dtype == np.uint16 else np.floor(rows * 255 + 0.5)
     return out
+
+
+def check_fills(pixels: np.ndarray) -> np.ndarray:
+    """The same pixels, if their colours fill at least a sixteenth of their range, so that 8 bits keep more than 16 of 256 levels.
+
+    The range is that of percentiles 0.1 to 99.9, so that a few hot pixels do not count. 8-bit pixels always pass.
+
+    Args:
+        pixels: uint8, uint16 or float32 of 0 to 1; [H, W] or [H, W, 2 to 4], 2 and 4 with alpha.
+
+    Raises:
+        ImageError: they do not, so 8 bits would show nearly one colour; says what they hold.
+    """
+    if pixels.dtype == np.uint8 or not pixels.size:
+        return pixels
+    top = 65535 if pixels.dtype == np.uint16 else 1
+    layers = pixels if pixels.ndim == 3 else pixels[..., None]
+    colours = layers[..., :3] if layers.shape[2] > 2 else layers[..., :1]
+    step = max(1, math.isqrt(colours[..., 0].size // _SAMPLED))
+    low, high = np.quantile(colours[::step, ::step], (0.001, 0.999), method="nearest").tolist()
+    if high <= 0 or high == low > top / FILLED or (high - low >= top / FILLED and high != low):
+        return pixels  # a single colour loses nothing, unless it would become black
+    kind = "16-bit samples" if top > 1 else "floats"
+    raise ImageError(
+        f"{kind} from {low:g} to {high:g} of 0 to {top} (percentiles .1 and 99.9), less than a sixteenth of the range: 8 bits would show "
+        "nearly one colour; stretch them to the whole range first, or keep them with `samdiff prepare --keep-depth --range auto`"
+    )
 
 
 def sixteen_bit(pixels: np.ndarray) -> np.ndarray:

@@ -15,9 +15,14 @@ from .headers import check_size
 from .pillow_modes import check_floats, eight_bit, native_pixels
 from .raw_image import SEVERAL, TURNED, RawImage, read_exif
 from .tiff_samples import interpret, read_samples
-from .tiff_tags import CMYK, TiffLayout, check_tile, first_directory, plan_tiff
+from .tiff_tags import CMYK, TiffLayout, check_tile, first_directory, measured, plan_tiff
 
 _ICC = 34675
+MEASURED = (
+    "measured values, which are no image for display; `samdiff prepare` keeps them (docs/bands.md); for other commands, stretch the bands "
+    "to use to 8-bit RGB"
+)
+"""Why a file of measured values is not read as an image, and what to do."""
 
 
 def raw_tiff(data: bytes, max_pixels: float, advice: str) -> RawImage:
@@ -34,6 +39,8 @@ def raw_tiff(data: bytes, max_pixels: float, advice: str) -> RawImage:
     """
     opener(TIFF)
     order, tags = first_directory(data)
+    if what := measured(tags):
+        raise ImageError(f"{what}: {MEASURED}")
     layout = plan_tiff(order, tags)
     check_size(layout.width, layout.height, max_pixels=max_pixels, advice=advice)
     check_tile(layout, max_pixels)

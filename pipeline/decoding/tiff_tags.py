@@ -18,6 +18,9 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR = 273, 274, 277, 278, 279, 284
 PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 317, 322, 323, 324, 325
 EXTRA, FORMAT, SUBFILE, INKS, COLOUR_MAP, SUB_IFDS, DNG = 338, 339, 254, 332, 320, 330, 50706
+DESCRIPTION, NODATA, GEO = 270, 42113, (33550, 33922, 34264, 34735)
+"""ImageDescription, GDAL's nodata, and what makes a GeoTIFF (OGC 19-008): pixel scale, tie points, transformation, keys."""
+_MARKS, _MOST_TEXT = (DESCRIPTION, NODATA, *GEO), 256
 _STRUCTURE = (
     *(WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP),
     *(STRIP_BYTES, PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, EXTRA, FORMAT, SUBFILE, INKS),
@@ -131,9 +134,12 @@ def first_directory(data: bytes) -> tuple[str, Tags]:
             raise ImageError("damaged TIFF file: a tag occurs twice")
         seen.add(tag)
         (length,) = struct.unpack_from(f"{order}{word}", data, at + 4)
+        place = at + 4 + struct.calcsize(word)
+        if tag in _MARKS:
+            (there,) = struct.unpack_from(f"{order}{word}", data, place)
+            tags[tag] = tuple(data[there : there + min(length, _MOST_TEXT)]) if tag == DESCRIPTION else ()
         if tag not in _STRUCTURE or kind not in _TYPES:
             continue
-        place = at + 4 + struct.calcsize(word)
         if length * _SIZES[kind] > inline:
             (place,) = struct.unpack_from(f"{order}{word}", data, place)
         if length * _SIZES[kind] > len(data) - place:
@@ -142,6 +148,21 @@ def first_directory(data: bytes) -> tuple[str, Tags]:
             raise ImageError("damaged or cut off TIFF file: a tag points beyond its end")
         tags[tag] = struct.unpack_from(f"{order}{length}{_TYPES[kind]}", data, place)
     return order, tags
+
+
+def measured(tags: Tags) -> str:
+    """What a file of measured values is, such as `GeoTIFF of 3 bands of 16 bits`; empty for an ordinary image, in 8 bits or for display."""
+    text = bytes(tags.get(DESCRIPTION, ()))
+    kind = "GeoTIFF" if any(tag in tags for tag in (*GEO, NODATA)) else "OME-TIFF" if b"<OME" in text else ""
+    kind = kind or ("ImageJ TIFF" if text.startswith(b"ImageJ=") else "")
+    bits, samples = (max(tags.get(tag, ()), default=1) for tag in (BITS, SAMPLES))
+    colours = {RGB: 3, YCBCR: 3, CMYK: 4}.get(next(iter(tags.get(PHOTOMETRIC, ())), BLACK_IS_ZERO), 1)
+    alpha = samples == colours + 1 and tags.get(EXTRA, ())[:1] in ((ASSOCIATED,), (UNASSOCIATED,))
+    known = samples == colours or alpha
+    if not kind or (bits <= 8 and known and NODATA not in tags):
+        return ""
+    nodata = " with a nodata value" if NODATA in tags else ""
+    return f"{kind} of {samples} band{'s' * (samples != 1)} of {bits} bits{nodata}"
 
 
 def plan_tiff(order: str, tags: Tags) -> TiffLayout:

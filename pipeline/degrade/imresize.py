@@ -1,8 +1,8 @@
-"""MATLAB's bicubic `imresize`, bit-exact on uint8. Pure.
+"""MATLAB's bicubic `imresize`, bit-exact on uint8 and uint16. Pure.
 
 The algorithm is the documented one of MATLAB's Image Processing Toolbox: cubic kernel with a = -1/2 (Keys 1981), stretched by 1/scale
 when shrinking (antialiasing), borders mirrored with the edge pixel repeated, one pass per dimension (the smaller scale first, rows
-first if equal), and for uint8 a rounding to uint8 after each pass, halves up.
+first if equal), and for uint8 and uint16 a rounding to that type after each pass, halves up.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def imresize(image: np.ndarray, scale: float | None = None, *, size: tuple[int, 
     """Resize like MATLAB's `imresize(image, scale)`, or to `size` like `imresize(image, [rows cols])`.
 
     Args:
-        image: uint8 (0..255), float32 or float64, [H, W] or [H, W, C].
+        image: uint8, uint16, float32 or float64, [H, W] or [H, W, C].
         scale: output / input along both axes, > 0; the output has ceil(scale H) rows.
         size: rows and columns of the output instead; the scales are then output / input per axis.
 
@@ -35,12 +35,12 @@ def imresize(image: np.ndarray, scale: float | None = None, *, size: tuple[int, 
     Raises:
         SamdiffError: another dtype or shape, an empty image, or not exactly one of scale and size.
     """
-    if image.ndim not in (2, 3) or image.size == 0 or image.dtype not in (np.uint8, np.float32, np.float64):
+    if image.ndim not in (2, 3) or image.size == 0 or image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
         raise SamdiffError(
-            f"imresize: expected uint8, float32 or float64 [H, W] or [H, W, C], got {image.dtype} {list(image.shape)}"
+            f"imresize: expected uint8, uint16, float32 or float64 [H, W] or [H, W, C], got {image.dtype} {list(image.shape)}"
         )
     scales, (rows, columns) = _scales_and_size(image.shape[:2], scale, size)
-    work = image if image.dtype == np.uint8 else image.astype(np.float64)
+    work = image if image.dtype.kind == "u" else image.astype(np.float64)
     if scales[0] <= scales[1]:  # MATLAB sorts the dimensions by scale; equal scales keep their order
         out = _transposed(_resize_rows(_transposed(_resize_rows(work, rows, scales[0])), columns, scales[1]))
     else:
@@ -87,7 +87,7 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def _resize_rows(image: np.ndarray, n_out: int, scale: float) -> np.ndarray:
-    """One pass along the first axis: [n_in, ...] -> [n_out, ...]; uint8 is rounded, float64 stays."""
+    """One pass along the first axis: [n_in, ...] -> [n_out, ...]; uint8 and uint16 are rounded, float64 stays."""
     flat = image.reshape(len(image), -1)
     out = np.empty((n_out, flat.shape[1]), image.dtype)
     taps = _taps(n_out, scale)
@@ -102,15 +102,15 @@ def _resize_rows(image: np.ndarray, n_out: int, scale: float) -> np.ndarray:
 
 
 def _fill(out: np.ndarray, values: np.ndarray, first: np.ndarray, weights: np.ndarray) -> None:
-    """Weighted sums of the rows of `values` [n_in, m] into `out` [n_out, m], rounded for uint8."""
+    """Weighted sums of the rows of `values` [n_in, m] into `out` [n_out, m], rounded for uint8 and uint16."""
     exact = values.dtype == np.uint8 and _exact_in_float32(weights)
     for rows, columns, sums in banded_product(values, first, weights.astype(np.float32) if exact else weights):
         part = out[rows, columns]
         if exact:  # OpenCV rounds halves to even; adding half a step rounds them up
             cv2.add(sums, np.array(_STEP / 2), dst=part, dtype=cv2.CV_8U)
-        elif values.dtype == np.uint8:
+        elif values.dtype.kind == "u":  # sums in float64: exactness in float32 rests on 8 bits
             _sum_in_order(sums, values[:, columns], first=first[rows], weights=weights[rows])
-            part[:] = np.clip(sums + 0.5, 0, 255)  # the cast truncates
+            part[:] = np.clip(sums + 0.5, 0, np.iinfo(values.dtype).max)  # the cast truncates
         else:
             part[:] = sums
 

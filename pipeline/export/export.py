@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ...errors import StoreError, missing_package
+from ...errors import ConfigError, StoreError, missing_package
 from ...runtime import progress
 from ..shards.reader import Store
-from ..shards.schema import ARRAYS, tiles_per_shard
+from ..shards.schema import tiles_per_shard
 from ..shards.writer import canonical
 from .hdf5_sink import Sink
 from .new_target import check_free, new_file, new_folder, outside_store, write_new
@@ -71,10 +71,14 @@ def export_folder(store: Store, target: Path) -> None:
         target: the folder; must not exist, or be empty.
 
     Raises:
-        ConfigError: the folder is not empty, or is inside the store.
+        ConfigError: the folder is not empty, or is inside the store; the samples do not fit into PNG.
         BusyError: another process is writing it.
         StoreError: the store is damaged, or the folder cannot be written.
     """
+    if store.samples.count not in (1, 3) or store.samples.dtype == "float32":
+        raise ConfigError(
+            f"{store.place}: PNG holds 1 or 3 bands of 8 or 16 bits, the store has {store.samples.describe()}; export it with --to hdf5"
+        )
     target = outside_store(store, target)
     stems = safe_stems(store.names())
     with new_folder(target, _COMMAND) as folder:
@@ -91,7 +95,7 @@ def export_folder(store: Store, target: Path) -> None:
                 write_new(folder / "HR", f"{name}.png", _png(parts["hr"][k]))
                 write_new(folder / "LR", f"{name}.png", _png(parts["lr"][k]))
                 write_new(folder / "E_SAM", f"{name}.npy", _npy(parts["e_sam"][k]))
-                lines.append(f"{name}.png ({store.tile},{store.tile},3)\n")
+                lines.append(f"{name}.png ({store.tile},{store.tile},{store.samples.count})\n")
         for image in used_images(store):
             write_new(folder / "masks", f"{stems[image]}.json", json.dumps(mask_table(store, image).records()).encode())
         write_new(folder, "meta_info.txt", "".join(lines).encode())
@@ -100,14 +104,14 @@ def export_folder(store: Store, target: Path) -> None:
 def _fill(file: h5py.File, store: Store, sink: Sink) -> None:
     """Write all arrays and attributes into an empty HDF5 file."""
     file.attrs["samdiff"] = canonical(store.attrs).decode()
-    for spec in ARRAYS:
+    for spec in store.arrays.values():
         if not spec.path.startswith("tiles/") or spec.path == "tiles/place":
             _dataset(file, spec.path, store.table(spec.path), dims=spec.dims)
             sink.check()
-    dims = {spec.path.split("/")[1]: spec.dims for spec in ARRAYS if spec.path.startswith("tiles/")}
+    dims = {spec.path.split("/")[1]: spec.dims for spec in store.arrays.values() if spec.path.startswith("tiles/")}
     dims["e_sam"] = dims["labels"]
     tiles = {}
-    for name in ("hr", "lr", "labels", "e_sam"):
+    for name in (*store.tile_names, "e_sam"):
         tile = store.tile_like("labels" if name == "e_sam" else name)
         dtype = "float32" if name == "e_sam" else tile.dtype
         tiles[name] = file.create_dataset(
@@ -127,7 +131,7 @@ def _shards(store: Store) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
     slots = tiles_per_shard(store.tile)
     for start in progress(range(0, len(store), slots), desc="export", unit="shard"):
         rows = range(start, min(start + slots, len(store)))
-        parts = {name: store.read_tiles(name, rows) for name in ("hr", "lr", "labels")}
+        parts = {name: store.read_tiles(name, rows) for name in store.tile_names}
         e_sam = np.zeros(parts["labels"].shape, np.float32)
         for k, row in enumerate(rows):
             image, labels = int(place[row]), parts["labels"][k]
@@ -150,7 +154,7 @@ def _dataset(file: h5py.File, path: str, values: np.ndarray, *, dims: tuple[str,
 
 
 def _png(rgb: np.ndarray) -> bytes:
-    done, data = cv2.imencode(".png", rgb[..., ::-1])
+    done, data = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
     assert done
     return data.tobytes()
 

@@ -1,4 +1,4 @@
-"""Reads images as `prepare` and `masks` use them: 8-bit RGB, composited over white; prefetches them in threads.
+"""Reads images as `prepare` and `masks` use them: 8-bit RGB, composited over white, and other samples with their view; prefetches in threads.
 
 For formats and checks see `pipeline.decoding`.
 """
@@ -15,6 +15,11 @@ import numpy as np
 
 from ...errors import ImageError
 from ..decoding.image_data import ReadConfig, decode_image, rgb8
+from ..scientific.choose import seen_format
+from ..scientific.read import may_be_measured, read_native, read_samples
+from ..scientific.sample_format import SampleFormat
+from ..scientific.samples import Samples, rgb8_samples, to_samples
+from ..scientific.view import segmenter_view, view_note
 from .sources import ImageFile, SourceReader
 from .sources import Limits as Limits
 
@@ -27,9 +32,16 @@ class Decoded:
     """A decoded image."""
 
     pixels: np.ndarray
-    """uint8 [H, W, 3], RGB 0..255, upright."""
+    """uint8 [H, W, 3], RGB 0..255, upright: what a segmenter sees."""
     notes: tuple[str, ...] = ()
     """Conversions that changed values, such as 16 bits to 8; one phrase each."""
+    kept: Samples | None = None
+    """The samples of a store of other than 8-bit RGB; `pixels` is then their `segmenter_view`."""
+
+    @property
+    def samples(self) -> Samples:
+        """What a store keeps."""
+        return rgb8_samples(self.pixels) if self.kept is None else self.kept
 
 
 def read_rgb(image_file: ImageFile, limits: Limits | None = None, source_reader: SourceReader | None = None) -> Decoded:
@@ -50,10 +62,23 @@ def read_rgb(image_file: ImageFile, limits: Limits | None = None, source_reader:
     return decode_rgb(source_reader.read(image_file, limits.max_bytes), image_file.name, limits)
 
 
+def read_seen(image_file: ImageFile, limits: Limits, source_reader: SourceReader) -> Decoded:
+    """An image as a segmenter sees it: `read_rgb`, or the view of measured values, with a note that says what is seen. Errors as there."""
+    if not may_be_measured(image_file.name):
+        return read_rgb(image_file, limits, source_reader)
+    data = source_reader.read(image_file, limits.max_bytes)
+    native = read_native(data, image_file.name, keep=False, max_pixels=limits.max_megapixels * 1e6)
+    if native is None:
+        return decode_rgb(data, image_file.name, limits)
+    seen = seen_format(native)
+    samples = to_samples(native, seen)
+    return Decoded(segmenter_view(samples, seen), (*native.notes, view_note(native, seen)), samples)
+
+
 def read_ahead(
     image_files: Sequence[ImageFile], limits: Limits | None = None, *, workers: int = 2, ahead: int = 4
 ) -> Iterator[tuple[ImageFile, Decoded | ImageError]]:
-    """Read images in threads ahead of the caller, in order (see `map_ahead`).
+    """Read images, also of measured values (see `read_seen`), in threads ahead of the caller, in order (see `map_ahead`).
 
     Args:
         image_files: from `list_source`.
@@ -67,7 +92,7 @@ def read_ahead(
 
     def work(image_file: ImageFile, source_reader: SourceReader) -> Decoded | ImageError:
         try:
-            return read_rgb(image_file, limits, source_reader)
+            return read_seen(image_file, limits or Limits(), source_reader)
         except ImageError as error:
             return error
 
@@ -106,6 +131,14 @@ def map_ahead(
                 del future
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def decode_as(data: bytes, name: str, limits: Limits, samples: SampleFormat) -> Decoded:
+    """`decode_rgb`, or for other samples than 8-bit RGB these and their view; ImageError also if the file does not fit the format."""
+    if samples.is_rgb8:
+        return decode_rgb(data, name, limits)
+    read, notes = read_samples(data, name, samples, max_pixels=limits.max_megapixels * 1e6)
+    return Decoded(segmenter_view(read, samples), notes, read)
 
 
 def decode_rgb(data: bytes, name: str, limits: Limits | None = None) -> Decoded:

@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import ImageError, printable
 from ...runtime import user_path
+from ..decoding.formats import MEASURED_SUFFIXES, UNREAD_SUFFIXES
 from ..decoding.formats import SUFFIXES as SUFFIXES
-from ..decoding.formats import UNREAD_SUFFIXES
 from ..storage.regular import open_regular, why_not_regular
 from .archives import list_members, reason_of, valid_utf8
 from .limits import MAX_ARCHIVE_GB as MAX_ARCHIVE_GB
@@ -135,7 +135,7 @@ def is_set_aside(name: str) -> bool:
 def is_image_name(name: str) -> bool:
     """Whether a file has the suffix of an image, of a supported format or of another one."""
     suffix = PurePosixPath(name).suffix.lower()
-    return suffix in SUFFIXES or _why_unread(name) != ""
+    return suffix in SUFFIXES or suffix in MEASURED_SUFFIXES or _why_unread(name) != ""
 
 
 def stray_images(folder: Path, recursive: bool) -> str:
@@ -227,7 +227,7 @@ def _why_hidden(path: Path, problem: str) -> str:
 def _why_unread(name: str) -> str:
     """Why an image is not used, from its suffix alone; empty if its format is supported, or it is no image."""
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix in SUFFIXES:
+    if suffix in SUFFIXES or suffix in MEASURED_SUFFIXES:
         return ""
     if suffix in UNREAD_SUFFIXES:
         return f"{UNREAD_SUFFIXES[suffix]}, a format that samdiff does not read ({suffix}); save it as PNG"

@@ -6,11 +6,14 @@ import hashlib
 from dataclasses import replace
 
 from ...errors import ChangedError, ImageError, printable
-from .decode import Decoded, Limits, decode_rgb
+from ..scientific.sample_format import RGB8, SampleFormat
+from .decode import Decoded, Limits, decode_as
 from .sources import ImageFile, SourceReader, hash_images
 
 
-def read_unchanged(image_file: ImageFile, sha256: str, limits: Limits, source_reader: SourceReader) -> Decoded:
+def read_unchanged(
+    image_file: ImageFile, sha256: str, limits: Limits, source_reader: SourceReader, samples: SampleFormat = RGB8
+) -> Decoded:
     """Read an image once, compare the hash of its bytes, and decode these bytes.
 
     Args:
@@ -18,6 +21,7 @@ def read_unchanged(image_file: ImageFile, sha256: str, limits: Limits, source_re
         sha256: from `hash_images`, when the source was scanned.
         limits: bounds.
         source_reader: keeps archives open between images.
+        samples: what is kept of it.
 
     Raises:
         ImageError: it cannot be used, and could not be when it was scanned.
@@ -31,7 +35,7 @@ def read_unchanged(image_file: ImageFile, sha256: str, limits: Limits, source_re
         raise changed(_where(image_file), str(error)) from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise changed(_where(image_file), "its bytes differ from those of the scan")
-    return decode_rgb(data, image_file.name, limits)
+    return decode_as(data, image_file.name, limits, samples)
 
 
 def changed(where: str, how: str) -> ChangedError:

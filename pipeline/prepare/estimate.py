@@ -15,9 +15,9 @@ from ...errors import SamdiffError, printable
 from ...progress import duration
 from ..encode.rle import paint_labels
 from ..images.sources import SourceReader
+from ..scientific.sample_format import RGB8, SampleFormat
 from ..shards.codec import encode_chunk, index_bytes
-from ..shards.schema import tiles_per_shard
-from ..shards.writer import SPECS
+from ..shards.schema import arrays_of, tiles_per_shard
 from ..storage.local import KeyStore, LocalStore
 from .info import bytes_text
 from .scan import SourceImage
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 FIRST, FIRST_ELSEWHERE = 2, 8
 """Images that are measured in this process; tasks, on workers, which finish several at about the same time."""
-_TILE_ARRAYS = ("hr", "lr", "labels")
+_TILE_ARRAYS = 3  # sharded arrays of 8-bit RGB
 _TILES = 6  # of an image that are compressed
 
 
@@ -99,7 +99,7 @@ def estimate(
     weight = [item.image_file.size if by_size else 1 for item in images]
     ratio = sum(weight) / sum(item.image_file.size if by_size else 1 for item in measured)
     shards = -(-round(ratio * sum(cost.tiles for cost in costs)) // tiles_per_shard(tile))
-    indices = len(_TILE_ARRAYS) * shards * index_bytes(tiles_per_shard(tile))  # of fixed length, whatever a shard holds
+    indices = _TILE_ARRAYS * shards * index_bytes(tiles_per_shard(tile))  # of fixed length, whatever a shard holds
     mask_bytes = round(ratio * sum(cost.mask_bytes for cost in costs))
     return Estimate(
         images=missing,
@@ -110,7 +110,9 @@ def estimate(
     )
 
 
-def measure_image(item: SourceImage, staging: Staging, settings: PrepareConfig, *, mask_bytes: int) -> ImageCost | None:
+def measure_image(
+    item: SourceImage, staging: Staging, settings: PrepareConfig, *, mask_bytes: int, samples: SampleFormat = RGB8
+) -> ImageCost | None:
     """Read an image, and compress a few of its tiles as the store does; None if it cannot be read any more, which a later stage reports."""
     begun = time.monotonic()
     masks = staging.load(item.key)
@@ -118,17 +120,21 @@ def measure_image(item: SourceImage, staging: Staging, settings: PrepareConfig, 
     assert isinstance(degradation, dict)
     try:
         with SourceReader() as source_reader:
-            hr, lr = hr_and_lr(item, source_reader, scale=settings.scale, degradation=degradation, limits=settings.limits)
+            pair = hr_and_lr(
+                item, source_reader, scale=settings.scale, degradation=degradation, limits=settings.limits, samples=samples
+            )
     except SamdiffError:
         return None
-    if masks is None or hr.shape[:2] != (masks.height, masks.width):
+    if masks is None or pair.hr.shape[:2] != (masks.height, masks.width):
         return None
     labels = paint_labels(masks.runs(), masks.height, masks.width)
-    tiles = cut_tiles(hr, lr, labels, grid=Grid(tile=settings.tile_hr, scale=settings.scale, stride=settings.stride))
+    grid = Grid(tile=settings.tile_hr, scale=settings.scale, stride=settings.stride)
+    tiles = cut_tiles(pair.hr, pair.lr, labels, grid=grid, usable=pair.usable)
     count = len(tiles.pop("corner"))
     chosen = np.unique(np.linspace(0, count - 1, min(count, _TILES)).astype(int))
     cut = time.monotonic()
-    size = sum(len(encode_chunk(tiles[name][k], SPECS[f"tiles/{name}"].level)) for name in _TILE_ARRAYS for k in chosen)
+    levels = {name: spec.level for path, spec in arrays_of(samples).items() if (name := path.partition("/")[2]) in tiles}
+    size = sum(len(encode_chunk(values[k], levels[name])) for name, values in tiles.items() for k in chosen)
     ended = time.monotonic()
     share = count / len(chosen)
     return ImageCost(
@@ -146,6 +152,7 @@ class Forecast:
         local: whether this process makes the masks.
         group: images that workers finish together.
         report: called with one line.
+        samples: of the store.
     """
 
     def __init__(
@@ -157,7 +164,9 @@ class Forecast:
         local: bool,
         group: int = 1,
         report: Callable[[str], None],
+        samples: SampleFormat = RGB8,
     ) -> None:
+        self._samples = samples
         self._images = [item for item in images if not item.problem and not item.image_file.problem]
         self._staging, self._settings, self._report = staging, settings, report
         self._local, self._group = local, 0 if local else group
@@ -188,7 +197,10 @@ class Forecast:
         return {"disk": bytes_text(self.estimate.bytes), "tiles": duration(self.estimate.tile_seconds)}
 
     def _make(self, seconds_per_image: float) -> None:
-        found = [measure_image(item, self._staging, self._settings, mask_bytes=mask_bytes) for item, mask_bytes in self._first]
+        found = [
+            measure_image(item, self._staging, self._settings, mask_bytes=mask_bytes, samples=self._samples)
+            for item, mask_bytes in self._first
+        ]
         costs = [cost for cost in found if cost is not None]
         if not costs:
             return

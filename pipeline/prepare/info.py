@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import printable
+from ..scientific.sample_format import DTYPES
 from ..shards.reader import Store
 from ..shards.schema import STAGES, shape_of
-from ..shards.writer import SPECS
 
 if TYPE_CHECKING:
     from .run import Plan  # loads PyTorch, which `samdiff info` does not need
@@ -41,6 +41,7 @@ def store_rows(store: Store) -> list[tuple[str, str]]:
             "masks",
             f"{store.n_masks}" + (_mask_statistics(areas, per_image) if len(areas) and len(per_image) else ""),
         ),
+        *([] if store.samples.is_rgb8 else [("samples", store.samples.describe())]),
         ("structure", _inline(attrs.get("structure", {}))),
         ("segmenter", _inline(attrs.get("segmenter", {}))),
         ("software", _inline(attrs.get("software", {}))),
@@ -88,6 +89,7 @@ def store_facts(store: Store) -> dict[str, object]:
         "tiles": {"count": len(store), "hr": store.tile, "lr": store.tile // store.scale, "scale": store.scale},
         "masks": {"count": store.n_masks, "area_median": float(np.median(areas)) if len(areas) else None, **counted},
         "degradation": attrs.get("degradation", {}),
+        **{name: attrs[name] for name in ("pixels", "sam_view", "crs", "measured") if name in attrs},
         "structure": attrs.get("structure", {}),
         "segmenter": attrs.get("segmenter", {}),
         "software": attrs.get("software", {}),
@@ -116,7 +118,7 @@ def _sizes(store: Store) -> list[tuple[str, int, int]]:
     for key, (size, _) in store.manifest.items():
         on_disk[_bucket(key)] += size
     raw: Counter[str] = Counter()
-    for path, spec in SPECS.items():
+    for path, spec in store.arrays.items():
         raw[_bucket(path)] += int(np.prod(shape_of(spec, store.sizes), dtype=np.int64)) * np.dtype(spec.dtype).itemsize
     rows = [(name, on_disk[name], raw[name]) for name in sorted(raw)]
     return [*rows, ("total", sum(on_disk.values()), sum(raw.values()))]
@@ -129,8 +131,8 @@ def structure_line(store: Store) -> str:
         for key, (size, _) in store.manifest.items()
         if key.startswith(("tiles/labels/", "masks/")) and not key.endswith(".json")
     )
-    pixels = len(store) * store.tile**2
-    return f"{bytes_text(size)}, {100 * size / max(3 * pixels, 1):.2f} % of raw HR, 1/{4 * pixels / max(size, 1):.0f} of a float32 map"
+    pixels, raw = len(store) * store.tile**2, store.samples.count * DTYPES[store.samples.dtype]
+    return f"{bytes_text(size)}, {100 * size / max(raw * pixels, 1):.2f} % of raw HR, 1/{4 * pixels / max(size, 1):.0f} of a float32 map"
 
 
 def plan_lines(plan: Plan, segmenter: str) -> list[str]:

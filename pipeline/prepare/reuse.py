@@ -18,6 +18,7 @@ from ...runtime import progress
 from ..encode.mask_table import MaskTable
 from ..export.stored_masks import mask_table
 from ..images.decode import map_ahead
+from ..scientific.sample_format import SampleFormat
 from ..shards.reader import Store, open_store
 from ..storage.local import Location
 from .mask_stage import Read, masks_of
@@ -87,6 +88,16 @@ def open_reused(places: Sequence[Location], settings: Mapping[str, object]) -> l
     return [ReusedStore(store) for store in stores]
 
 
+def check_donors(donors: Sequence[ReusedStore], samples: SampleFormat) -> None:
+    """ConfigError unless each store of `--reuse` has the samples of the new one, since images are compared by them."""
+    for donor in donors:
+        if donor.store.samples != samples:
+            raise ConfigError(
+                f"--reuse {printable(donor.store.place)}: has other samples ({donor.store.samples.describe()}) than the images "
+                f"({samples.describe()}); give the same --bands, --range, --nodata and --view-bands, or leave out this --reuse"
+            )
+
+
 def plan_reuse(places: Sequence[Location], settings: Mapping[str, object], images: Sequence[SourceImage]) -> list[str]:
     """One line per store of `--reuse`: how many images have a file that it was made of. Nothing is decoded or written.
 
@@ -126,7 +137,7 @@ class ReusedStore:
         self._first_tiles: dict[tuple[int, int], dict[bytes, list[int]]] = {}
 
     def find(self, pixels: np.ndarray) -> int | None:
-        """The row of an image with these pixels, uint8 [H, W, 3]; None if there is none.
+        """The row of an image with these samples, [H, W, C]; None if there is none.
 
         Images of the same size are looked up by a hash of their first tile, then compared tile by tile.
 
@@ -227,7 +238,7 @@ def reuse_masks(
             if isinstance(decoded, Exception):
                 continue  # the mask stage reads it again, and reports the reason
             for number, reused in enumerate(stores):
-                masks = reused.masks_of_pixels(decoded.pixels)
+                masks = reused.masks_of_pixels(decoded.samples.values)
                 if masks is not None:
                     staging.save(item.key, masks_of(decoded, masks))
                     keys.add(item.key)

@@ -21,13 +21,13 @@ from ..encode.mask_table import MaskTable
 from ..encode.rle import CocoMask
 from ..images.sources import Source
 from ..shards.reader import Store, open_store
-from ..shards.schema import FORMAT_VERSION, Document
+from ..shards.schema import BANDS_VERSION, FORMAT_VERSION, Document
 from ..shards.writer import ROOT_KEY, canonical, digest
 from ..storage.local import KeyStore, Location, key_store_at
 from .estimate import Estimate, Forecast, embeddings_line
 from .mask_stage import MaskStage, kept_embeddings, local_masks, save_masks, warn_unmatched
-from .reuse import open_reused, reuse_masks
-from .scan import SourceImage, read_usable, scan
+from .reuse import check_donors, open_reused, reuse_masks
+from .scan import SourceImage, read_usable, samples_of, scan
 from .settings import UNCOMPARED as UNCOMPARED
 from .settings import PrepareConfig as PrepareConfig
 from .staging import Staging, differences
@@ -106,7 +106,8 @@ def plan_prepare(images: list[SourceImage], out: Location, settings: Document) -
     previous = store.attrs if store else staging.settings()
     settings = _with_weights_of(previous, settings)
     listed = [[item.image_file.name, item.sha256, *([item.lr_sha256] if item.lr else [])] for item in images]
-    fingerprint = digest(canonical({"format_version": FORMAT_VERSION, "settings": settings, "images": listed}))
+    version = BANDS_VERSION if "pixels" in settings else FORMAT_VERSION
+    fingerprint = digest(canonical({"format_version": version, "settings": settings, "images": listed}))
     if store is not None:
         changed = [] if store.fingerprint == fingerprint else _store_differences(store, settings, images)
         return Plan(images=images, missing=[], committed=store, changed=changed, fingerprint=fingerprint)
@@ -171,12 +172,16 @@ def prepare(
     root = None if kept is None else kept.root
     check_target(out, sources=(source, lr), masks=getattr(masks, "folder", None), embeddings=root)
     segmenter = masks.describe()
-    attributes = settings.as_attributes(segmenter)
     by_name = hasattr(masks, "expect")
     if reuse and by_name:
         raise ConfigError("--reuse: takes masks of a segmenter, so it cannot be combined with masks from files")
-    donors = open_reused(reuse, attributes) if out.size(ROOT_KEY) is None else []  # before the scan, which may take minutes
+    # before the scan, which may take minutes
+    donors = open_reused(reuse, settings.as_attributes(segmenter)) if out.size(ROOT_KEY) is None else []
     images = scan(source, limit, lr=lr, scale=settings.scale, by_name=by_name, limits=settings.limits)
+    samples = samples_of(images, settings.pixels, settings.limits)
+    settings.check_samples(samples)
+    check_donors(donors, samples)
+    attributes = settings.as_attributes(segmenter, samples)
     if limit is None:
         warn_unmatched(masks, images)
     if out.size(ROOT_KEY) is not None:  # a finished store never changes, so it can be compared without the lock
@@ -187,7 +192,7 @@ def prepare(
             return _finished(plan, out, staging)
         fresh = not staging.finished()
         staging.begin(attributes)
-        read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits)
+        read = partial(read_usable, scale=settings.scale, tile=settings.tile_hr, limits=settings.limits, samples=samples)
         try:
             reused = reuse_masks(
                 plan.missing, donors, staging, read=read, images=Counter(item.key for item in images), report=report
@@ -201,7 +206,7 @@ def prepare(
             raise reused.nothing(len(plan.images))
         plan = replace(plan, missing=[item for item in plan.missing if item.key not in reused.keys])
         local, group = mask_stage is None, getattr(mask_stage, "group", 1)
-        forecast = Forecast(plan.images, staging, settings, local=local, group=group, report=report)
+        forecast = Forecast(plan.images, staging, settings, local=local, group=group, report=report, samples=samples)
         if kept is not None and plan.missing:
             n_missing = len(plan.missing)
             report(embeddings_line(kept.root, most_bytes=kept.most_bytes(n_missing), images=n_missing))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from ..images.decode import Decoded, Limits
 from ..images.pairs import pair_names, why_not_lr
 from ..images.sources import ImageFile, Source, SourceReader, check_archives, hash_images, list_source
 from ..images.unchanged import read_unchanged
+from ..scientific.choose import choose_format
+from ..scientific.sample_format import RGB8, SampleFormat
+from ..scientific.settings import PixelConfig
 from ..shards.writer import canonical, digest
 
 log = logging.getLogger(__name__)
@@ -110,6 +114,17 @@ def _lr_files(
     return {name: by_name[lr_name] for name, lr_name in pairs.items()}, without
 
 
+def samples_of(images: Sequence[SourceImage], config: PixelConfig, limits: Limits) -> SampleFormat:
+    """The samples of a store of these images, see `choose_format` for errors. Photographs are not read for it."""
+    with SourceReader() as source_reader:
+        files = [
+            (item.image_file.name, partial(source_reader.read, item.image_file, limits.max_bytes))
+            for item in images
+            if not item.image_file.problem
+        ]
+        return choose_format(files, config, max_pixels=limits.max_megapixels * 1e6)
+
+
 def crop_to_scale(pixels: np.ndarray, scale: int) -> np.ndarray:
     """The top-left part [H', W', ...] of an image, contiguous; H' and W' are the largest multiples of the scale."""
     height, width = (side // scale * scale for side in pixels.shape[:2])
@@ -117,7 +132,7 @@ def crop_to_scale(pixels: np.ndarray, scale: int) -> np.ndarray:
 
 
 def read_usable(
-    item: SourceImage, source_reader: SourceReader, *, scale: int, tile: int, limits: Limits
+    item: SourceImage, source_reader: SourceReader, *, scale: int, tile: int, limits: Limits, samples: SampleFormat = RGB8
 ) -> Decoded | ImageError:
     """An image cropped to the scale, or why it cannot be used: unreadable, smaller than a tile, or the LR file does not fit.
 
@@ -127,27 +142,30 @@ def read_usable(
         scale: HR pixels per LR pixel.
         tile: tile size in HR pixels.
         limits: limits on image sizes.
+        samples: of the store.
 
     Raises:
         ChangedError: the image or its LR file changed since `scan`.
     """
     try:
-        decoded = read_unchanged(item.image_file, item.sha256, limits=limits, source_reader=source_reader)
+        decoded = read_unchanged(item.image_file, item.sha256, limits=limits, source_reader=source_reader, samples=samples)
         height, width = decoded.pixels.shape[:2]
         if min(height, width) < tile:  # the tile is a multiple of the scale, so cropping cannot make an image too small
             raise ImageError(f"smaller than a tile: {width} x {height} pixels, a tile has {tile} x {tile} (--tile)")
         if item.lr is not None:
-            small = _read_lr(item.lr, item.lr_sha256, source_reader=source_reader, limits=limits)
+            small = _read_lr(item.lr, item.lr_sha256, source_reader=source_reader, limits=limits, samples=samples)
             problem = why_not_lr(small.shape[:2], (height, width), scale)
             if problem is not None:
                 raise ImageError(problem)
     except ImageError as error:
         return error
-    return replace(decoded, pixels=crop_to_scale(decoded.pixels, scale))
+    pixels = crop_to_scale(decoded.pixels, scale)
+    kept = None if decoded.kept is None else decoded.kept.cropped(*pixels.shape[:2])
+    return replace(decoded, pixels=pixels, kept=kept)
 
 
-def _read_lr(lr: ImageFile, sha256: str, *, source_reader: SourceReader, limits: Limits) -> np.ndarray:
+def _read_lr(lr: ImageFile, sha256: str, *, source_reader: SourceReader, limits: Limits, samples: SampleFormat) -> np.ndarray:
     try:
-        return read_unchanged(lr, sha256, limits=limits, source_reader=source_reader).pixels
+        return read_unchanged(lr, sha256, limits=limits, source_reader=source_reader, samples=samples).pixels
     except ImageError as error:
         raise ImageError(f"its LR file {lr.name}: {error}") from error

@@ -6,13 +6,14 @@ Deterministic: rows are in the order of the source, whatever the order in which 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 from ...errors import ImageError, StoreError, printable
 from ...runtime import progress
+from ..degrade.invalid import margin_of, usable_pixels
 from ..degrade.recipes import degrade
 from ..degrade.tiles import tile_grid
 from ..encode.mask_table import MaskTable
@@ -22,10 +23,13 @@ from ..images.decode import Limits, map_ahead
 from ..images.pairs import on_common_grid, why_not_lr
 from ..images.sources import ImageFile, SourceReader
 from ..images.unchanged import read_unchanged
-from ..shards.schema import Document
+from ..scientific.residuals import Residuals
+from ..scientific.sample_format import RGB8, SampleFormat, format_in
+from ..scientific.samples import Place, Places, Samples
+from ..shards.schema import Document, arrays_of
 from ..shards.writer import StoreWriter, store_keys
 from ..storage.local import KeyStore
-from .scan import SourceImage, crop_to_scale
+from .scan import SourceImage
 from .staging import ImageMasks, Staging
 
 
@@ -63,17 +67,21 @@ def image_masks(masks: MaskTable, note: str = "") -> ImageMasks:
     )
 
 
-def cut_tiles(hr: np.ndarray, lr: np.ndarray, labels: np.ndarray, *, grid: Grid) -> dict[str, np.ndarray]:
+def cut_tiles(
+    hr: np.ndarray, lr: np.ndarray, labels: np.ndarray, *, grid: Grid, usable: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Cut HR, LR and labels of one image into tiles at the same positions.
 
     Args:
-        hr: uint8 [H, W, 3]; H and W multiples of the scale.
-        lr: uint8 [H/s, W/s, 3].
+        hr: [H, W, C]; H and W multiples of the scale.
+        lr: [H/s, W/s, C].
         labels: uint16 [H, W].
         grid: tile size T, scale s and stride.
+        usable: bool [H, W], see `usable_pixels`; None: the store has no `tiles/valid`.
 
     Returns:
-        `hr` uint8 [n, T, T, 3], `lr` uint8 [n, T/s, T/s, 3], `labels` uint16 [n, T, T], `corner` int32 [n, 2] of y_hr, x_hr.
+        `hr` [n, T, T, C], `lr` [n, T/s, T/s, C], `labels` uint16 [n, T, T], `corner` int32 [n, 2] of y_hr, x_hr; `valid` uint8 [n, T, T]
+        if `usable` is given.
     """
     tile, scale = grid.tile, grid.scale
     assert hr.shape[:2] == labels.shape == (lr.shape[0] * scale, lr.shape[1] * scale), (hr.shape, lr.shape, labels.shape)
@@ -83,6 +91,11 @@ def cut_tiles(hr: np.ndarray, lr: np.ndarray, labels: np.ndarray, *, grid: Grid)
         "hr": np.stack([hr[y : y + tile, x : x + tile] for y, x in corners]),
         "lr": np.stack([lr[y // scale :][:small, x // scale :][:, :small] for y, x in corners]),
         "labels": np.stack([labels[y : y + tile, x : x + tile] for y, x in corners]),
+        **(
+            {}
+            if usable is None
+            else {"valid": np.stack([usable[y : y + tile, x : x + tile] for y, x in corners]).view(np.uint8)}
+        ),
         "corner": corners,
     }
 
@@ -153,21 +166,24 @@ def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, *, f
         ChangedError: a file changed since `scan`.
         StoreError: the masks of an image are missing or damaged.
     """
-    grid = Grid(tile=facts["tile"], scale=facts["scale"], stride=facts["stride"])
-    sizes = _sizes(images, grid)
-    staging.begin_writing(store_keys(sizes))
-    writer = StoreWriter(out, sizes)
+    grid, samples = Grid(tile=facts["tile"], scale=facts["scale"], stride=facts["stride"]), format_in(facts)
+    sizes, arrays = _sizes(images, grid), arrays_of(samples)
+    staging.begin_writing(store_keys(sizes, arrays))
+    writer = StoreWriter(out, sizes, arrays)
     writer.append({**_image_tables(images), "masks/rle_offset": np.zeros(1, np.uint64)})
-    read_pair = partial(hr_and_lr, scale=grid.scale, degradation=facts["degradation"], limits=limits)
+    read_pair = partial(hr_and_lr, scale=grid.scale, degradation=facts["degradation"], limits=limits, samples=samples)
+    places, measured = Places(samples), Residuals(samples, grid.scale)
     pixels = map_ahead(read_pair, [summary.image for summary in images if not summary.skipped])
     runs = 0
     for number, summary in enumerate(progress(images, desc="tiles", unit="image")):
         if summary.skipped:
+            writer.append(places.row(Place()))
             continue
         masks = _load_masks(staging, summary.image.key)
         writer.append(_mask_rows(masks, runs))
         runs += len(masks.rle)
-        _, (hr, lr) = next(pixels)
+        _, pair = next(pixels)
+        hr = pair.hr
         if hr.shape[:2] != (masks.height, masks.width):
             staging.discard(summary.image.key)
             raise StoreError(
@@ -176,12 +192,14 @@ def write_store(images: Sequence[Summary], staging: Staging, out: KeyStore, *, f
                 "run the same command again to make new ones"
             )
         labels = paint_labels(masks.runs(), masks.height, masks.width)
-        tiles = cut_tiles(hr, lr, labels, grid=grid)
+        tiles = cut_tiles(hr, pair.lr, labels, grid=grid, usable=pair.usable)
         corners = tiles.pop("corner")
+        measured.add(tiles)
+        writer.append(places.row(pair.place))
         place = np.concatenate([np.full((len(corners), 1), number, np.int32), corners], axis=1)
         writer.append({"tiles/place": place, **{f"tiles/{name}": values for name, values in tiles.items()}})
     counts = {"images": len(images), "skipped": sum(i.skipped for i in images), "tiles": sizes["N"], "masks": sizes["M"]}
-    writer.commit({**facts, "counts": counts})
+    writer.commit({**facts, **places.attributes(), **measured.attributes(), "counts": counts})
 
 
 def _load_masks(staging: Staging, key: str) -> ImageMasks:
@@ -194,26 +212,58 @@ def _load_masks(staging: Staging, key: str) -> ImageMasks:
     return masks
 
 
+@dataclass(frozen=True)
+class ImagePair:
+    """HR and LR of one image."""
+
+    hr: np.ndarray
+    """[H, W, C], cropped to the scale."""
+    lr: np.ndarray
+    """[H/s, W/s, C]: degraded HR, or the given file."""
+    usable: np.ndarray | None = None
+    """bool [H, W], see `usable_pixels`; None: pixels of these samples are always valid."""
+    place: Place = field(default_factory=Place)
+
+
 def hr_and_lr(
-    item: SourceImage, source_reader: SourceReader, *, scale: int, degradation: Document, limits: Limits
-) -> tuple[np.ndarray, np.ndarray]:
-    """The HR image cropped to the scale, uint8 [H, W, 3], and its LR image, uint8 [H/s, W/s, 3]: degraded HR, or the given file."""
-    whole = _read_again(item.image_file, item.sha256, source_reader=source_reader, limits=limits)
-    hr = crop_to_scale(whole, scale)
+    item: SourceImage,
+    source_reader: SourceReader,
+    *,
+    scale: int,
+    degradation: Document,
+    limits: Limits,
+    samples: SampleFormat = RGB8,
+) -> ImagePair:
+    """HR and LR of an image, read from its file again."""
+    read = partial(_read_again, source_reader=source_reader, limits=limits, samples=samples)
+    whole = read(item.image_file, item.sha256)
+    shape = whole.values.shape[:2]
+    of_hr, of_lr = on_common_grid(shape, scale)
+    hr, valid = np.ascontiguousarray(whole.values[of_hr]), None if whole.valid is None else whole.valid[of_hr]
+    usable = None
+    if samples.masked:
+        margin = margin_of(degradation["kind"], scale, degradation.get("gains", ()))
+        usable = np.ones(hr.shape[:2], bool) if valid is None else usable_pixels(valid, scale, margin)
     if degradation["kind"] != "given":
-        return hr, degrade(hr, degradation["kind"], scale, seed=degradation.get("seed", 0), content=item.sha256)
+        facts = {"seed": degradation.get("seed", 0), "content": item.sha256}
+        lr = degrade(hr, degradation["kind"], scale, **facts, gains=degradation.get("gains", ()), offset=samples.offset)
+        return ImagePair(hr, lr, usable, whole.place)
     assert item.lr is not None
-    lr = _read_again(item.lr, item.lr_sha256, source_reader=source_reader, limits=limits)
-    problem = why_not_lr(lr.shape[:2], whole.shape[:2], scale)
+    given = read(item.lr, item.lr_sha256)
+    problem = why_not_lr(given.values.shape[:2], shape, scale)
     if problem is not None:
         raise ImageError(f"{item.image_file.name}: {problem}")
-    _, lr_region = on_common_grid(whole.shape[:2], scale)
-    return hr, np.ascontiguousarray(lr[lr_region])
+    lr = np.ascontiguousarray(given.values[of_lr])
+    if usable is not None and given.valid is not None:
+        usable &= given.valid[of_lr].repeat(scale, axis=0).repeat(scale, axis=1)
+    return ImagePair(hr, lr, usable, whole.place)
 
 
-def _read_again(image_file: ImageFile, sha256: str, *, source_reader: SourceReader, limits: Limits) -> np.ndarray:
+def _read_again(
+    image_file: ImageFile, sha256: str, *, source_reader: SourceReader, limits: Limits, samples: SampleFormat
+) -> Samples:
     try:
-        return read_unchanged(image_file, sha256, limits=limits, source_reader=source_reader).pixels
+        return read_unchanged(image_file, sha256, limits=limits, source_reader=source_reader, samples=samples).samples
     except ImageError as error:
         raise ImageError(
             f"{image_file.name}: was readable before, but is not any more ({error}); run the same command again"

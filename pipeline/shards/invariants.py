@@ -11,7 +11,7 @@ from ...runtime import progress
 from ..encode.rle import box, counts_of
 from ..encode.structure import encode_structure
 from .reader import Store
-from .schema import ARRAYS, tiles_per_shard
+from .schema import tiles_per_shard
 from .tables import Tables, code_problems, image_problems, offsets_problems, place_problems, text_problems
 from .writer import chunk_key
 
@@ -27,7 +27,7 @@ def content_problems(store: Store, whole: bool = False, deep: bool = False) -> I
         deep: also recompute codes, areas, boxes and labels from the masks' runs.
     """
     tables: dict[str, np.ndarray] = {}
-    paths = [spec.path for spec in ARRAYS if spec.path not in ("tiles/hr", "tiles/lr", "tiles/labels")]
+    paths = [path for path, spec in store.arrays.items() if spec.rows != 1]
     for path in paths:
         try:
             tables[path] = store.table(path)
@@ -39,7 +39,7 @@ def content_problems(store: Store, whole: bool = False, deep: bool = False) -> I
     problems = list(_tables(store, tables))
     yield from problems
     if not problems:  # otherwise the rows of an image's masks and tiles are not known
-        yield from _tiles(store, tables, ("labels", "hr", "lr") if whole else ("labels",))
+        yield from _tiles(store, tables, ("labels", *(n for n in store.tile_names if n != "labels")) if whole else ("labels",))
         if deep:
             yield from _deep(store, tables)
 
@@ -63,8 +63,16 @@ def _tables(store: Store, t: Tables) -> Iterator[str]:
     if uncovered.any():
         row = int(np.flatnonzero(uncovered)[0])
         yield f"images/n_tiles: row {row}: {t['images/n_tiles'][row]} tiles do not cover {height[row]} x {width[row]} pixels"
+    yield from _places(store, t)
     yield from _masks(t, np.repeat(np.arange(sizes["I"]), t["images/n_masks"]))
     yield from place_problems(t["tiles/place"], 0, t, tile=store.tile, scale=store.scale)
+
+
+def _places(store: Store, t: Tables) -> Iterator[str]:
+    """Each image's coordinate reference system must be one of the root's."""
+    index, known = t.get("images/crs"), store.attrs.get("crs", [])
+    if index is not None and (not isinstance(known, list) or not ((index >= -1) & (index < len(known))).all()):
+        yield f"images/crs: expected -1 or an index of the attribute `crs`, got {index.min()} to {index.max()}"
 
 
 def _masks(t: Tables, image: np.ndarray) -> Iterator[str]:
@@ -95,6 +103,8 @@ def _tiles(store: Store, t: Tables, names: tuple[str, ...]) -> Iterator[str]:
             except StoreError as error:
                 yield _short(store, error)
                 continue
+            if name == "valid" and tiles.max(initial=0) > 1:
+                yield f"{chunk_key('tiles/valid', shard, 3)}: expected 0 or 1, got {tiles.max()}"
             largest = tiles.reshape(len(rows), -1).max(axis=1) if name == "labels" else most[rows]
             wrong = rows[largest > most[rows]]
             if len(wrong):

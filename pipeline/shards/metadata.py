@@ -14,17 +14,16 @@ from typing import NoReturn
 
 from .codec import encoded_bound, index_bytes
 from .schema import (
-    ARRAYS,
     LONG_ROWS,
     MANIFEST_KEY,
     MAX_TILE,
+    SPECS,
+    Arrays,
     ArraySpec,
     Document,
     chunk_of,
     shape_of,
     shard_of,
-    sizes_from,
-    violations,
 )
 from .writer import ROOT_KEY, array_document, as_written, canonical, chunk_key, group_document, manifest_document
 
@@ -59,12 +58,13 @@ def parse_json(data: bytes) -> Document:
     return value
 
 
-def sizes_of(data: Mapping[str, bytes], scale: int) -> tuple[dict[str, int], list[str]]:
+def sizes_of(data: Mapping[str, bytes], scale: int, arrays: Arrays = SPECS) -> tuple[dict[str, int], list[str]]:
     """The sizes of a store, and the problems of its arrays' documents.
 
     Args:
         data: path -> bytes of the `zarr.json`, for every array of the schema.
         scale: HR pixels per LR pixel of the store.
+        arrays: of the store, from `schema.arrays_of`.
 
     Returns:
         The sizes (see `schema`), empty if they cannot be read; and one sentence per problem, which starts with the document's key.
@@ -81,15 +81,69 @@ def sizes_of(data: Mapping[str, bytes], scale: int) -> tuple[dict[str, int], lis
         sizes = sizes_from(documents, scale)
         if bad := _impossible(sizes, scale):
             return {}, [bad]
-        problems = violations(documents, scale)
-        for spec in ARRAYS:
+        problems = violations(documents, scale, arrays)
+        for spec in arrays.values():
             if not problems and as_written(data[spec.path]) != canonical(
                 _with_level_of(documents[spec.path], array_document(spec, sizes))
             ):
-                problems.append(f"{spec.path}/{ROOT_KEY}: differs from this array's metadata in format version 1")
+                problems.append(f"{spec.path}/{ROOT_KEY}: differs from this array's metadata in the format")
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return {}, [f"array metadata are incomplete or malformed: {error}"]
     return sizes, problems
+
+
+def sizes_from(metadata: Mapping[str, Document], scale: int) -> dict[str, int]:
+    """The sizes of a store according to its arrays' metadata (path -> parsed zarr.json)."""
+    first = {path: int(document["shape"][0]) for path, document in metadata.items()}
+    tile = int(metadata["tiles/hr"]["shape"][1])
+    return {
+        "I": first["images/status"],
+        "N": first["tiles/hr"],
+        "M": first["masks/area"],
+        "R": first["masks/rle"],
+        "B": first["images/name"],
+        "B2": first["images/note"],
+        "T": tile,
+        "t": tile // scale,
+    }
+
+
+def violations(metadata: Mapping[str, Document], scale: int, arrays: Arrays = SPECS) -> list[str]:
+    """One sentence for each difference of array metadata (path -> parsed zarr.json) from the schema; empty if there is none."""
+    missing = [path for path in arrays if path not in metadata]
+    if missing:
+        return [f"{path}: the array is missing" for path in missing]
+    sizes = sizes_from(metadata, scale)
+    return [problem for spec in arrays.values() for problem in _check_array(spec, metadata[spec.path], sizes)]
+
+
+def _check_array(spec: ArraySpec, document: Document, sizes: Mapping[str, int]) -> list[str]:
+    shape = shape_of(spec, sizes)
+    shard = shard_of(spec, shape, sizes["T"])
+    codecs = document["codecs"]
+    inner = codecs[0]["configuration"]["codecs"] if codecs[0]["name"] == "sharding_indexed" else codecs
+    actual = {
+        "shape": tuple(document["shape"]),
+        "data type": document["data_type"],
+        "dimension names": tuple(document.get("dimension_names") or ()),
+        "chunk or shard": tuple(document["chunk_grid"]["configuration"]["chunk_shape"]),
+        "last codec": inner[-1]["name"],
+    }
+    expected = {
+        "shape": shape,
+        "data type": spec.dtype,
+        "dimension names": spec.dims,
+        "chunk or shard": shard or chunk_of(spec, shape),
+        "last codec": "crc32c",
+    }
+    if shard:
+        actual["inner chunk"] = tuple(codecs[0]["configuration"].get("chunk_shape", ()))
+        expected["inner chunk"] = chunk_of(spec, shape)
+    return [
+        f"{spec.path}: {what}: expected {expected[what]}, got {actual[what]}"
+        for what in expected
+        if actual[what] != expected[what]
+    ]
 
 
 def group_problem(path: str, data: bytes) -> str | None:
@@ -142,17 +196,17 @@ def parse_manifest(text: bytes) -> Facts:
     return facts
 
 
-def expected_objects(sizes: Mapping[str, int]) -> int:
+def expected_objects(sizes: Mapping[str, int], arrays: Arrays = SPECS) -> int:
     """The number of files of a store of these sizes, without the root and the manifest."""
-    groups = len({spec.group for spec in ARRAYS})
-    return groups + len(ARRAYS) + sum(_count(spec, sizes) for spec in ARRAYS)
+    groups = len({spec.group for spec in arrays.values()})
+    return groups + len(arrays) + sum(_count(spec, sizes) for spec in arrays.values())
 
 
-def manifest_problem(manifest: Facts, sizes: Mapping[str, int]) -> str | None:
+def manifest_problem(manifest: Facts, sizes: Mapping[str, int], arrays: Arrays = SPECS) -> str | None:
     """The manifest must list exactly the objects of a store of these sizes, each of a possible size; None if it does."""
-    if (count := expected_objects(sizes)) != len(manifest):
+    if (count := expected_objects(sizes, arrays)) != len(manifest):
         return f"expected {count} files according to the arrays' metadata, the record lists {len(manifest)}"
-    for key, most in largest(sizes):
+    for key, most in largest(sizes, arrays):
         if key not in manifest:
             return f"{key}: not listed in the record"
         if not 0 < manifest[key][0] <= most:
@@ -160,11 +214,11 @@ def manifest_problem(manifest: Facts, sizes: Mapping[str, int]) -> str | None:
     return None
 
 
-def largest(sizes: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+def largest(sizes: Mapping[str, int], arrays: Arrays = SPECS) -> Iterator[tuple[str, int]]:
     """(key, largest possible size in bytes) of every object of a store of these sizes, without the root and the manifest."""
-    for group in dict.fromkeys(spec.group for spec in ARRAYS):
+    for group in dict.fromkeys(spec.group for spec in arrays.values()):
         yield f"{group}/{ROOT_KEY}", DOCUMENT_LIMIT
-    for spec in ARRAYS:
+    for spec in arrays.values():
         yield f"{spec.path}/{ROOT_KEY}", DOCUMENT_LIMIT
         most, rest = _most(spec, sizes), "/0" * (len(spec.shape) - 1)
         for index in range(_count(spec, sizes)):

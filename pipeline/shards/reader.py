@@ -18,6 +18,8 @@ import numpy as np
 from ...errors import SamdiffError, StoreError, printable
 from ..encode.browse import html_table, index_in, spread
 from ..encode.rle import counts_of
+from ..scientific.sample_format import SampleFormat, format_in
+from ..scientific.view import viewed
 from ..storage.cache import CACHE_BYTES, CachingStore, RetryingStore
 from ..storage.local import KeyStore, Location, get_at_most, key_store_at
 from ..storage.lru import LRUCache
@@ -25,9 +27,9 @@ from .codec import chunk_span, decode_chunk, decode_index, encoded_bound, index_
 from .files import Files
 from .metadata import ROOT_LIMIT, Facts, group_problem, manifest_files, manifest_problem, sizes_of
 from .root import nothing_there, read_manifest, read_root
-from .schema import ARRAYS, Document, shape_of, tiles_per_shard
+from .schema import Document, arrays_of, shape_of, tiles_per_shard
 from .tables import IMAGE_TABLES, place_problems, table_problems, texts_of
-from .writer import ROOT_KEY, SPECS, chunk_key, digest
+from .writer import ROOT_KEY, chunk_key, digest
 
 _KEPT = 96  # shard indices (1 to 64 kB) and chunks of tables (under 1 MB) in memory
 _KEPT_RUNS = 2  # chunks of `masks/rle` (16 MiB each) in memory
@@ -67,13 +69,7 @@ class Store:
     `store[i]` is one tile; `for tile in store` gives all in order. `ShardDataset` makes random crops for training.
     """
 
-    def __init__(
-        self,
-        place: KeyStore,
-        attributes: Document,
-        manifest: Facts | None = None,
-        check_shards: bool = True,
-    ) -> None:
+    def __init__(self, place: KeyStore, attributes: Document, manifest: Facts | None = None, check_shards: bool = True) -> None:
         """Use `open_store`, which reads and checks the root document.
 
         Args:
@@ -85,16 +81,19 @@ class Store:
         self.place = place
         self.attrs = attributes
         self.scale: int = attributes["scale"]
+        self.samples: SampleFormat = format_in(attributes)
+        self.arrays = arrays_of(self.samples)
+        self.tile_names = ("hr", "lr", "labels", *(("valid",) if self.samples.masked else ()))
         self._strict = manifest is None
         self.manifest = read_manifest(place, manifest_files(attributes["digests"]["record"])) if manifest is None else manifest
         self._files = Files(place, self.manifest, strict=self._strict, check_shards=check_shards)
-        groups = dict.fromkeys(spec.group for spec in ARRAYS) if self._strict else {}
-        paths = [*groups, *(spec.path for spec in ARRAYS)]
+        groups = {spec.group: None for spec in self.arrays.values()} if self._strict else {}
+        paths = [*groups, *self.arrays]
         data = dict(zip(paths, self._files.documents([f"{path}/{ROOT_KEY}" for path in paths]), strict=True))
         problems = [problem for path in groups if (problem := group_problem(path, data.pop(path)))]
-        self.sizes, size_problems = sizes_of(data, self.scale)
+        self.sizes, size_problems = sizes_of(data, self.scale, self.arrays)
         problems += size_problems
-        if self._strict and not problems and (problem := manifest_problem(self.manifest, self.sizes)):
+        if self._strict and not problems and (problem := manifest_problem(self.manifest, self.sizes, self.arrays)):
             problems.append(problem)
         if problems:
             raise StoreError(
@@ -113,7 +112,8 @@ class Store:
         """One tile by row; -1 is the last.
 
         Returns:
-            `hr` uint8 [T, T, 3], `lr` uint8 [t, t, 3], `labels` uint16 [T, T], `place` int32 [3]: image, y_hr, x_hr.
+            `hr` [T, T, C], `lr` [t, t, C] (8-bit RGB: uint8, C = 3), `labels` uint16 [T, T], `place` int32 [3]: image, y_hr, x_hr, and
+            `valid` uint8 [T, T] where the store has it.
 
         Raises:
             PositionError: there is no such tile; an `IndexError`.
@@ -121,7 +121,7 @@ class Store:
             StoreError: a file is missing or damaged; the message names it.
         """
         row = [index_in(index, len(self), several='`read_tiles("hr", rows)`')]
-        tiles = {name: self.read_tiles(name, row)[0] for name in ("hr", "lr", "labels")}
+        tiles = {name: self.read_tiles(name, row)[0] for name in self.tile_names}
         return {**tiles, "place": self.rows("tiles/place", np.array(row))[0]}
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -142,7 +142,8 @@ class Store:
         }
         try:
             facts["images"] += f", {len(self.skipped())} of them skipped"
-            return html_table("Store", facts, {f"tile {row}": self[row] for row in spread(len(self), _SHOWN)})
+            tiles = {f"tile {row}": viewed(self[row], self.samples) for row in spread(len(self), _SHOWN)}
+            return html_table("Store", facts, tiles)
         except StoreError as error:  # a notebook still shows the object, with the error
             return html_table("Store", facts, {}, note=str(error))
 
@@ -158,14 +159,14 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hexadecimal) of the sources' hashes and of every setting that determines the content."""
+        """SHA-256 (hexadecimal) of the sources' hashes and of all settings."""
         return str(self.attrs["fingerprint"])
 
     def table(self, path: str) -> np.ndarray:
         """A whole array such as `masks/codes`, read-only; it is kept in memory. For tiles use `read_tiles`.
 
         Args:
-            path: a path of `schema.ARRAYS`, which gives shape and dtype.
+            path: a path of `arrays`, which gives shape and dtype.
 
         Raises:
             StoreError: a file is missing or damaged, or the content is not valid.
@@ -179,10 +180,10 @@ class Store:
         return self._tables[path]
 
     def read_tiles(self, name: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Tiles of one array (`hr`, `lr` or `labels`) by row.
+        """Tiles of one array of `tile_names` by row.
 
         Returns:
-            [len(rows), …] in the order of `rows`: uint8 `hr` [n, T, T, 3] and `lr` [n, t, t, 3], uint16 `labels` [n, T, T].
+            [len(rows), …] in the order of `rows`: `hr` [n, T, T, C] and `lr` [n, t, t, C], uint16 `labels` [n, T, T], uint8 `valid` [n, T, T].
 
         Raises:
             StoreError: a row is not in the store, or a file is missing or damaged; the message names it.
@@ -197,7 +198,7 @@ class Store:
     def tile_like(self, name: str) -> np.ndarray:
         """An uninitialized array with the dtype and shape of one tile, to decode into."""
         path = f"tiles/{name}"
-        return np.empty(self._shape(path)[1:], SPECS[path].little)
+        return np.empty(self._shape(path)[1:], self.arrays[path].little)
 
     def read_tile(self, name: str, row: int, out: np.ndarray) -> np.ndarray:
         """Decode one tile into `out` (see `tile_like`), and return it. Labels are not checked. Errors as in `read_tiles`. Thread-safe."""
@@ -222,12 +223,13 @@ class Store:
         """Download the shards of these tiles in the background, if the store has a cache folder; `rows` is int [n]."""
         if isinstance(self.place, CachingStore):
             shards = np.unique(rows // self._slots).tolist()
-            self.place.prefetch(chunk_key(f"tiles/{n}", i, 3 + (n != "labels")) for i in shards for n in ("hr", "lr", "labels"))
+            ranks = {name: len(self.arrays[f"tiles/{name}"].shape) for name in self.tile_names}
+            self.place.prefetch(chunk_key(f"tiles/{name}", i, rank) for i in shards for name, rank in ranks.items())
 
     def rows(self, path: str, rows: np.ndarray) -> np.ndarray:
         """Some rows of a table; `rows` is int [n]. A few chunks are kept in memory, whatever the number of rows of the table."""
-        size, shape = SPECS[path].rows, self._shape(path)
-        out = np.empty((len(rows), *shape[1:]), SPECS[path].little)
+        size, shape = self.arrays[path].rows, self._shape(path)
+        out = np.empty((len(rows), *shape[1:]), self.arrays[path].little)
         for index in np.unique(rows // size):
             in_chunk = rows // size == index
             out[in_chunk] = self._kept_chunk(self._recent, path, int(index))[rows[in_chunk] % size]
@@ -275,11 +277,11 @@ class Store:
             raise StoreError(f"{self.place}/{printable(problem)}; {_ADVICE}")
 
     def _shape(self, path: str) -> tuple[int, ...]:
-        return shape_of(SPECS[path], self.sizes)
+        return shape_of(self.arrays[path], self.sizes)
 
     def _rows(self, path: str, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` of any array, read-only for tables."""
-        spec, shape = SPECS[path], self._shape(path)
+        spec, shape = self.arrays[path], self._shape(path)
         if spec.rows == 1:
             return self.read_tiles(path.split("/")[1], range(start, stop))
         parts = [np.empty((0, *shape[1:]), spec.little)]
@@ -291,15 +293,14 @@ class Store:
         return joined
 
     def _kept_chunk(self, kept: LRUCache[np.ndarray], path: str, index: int) -> np.ndarray:
-        key = chunk_key(path, index, len(SPECS[path].shape))
-        chunk = kept.get(key)
-        if chunk is None:
+        key = chunk_key(path, index, len(self.arrays[path].shape))
+        if (chunk := kept.get(key)) is None:
             chunk = kept[key] = self._chunk(path, index)
         return chunk
 
     def _chunk(self, path: str, index: int) -> np.ndarray:
         """A whole chunk of a table, with its padding. `tiles/place` is checked, because it decides which codes a tile's labels refer to."""
-        spec, shape = SPECS[path], self._shape(path)
+        spec, shape = self.arrays[path], self._shape(path)
         chunk_shape = (spec.rows, *shape[1:])
         limit = encoded_bound(math.prod(chunk_shape) * spec.little.itemsize)
         key = chunk_key(path, index, len(shape))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ...errors import StoreError, printable
+from ..scientific.sample_format import format_in
 from ..storage.local import KeyStore, LocalStore, get_at_most
 from .codec import DamageError, decode_chunk
 from .metadata import DOCUMENT_LIMIT, Facts, manifest_files, manifest_length, parse_json, parse_manifest
-from .schema import FORMAT, FORMAT_VERSION, LONG_ROWS, MANIFEST_KEY, Document
+from .schema import BANDS_VERSION, FORMAT, FORMAT_VERSION, LONG_ROWS, MANIFEST_KEY, Document
 from .writer import ROOT_KEY, SPECS, as_written, digest, unseal
 
 _OBJECTS = ("segmenter", "degradation", "structure", "software", "uncompared", "counts")  # attributes that are JSON objects
@@ -32,9 +33,9 @@ def read_root(place: KeyStore, data: bytes) -> Document:
         raise StoreError(
             f"{place}: expected a samdiff store, got a Zarr group that samdiff did not write; make one with `samdiff prepare`"
         )
-    if attributes.get("format_version") != FORMAT_VERSION:
+    if attributes.get("format_version") not in (FORMAT_VERSION, BANDS_VERSION):
         raise StoreError(
-            f"{place}: expected format version {FORMAT_VERSION}, got {attributes.get('format_version')!r:.80}; "
+            f"{place}: expected format version {FORMAT_VERSION} or {BANDS_VERSION}, got {attributes.get('format_version')!r:.80}; "
             "use the samdiff release that wrote it, or prepare it again"
         )
     try:
@@ -84,6 +85,8 @@ def _check_attributes(attributes: Document) -> None:
         raise ValueError(f"scale: expected an integer of at least 1, got {scale!r:.80}")
     if not isinstance(fingerprint, str):
         raise ValueError(f"fingerprint: expected text, got {fingerprint!r:.80}")
+    if (attributes["format_version"] == FORMAT_VERSION) != format_in(attributes).is_rgb8:
+        raise ValueError(f"format_version {attributes['format_version']} does not fit the samples that `pixels` describes")
     for name in _OBJECTS:
         if not isinstance(attributes.get(name, {}), dict):
             raise ValueError(f"{name}: expected an object, got {attributes[name]!r:.80}")

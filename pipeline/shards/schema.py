@@ -1,7 +1,8 @@
 """The schema of a store: one table of all arrays, and the stages that read and write them.
 
-A store is a Zarr v3 group, format version 1. `ARRAYS` lists everything that another program may rely on. The output of
-`samdiff prepare --dry-run`, the check of each opened store, the store's metadata and the table in the documentation are made from it.
+A store is a Zarr v3 group. `ARRAYS` lists everything that another program may rely on in format version 1, which holds 8-bit RGB;
+`arrays_of` gives the arrays for any samples, those of version 2. The output of `samdiff prepare --dry-run`, the check of each opened store,
+the store's metadata and the table in the documentation are made from it.
 
 Sizes: I images, N tiles, M masks, T tile size in HR pixels, t = T / scale, R runs of all masks, B bytes of names, B2 bytes of notes.
 """
@@ -9,13 +10,16 @@ Sizes: I images, N tiles, M masks, T tile size in HR pixels, t = T / scale, R ru
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ..scientific.sample_format import RGB8, SampleFormat
+
 FORMAT = "samdiff"
-FORMAT_VERSION = 1
+FORMAT_VERSION, BANDS_VERSION = 1, 2
+"""Of stores of 8-bit RGB, and of stores of any other samples."""
 
 TABLE_ROWS = 65_536  # rows per chunk of a table
 LONG_ROWS = 4_194_304  # entries per chunk of a ragged table's values
@@ -154,6 +158,53 @@ ARRAYS: tuple[ArraySpec, ...] = (
 )
 
 
+Arrays = Mapping[str, ArraySpec]
+"""Path -> array."""
+SPECS: Arrays = {spec.path: spec for spec in ARRAYS}
+"""The arrays of format version 1."""
+VALID = _array(
+    "tiles/valid",
+    {"tile": "N", "y_hr": "T", "x_hr": "T"},
+    "1 where the HR pixel and the HR pixels that its LR pixel is made of have data",
+    dtype="uint8",
+    frame="HR",
+    stage="tiles",
+    rows=1,
+)
+PLACED = {
+    "crs": _array("images/crs", {"image": "I"}, "index in the attribute `crs`; -1: unknown", dtype="int32", stage="tiles"),
+    "transform": _array(
+        "images/transform",
+        {"image": "I", "a_to_f": 6},
+        "a to f: x = a column + b row + c, y = d column + e row + f; NaN: unknown",
+        dtype="float64",
+        frame="HR",
+        stage="tiles",
+    ),
+    "spacing": _array(
+        "images/spacing", {"image": "I", "row_column": 2}, "mm; NaN: unknown", dtype="float64", frame="HR", stage="tiles"
+    ),
+}
+"""Arrays of version 2 with what is known of each image's place."""
+
+
+def version_of(samples: SampleFormat) -> int:
+    """The format version of stores of these samples: 2 only where version 1 cannot hold them."""
+    return FORMAT_VERSION if samples.is_rgb8 else BANDS_VERSION
+
+
+def arrays_of(samples: SampleFormat = RGB8) -> Arrays:
+    """The arrays of a store: those of version 1, with other types and bands of `tiles/hr` and `tiles/lr`, and what else is known."""
+    if samples.is_rgb8:
+        return SPECS
+    arrays = dict(SPECS)
+    for path in ("tiles/hr", "tiles/lr"):
+        spec = arrays[path]
+        arrays[path] = replace(spec, dtype=samples.dtype, shape=(*spec.shape[:3], samples.count), meaning="see `pixels`")
+    more = [VALID] if samples.masked else []
+    return arrays | {spec.path: spec for spec in (*more, *(PLACED[place] for place in samples.places))}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One step of the way from training images to super-resolved images."""
@@ -218,7 +269,7 @@ STAGES: tuple[Stage, ...] = (
 
 def tiles_per_shard(tile: int) -> int:
     """Tiles in one shard: a power of two from 64 to 4096 that holds about 16 MiB of raw HR pixels."""
-    want = SHARD_BYTES // (tile * tile * 3)
+    want = SHARD_BYTES // (tile * tile * 3)  # of 8-bit RGB; other samples take more bytes and as many tiles
     return min(4096, max(64, 1 << max(0, want.bit_length() - 1)))
 
 
@@ -236,60 +287,6 @@ def chunk_of(spec: ArraySpec, shape: tuple[int, ...]) -> tuple[int, ...]:
 def shard_of(spec: ArraySpec, shape: tuple[int, ...], tile: int) -> tuple[int, ...] | None:
     """The shape of a shard of a tile array; None for tables, which are not sharded."""
     return (tiles_per_shard(tile), *shape[1:]) if spec.rows == 1 else None
-
-
-def sizes_from(metadata: Mapping[str, Document], scale: int) -> dict[str, int]:
-    """The sizes of a store according to its arrays' metadata (path -> parsed zarr.json)."""
-    first = {path: int(document["shape"][0]) for path, document in metadata.items()}
-    tile = int(metadata["tiles/hr"]["shape"][1])
-    return {
-        "I": first["images/status"],
-        "N": first["tiles/hr"],
-        "M": first["masks/area"],
-        "R": first["masks/rle"],
-        "B": first["images/name"],
-        "B2": first["images/note"],
-        "T": tile,
-        "t": tile // scale,
-    }
-
-
-def violations(metadata: Mapping[str, Document], scale: int) -> list[str]:
-    """One sentence for each difference of array metadata (path -> parsed zarr.json) from the schema; empty if there is none."""
-    missing = [spec.path for spec in ARRAYS if spec.path not in metadata]
-    if missing:
-        return [f"{path}: the array is missing" for path in missing]
-    sizes = sizes_from(metadata, scale)
-    return [problem for spec in ARRAYS for problem in _check_array(spec, metadata[spec.path], sizes)]
-
-
-def _check_array(spec: ArraySpec, document: Document, sizes: Mapping[str, int]) -> list[str]:
-    shape = shape_of(spec, sizes)
-    shard = shard_of(spec, shape, sizes["T"])
-    codecs = document["codecs"]
-    inner = codecs[0]["configuration"]["codecs"] if codecs[0]["name"] == "sharding_indexed" else codecs
-    actual = {
-        "shape": tuple(document["shape"]),
-        "data type": document["data_type"],
-        "dimension names": tuple(document.get("dimension_names") or ()),
-        "chunk or shard": tuple(document["chunk_grid"]["configuration"]["chunk_shape"]),
-        "last codec": inner[-1]["name"],
-    }
-    expected = {
-        "shape": shape,
-        "data type": spec.dtype,
-        "dimension names": spec.dims,
-        "chunk or shard": shard or chunk_of(spec, shape),
-        "last codec": "crc32c",
-    }
-    if shard:
-        actual["inner chunk"] = tuple(codecs[0]["configuration"].get("chunk_shape", ()))
-        expected["inner chunk"] = chunk_of(spec, shape)
-    return [
-        f"{spec.path}: {what}: expected {expected[what]}, got {actual[what]}"
-        for what in expected
-        if actual[what] != expected[what]
-    ]
 
 
 def stage_table() -> str:

@@ -6,8 +6,11 @@ import hashlib
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from ...errors import StoreError, printable
 from ...runtime import progress
+from ..scientific.sample_format import DTYPES
 from ..storage.foreign import is_system_file
 from ..storage.local import KeyStore, Location, get_at_most, key_store_at
 from .codec import DamageError, chunk_span, decode_chunk, decode_index, encoded_bound, index_bytes
@@ -25,7 +28,7 @@ from .metadata import (
 )
 from .reader import Store
 from .root import nothing_there, read_root
-from .schema import LONG_ROWS, MANIFEST_KEY, Document, tiles_per_shard
+from .schema import LONG_ROWS, MANIFEST_KEY, PLACED, VALID, Document, tiles_per_shard
 from .writer import ROOT_KEY, SPECS, as_written, chunk_key, digest
 
 _PIECE = 2**24  # bytes of a file that are hashed at a time
@@ -139,11 +142,12 @@ def _file_problem(place: KeyStore, key: str, fact: tuple[int, str]) -> str | Non
 def _damaged_tiles(place: KeyStore, key: str, size: int) -> str:
     """A phrase that names the tiles that a damaged shard has lost; empty if they cannot be determined."""
     path, _, chunk = key.partition("/c/")
-    if path not in SPECS or SPECS[path].rows != 1 or size > _WHOLE:
+    if path not in _TILES or size > _WHOLE:
         return ""
     try:
         data = place.get(key) or b""
-        shape = parse_json(_small(place, f"{path}/{ROOT_KEY}"))["shape"]
+        document = parse_json(_small(place, f"{path}/{ROOT_KEY}"))
+        shape, dtype = document["shape"], np.dtype(_TYPES[document["data_type"]])
         slots = tiles_per_shard(parse_json(_small(place, f"tiles/hr/{ROOT_KEY}"))["shape"][1])
         first = int(chunk.split("/")[0]) * slots
         tiles, tile = min(slots, shape[0] - first), tuple(shape[1:])
@@ -158,7 +162,7 @@ def _damaged_tiles(place: KeyStore, key: str, size: int) -> str:
     for slot in range(tiles):
         try:
             start, length = chunk_span(index, slot)
-            decode_chunk(data[start : start + length], SPECS[path].little, tile)
+            decode_chunk(data[start : start + length], dtype, tile)
         except DamageError:
             lost.append(first + slot)
     return f"; tile {', '.join(map(str, lost[:5]))}{' and more' if len(lost) > 5 else ''} lost" if lost else ""
@@ -190,9 +194,9 @@ def _contents(
             attributes = {**attributes, "scale": _scale_of(place)}
         store = Store(place, attributes, manifest=manifest)
         listed = {key: fact for key, fact in manifest.items() if not key.startswith(f"{MANIFEST_KEY}/")}
-        if listed and (problem := manifest_problem(listed, store.sizes)):
+        if listed and (problem := manifest_problem(listed, store.sizes, store.arrays)):
             yield f"{MANIFEST_KEY}: {problem}"
-        if (expected := expected_objects(store.sizes)) > 2 * n_files:
+        if (expected := expected_objects(store.sizes, store.arrays)) > 2 * n_files:
             yield f"contents: not checked, because {expected} files are expected by the metadata, but only {n_files} exist"
             return
     except (ValueError, LookupError, TypeError, ZeroDivisionError) as error:
@@ -222,4 +226,6 @@ def _short(place: KeyStore, key: str, error: StoreError) -> str:
     return printable(text)
 
 
-_PATHS = {*SPECS, *(spec.group for spec in SPECS.values())}
+_PATHS = {*SPECS, *(spec.group for spec in SPECS.values()), VALID.path, *(spec.path for spec in PLACED.values())}
+_TILES = {VALID.path, *(path for path, spec in SPECS.items() if spec.rows == 1)}
+_TYPES = {name: f"<{np.dtype(name).str[1:]}" for name in DTYPES}

@@ -18,18 +18,20 @@ from ..storage.foreign import foreign_names, some
 from ..storage.local import KeyStore
 from .codec import encode_chunk, encode_shard
 from .schema import (
-    ARRAYS,
+    BANDS_VERSION,
     FORMAT,
     FORMAT_VERSION,
     LONG_ROWS,
     MANIFEST_KEY,
     ZSTD_LEVEL,
+    Arrays,
     ArraySpec,
     Document,
     chunk_of,
     shape_of,
     shard_of,
 )
+from .schema import SPECS as SPECS
 
 ROOT_KEY = "zarr.json"
 OWN_ATTRIBUTES = frozenset(
@@ -48,11 +50,14 @@ OWN_ATTRIBUTES = frozenset(
         "fingerprint",
         "counts",
         "digests",
+        "pixels",
+        "sam_view",
+        "crs",
+        "measured",
     ]
 )
 """Attributes of the root document that samdiff writes; other programs may add others."""
 _CONSOLIDATED = "consolidated_metadata"  # a copy of the arrays' metadata that other programs add to a group's
-SPECS = {spec.path: spec for spec in ARRAYS}
 
 
 def canonical(value: object) -> bytes:
@@ -126,10 +131,10 @@ def chunk_key(path: str, index: int, ndim: int) -> str:
     return f"{path}/c/" + "/".join([str(index), *["0"] * (ndim - 1)])
 
 
-def store_keys(sizes: Mapping[str, int]) -> frozenset[str]:
+def store_keys(sizes: Mapping[str, int], arrays: Arrays = SPECS) -> frozenset[str]:
     """All keys of a store of these sizes (see `schema`). The manifest may have fewer chunks than listed."""
     keys = {ROOT_KEY, f"{MANIFEST_KEY}/{ROOT_KEY}"}
-    for spec in ARRAYS:
+    for spec in arrays.values():
         column = _Column(spec, sizes)
         keys |= {f"{spec.group}/{ROOT_KEY}", f"{spec.path}/{ROOT_KEY}"}
         keys |= {chunk_key(spec.path, index, len(column.shape)) for index in range(-(-column.shape[0] // column.rows))}
@@ -179,26 +184,27 @@ class _Column:
 class StoreWriter:
     """Writes one store. Rows of each array must be appended in order."""
 
-    def __init__(self, place: KeyStore, sizes: Mapping[str, int]) -> None:
+    def __init__(self, place: KeyStore, sizes: Mapping[str, int], arrays: Arrays = SPECS) -> None:
         """
         Args:
             place: where the store is written: missing, or an empty folder.
             sizes: I, N, M, R, B, B2, T and t, see `schema`.
+            arrays: of the store, from `schema.arrays_of`.
 
         Raises:
             StoreError: the place is not empty (nothing is written), or cannot be written.
         """
         self.place, self.sizes = place, dict(sizes)
         self.written: dict[str, tuple[int, str]] = {}
-        keys = store_keys(sizes)
+        keys = store_keys(sizes, arrays)
         existing = some(itertools.chain(foreign_names(place, keys), (key for key in place.list_keys() if key in keys)))
         if existing:
             raise StoreError(f"{place}: expected nothing or an empty folder, got one that holds {existing}; give another one")
-        for group in dict.fromkeys(spec.group for spec in ARRAYS):
+        for group in dict.fromkeys(spec.group for spec in arrays.values()):
             self._set(f"{group}/{ROOT_KEY}", canonical(group_document({})))
-        for spec in ARRAYS:
-            self._set(f"{spec.path}/{ROOT_KEY}", canonical(array_document(spec, sizes)))
-        self._columns = {spec.path: _Column(spec, sizes) for spec in ARRAYS}
+        for path, spec in arrays.items():
+            self._set(f"{path}/{ROOT_KEY}", canonical(array_document(spec, sizes)))
+        self._columns = {path: _Column(spec, sizes) for path, spec in arrays.items()}
 
     def append(self, rows: Mapping[str, np.ndarray]) -> None:
         """Append rows to arrays (path -> [n, …]). Full chunks and shards are written immediately, so memory is bounded."""
@@ -220,7 +226,8 @@ class StoreWriter:
         manifest = {key: list(self.written[key]) for key in sorted(set(self.written) - before)}
         if self.place.size(ROOT_KEY) is not None:  # by a writer that the lock does not exclude, such as one on another machine
             raise StoreError(f"{self.place}: another process finished a store there meanwhile; it is not changed")
-        self.place.set(ROOT_KEY, sign_root({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}, manifest))
+        version = BANDS_VERSION if "pixels" in attributes else FORMAT_VERSION
+        self.place.set(ROOT_KEY, sign_root({"format": FORMAT, "format_version": version, **attributes}, manifest))
 
     def _write_record(self) -> None:
         lines = [f"{sha256}  {size}  {key}\n" for key, (size, sha256) in sorted(self.written.items())]

@@ -63,6 +63,12 @@ def crop_flip(tile: np.ndarray, crop: np.ndarray, *, patch_lr: int, factor: int)
     y, x, rows, columns, transpose = (int(value) for value in crop)
     size = patch_lr * factor
     part = tile[y * factor : y * factor + size, x * factor : x * factor + size]
+    if part.ndim == 3 and part.shape[2] not in (
+        3,
+        4,
+    ):  # OpenCV drops the axis of one band, and transposes at most 32 bytes per pixel
+        part = part[:: -1 if rows else 1, :: -1 if columns else 1]
+        return part.swapaxes(0, 1) if transpose else part
     if rows or columns:  # NumPy takes 50 times as long as OpenCV to flip pixels of three bytes
         part = cv2.flip(part, -1 if rows and columns else int(columns))
     return cv2.transpose(part) if transpose else part

@@ -16,6 +16,7 @@ import numpy as np
 from ...errors import ConfigError, PositionError, StoreError
 from ...runtime import cache_dir
 from ..encode.browse import html_table, index_in
+from ..scientific.view import viewed
 from ..shards.reader import Store, open_store
 from ..shards.schema import tiles_per_shard
 from ..storage.cache import CACHE_BYTES, CachingStore
@@ -96,7 +97,12 @@ class ShardDataset:
                 raise StoreError(
                     f"expected stores of the same scale, got {first.place} with x{first.scale} and {store.place} with x{store.scale}"
                 )
-        self.scale, self.seed = first.scale, seed
+            if store.samples != first.samples:
+                raise StoreError(
+                    f"expected stores of the same samples, got {first.place} with {first.samples.describe()} and {store.place} with "
+                    f"{store.samples.describe()}; prepare both with the same --bands, --range and --nodata"
+                )
+        self.scale, self.seed, self.samples = first.scale, seed, first.samples
         smallest = min(store.tile for store in self.stores)
         self.patch = smallest if patch is None else patch
         if self.patch % self.scale or not 0 < self.patch <= smallest:
@@ -177,7 +183,7 @@ class ShardDataset:
         }
         shown = range(min(_SHOWN, len(self)))
         try:
-            return html_table("ShardDataset", facts, {f"sample {k}": self[k] for k in shown})
+            return html_table("ShardDataset", facts, {f"sample {k}": viewed(self[k], self.samples) for k in shown})
         except StoreError as error:  # a notebook still shows the object, with the error
             return html_table("ShardDataset", facts, {}, note=str(error))
 
@@ -189,8 +195,9 @@ class ShardDataset:
         """The samples at global positions, integers [B]; position p is in epoch p // len(self).
 
         Returns:
-            `hr` uint8 [B, P, P, 3], `lr` uint8 [B, P/s, P/s, 3], `labels` uint16 [B, P, P], `image` int64 [B] (the number of the image
-            over all stores, an index of `codes`' offsets), `position` int64 [B]; with `e_sam` also `e_sam` float32 [B, P, P].
+            `hr` [B, P, P, C] and `lr` [B, P/s, P/s, C] of the samples' dtype (8-bit RGB: uint8, C = 3), `labels` uint16 [B, P, P], `image`
+            int64 [B] (the number of the image over all stores, an index of `codes`' offsets), `position` int64 [B]; where pixels may be
+            invalid also `valid` uint8 [B, P, P]; with `e_sam` also `e_sam` float32 [B, P, P].
 
         Raises:
             PositionError: a position is negative.
@@ -207,11 +214,12 @@ class ShardDataset:
         which, rows = self.order.locate(positions)
         p_hr, p_lr = self.patch, self.patch // self.scale
         out: dict[str, np.ndarray] = {
-            "hr": np.empty((size, p_hr, p_hr, 3), np.uint8),
-            "lr": np.empty((size, p_lr, p_lr, 3), np.uint8),
+            "hr": np.empty((size, p_hr, p_hr, self.samples.count), self.samples.dtype),
+            "lr": np.empty((size, p_lr, p_lr, self.samples.count), self.samples.dtype),
             "labels": np.empty((size, p_hr, p_hr), np.uint16),
             "image": np.empty(size, np.int64),
             "position": positions,
+            **({"valid": np.empty((size, p_hr, p_hr), np.uint8)} if self.samples.masked else {}),
         }
         for index, store in enumerate(self.stores):
             slots = np.flatnonzero(which == index)
@@ -220,7 +228,8 @@ class ShardDataset:
             places = store.rows("tiles/place", rows[slots])
             out["image"][slots] = places[:, 0] + self._first_image[index]
             crops = plan_crops(positions[slots], tile_lr=store.tile // self.scale, patch_lr=p_lr, seed=self.seed)
-            for name, factor in (("hr", self.scale), ("lr", 1), ("labels", self.scale)):
+            for name in store.tile_names:
+                factor = 1 if name == "lr" else self.scale
                 tile = store.tile_like(name)  # one buffer for all tiles: allocating one takes longer than decoding
                 for slot, row, crop in zip(slots, rows[slots], crops, strict=True):
                     pixels = store.read_tile(name, int(row), tile)

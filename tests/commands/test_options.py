@@ -63,8 +63,9 @@ def another(option) -> tuple[str, object]:
         low = setting.facts.min if setting.facts.min is not None else 0
         result = setting.kind(low + step) if setting.default != low + step else setting.kind(low + 2 * step)
         return str(result), result
-    if option.path[-1] == "perceptual":
-        return "dists", "dists"
+    special = {"perceptual": "dists", "mtf_gains": "0.3,0.4", "range": "1,2", "nodata": "3"}
+    if option.path[-1] in special:
+        return special[option.path[-1]], special[option.path[-1]]
     if setting.kind in (str, Path):
         return "other", "other"
     return "[2, 2]", [2, 2]
@@ -99,6 +100,7 @@ def test_all_faces_agree(command, option, tmp_path):
     typed, value = another(option)
     beside = {
         "start_time": ["infer.start=rrdb"],
+        "mtf_gains": ["prepare.degradation=mtf"],
         "degradation_seed": ["evaluate.degradation=blind"],
         "compile": ["masks.mode=fast"],
         "fast_share": ["masks.mode=fast"],

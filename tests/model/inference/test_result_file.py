@@ -12,9 +12,10 @@ from PIL import Image
 from samdiff import load_model
 from samdiff.errors import ConfigError, ImageError
 from samdiff.model.inference.batch import OutputConfig, list_inputs, plan_outputs, upscale_files
-from samdiff.model.inference.image_io import plan_write, read_image_file, save_image
+from samdiff.model.inference.image_io import plan_write, save_image
 from samdiff.model.inference.pixel_format import bled
 from samdiff.model.inference.upscaler import InferConfig, SuperResolver
+from samdiff.pipeline.decoding.image_data import ReadConfig, decode_image
 from samdiff.pipeline.storage import outputs
 from samdiff.pipeline.storage.atomic import partial_name
 from samdiff.pipeline.storage.outputs import claim_outputs
@@ -100,7 +101,8 @@ def test_floats_are_enlarged_and_written(model, tmp_path):
     Image.fromarray(values).save(tmp_path / "a.tif")
     for bits, dtype in ((8, np.uint8), (16, np.uint16)):
         assert make(model, [tmp_path / "a.tif"], out=tmp_path / f"{bits}.png", bits=bits) == {}
-        assert read_image_file(tmp_path / f"{bits}.png").pixels.dtype == dtype
+        written = decode_image((tmp_path / f"{bits}.png").read_bytes(), "a.png", ReadConfig(any_range=True))
+        assert written.pixels.dtype == dtype
 
 
 def test_colours_under_alpha_do_not_matter(model):

@@ -87,7 +87,7 @@ def test_kernels():
 def test_degrade_refuses_what_it_cannot_do():
     with pytest.raises(ConfigError, match="multiples of 4, got 127 x 192"):
         degrade(HR[:127], "bicubic", 4)
-    with pytest.raises(ConfigError, match="expected bicubic or blind, got 'given'"):
+    with pytest.raises(ConfigError, match="expected bicubic, blind, mtf or kspace, got 'given'"):
         degrade(HR, "given", 4)
     with pytest.raises(ConfigError, match="expected one of bicubic, blind, given, got 'blurry'"):
         PrepareConfig(degradation="blurry")

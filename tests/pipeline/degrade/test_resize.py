@@ -140,7 +140,7 @@ def test_what_cannot_be_resized_is_refused():
     """Dtypes, shapes, scales and sizes that make no sense."""
     good = noise((8, 8), 0)
     for bad in (good.astype(np.int16), good[0], good[:0], good[None, None]):
-        with pytest.raises(SamdiffError, match="uint8, float32 or float64"):
+        with pytest.raises(SamdiffError, match="uint8, uint16, float32 or float64"):
             imresize(bad, 0.5)
     for arguments in ({}, {"scale": 0.5, "size": (4, 4)}):
         with pytest.raises(SamdiffError, match="either a scale or a size"):

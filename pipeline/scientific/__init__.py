@@ -1,0 +1,1 @@
+"""Images beyond 8-bit RGB: what their samples are, readers of measured values, and what the segmenter sees of them."""
