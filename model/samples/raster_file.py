@@ -210,7 +210,9 @@ def _tiff(values: np.ndarray, place: Place, samples: SampleFormat, origin: Mappi
     facts: dict[str, object] = {"description": origin.get("Description", ""), "bands": [vars(band) for band in samples.bands]}
     facts |= {"range": [list(pair) for pair in samples.ranges], "spacing_mm": place.spacing}
     if samples.nodata is not None:
-        facts["nodata"] = str(samples.nodata)
+        facts["nodata"] = (
+            str(int(samples.nodata)) if float(samples.nodata).is_integer() else str(samples.nodata)
+        )  # JSON has no NaN
     buffer = io.BytesIO()
     rgb = samples.names == ("red", "green", "blue")
     tifffile.imwrite(

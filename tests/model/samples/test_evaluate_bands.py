@@ -26,12 +26,17 @@ FORMAT = SampleFormat(
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    config = load_config("tiny", sets=SMALL, scale=2, bands=2)
+    return model_of(FORMAT, tmp_path)
+
+
+def model_of(samples: SampleFormat, folder: Path) -> Path:
+    """An untrained model of these samples."""
+    config = load_config("tiny", sets=SMALL, scale=2, bands=samples.count)
     parts = {"rrdb": build_rrdb(config), "unet": build_unet(config)}
     tensors = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
-    beside = {"stores": [], "rrdb_from": None, **FORMAT.attributes()}
-    save_checkpoint(tmp_path / "model.safetensors", Checkpoint("diffusion", tensors, {**config.as_dict(), **beside}))
-    return tmp_path / "model.safetensors"
+    beside = {"stores": [], "rrdb_from": None, **samples.attributes()}
+    save_checkpoint(folder / "model.safetensors", Checkpoint("diffusion", tensors, {**config.as_dict(), **beside}))
+    return folder / "model.safetensors"
 
 
 def run(*words: object) -> int:
@@ -72,3 +77,25 @@ def test_infer_by_the_command_line(model: Path, tmp_path: Path) -> None:
     write_geotiff(tmp_path / "in" / "c.tif", scene(24, 32, bands=1), nodata=0, names=("B4",))
     assert run("infer", tmp_path / "in", "--checkpoint", model, "--out", tmp_path / "out", "--steps", 2, "--device", "cpu") == 3
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_x2.tif", "b_x2.tif"]
+
+
+def test_dicom_becomes_tiff_with_json(tmp_path: Path) -> None:
+    """In HU, with half the distance of pixels; nothing of the patient."""
+    pytest.importorskip("pydicom")
+    tifffile = pytest.importorskip("tifffile")
+    from ...pipeline.scientific.test_dicom import SECRETS, dicom, slice_of
+
+    ct = SampleFormat(
+        dtype="uint16", bands=(Band("CT", "HU"),), ranges=((-1024, 3071),), offset=32768, nodata=-2000, masked=True, view=(0,)
+    )
+    (tmp_path / "a.dcm").write_bytes(dicom(slice_of()))
+    words = ("infer", tmp_path / "a.dcm", "--checkpoint", model_of(ct, tmp_path), "--steps", 2, "--device", "cpu")
+    assert run(*words) == 0
+    data = (tmp_path / "a_x2.tif").read_bytes()
+    assert not [secret for secret in SECRETS if secret.encode() in data]
+    with tifffile.TiffFile(tmp_path / "a_x2.tif") as file:
+        values, facts = file.asarray(), json.loads(file.pages[0].description)
+    assert (values.dtype, values.shape) == (np.int16, (128, 128))
+    assert (values == -2000).sum() == 4 * (slice_of() == -2000).sum()
+    assert facts["bands"] == [{"name": "CT", "unit": "HU"}]
+    assert (facts["spacing_mm"], facts["range"], facts["nodata"]) == ([0.25, 0.375], [[-1024, 3071]], "-2000")
