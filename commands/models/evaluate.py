@@ -131,7 +131,7 @@ def evaluate(
             for pair in pairs:
                 file = out / "pictures" / name / f"{pair.name}_{HR}.png"
                 if not unfinished.is_ours(file):
-                    save_image(pair.hr, file, overwrite=overwrite)
+                    save_image(range_view(pair.hr, model.samples), file, overwrite=overwrite)
                     unfinished.saved(file)
         each = seeds + 2 - one_step
         bar = progress(desc=name, total=len(pairs) * each, initial=before * each, unit="image")

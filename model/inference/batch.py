@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ... import __version__
 from ...errors import ConfigError, ImageError, SamdiffError, printable
 from ...pipeline.decoding.pillow_modes import eight_bit, sixteen_bit
 from ...pipeline.images.inputs import InputFile, header_size, inputs_of_folder
@@ -27,6 +26,7 @@ from ..infer_config import FORMATS, InferConfig
 from ..infer_config import OutputConfig as OutputConfig
 from ..samples.raster_file import upscale_raster
 from .image_io import MAX_BYTES, has_provenance, is_result, plan_write, read_image_file, write_planned
+from .result_file import provenance as provenance
 from .upscaler import Upscaler
 
 log = logging.getLogger(__name__)
@@ -292,30 +292,6 @@ def _origin(model: Upscaler, source: Path, settings: InferConfig, output: Output
     origin["samdiff-settings"] += ", 16 bits" if output.bits == 16 else ""
     origin["samdiff-settings"] += ", colours converted to sRGB" if output.to_srgb else ""
     return {**origin, "samdiff-input": f"sha256 {hashlib.sha256(read_regular(source, MAX_BYTES)).hexdigest()[:16]}"}
-
-
-def provenance(model: Upscaler, settings: InferConfig) -> dict[str, str]:
-    """How a result was made: PNG keywords and their text."""
-    settings = model.resolve(settings)
-    plan = model.sampling_plan(settings)
-    if plan is None:
-        how = "one step"
-    elif settings.rrdb_only:
-        how = "regression (RRDB)"
-    else:
-        how = f"{plan.sampler}, {len(plan.times)} steps, seed {settings.seed}"
-        how += f", mean of {settings.num_samples} samples" if (settings.num_samples or 1) > 1 else ""
-        how += f", realism {settings.realism + 0.0!r}" if settings.realism != 1 else ""
-        how += f", started from the RRDB at t = {plan.first}" if settings.start == "rrdb" else ""
-    how += ", made consistent with the input" if settings.back_project else ""
-    how += f", tiles of {settings.tile} overlapping by {settings.overlap}" if settings.tile else ", no tiles"
-    how += f", {'fp32' if settings.amp == 'off' else settings.amp}"
-    return {
-        "Software": f"samdiff {__version__}",
-        "Description": f"Enlarged {model.scale} times; the detail is synthesised by a model and was not photographed.",
-        "samdiff-model": f"{printable(Path(model.name).name)} sha256 {model.sha256[:16]}",
-        "samdiff-settings": how,
-    }
 
 
 def _check_target(job: Job, guard: Outputs) -> None:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError, ImageError, printable
 from ...pipeline.images.given import ImageKind, is_tensor, split_tensor
-from ...pipeline.scientific.sample_format import RGB8
+from ...pipeline.scientific.sample_format import RGB8, SampleFormat
 from ...settings import changed
 from ..diffusion.noise import BLOCK
 from ..infer_config import InferConfig
+from ..samples.raster_file import read_sample_file
 from .back_projection import make_consistent
 from .image_io import read_image_file, to_pil
 from .memory import check_memory, free_bytes, memory_errors, needed_bytes
@@ -34,12 +35,20 @@ _OF_SAMPLING = ("steps", "seed", "sampler", "quality", "num_samples", "realism",
 """Settings without a meaning for a network of one step."""
 
 
-def by_kind(image: Any, work: Callable[[np.ndarray], np.ndarray]) -> Any:
+def by_kind(image: Any, work: Callable[[np.ndarray], np.ndarray], samples: SampleFormat = RGB8) -> Any:
     """Apply `work` to an image of any kind: an array, a PIL image, a tensor or a path. The result has the same kind; a PIL image for a path.
+
+    With other samples than 8-bit RGB: an array of them, or a path, whose result is an array too.
 
     Raises:
         ImageError: another kind, or a file that cannot be read.
     """
+    if not samples.is_rgb8:
+        if isinstance(image, str | Path):
+            return work(read_sample_file(Path(image), samples).values)
+        if not isinstance(image, np.ndarray):
+            raise ImageError(f"expected an array of the model's samples ({samples.describe()}), got {type(image).__name__}")
+        return work(image)
     if isinstance(image, str | Path):
         file = read_image_file(Path(image))
         return to_pil(work(file.pixels), file)

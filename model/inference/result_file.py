@@ -9,15 +9,21 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from ... import __version__
 from ...errors import printable
 from ...pipeline.decoding.exif import DESCRIPTION, EXIF_IFD, SOFTWARE
 from ...pipeline.decoding.image_data import ImageData
+from ..infer_config import InferConfig
+
+if TYPE_CHECKING:
+    from .upscaler import Upscaler
 
 _WIDTH, _HEIGHT = 0xA002, 0xA003  # of the image, inside the Exif directory
 _MAX_EXIF = {"JPEG": 65_533}  # bytes: one APP1 segment
@@ -174,3 +180,27 @@ def _has_end(path: Path) -> bool:
     if head[:4] == b"RIFF":
         return int.from_bytes(head[4:8], "little") + 8 == size
     return tail.endswith((b"IEND\xaeB`\x82", b"\xff\xd9"))
+
+
+def provenance(model: Upscaler, settings: InferConfig) -> dict[str, str]:
+    """How a result was made: PNG keywords and their text."""
+    settings = model.resolve(settings)
+    plan = model.sampling_plan(settings)
+    if plan is None:
+        how = "one step"
+    elif settings.rrdb_only:
+        how = "regression (RRDB)"
+    else:
+        how = f"{plan.sampler}, {len(plan.times)} steps, seed {settings.seed}"
+        how += f", mean of {settings.num_samples} samples" if (settings.num_samples or 1) > 1 else ""
+        how += f", realism {settings.realism + 0.0!r}" if settings.realism != 1 else ""
+        how += f", started from the RRDB at t = {plan.first}" if settings.start == "rrdb" else ""
+    how += ", made consistent with the input" if settings.back_project else ""
+    how += f", tiles of {settings.tile} overlapping by {settings.overlap}" if settings.tile else ", no tiles"
+    how += f", {'fp32' if settings.amp == 'off' else settings.amp}"
+    return {
+        "Software": f"samdiff {__version__}",
+        "Description": f"Enlarged {model.scale} times; the detail is synthesised by a model and was not photographed.",
+        "samdiff-model": f"{printable(Path(model.name).name)} sha256 {model.sha256[:16]}",
+        "samdiff-settings": how,
+    }

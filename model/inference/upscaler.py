@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...errors import CheckpointError, ImageError, printable
+from ...errors import CheckpointError, printable
 from ...pipeline.images.given import ImageKind
 from ...runtime import pick_device
 from ...settings import changed
@@ -31,7 +31,6 @@ from ..infer_config import InferConfig as InferConfig
 from ..networks.build import build_rrdb, build_student, build_unet
 from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
-from ..samples.raster_file import read_sample_file
 from ..samples.sample_pixels import split_samples
 from .back_projection import make_consistent
 from .memory import check_memory, free_bytes, memory_errors, needed_for
@@ -152,15 +151,7 @@ class SuperResolver:
         settings = self.resolve(changed(settings or InferConfig(), changes, "upscale"))
         plan = self.sampling_plan(settings, has_scale=noise_scale is not None)
         work = partial(self._in_memory, settings=settings, plan=plan, on_progress=on_progress, noise_scale=noise_scale)
-        if self.samples.is_rgb8:
-            return by_kind(image, work)
-        if isinstance(image, str | Path):
-            return work(read_sample_file(Path(image), self.samples).values)
-        if not isinstance(image, np.ndarray):
-            raise ImageError(
-                f"expected an array of the model's samples ({self.samples.describe()}), got {type(image).__name__}"
-            )
-        return work(image)
+        return by_kind(image, work, self.samples)
 
     __call__ = upscale
 

@@ -59,7 +59,7 @@ def test_the_table(model: Path, tmp_path: Path) -> None:
     table = (tmp_path / "out" / "table.md").read_text()
     assert "psnr: 10 log10(1 / mean over bands of MSE / R^2), R the range of each band (7000 to 12000)" in table
     assert "psnr_y" not in table
-    assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 3
+    assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 4  # bicubic, RRDB, one sample, HR
     assert np.isfinite([row["spectral_angle"] for row in rows]).all()
 
 
