@@ -19,7 +19,7 @@ class LossConfig:
     pixel_weight: float = setting(1.0, min=0, max=1e6)
     """Weight of the L1 loss between the one-step image and HR, both in [-1, 1]."""
     checkerboard: float = setting(0.0, min=0, max=1e6)
-    """Weight of the energy of periodic patterns (period: the scale) in one-step image - base image, in squared levels of 255; with perceptual only."""
+    """Weight of a loss on periodic patterns (period: the scale) that the one-step image adds, in squared levels of 255; with perceptual only."""
     begin: float = setting(0.2, min=0, max=1)
     """Fraction of the steps of stage two after which the second phase begins."""
     share: float = setting(0.5, min=0, max=1)

@@ -25,7 +25,7 @@ function tooLarge(width, height) {
   const [w, h] = [width * scale, height * scale], most = Math.min(MOST_PIXELS, available() / BYTES);
   if (w <= MOST_SIDE && h <= MOST_SIDE && w * h <= most) return '';
   return `This image has ${width} × ${height} pixels and would become ${w} × ${h}. The most for this browser is ${MOST_SIDE} pixels per side and ` +
-    `${Math.floor(most / 1e6)} megapixels. Crop it, or use “samdiff infer”, which has no such limit.`;
+    `${Math.floor(most / 1e6)} megapixels. Crop it, or use “samdiff infer”, which takes images of up to 50 megapixels.`;
 }
 
 async function pixelsOf(file) {

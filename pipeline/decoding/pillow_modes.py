@@ -102,7 +102,7 @@ def check_fills(pixels: np.ndarray) -> np.ndarray:
         return pixels  # a single colour loses nothing, unless it would become black
     kind = "16-bit samples" if top > 1 else "floats"
     raise ImageError(
-        f"{kind} from {low:g} to {high:g} of 0 to {top} (percentiles .1 and 99.9), less than a sixteenth of the range: 8 bits would show "
+        f"{kind} from {low:g} to {high:g} of 0 to {top} (percentiles 0.1 and 99.9), less than a sixteenth of the range: 8 bits would show "
         "nearly one colour; stretch them to the whole range first, or keep them with `samdiff prepare --keep-depth --range auto`"
     )
 

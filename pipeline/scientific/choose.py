@@ -147,7 +147,7 @@ def _check_filled(native: Native, format: SampleFormat, name: str) -> None:
     if ((high - low) * FILLED < spans).all() and (high > low).any():
         shown = f"{format.ranges[0][0]:g} to {format.ranges[0][1]:g}"
         raise ConfigError(
-            f"{printable(name)}: its samples go from {low.min():g} to {high.max():g} (percentiles .1 and 99.9), less than a sixteenth of "
+            f"{printable(name)}: its samples go from {low.min():g} to {high.max():g} (percentiles 0.1 and 99.9), less than a sixteenth of "
             f"the range {shown}, so a model would learn nearly nothing; give a narrower --range LO,HI, or --range {AUTO}"
         )
 
@@ -162,7 +162,7 @@ def _question(native: Native, format: SampleFormat, name: str) -> str:
         low, high = np.percentile(plane, _PARTS) if plane.size else (np.nan, np.nan)
         least, most = (plane.min(), plane.max()) if plane.size else (np.nan, np.nan)
         lines.append(
-            f"  band {index + 1} {printable(band.name)}: {least:g} to {most:g}, percentiles .1 and 99.9: {low:g} and {high:g}"
+            f"  band {index + 1} {printable(band.name)}: {least:g} to {most:g}, percentiles 0.1 and 99.9: {low:g} and {high:g}"
         )
     zeros = _zeros(native, format)
     height, width = values.shape[:2]
@@ -171,6 +171,6 @@ def _question(native: Native, format: SampleFormat, name: str) -> str:
         nodata += f", {zeros:.1%} of the pixels are 0 in all bands: give --nodata 0 if that means no data, else --nodata none"
     return (
         f"{printable(name)}: {native.kind} of {format.count} bands of {native.values.dtype}, {width} x {height} pixels; {nodata}; give the "
-        f"values that become black and white with --range LO,HI, or --range {AUTO} for the percentiles of all images:\n"
+        f"values that become black and white with --range LO,HI, or --range {AUTO} for the lowest and highest of these percentiles in any image:\n"
         + "\n".join(lines)
     )

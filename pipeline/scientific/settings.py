@@ -9,7 +9,7 @@ from ...errors import ConfigError, brief
 from ...settings import check, setting
 
 AUTO = "auto"
-"""`range`: percentiles 0.1 and 99.9 of all valid pixels of each band."""
+"""`range`: the lowest 0.1 and the highest 99.9 percentile of the valid pixels of any image, for each band."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PixelConfig:
     bands: str = setting("", none="all")
     """Bands to keep, by number from 1 or by name, with commas between: 4,3,2 or B8,B4,B3."""
     range: str = setting("", none="as the file states")
-    """Values that become black and white, LO,HI in the file's units; or auto: percentiles 0.1 and 99.9 of all images."""
+    """Values that become black and white, LO,HI in the file's units; or auto: the lowest 0.1 and highest 99.9 percentile of any image."""
     nodata: str = setting("", none="as the file states")
     """Value of pixels without data, such as 0 or nan; none: every value is data."""
     view_bands: str = setting("", none="red, green and blue, else the first three")
