@@ -100,6 +100,8 @@ def claim_folder(folder: Path, *, page_exists: bool, overwrite: bool) -> None:
     Raises:
         ConfigError: it is a file, it cannot be written, or it holds files of another page or of others and `overwrite` is false.
     """
+    if folder.is_symlink():
+        raise ConfigError(f"{printable(folder)}: a link, expected a folder or nothing; remove it, or choose another -o")
     if reason := folder_problem(folder) or place_problem(folder / "image.png"):
         raise ConfigError(f"{printable(folder)}: {reason}")
     if look(folder).kind == NOTHING:

@@ -9,10 +9,10 @@ import numpy as np
 from ..errors import StoreError, printable
 from ..pipeline.encode.rle import paint_labels
 from ..pipeline.prepare.info import bytes_text, size_rows, store_rows, structure_line
+from ..pipeline.scientific.view import range_view
 from ..pipeline.shards.reader import Store
 from .files import ImageFiles
 from .layers import (
-    as_rgb8,
     edges_layer,
     fit,
     inner_points,
@@ -122,7 +122,7 @@ def assembled(store: Store, name: str, rows: np.ndarray, *, places: np.ndarray, 
     """
     canvas = np.full((*size, 3), _BLANK, np.uint8)
     for row, (y, x) in zip(rows, places, strict=True):
-        tile = as_rgb8(store.read_tiles(name, [int(row)])[0])
+        tile = range_view(store.read_tiles(name, [int(row)])[0], store.samples)
         canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
     return canvas
 

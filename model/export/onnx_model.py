@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError, missing_package, printable
+from ...errors import CheckpointError, ConfigError, missing_package, printable
 from ...pipeline.storage.regular import read_regular
 from ..inference.resolver import OneStepNetwork, OneStepResolver
 from .manifest import INPUT, KEY, OUTPUT, read_manifest
@@ -54,7 +54,7 @@ def load_onnx(file: Path) -> OneStepResolver:
     except Exception as error:  # noqa: BLE001 - onnxruntime raises several classes; the file is the user's
         raise ConfigError(f"{where}: onnxruntime cannot load it ({printable(error)[:300]}); export the model again") from error
     return OneStepResolver(
-        _as_network(session),
+        _as_network(session, str(file)),
         name=str(file),
         scale=manifest.scale,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -75,9 +75,14 @@ def session_of(data: bytes) -> InferenceSession:
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def _as_network(session: InferenceSession) -> OneStepNetwork:
+def _as_network(session: InferenceSession, name: str) -> OneStepNetwork:
     def network(lr: Tensor) -> Tensor:
         unit = ((lr + 1) / 2).contiguous().numpy()
-        return torch.from_numpy(session.run([OUTPUT], {INPUT: unit})[0]) * 2 - 1
+        image = torch.from_numpy(session.run([OUTPUT], {INPUT: unit})[0])
+        if not bool(torch.isfinite(image).all()):
+            raise CheckpointError(
+                f"{printable(name)}: gives values that are not finite, so it is damaged; take another copy of the file"
+            )
+        return image * 2 - 1
 
     return network

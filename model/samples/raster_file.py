@@ -115,9 +115,10 @@ def write_samples(
     valid = None if source.valid is None else source.valid.repeat(scale, axis=0).repeat(scale, axis=1)
     raw = (values.astype(np.int32) - samples.offset).astype(np.int16) if samples.offset else values
     notes = []
-    if valid is not None and samples.nodata is not None:
-        raw = raw.copy()
-        raw[~valid] = samples.nodata
+    if samples.nodata is not None:
+        raw = off_nodata(raw, samples.nodata)
+        if valid is not None:
+            raw[~valid] = samples.nodata
     elif valid is not None:
         notes.append("pixels without data hold the nearest valid value: the store states no nodata value")
     place = source.place.enlarged(scale)
@@ -131,6 +132,19 @@ def write_samples(
     except ValueError as error:  # SamdiffError is one
         raise ImageError(str(error)) from error
     return notes
+
+
+def off_nodata(values: np.ndarray, nodata: float) -> np.ndarray:
+    """A copy in which no sample has the value that means no data: such samples get the next value (the one before, at the top of the type)."""
+    moved = values.copy()
+    if np.isnan(nodata):
+        return moved
+    if values.dtype.kind == "f":
+        other = np.nextafter(values.dtype.type(nodata), values.dtype.type(np.inf))
+    else:
+        other = int(nodata) + (1 if nodata < np.iinfo(values.dtype).max else -1)
+    moved[values == nodata] = other
+    return moved
 
 
 def upscale_raster(

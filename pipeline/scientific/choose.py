@@ -82,6 +82,8 @@ def _without_range(native: Native, config: PixelConfig, name: str) -> SampleForm
             raise ConfigError(f"--view-bands: expected one or three bands, got {len(view)}")
     signed = native.values.dtype == np.int16
     nodata = native.nodata if config.nodata == "" else config.no_data
+    if config.nodata != "" and nodata is not None and not _can_hold(native.values.dtype, nodata):
+        raise ConfigError(f"nodata: expected a value of {native.values.dtype}, the type of {printable(name)}, got {nodata:g}")
     ordinary = SampleFormat(
         dtype=STORED[native.values.dtype.name],
         bands=tuple(native.bands[index] for index in used),
@@ -103,6 +105,11 @@ def seen_format(native: Native) -> SampleFormat:
     if native.kind == "GeoTIFF" and native.nodata is None and _zeros(native, plain) > _NOTABLE:
         return replace(plain, nodata=0.0, masked=True)
     return plain
+
+
+def _can_hold(dtype: np.dtype, value: float) -> bool:
+    """Whether a sample of this type can have the value."""
+    return dtype.kind == "f" or (value == value // 1 and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
 
 
 def _of_bands(native: Native, format: SampleFormat) -> np.ndarray:

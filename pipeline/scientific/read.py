@@ -26,7 +26,7 @@ from .dicom import SUFFIXES as DICOM_SUFFIXES
 from .dicom import is_dicom, read_dicom
 from .geotiff import read_geotiff
 from .sample_format import RGB8, Band, SampleFormat
-from .samples import Native, Samples, to_samples
+from .samples import Native, Samples, differences, to_samples
 from .tiff_arrays import read_tiff_arrays
 
 _ADVICE = "raise --max-megapixels to use it"
@@ -76,7 +76,7 @@ def read_samples(data: bytes, name: str, format: SampleFormat, *, max_pixels: fl
     """
     native = read_native(data, name, keep=True, max_pixels=max_pixels)
     assert native is not None
-    return to_samples(native, format), native.notes
+    return to_samples(native, format), (*native.notes, *differences(native, format))
 
 
 def _is_image(tags: Tags) -> bool:

@@ -149,6 +149,18 @@ def to_samples(native: Native, format: SampleFormat) -> Samples:
     return Samples(np.ascontiguousarray(values), valid, place=native.place)
 
 
+def differences(native: Native, format: SampleFormat) -> tuple[str, ...]:
+    """Notes on what a file states and the store does not follow: its own nodata value, and further bands."""
+    notes = []
+    own, more = native.nodata, len(native.bands) - format.count
+    if own is not None and np.isfinite(own) and own != format.nodata:
+        stated = "none" if format.nodata is None else f"{format.nodata:g}"
+        notes.append(f"states the nodata value {own:g}, the store's is {stated}: pixels of {own:g} count as data")
+    if more > 0:
+        notes.append(f"{more} further band{'s' * (more != 1)} left out")
+    return tuple(notes)
+
+
 def filled(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Give invalid pixels the values of the nearest valid one, so that resampling does not mix data with nodata.
 

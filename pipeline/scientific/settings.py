@@ -55,9 +55,14 @@ class PixelConfig:
         if self.nodata in ("", "none"):
             return None
         try:
-            return float(self.nodata)
+            value = float(self.nodata)
         except ValueError as error:
             raise ConfigError(f"nodata: expected a number, nan or none, got {brief(self.nodata)}") from error
+        if math.isinf(value):
+            raise ConfigError(
+                f"nodata: expected a finite number, nan or none, got {brief(self.nodata)}; infinite samples are never data"
+            )
+        return value
 
 
 def chosen_bands(text: str, names: tuple[str, ...], *, what: str) -> tuple[int, ...]:

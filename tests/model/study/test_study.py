@@ -382,7 +382,7 @@ def test_the_true_scale_is_given_in_sampling(tmp_path):
     assert len(scores.by_budget["rrdb"]["bare"]) == 1
 
 
-@pytest.mark.parametrize("name", ["structure", "modulations"])
+@pytest.mark.parametrize("name", ["structure", "modulations", "pilot"])
 def test_ready_studies(name):
     """Their files are valid, with their names, and give possible settings; `none` comes first."""
     file = Path(samdiff.__file__).parent / "benchmarks" / "studies" / f"{name}.toml"
@@ -392,6 +392,6 @@ def test_ready_studies(name):
     assert runs[0].name == "none-seed0"
     assert all(with_rescale(run.config, 2.0).diffusion.build_process() for run in runs)
     if name == "structure":  # the required settings have three seeds, and are ahead of all others in each round
-        required = ["none", "official", "scale-masks", "scale-blur", "scale-crop", "scale-random", "scale-oracle"]
+        required = ["none", "official", "scale-masks", "scale-blur", "scale-crop", "scale-random"]
         assert [run.name for run in runs if run.seed] == [f"{each}-seed{seed}" for seed in (1, 2) for each in required]
         assert [run.setting for run in runs[: len(required)]] == required

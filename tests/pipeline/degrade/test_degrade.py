@@ -89,7 +89,7 @@ def test_degrade_refuses_what_it_cannot_do():
         degrade(HR[:127], "bicubic", 4)
     with pytest.raises(ConfigError, match="expected bicubic, blind, mtf or kspace, got 'given'"):
         degrade(HR, "given", 4)
-    with pytest.raises(ConfigError, match="expected one of bicubic, blind, given, got 'blurry'"):
+    with pytest.raises(ConfigError, match="expected one of bicubic, blind, given, mtf, kspace, got 'blurry'"):
         PrepareConfig(degradation="blurry")
     for stride in (66, 2, 324):
         with pytest.raises(ConfigError, match="stride: expected a multiple of the scale 4 up to the tile's 320"):
