@@ -24,7 +24,7 @@ from ...runtime import progress
 from ..checkpoints.publish import checkpoint_files
 from ..infer_config import FORMATS, InferConfig
 from ..infer_config import OutputConfig as OutputConfig
-from ..samples.raster_file import upscale_raster
+from ..samples.raster_file import read_sample_file, upscale_raster
 from .image_io import MAX_BYTES, has_provenance, is_result, plan_write, read_image_file, write_planned
 from .result_file import provenance as provenance
 from .upscaler import Upscaler
@@ -191,7 +191,7 @@ def upscale_files(
 def planned_results(model: Upscaler, jobs: Sequence[Job], settings: InferConfig, output: OutputConfig) -> list[FileResult]:
     """What `upscale_files` would do with the files, without doing it: the status of those that it would write is `planned`.
 
-    Only the headers of images are read, so that a damaged image may be among them; an output that exists is compared with its input's hash.
+    Only the headers of images are read where they state the size, so that a damaged image may be among them; an output that exists is compared with its input's hash.
 
     Raises:
         ConfigError: settings that do not fit the model.
@@ -204,9 +204,14 @@ def planned_results(model: Upscaler, jobs: Sequence[Job], settings: InferConfig,
 def _planned(model: Upscaler, job: Job, settings: InferConfig, output: OutputConfig) -> FileResult:
     try:
         unchanged = _unchanged(model, job, settings, output=output)
+        size = header_size(job.source) if model.samples.is_rgb8 else None
+        if size is None and unchanged is None:  # not an image of the usual formats, so it is read as a run would read it
+            rgb8 = model.samples.is_rgb8
+            values = read_image_file(job.source).pixels if rgb8 else read_sample_file(job.source, model.samples).values
+            size = (values.shape[1], values.shape[0])
     except ImageError as error:
-        return FileResult(job.source, job.target, "skipped", reason=str(error))
-    size = header_size(job.source)
+        reason = str(error).removeprefix(f"{printable(job.source)}: ")
+        return FileResult(job.source, job.target, "skipped", reason=reason)
     large = size and (size[0] * model.scale, size[1] * model.scale)
     return unchanged or FileResult(job.source, job.target, "planned", size=size, output_size=large)
 

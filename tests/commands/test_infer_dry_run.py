@@ -31,14 +31,14 @@ def test_the_plan_is_what_the_run_does(tmp_path, capsys):
     """The same files with the same sizes and the structure of the folders; nothing is written before."""
     model, source, out = write_model(tmp_path / "m.safetensors"), write_images(tmp_path / "in"), tmp_path / "out"
     words = [source, "-r", "-o", out, "--checkpoint", model, "--rrdb-only", "--json"]
-    assert run(*words, "--dry-run") == 0
+    assert run(*words, "--dry-run") == 3
     plan = json.loads(capsys.readouterr().out)
     assert not list(out.rglob("*.png"))
     assert plan["dry_run"] is True
     assert plan["seconds"] > 0
     assert [(each["status"], each["size"], each["output_size"]) for each in plan["images"]] == [
         ("planned", [9, 5], [36, 20]),
-        ("planned", None, None),  # only its pixels show that c.png is no image
+        ("skipped", None, None),  # c.png is no image
         ("planned", [6, 4], [24, 16]),
     ]
     assert run(*words) == 3
@@ -46,20 +46,21 @@ def test_the_plan_is_what_the_run_does(tmp_path, capsys):
     written = {each["target"]: each["output_size"] for each in done["images"] if each["status"] == "written"}
     assert written == {each["target"]: each["output_size"] for each in plan["images"] if each["size"]}
     assert sorted(file.relative_to(out).as_posix() for file in out.rglob("*.png")) == ["a_x4.png", "deep/er/b_x4.png"]
-    assert run(*words, "--dry-run") == 0
+    assert run(*words, "--dry-run") == 3
     again = json.loads(capsys.readouterr().out)
-    assert [each["status"] for each in again["images"]] == ["kept", "planned", "kept"]
+    assert [each["status"] for each in again["images"]] == ["kept", "skipped", "kept"]
 
 
 def test_lines_for_people(tmp_path, capsys):
-    """A foreign output is skipped, with status 3 as in the run; a size that is not known gives no arrow of sizes."""
+    """A foreign output is skipped, with status 3 as in the run; so is a file that is no image, or is missing."""
     model, source = write_model(tmp_path / "m.safetensors"), write_images(tmp_path / "in")
     (source / "a_x4.png").write_text("theirs")
-    assert run(source / "a.png", source / "c.png", "--checkpoint", model, "--rrdb-only", "--dry-run") == 3
+    assert run(source / "a.png", source / "c.png", source / "none.png", "--checkpoint", model, "--rrdb-only", "--dry-run") == 3
     shown = capsys.readouterr()
-    assert f"{source / 'c.png'} -> {source / 'c_x4.png'}\n" in shown.out
-    assert "dry run, nothing was written: 1 image to upscale\n" in shown.out
-    assert "skipped" in shown.err
+    assert "dry run, nothing was written: 0 images to upscale\n" in shown.out
+    assert [line.partition(":")[0] for line in shown.err.splitlines() if line.startswith("skipped")] == [
+        f"skipped {source / name}" for name in ("a.png", "c.png", "none.png")
+    ]
     assert (source / "a_x4.png").read_text() == "theirs"
     assert run(source / "deep/er/b.png", "--checkpoint", model, "--rrdb-only", "--dry-run") == 0
     assert "1 image to upscale, 2.4e-05 -> 0.000384 megapixels, about 0 s on cpu" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from samdiff.model.checkpoints.format import load_checkpoint
 from samdiff.model.evaluation.metrics import psnr
 from samdiff.model.export.calibration import read_patches
 from samdiff.model.export.manifest import KEY, OVERLAP, read_manifest
+from samdiff.model.export.onnx_model import load_onnx
 from samdiff.model.export.tile_export import export_tile
 from samdiff.model.inference.upscaler import load_model
 
@@ -241,3 +242,15 @@ def test_options_that_do_not_go_together(words, match, capsys):
         main(["export-model", "--checkpoint", "shipped", *words])
     assert stopped.value.code == 2
     assert match in capsys.readouterr().err
+
+
+def test_a_network_that_gives_nan_is_an_error(exported, tmp_path):
+    """Such as one whose weights are damaged: no black image is written."""
+    model = onnx.load(exported["student-fp32"])
+    for weights in model.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(weights)
+            weights.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, np.nan), weights.name))
+    onnx.save(model, tmp_path / "nan.onnx")
+    with pytest.raises(CheckpointError, match="nan.onnx: gives values that are not finite"):
+        load_onnx(tmp_path / "nan.onnx").upscale(np.zeros((9, 9, 3), np.uint8))
