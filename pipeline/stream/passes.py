@@ -42,7 +42,8 @@ class PassCounter:
         Args:
             base: the common base of the seeds of the workers of one iterator, `worker_info.seed - worker_info.id`; None: no worker.
         """
-        started, key = self._word.cells[0] >> 32, self._word.cells[0] & _LOW
+        word = self._word.cells[0]  # read once: another worker may write between two reads
+        started, key = word >> 32, word & _LOW
         if base is None:
             self._word.cells[0] = (started + 1) << 32
             return started

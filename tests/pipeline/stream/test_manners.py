@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -134,6 +135,27 @@ def test_a_stream_resumes_where_its_last_pass_ended(data, workers, persistent):
     assert positions(loader) == list(range(2 + 54, 2 + 63))
     stream.set_epoch(0)
     assert positions(loader) == list(range(2, 11))
+
+
+def test_another_worker_writes_while_this_one_reads():
+    """After `set_epoch(0)`, the number was -1 if the other worker's write came between two reads of the word."""
+    first, second = PassCounter(), PassCounter()
+    assert first.begin(77) == 0
+
+    class Changing:
+        """The word before the other worker's write, then after it."""
+
+        def __init__(self):
+            self.words = [0, first._word.cells[0]]
+
+        def __getitem__(self, place):
+            return self.words.pop(0) if len(self.words) > 1 else self.words[0]
+
+        def __setitem__(self, place, word):
+            self.words = [word]
+
+    second._word = SimpleNamespace(cells=Changing())
+    assert second.begin(77) == 0
 
 
 def test_workers_of_one_pass_agree_on_its_number():
