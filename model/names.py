@@ -30,3 +30,7 @@ QUALITIES = ("fast", "balanced", "best")
 """Recommended settings that travel with a model, see `diffusion/recommended.py`."""
 RESCALE = 2.0
 """SRDiff's factor for residuals to the bicubic upsampling: they are small, and are scaled to fill [-1, 1]."""
+HR = "hr"
+"""The method that names HR among the saved images of an evaluation."""
+DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5, "lpips": 4, "lpips-vgg": 4, "dists": 4, "maniqa": 4}
+"""Decimals of metrics in tables; 3 for the others."""

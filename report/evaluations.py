@@ -11,19 +11,17 @@ import numpy as np
 
 from ..errors import ConfigError, ImageError, brief, printable
 from ..model.inference.image_io import open_image
+from ..model.names import DIGITS, HR
 from ..pipeline.storage.regular import read_regular
 from .files import ImageFiles
 from .layers import as_rgb8, difference_layer, fit, lossless_png, resized
 from .parts import EvaluationPart, Pairs, ResultImage
 
 METRICS_FILE, UNFINISHED_FILE, IMAGES_FOLDER = "figures.json", "unfinished.jsonl", "pictures"
-HR = "hr"
-"""The method that names HR among the saved images."""
 MOST_BYTES = 256 << 20
 _KEYS = {"benchmark", "picture", "method", "seed"}
 _HIGHER = ("psnr", "ssim", "maniqa", "musiq", "clipiqa", "topiq", "hyperiqa", "dbcnn", "nima")
 """Beginnings of the names of metrics whose higher values are better."""
-_DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5, "lpips": 4, "lpips-vgg": 4, "dists": 4, "maniqa": 4}
 
 _SHOWN = {"psnr_y": ("PSNR on Y", 2, " dB"), "lpips": ("LPIPS", 3, "")}
 """Metrics at the top of the page: label, decimals, unit."""
@@ -70,7 +68,7 @@ def read_evaluation(
         notes=(*_notes(found, chosen=len(chosen), total=len(_images(rows)), shown=shown), *problems),
         metrics=metrics,
         lower_is_better=tuple(name for name in metrics if not name.startswith(_HIGHER)),
-        digits={name: _DIGITS.get(name, 3) for name in metrics},
+        digits={name: DIGITS.get(name, 3) for name in metrics},
         summary=tuple(_summary_row(line, metrics) for line in summary),
         rows=rows,
         skipped=_skipped(content),

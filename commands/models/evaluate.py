@@ -59,7 +59,7 @@ def evaluate(
     from ...errors import ConfigError, printable
     from ...model.checkpoints.publish import checkpoint_files
     from ...model.evaluation.benchmark import benchmark_files, read_benchmark_folder
-    from ...model.evaluation.evaluate import HR, as_csv, as_json, as_markdown, lr_lines, methods, summarise, undefined_metrics
+    from ...model.evaluation.evaluate import as_csv, as_json, as_markdown, lr_lines, methods, summarise, undefined_metrics
     from ...model.evaluation.evaluate import evaluate as run
     from ...model.evaluation.perceptual import load_measures
     from ...model.evaluation.unfinished import FILE, Unfinished
@@ -67,6 +67,7 @@ def evaluate(
     from ...model.inference.image_io import save_image
     from ...model.inference.resolver import OneStepResolver
     from ...model.inference.upscaler import load_model
+    from ...model.names import HR
     from ...model.samples.range_metrics import conventions
     from ...pipeline.download.benchmarks import find_benchmark
     from ...pipeline.scientific.view import range_view

@@ -36,7 +36,7 @@ def export_model(
     precision: Annotated[str, typer.Option(metavar="[fp32|fp16|int8]", help="For --only: precision of the network.")] = "fp32",
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="For --only: a store or a folder of HR images, to calibrate int8 and to measure the loss of PSNR."),
+        typer.Option(help="For --only: a store or a folder of HR images, to calibrate int8 and to measure the drop in PSNR."),
     ] = None,
     out: Annotated[
         Path | None,

@@ -31,6 +31,7 @@ from ...errors import printable
 from ...pipeline.degrade.imresize import imresize
 from ...pipeline.scientific.sample_format import RGB8, SampleFormat
 from ..inference.image_io import save_image
+from ..names import DIGITS
 from ..samples.range_metrics import range_metrics, range_psnr
 from .benchmark import Pair
 from .ldl import LDL_SIDE, artifact_map
@@ -41,13 +42,6 @@ if TYPE_CHECKING:
     from .unfinished import Unfinished
 
 Upscale = Callable[[np.ndarray, int], np.ndarray]
-
-DIGITS = {"ssim_y": 4, "ssim_y_full": 4, "ldl": 5, "lpips": 4, "lpips-vgg": 4, "dists": 4, "maniqa": 4}
-"""Decimals in tables; 3 for the others."""
-
-
-HR = "hr"
-"""The method that names HR among saved images."""
 
 
 @dataclass(frozen=True)

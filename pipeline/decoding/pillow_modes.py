@@ -98,8 +98,9 @@ def check_fills(pixels: np.ndarray) -> np.ndarray:
     colours = layers[..., :3] if layers.shape[2] > 2 else layers[..., :1]
     step = max(1, math.isqrt(colours[..., 0].size // _SAMPLED))
     low, high = np.quantile(colours[::step, ::step], (0.001, 0.999), method="nearest").tolist()
-    if high <= 0 or high == low > top / FILLED or (high - low >= top / FILLED and high != low):
-        return pixels  # a single colour loses nothing, unless it would become black
+    least, spread = top / FILLED, high - low
+    if high <= 0 or spread >= least or (spread == 0 and high > least):
+        return pixels  # a single colour loses nothing, unless it would become nearly black
     kind = "16-bit samples" if top > 1 else "floats"
     raise ImageError(
         f"{kind} from {low:g} to {high:g} of 0 to {top} (percentiles 0.1 and 99.9), less than a sixteenth of the range: 8 bits would show "

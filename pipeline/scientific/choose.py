@@ -1,6 +1,6 @@
 """Decides the samples of a store from its first image and the settings, before anything is segmented.
 
-What a file states is taken. What it does not state and cannot be guessed, which values are black and white, is asked for by one error that
+What a file states is taken. What it does not state and cannot be guessed, which values are black and white, is requested by one error that
 shows what the file holds.
 """
 

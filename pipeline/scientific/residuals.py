@@ -11,7 +11,7 @@ from ..degrade.imresize import imresize
 from .sample_format import SampleFormat
 
 TARGET = 0.16
-"""RMS that residuals are scaled to: that of photographs times 2, SRDiff's factor."""
+"""RMS that residuals are scaled to: that of 8-bit RGB images times 2, SRDiff's factor."""
 _PER_IMAGE = 2  # tiles of each image that are measured
 
 

@@ -1,8 +1,5 @@
 """The page in Chromium: `make web-test`. Each test also fails for an error on the console and for a request to anything but files."""
 
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +12,7 @@ from samdiff.report.config import ReportConfig
 from samdiff.report.page import render
 from samdiff.report.write import write_report
 
+from ..helpers.browser import chromium
 from ..helpers.stores import make_store
 from .test_evaluations import write_evaluation
 from .test_runs import line, write_run
@@ -23,24 +21,12 @@ from .test_write import evil_part, many_images
 pytestmark = pytest.mark.browser
 OPENS_S = 2.0
 """Seconds of CPU time of the page's thread until a store of 10,000 images shows its first images' names."""
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """Chromium of the system; skipped with the reason where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install")
-    program = os.environ.get("SAMDIFF_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip("no Chromium: install the package chromium of the system, or give its program in SAMDIFF_CHROMIUM")
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=False)
-    if version.returncode:
-        pytest.skip(f"{program} does not start: {(version.stderr or version.stdout).strip()[:200]}")
-    with playwright.sync_playwright() as driver:
-        root = ["--no-sandbox"] if os.geteuid() == 0 else []
-        shown = driver.chromium.launch(executable_path=program, args=root)
+    with chromium() as shown:
         yield shown
-        shown.close()
 
 
 @pytest.fixture(scope="module")

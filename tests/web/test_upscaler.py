@@ -14,26 +14,19 @@ from PIL import Image
 
 import samdiff
 
+from ..helpers.browser import chromium
+
 ROOT = Path(samdiff.__file__).parent
 BUILT = Path(os.environ.get("SAMDIFF_WEB", ROOT / "build" / "web"))
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WAIT_MS = 600_000  # the machine may be slow and busy
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """Chromium of the system; skipped with the reason where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install")
-    program = os.environ.get("SAMDIFF_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip("no Chromium: install the package chromium of the system, or give its program in SAMDIFF_CHROMIUM")
     if not (BUILT / "models" / "models.json").is_file():
         pytest.skip(f"{BUILT} is not built: make web")
-    with playwright.sync_playwright() as driver:
-        root = ["--no-sandbox"] if os.geteuid() == 0 else []
-        shown = driver.chromium.launch(executable_path=program, args=root)
+    with chromium() as shown:
         yield shown
-        shown.close()
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "isolated"])
