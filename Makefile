@@ -49,7 +49,7 @@ gpu-bench: $(STAMP)
 gpu-bundle: $(STAMP)
 	$(BIN)/python benchmarks/gpu_bundle.py $(if $(STORE),--store $(STORE)) $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LIMIT),--limit $(LIMIT))
 
-# The upscaler for browsers as static files in build/web; needs npm. Another network: make web CHECKPOINT=runs/student ONLY=student CALIBRATE=tiles.zarr
+# The upscaler for browsers as static files in build/web; needs npm. Another network: make web CHECKPOINT=runs/student CALIBRATE=tiles.zarr
 web: $(STAMP)
 	$(BIN)/python web/build.py build/web $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(ONLY),--only $(ONLY)) $(if $(CALIBRATE),--calibrate $(CALIBRATE))
 

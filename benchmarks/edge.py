@@ -28,7 +28,7 @@ from PIL import Image
 from quality import SCALE, Upscale, dat_light
 
 from samdiff import load_model
-from samdiff.model.checkpoints.format import SHIPPED_MODELS, load_checkpoint
+from samdiff.model.checkpoints.format import SHIPPED_MODELS, SHIPPED_STUDENT, load_checkpoint
 from samdiff.model.evaluation.benchmark import Pair, read_pairs
 from samdiff.model.evaluation.metrics import psnr_y
 from samdiff.model.evaluation.perceptual import load_measures
@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--checkpoint", default="shipped")
-    parser.add_argument("--student", help="a student's run or file")
+    parser.add_argument("--student", default=SHIPPED_STUDENT, help="a student's run or file")
     parser.add_argument("--onnx", type=Path, nargs="*", default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--report", type=Path, help="JSON file to write")

@@ -10,8 +10,8 @@ from ..settings import check, old_names, setting
 from .names import FLOW_SAMPLER, QUALITIES, SAMPLERS
 
 STARTS = ("noise", "rrdb")
-SHIPPED_FOR = {"clean": "shipped", "real": "shipped-real"}
-"""Kind of image -> name of the model that comes with samdiff."""
+SHIPPED_FOR = {"clean": "shipped", "real": "shipped-real", "student": "shipped-student"}
+"""Value of --model -> name of the model that comes with samdiff."""
 OUTPUT_FORMATS = ("png", "jpg", "webp", "tif")
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 """Suffix of an output file -> Pillow's name of its format."""
@@ -66,7 +66,8 @@ class ShippedConfig:
     """Which of the models that come with samdiff to use."""
 
     model: str | None = setting(None, choices=tuple(SHIPPED_FOR), none="as --checkpoint says", panel="Common")
-    """A model that comes with samdiff. clean: for sharp images that were only reduced; real: for blurred, noisy or compressed ones."""
+    """A model that comes with samdiff. clean: for sharp images that were only reduced; real: for blurred, noisy or compressed ones;
+    student: a one-step network for sharp images, the fastest."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,6 +1,6 @@
 """Builds the upscaler for browsers as a folder of static files: `make web`.
 
-    python web/build.py build/web [--checkpoint FILE] [--only rrdb|student] [--calibrate STORE]
+    python web/build.py build/web [--only student|rrdb] [--checkpoint FILE] [--calibrate STORE]
 
 The folder holds the page, its worker, onnxruntime-web from npm (MIT), and the network twice: int8 for CPUs, float32 for GPUs (WebGPU).
 """
@@ -17,7 +17,7 @@ import tarfile
 from pathlib import Path
 
 from samdiff.errors import ConfigError, SamdiffError
-from samdiff.model.checkpoints.format import load_checkpoint
+from samdiff.model.checkpoints.format import SHIPPED_NAME, SHIPPED_STUDENT, load_checkpoint
 from samdiff.model.export.calibration import read_patches
 from samdiff.model.export.tile_export import export_tile
 
@@ -85,14 +85,14 @@ def main() -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--checkpoint", default="shipped", help="a model with the network; default: shipped")
-    parser.add_argument("--only", choices=("rrdb", "student"), default="rrdb")
+    parser.add_argument("--only", choices=("student", "rrdb"), default="student")
+    parser.add_argument("--checkpoint", help="a model with the network; default: shipped-student, or shipped for --only rrdb")
     parser.add_argument("--calibrate", type=Path, default=Path("samples"), help="a store or a folder of HR images")
     given = parser.parse_args()
     try:
         build(
             given.out,
-            checkpoint=given.checkpoint,
+            checkpoint=given.checkpoint or (SHIPPED_STUDENT if given.only == "student" else SHIPPED_NAME),
             only=given.only,
             calibrate=given.calibrate,
             cache=given.out.parent / "npm",

@@ -36,8 +36,13 @@ SHIPPED = Path(__file__).parents[1] / "weights" / "tiny-x4.safetensors"
 """The small model inside the package; see `weights/README.md` for its training data and licence."""
 SHIPPED_NAME = "shipped"
 """Its name on the command line, in place of a path."""
-SHIPPED_MODELS = {SHIPPED_NAME: SHIPPED, "shipped-real": SHIPPED.with_name("tiny-x4-real.safetensors")}
-"""Name -> file of the models inside the package: for clean images, and for blurred, noisy or compressed ones."""
+SHIPPED_STUDENT = "shipped-student"
+SHIPPED_MODELS = {
+    SHIPPED_NAME: SHIPPED,
+    "shipped-real": SHIPPED.with_name("tiny-x4-real.safetensors"),
+    SHIPPED_STUDENT: SHIPPED.with_name("student-x4.safetensors"),
+}
+"""Name -> file of the models inside the package: for clean images; for blurred, noisy or compressed ones; a student for clean images."""
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 RRDB_FILE = "rrdb.safetensors"
@@ -104,7 +109,7 @@ def load_checkpoint(path: Path, kind: str | Sequence[str] | None = None) -> Chec
     A file without a digest (samdiff 0.1 wrote none) is read with a warning.
 
     Args:
-        path: the file, a run's folder (its `model.safetensors`), or `shipped` or `shipped-real`: the models that come with samdiff.
+        path: the file, a run's folder (its `model.safetensors`), or a name of `SHIPPED_MODELS`: the models that come with samdiff.
         kind: the expected kind, or several; None: any.
 
     Raises:

@@ -131,6 +131,6 @@ def _describe(checkpoint: Checkpoint) -> str:
 
 
 def checkpoint_files(given: Path) -> list[Path]:
-    """The files of a checkpoint given as a file, a run's folder, `shipped` or `shipped-real`; none of them may be an output."""
+    """The files of a checkpoint given as a file, a run's folder, or a name of `SHIPPED_MODELS`; none of them may be an output."""
     shipped = shipped_file(given)
     return [shipped] if shipped else files_of(given)
