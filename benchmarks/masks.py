@@ -3,9 +3,9 @@
     python benchmarks/masks.py PHOTO --threads 2 --points-per-side 32 --stock-runs 2 --runs 3
     python benchmarks/masks.py PHOTO --threads 1 --points-per-side 16 --stock-runs 1 --runs 1 --clock cpu --sam sam2 --box-nms-thresh 1
 
-`--sam sam2` is SAM 2.1's tiny architecture with random weights, whose last layers are scaled, and a threshold that half of the masks
-pass. Their boxes cover the image: with `--box-nms-thresh 1` every stable mask is kept, more than of an image with real weights; with 0.7
-only one is.
+`--sam sam2` is SAM 2.1's tiny architecture with random weights that make regions, not noise, and thresholds that half of the masks
+pass. Their boxes cover most of the image: with `--box-nms-thresh 1` every stable mask is kept, more than of an image with real weights;
+with 0.7 few are.
 
 Prints medians per stage, the ratio, peak memory, and how well the masks agree. The stock generator runs once more with the C
 library's own allocator settings, as its users have it: `setup_process` (what the command line calls) speeds up both sides.
@@ -66,15 +66,47 @@ def peak_memory(work: Callable[[], Any]) -> tuple[Any, float]:
 Run = tuple[list[dict[str, object]], dict[str, float]]
 
 
-def random_sam2() -> torch.nn.Module:
-    """SAM 2.1's tiny architecture with random weights, scaled so that masks differ and some are stable."""
+def random_sam2(image: np.ndarray, *, spread: float = 8.0) -> torch.nn.Module:
+    """SAM 2.1's tiny architecture with random weights, made so that its masks are regions of `image`.
+
+    Plain random weights give noise. Without the fine features of the encoder, with four equal pixels per upsampled one, and without
+    the part of the logits that all positions share, each mask has an outline; `spread` is the standard deviation of the logits.
+    """
     torch.manual_seed(0)
     model = build_segmenter("sam2.1_t")
-    for head in model.sam_mask_decoder.output_hypernetworks_mlps:
-        head.layers[-1].weight.mul_(60)
-        head.layers[-1].bias.mul_(60)
-    model.sam_mask_decoder.iou_prediction_head.layers[-1].weight.mul_(30)
+    decoder = model.sam_mask_decoder
+    decoder.iou_prediction_head.layers[-1].weight.mul_(30)
+    for fine in (decoder.conv_s0, decoder.conv_s1):
+        fine.weight.zero_()
+        fine.bias.zero_()
+    for layer in (decoder.output_upscaling[0], decoder.output_upscaling[3]):
+        layer.weight.copy_(2 * layer.weight.mean(dim=(2, 3), keepdim=True).expand_as(layer.weight))
+    logits, upscaled = probe(model, image)
+    common = upscaled.flatten(2).double().mean((0, 2))
+    other = torch.eye(len(common), dtype=torch.double) - torch.outer(common, common) / common.square().sum()
+    for head in decoder.output_hypernetworks_mlps:
+        head.layers[-1].weight.copy_(other @ head.layers[-1].weight.double())
+        head.layers[-1].bias.copy_(other @ head.layers[-1].bias.double())
+    logits, _ = probe(model, image)
+    for head in decoder.output_hypernetworks_mlps:
+        head.layers[-1].weight.mul_(spread / logits.std())
+        head.layers[-1].bias.mul_(spread / logits.std())
     return model
+
+
+def probe(model: torch.nn.Module, image: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+    """Logits [27, 256, 256] of nine points, and the upscaled features [9, 32, 256, 256] that they are products of."""
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    features: list[torch.Tensor] = []
+    hook = model.sam_mask_decoder.output_upscaling[4].register_forward_hook(lambda *call: features.append(call[2]))
+    predictor = SAM2ImagePredictor(model)
+    predictor.set_image(image)
+    where = np.stack(np.meshgrid([0.2, 0.5, 0.8], [0.2, 0.5, 0.8]), axis=-1).reshape(9, 1, 2)
+    points = (where * image.shape[1::-1]).astype(np.float32)
+    logits = predictor.predict(points, np.ones((9, 1), np.int32), multimask_output=True, return_logits=True)[2]
+    hook.remove()
+    return logits.reshape(-1, *logits.shape[-2:]), torch.cat(features)
 
 
 def median_predicted_iou(model: torch.nn.Module, image: np.ndarray) -> float:
@@ -152,8 +184,8 @@ def main() -> None:
     points = options.points_per_side
     settings: dict[str, Any] = {"points_per_side": points, "box_nms_thresh": options.box_nms_thresh}
     if options.sam == "sam2":
-        model = random_sam2()
-        settings |= {"stability_score_thresh": 0.5, "pred_iou_thresh": median_predicted_iou(model, image)}
+        model = random_sam2(image)
+        settings |= {"stability_score_thresh": 0.8, "pred_iou_thresh": median_predicted_iou(model, image)}
     else:
         model = load_segmenter(options.sam, torch.device("cpu")).model
     modes = {mode: MaskGenerator(model, mode=mode, **settings) for mode in ("exact", "fast")}
