@@ -226,7 +226,7 @@ def run(given: argparse.Namespace, pairs: list[Pair]) -> tuple[dict[str, dict[st
         names = []
         for number, folder in enumerate(given.ours):
             facts = json.loads((folder / "models" / "models.json").read_text())["cpu"]
-            names.append(f"{facts['network']} {facts['precision']}, onnxruntime-web wasm")
+            names.append(f"{facts['network']} {facts['precision']}, tiles of {facts['tile']}, onnxruntime-web wasm")
             page.evaluate("([name, what]) => prepare(name, 'ours', what)", [names[-1], f"/ours{number}"])
         for backend in given.backends:
             names.append(f"UpscalerJS esrgan-slim, TensorFlow.js {backend}")

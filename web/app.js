@@ -92,8 +92,12 @@ const answers = {
   },
   failed({ id, text }) {
     if (id && id !== job) return;
-    if (!engine && $('processor').value === 'webgpu') { choose('cpu'); return; }  // a GPU that cannot run it
     if (id) { showWork(false); }
+    if ($('processor').value === 'webgpu') {  // a GPU that cannot run it, or was lost
+      showError(`The GPU failed (${text}), so the CPU is used now.${id ? ' Choose the image again.' : ''}`);
+      choose('cpu');
+      return;
+    }
     showError(`${id ? 'The image could not be enlarged' : 'The model could not be loaded'}: ${text}`);
   },
 };
@@ -127,9 +131,11 @@ async function begin() {
   $('about').textContent = `Network: ${network}. Licence of its weights: ${licence || 'not stated'}${attribution ? `, ${attribution}` : ''}. ` +
     'The added detail is synthesised; it was not photographed. Transparent pixels become white.';
   const adapter = models.gpu && (await navigator.gpu?.requestAdapter().catch(() => null));
-  if (adapter) $('processor').add(new Option('GPU (WebGPU)', 'webgpu'));
+  const isSlow = Boolean(adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter);  // a GPU that the CPU imitates
+  if (adapter) $('processor').add(new Option(isSlow ? 'GPU (WebGPU), emulated and slow' : 'GPU (WebGPU)', 'webgpu'));
   const wanted = new URLSearchParams(location.search).get('processor');
-  choose(adapter && wanted !== 'cpu' ? 'webgpu' : 'cpu');
+  choose(adapter && (wanted === 'gpu' || (wanted !== 'cpu' && !isSlow)) ? 'webgpu' : 'cpu');
+  if (wanted === 'gpu' && !adapter) showError('This browser offers no GPU (WebGPU), so the CPU is used.');
 }
 
 $('choose').onclick = () => $('file').click();
