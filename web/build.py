@@ -27,8 +27,7 @@ ORT, ORT_SHA256 = "1.30.0", "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e
 """Version of onnxruntime-web, and SHA-256 of its package."""
 ORT_CPU = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 ORT_GPU = ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
-SIDE = 128
-"""LR pixels of a tile: twice that of other exports, since the overlap of 16 then costs less on photographs."""
+SIDE = 64
 _MOST_BYTES = 64 << 20  # of a member of the package
 
 
@@ -89,7 +88,11 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="shipped", help="a model with the network; default: shipped")
     parser.add_argument("--only", choices=("rrdb", "student"), default="rrdb")
     parser.add_argument(
-        "--static", type=int, default=SIDE, metavar="N", help=f"LR pixels of a tile's side; default: {SIDE}"
+        "--static",
+        type=int,
+        default=SIDE,
+        metavar="N",
+        help=f"LR pixels of a tile's side; default: {SIDE}. 128 is faster on photos, and needs larger images for --calibrate",
     )
     parser.add_argument("--calibrate", type=Path, default=Path("samples"), help="a store or a folder of HR images")
     given = parser.parse_args()
