@@ -9,7 +9,7 @@ TensorFlow.js come from npm into `--packages` (build/npm/peers); all versions ar
 
 Every image is enlarged once without being measured, since WebGL compiles its programs at first use. Then the methods take turns for several
 rounds, so that a disturbance meets all of them alike. CPU seconds are those of all processes of the browser (Linux), wall seconds those of the
-page; both are medians over rounds. Neither side has threads: the page is not isolated. Without a GPU, `webgl` is computed by the CPU
+page; both are medians over rounds, and the ratio is the median of the ratios of each round. Neither side has threads: the page is not isolated. Without a GPU, `webgl` is computed by the CPU
 (SwiftShader), and one image takes minutes. Bind it to one core with taskset: then wall seconds are those of one core.
 """
 
@@ -259,7 +259,8 @@ def main() -> None:
     print(f"| bicubic | {bicubic:.2f} | | | |")
     for name, row in rows.items():
         wall, cpu = median(row["wall"]), median(row["cpu"])
-        print(f"| {name} | {row['psnr_y']:.2f} | {wall:.2f} | {cpu:.2f} | {cpu / median(first['cpu']):.2f} |")
+        ratio = median(own / other for own, other in zip(row["cpu"], first["cpu"], strict=True))
+        print(f"| {name} | {row['psnr_y']:.2f} | {wall:.2f} | {cpu:.2f} | {ratio:.2f} |")
     if given.report:
         facts = {"chromium": version, "rounds": given.rounds, "images": len(pairs), "seconds": time.perf_counter() - start}
         given.report.parent.mkdir(parents=True, exist_ok=True)

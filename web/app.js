@@ -28,7 +28,33 @@ function tooLarge(width, height) {
     `${Math.floor(most / 1e6)} megapixels. Crop it, or use “samdiff infer”, which takes images of up to 50 megapixels.`;
 }
 
+// Width and height as the header states them: nothing is decoded, which could take more memory than there is.
+async function statedSize(file) {
+  const image = new Image(), url = URL.createObjectURL(file);
+  try {
+    await new Promise((resolve, reject) => { image.onload = resolve; image.onerror = reject; image.src = url; });
+    return [image.naturalWidth, image.naturalHeight];
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+}
+
+// Whether a canvas of its size could be made: browsers do not report it, drawing has no effect.
+function holds(canvas) {
+  try {
+    const context = canvas.getContext('2d'), [x, y] = [canvas.width - 1, canvas.height - 1];
+    context.fillRect(x, y, 1, 1);
+    const drawn = context.getImageData(x, y, 1, 1).data[3] === 255;
+    context.clearRect(x, y, 1, 1);
+    return drawn;
+  } catch {
+    return false;
+  }
+}
+
 async function pixelsOf(file) {
+  const stated = tooLarge(...(await statedSize(file)));
+  if (stated) throw new Error(stated);
   const bitmap = await createImageBitmap(file, { colorSpaceConversion: 'none' });
   const { width, height } = bitmap, problem = tooLarge(width, height);
   if (problem) { bitmap.close(); throw new Error(problem); }
@@ -54,6 +80,11 @@ async function start(file) {
   name = (file.name || 'image').replace(/\.[^.]*$/, '');
   sides = [image.width * scale, image.height * scale];
   for (const id of ['ours', 'bicubic']) [$(id).width, $(id).height] = sides;
+  if (!['ours', 'bicubic'].every((id) => holds($(id)))) {
+    showWork(false);
+    showError(`This browser has not enough memory for a result of ${sides.join(' × ')} pixels. Close other tabs, crop the image, or use “samdiff infer”.`);
+    return;
+  }
   $('stack').style.setProperty('--fit', `${(72 * sides[0]) / sides[1]}vh`);  // the whole image is visible
   showWork(true);
   [$('progress').value, $('download').disabled, $('cancel').hidden] = [0, true, false];
