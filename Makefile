@@ -49,9 +49,9 @@ gpu-bench: $(STAMP)
 gpu-bundle: $(STAMP)
 	$(BIN)/python benchmarks/gpu_bundle.py $(if $(STORE),--store $(STORE)) $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LIMIT),--limit $(LIMIT))
 
-# The upscaler for browsers as static files in build/web; needs npm. Another network: make web CHECKPOINT=runs/student CALIBRATE=tiles.zarr
+# The upscaler for browsers as static files in build/web; needs npm. Another network: make web CHECKPOINT=runs/student CALIBRATE=photos/ STATIC=128
 web: $(STAMP)
-	$(BIN)/python web/build.py build/web $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(ONLY),--only $(ONLY)) $(if $(CALIBRATE),--calibrate $(CALIBRATE))
+	$(BIN)/python web/build.py build/web $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(ONLY),--only $(ONLY)) $(if $(STATIC),--static $(STATIC)) $(if $(CALIBRATE),--calibrate $(CALIBRATE))
 
 check: $(STAMP) types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""`--json`: one JSON document on stdout and nothing else there. Also tables: drawn with rich on a terminal, plain lines elsewhere."""
+"""`--json` and `--json-lines`: JSON on stdout and nothing else there. Also tables: drawn with rich on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import io
 import json
 import math
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from typing import Annotated, TextIO, TypeVar
 
 import typer
 
-from ..errors import printable
+from ..errors import ConfigError, SamdiffError, printable
 from .common import RUN, print_result
 
 Command = Callable[..., None]
@@ -31,14 +33,36 @@ Json = Annotated[
 ]
 
 
+JsonLines = Annotated[
+    bool,
+    typer.Option(
+        "--json-lines",
+        rich_help_panel=RUN,
+        help="Like --json, but one line of JSON for each item as soon as it is finished, and one at the end.",
+    ),
+]
+
+
 @dataclass
 class Document:
-    """What a command reports with `--json`."""
+    """What a command reports with `--json` or `--json-lines`."""
 
     requested: bool = False
-    """Whether `--json` was given; if not, the content is not used."""
+    """Whether one of them was given; if not, the content is not used."""
     content: dict[str, object] = field(default_factory=dict)
     """Key -> value; paths, numpy scalars, NaN and text of any kind may be in it."""
+    kind: str = ""
+    """What a line of `--json-lines` is about, such as `image`."""
+    lines: TextIO | None = None
+    """Gets the lines of `--json-lines`; None: one document is printed at the end."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Number of lines by the status of their items."""
+
+    def emit(self, item: Mapping[str, object]) -> None:
+        """Print one finished item as a line, with `--json-lines` only. In `content` the same item belongs to the list."""
+        if self.lines is not None:
+            self.counts[str(item.get("status", "done"))] += 1
+            _print(self.lines, to_json({"type": self.kind, **item}, indent=None))
 
 
 def with_json(command: F) -> F:
@@ -50,34 +74,84 @@ def with_json(command: F) -> F:
 
     @functools.wraps(command)
     def run(*, as_json: bool, **own: object) -> None:
-        document = Document(as_json and not getattr(own.get("chosen"), "only_print", False))
-        if not document.requested:
-            command(document=document, **own)
-            return
-        stdout = sys.stdout
-        try:
-            with contextlib.redirect_stdout(sys.stderr or io.StringIO()):
-                command(document=document, **own)
-        except typer.Exit:
-            _write(stdout, document)
-            raise
-        _write(stdout, document)
+        _run(command, Document(as_json), own)
 
+    return _signed(run, command, as_json=Json)
+
+
+def with_json_lines(kind: str, *, items: str) -> Callable[[F], F]:
+    """A decorator like `with_json`, for a command that also accepts `--json-lines` and calls `Document.emit` for each finished item.
+
+    The lines are JSON objects with the key `type`: `kind` for an item; `end` for the last, with the rest of the document's content;
+    `error` instead of `end` after an error.
+
+    Args:
+        kind: what an item is, such as `image`.
+        items: key of the list of items in the document; the last line leaves it out.
+    """
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def run(*, as_json: bool, json_lines: bool, **own: object) -> None:
+            if as_json and json_lines:
+                raise ConfigError("--json-lines: cannot be combined with --json; leave one out")
+            _run(
+                command, Document(as_json or json_lines, kind=kind, lines=sys.stdout if json_lines else None), own, items=items
+            )
+
+        return _signed(run, command, as_json=Json, json_lines=JsonLines)
+
+    return decorate
+
+
+def _run(command: Command, document: Document, own: Mapping[str, object], *, items: str = "") -> None:
+    """Run a command, with its output on stderr if a document was requested, and print the document."""
+    if getattr(own.get("chosen"), "only_print", False):
+        document.requested, document.lines = False, None
+    if not document.requested:
+        command(document=document, **own)
+        return
+    stdout, begun = sys.stdout, time.monotonic()
+    try:
+        with contextlib.redirect_stdout(sys.stderr or io.StringIO()):
+            command(document=document, **own)
+    except typer.Exit:
+        _finish(stdout, document, seconds=time.monotonic() - begun, items=items)
+        raise
+    except (SamdiffError, OSError) as error:
+        if document.lines is not None:
+            _print(stdout, to_json({"type": "error", "reason": str(error)}, indent=None))
+        raise
+    _finish(stdout, document, seconds=time.monotonic() - begun, items=items)
+
+
+def _finish(stdout: TextIO | None, document: Document, *, seconds: float, items: str) -> None:
+    """Print the document, or the last line."""
+    if document.lines is not None:
+        rest = {key: value for key, value in document.content.items() if key != items}
+        last = {"type": "end", "counts": document.counts, "elapsed_seconds": round(seconds, 3), **rest}
+        _print(stdout, to_json(last, indent=None))
+    elif document.requested:
+        _print(stdout, to_json(document.content))
+
+
+def _signed(run: Callable[..., None], command: F, **options: object) -> F:
+    """`run` with the parameters of `command` but `document`, and with flags."""
     kind, signature = inspect.Parameter.KEYWORD_ONLY, inspect.signature(command, eval_str=True)
     own = [each for each in signature.parameters.values() if each.name != "document"]
-    own.append(inspect.Parameter("as_json", kind, default=False, annotation=Json))
+    own += [inspect.Parameter(name, kind, default=False, annotation=option) for name, option in options.items()]
     run.__signature__ = signature.replace(parameters=[each.replace(kind=kind) for each in own])  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in own}
     return run  # type: ignore[return-value]
 
 
-def to_json(content: object) -> str:
-    """JSON in ASCII that every parser reads.
+def to_json(content: object, indent: int | None = 1) -> str:
+    """JSON in ASCII that every parser reads; one line if `indent` is None.
 
     NaN and infinity become null. Bytes of file names that are not UTF-8 become text such as `\\xe9`, since a lone surrogate is not
     valid everywhere; all other names are exact.
     """
-    return json.dumps(_plain(content), indent=1, allow_nan=False).replace("\x7f", "\\u007f")  # DEL, which a terminal obeys
+    return json.dumps(_plain(content), indent=indent, allow_nan=False).replace("\x7f", "\\u007f")  # DEL, which a terminal obeys
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, plain: Sequence[str]) -> None:
@@ -110,9 +184,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         sys.stdout.flush()
 
 
-def _write(stream: object, document: Document) -> None:
-    if stream is not None and document.requested:
-        print(to_json(document.content), file=stream, flush=True)  # type: ignore[call-overload]
+def _print(stream: TextIO | None, text: str) -> None:
+    if stream is not None:
+        print(text, file=stream, flush=True)
 
 
 def _plain(value: object) -> object:

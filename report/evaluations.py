@@ -15,7 +15,7 @@ from ..model.names import DIGITS, HR
 from ..pipeline.storage.regular import read_regular
 from .files import ImageFiles
 from .layers import as_rgb8, difference_layer, fit, lossless_png, resized
-from .parts import EvaluationPart, Pairs, ResultImage
+from .parts import EvaluationPart, Pairs, ResultImage, as_text
 
 METRICS_FILE, UNFINISHED_FILE, IMAGES_FOLDER = "figures.json", "unfinished.jsonl", "pictures"
 MOST_BYTES = 256 << 20
@@ -202,18 +202,12 @@ def _numbers(summary: Sequence[Mapping[str, object]]) -> Pairs:
 
 def _facts(content: Mapping[str, object]) -> Pairs:
     facts = [(key, content[key]) for key in content if key not in ("summary", "pictures", "skipped")]
-    return tuple((printable(key), _text(value)) for key, value in facts)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{printable(key)}: {_text(each)}" for key, each in value.items())
-    return ", ".join(map(_text, value)) if isinstance(value, list) else printable(value)
+    return tuple((printable(key), as_text(value)) for key, value in facts if value not in ({}, [], None))
 
 
 def _skipped(content: Mapping[str, object]) -> Pairs:
     skipped = content.get("skipped")
-    return tuple((printable(name), _text(reason)) for name, reason in skipped.items()) if isinstance(skipped, dict) else ()
+    return tuple((printable(name), as_text(reason)) for name, reason in skipped.items()) if isinstance(skipped, dict) else ()
 
 
 def _notes(found: int, *, chosen: int, total: int, shown: Sequence[ResultImage]) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
+from ..errors import printable
+
 Pairs = tuple[tuple[str, str], ...]
 """(label, text) of a table."""
 
@@ -158,6 +160,13 @@ class EvaluationPart:
 
 
 Part = StorePart | RunPart | EvaluationPart
+
+
+def as_text(value: object) -> str:
+    """A value of a JSON file as one line for people."""
+    if isinstance(value, dict):
+        return "; ".join(f"{printable(key)}: {as_text(each)}" for key, each in value.items())
+    return ", ".join(map(as_text, value)) if isinstance(value, list) else printable(value)
 
 
 def as_values(value: object) -> object:

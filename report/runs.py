@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from ..pipeline.storage.regular import read_regular
 from ..progress import duration
 from .files import ImageFiles
 from .layers import as_rgb8, fit, lossless_png, resized
-from .parts import Curve, Pairs, RunPart, ValidationImage
+from .parts import Curve, Pairs, RunPart, ValidationImage, as_text
 from .stores import flat
 
 Line = Mapping[str, object]
@@ -66,7 +65,8 @@ def read_run(
     elif not any("validation" in line for line in lines):
         notes = (
             *notes,
-            "The run has no validation: train with validate.every and held-out tiles or validate.images to see PSNR and SSIM.",
+            "The run has no validation, so there is no PSNR and no SSIM. Training validates with --benchmark, or on images that "
+            "validate.images holds out: at most a tenth of the store's.",
         )
     return RunPart(
         title=printable(folder),
@@ -238,5 +238,5 @@ def _facts(lines: Sequence[Line], settings: Mapping[str, object]) -> Pairs:
             facts.append((f"peak memory of {printable(stage)}", bytes_text(max(value for _, value in memory) * 1e6)))
     if lines and not any("peak_memory_mb" in line for line in lines):
         facts.append(("peak memory", "not recorded in this log"))
-    facts += [(key, printable(json.dumps(settings[key]))) for key in ("stores", "versions", "threads") if settings.get(key)]
+    facts += [(key, as_text(settings[key])) for key in ("stores", "versions", "threads") if settings.get(key)]
     return tuple(facts)

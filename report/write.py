@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,11 +58,11 @@ def write_report(given: Sequence[str], config: ReportConfig) -> Written:
         except SamdiffError as error:
             if len(given) == 1:
                 raise
-            skipped[subject.place] = str(error)
+            skipped[subject.place] = _reason(subject.place, error)
         finally:
             bar.close()
     if not parts:
-        raise SamdiffError(f"report: none of the arguments can be shown; the first: {next(iter(skipped.values()))}")
+        raise SamdiffError(f"report: none of the arguments can be shown; the first: {_first(skipped)}")
     title = ", ".join(part.title.rstrip("/").rpartition("/")[2] for part in parts)
     page = render(parts, title=title, inline=files.urls(), folder=config.folder.name if files.in_folder else "").encode()
     write_output(config.out, page, config.overwrite)
@@ -110,6 +110,15 @@ def is_report(file: Path) -> bool:
         return False
 
 
+def _reason(place: str, error: SamdiffError) -> str:
+    """An error without the name of its argument, which is printed before it."""
+    return str(error).removeprefix("report: ").removeprefix(f"{printable(place)}: ")
+
+
+def _first(skipped: Mapping[str, str]) -> str:
+    return next((f"{printable(place)}: {reason}" for place, reason in skipped.items()), "none was given")
+
+
 def _recognised(given: Sequence[str]) -> tuple[list[Subject], dict[str, str]]:
     """The subjects, each once, and the reasons of those that are none, if there are several."""
     subjects: dict[Subject, None] = {}
@@ -120,7 +129,7 @@ def _recognised(given: Sequence[str]) -> tuple[list[Subject], dict[str, str]]:
         except ConfigError as error:
             if len(given) == 1:
                 raise
-            skipped[each] = str(error)
+            skipped[each] = _reason(each, error)
     if not subjects:
-        raise ConfigError(f"report: none of the arguments can be shown; the first: {next(iter(skipped.values()), 'none')}")
+        raise ConfigError(f"report: none of the arguments can be shown; the first: {_first(skipped)}")
     return list(subjects), skipped

@@ -28,7 +28,33 @@ function tooLarge(width, height) {
     `${Math.floor(most / 1e6)} megapixels. Crop it, or use “samdiff infer”, which takes images of up to 50 megapixels.`;
 }
 
+// Width and height as the header states them: nothing is decoded, which could take more memory than there is.
+async function statedSize(file) {
+  const image = new Image(), url = URL.createObjectURL(file);
+  try {
+    await new Promise((resolve, reject) => { image.onload = resolve; image.onerror = reject; image.src = url; });
+    return [image.naturalWidth, image.naturalHeight];
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+}
+
+// Whether a canvas of its size could be made: browsers do not report it, drawing has no effect.
+function holds(canvas) {
+  try {
+    const context = canvas.getContext('2d'), [x, y] = [canvas.width - 1, canvas.height - 1];
+    context.fillRect(x, y, 1, 1);
+    const drawn = context.getImageData(x, y, 1, 1).data[3] === 255;
+    context.clearRect(x, y, 1, 1);
+    return drawn;
+  } catch {
+    return false;
+  }
+}
+
 async function pixelsOf(file) {
+  const stated = tooLarge(...(await statedSize(file)));
+  if (stated) throw new Error(stated);
   const bitmap = await createImageBitmap(file, { colorSpaceConversion: 'none' });
   const { width, height } = bitmap, problem = tooLarge(width, height);
   if (problem) { bitmap.close(); throw new Error(problem); }
@@ -54,6 +80,11 @@ async function start(file) {
   name = (file.name || 'image').replace(/\.[^.]*$/, '');
   sides = [image.width * scale, image.height * scale];
   for (const id of ['ours', 'bicubic']) [$(id).width, $(id).height] = sides;
+  if (!['ours', 'bicubic'].every((id) => holds($(id)))) {
+    showWork(false);
+    showError(`This browser has not enough memory for a result of ${sides.join(' × ')} pixels. Close other tabs, crop the image, or use “samdiff infer”.`);
+    return;
+  }
   $('stack').style.setProperty('--fit', `${(72 * sides[0]) / sides[1]}vh`);  // the whole image is visible
   showWork(true);
   [$('progress').value, $('download').disabled, $('cancel').hidden] = [0, true, false];
@@ -92,8 +123,12 @@ const answers = {
   },
   failed({ id, text }) {
     if (id && id !== job) return;
-    if (!engine && $('processor').value === 'webgpu') { choose('cpu'); return; }  // a GPU that cannot run it
     if (id) { showWork(false); }
+    if ($('processor').value === 'webgpu') {  // a GPU that cannot run it, or was lost
+      showError(`The GPU failed (${text}), so the CPU is used now.${id ? ' Choose the image again.' : ''}`);
+      choose('cpu');
+      return;
+    }
     showError(`${id ? 'The image could not be enlarged' : 'The model could not be loaded'}: ${text}`);
   },
 };
@@ -127,9 +162,11 @@ async function begin() {
   $('about').textContent = `Network: ${network}. Licence of its weights: ${licence || 'not stated'}${attribution ? `, ${attribution}` : ''}. ` +
     'The added detail is synthesised; it was not photographed. Transparent pixels become white.';
   const adapter = models.gpu && (await navigator.gpu?.requestAdapter().catch(() => null));
-  if (adapter) $('processor').add(new Option('GPU (WebGPU)', 'webgpu'));
+  const isSlow = Boolean(adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter);  // a GPU that the CPU imitates
+  if (adapter) $('processor').add(new Option(isSlow ? 'GPU (WebGPU), emulated and slow' : 'GPU (WebGPU)', 'webgpu'));
   const wanted = new URLSearchParams(location.search).get('processor');
-  choose(adapter && wanted !== 'cpu' ? 'webgpu' : 'cpu');
+  choose(adapter && (wanted === 'gpu' || (wanted !== 'cpu' && !isSlow)) ? 'webgpu' : 'cpu');
+  if (wanted === 'gpu' && !adapter) showError('This browser offers no GPU (WebGPU), so the CPU is used.');
 }
 
 $('choose').onclick = () => $('file').click();

@@ -1,6 +1,6 @@
 """Builds the upscaler for browsers as a folder of static files: `make web`.
 
-    python web/build.py build/web [--only student|rrdb] [--checkpoint FILE] [--calibrate STORE]
+    python web/build.py build/web [--only student|rrdb] [--checkpoint FILE] [--static N] [--calibrate STORE]
 
 The folder holds the page, its worker, onnxruntime-web from npm (MIT), and the network twice: int8 for CPUs, float32 for GPUs (WebGPU).
 """
@@ -63,15 +63,15 @@ def unpack(package: Path, names: tuple[str, ...], folder: Path) -> None:
             (folder / name).write_bytes(opened.read())
 
 
-def build(out: Path, *, checkpoint: str, only: str, calibrate: Path, cache: Path) -> dict[str, object]:
+def build(out: Path, *, checkpoint: str, only: str, side: int, calibrate: Path, cache: Path) -> dict[str, object]:
     """Write the whole page into a folder, whose files of these names are replaced. Returns the manifests by processor."""
     package = fetch_ort(cache)
     loaded = load_checkpoint(Path(checkpoint), kind=("diffusion", "student", "rrdb"))
-    patches = read_patches(calibrate, scale=int(str(loaded.config["scale"])), side=SIDE)
+    patches = read_patches(calibrate, scale=int(str(loaded.config["scale"])), side=side)
     models: dict[str, object] = {}
     for processor, precision in (("cpu", "int8"), ("gpu", "fp32")):
         files, _ = export_tile(
-            loaded, checkpoint, out / "models", only=only, side=SIDE, precision=precision, patches=patches, overwrite=True
+            loaded, checkpoint, out / "models", only=only, side=side, precision=precision, patches=patches, overwrite=True
         )
         models[processor] = json.loads(files[1].read_text())
     (out / "models" / "models.json").write_text(json.dumps(models, indent=1) + "\n")
@@ -87,6 +87,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", choices=("student", "rrdb"), default="student")
     parser.add_argument("--checkpoint", help="a model with the network; default: shipped-student, or shipped for --only rrdb")
+    parser.add_argument(
+        "--static",
+        type=int,
+        default=SIDE,
+        metavar="N",
+        help=f"LR pixels of a tile's side; default: {SIDE}. 128 is faster on photos, and needs larger images for --calibrate",
+    )
     parser.add_argument("--calibrate", type=Path, default=Path("samples"), help="a store or a folder of HR images")
     given = parser.parse_args()
     try:
@@ -94,6 +101,7 @@ def main() -> None:
             given.out,
             checkpoint=given.checkpoint or (SHIPPED_STUDENT if given.only == "student" else SHIPPED_NAME),
             only=given.only,
+            side=given.static,
             calibrate=given.calibrate,
             cache=given.out.parent / "npm",
         )

@@ -15,7 +15,9 @@ async function load({ provider, model }) {
   ort.env.logLevel = 'error';
   const answer = await fetch(new URL(`./models/${model.file}`, import.meta.url));
   if (!answer.ok) throw new Error(`${model.file}: ${answer.status} ${answer.statusText}`);
-  await session?.release();
+  const former = session;
+  session = undefined;  // it cannot be released twice, if the next one cannot be made
+  await former?.release();
   session = await ort.InferenceSession.create(new Uint8Array(await answer.arrayBuffer()), { executionProviders: [isGpu ? 'webgpu' : 'wasm'] });
   manifest = model;
   postMessage({ type: 'loaded', threads: isGpu ? 0 : ort.env.wasm.numThreads, provider });

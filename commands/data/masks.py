@@ -12,7 +12,7 @@ from ...errors import ConfigError, ImageError, printable
 from ...pipeline.masks.settings import MaskConfig, SegmenterConfig
 from ...settings import section
 from ..common import COMMON, RUN, Device, Threads, finish, print_error, print_status, required
-from ..document import Document, with_json
+from ..document import Document, with_json_lines
 from ..options import Chosen, configured
 from .confirm import confirm_weights
 
@@ -26,7 +26,7 @@ class MasksSettings:
 
 
 @configured(MasksSettings)
-@with_json
+@with_json_lines("image", items="images")
 def masks(
     chosen: Chosen[MasksSettings],
     document: Document,
@@ -68,7 +68,7 @@ def masks(
     assert images is not None
     images, records = _former_json(images, records, document)
     from ...model.inference.image_io import FORMATS
-    from ...model.sheets.mask_sheets import SUFFIX, MaskJob, draw_masks, list_mask_inputs, plan_mask_files, unused
+    from ...model.sheets.mask_sheets import SUFFIX, MaskJob, MaskResult, draw_masks, list_mask_inputs, plan_mask_files, unused
     from ...pipeline.storage.outputs import claim_outputs
     from ...runtime import activity, pick_device, setup_process
 
@@ -87,8 +87,14 @@ def masks(
     else:
         jobs = plan_mask_files(files, out, records, read=weights, overwrite=overwrite)
     document.content.update(segmenter=None, mode=settings.masks.mode, device=None)
+
+    def emit(result: MaskResult) -> None:
+        document.emit(asdict(result))
+
     if all(job.problem for job in jobs):  # such as a second run of the same command: no weights are loaded
         results = [unused(job) for job in jobs]
+        for result in results:
+            emit(result)
     else:
         from ...pipeline.segmenters.by_name import make_segmenter
 
@@ -103,7 +109,7 @@ def masks(
         how = f"{generator.describe()['name']}, {settings.masks.mode}, {where}"
         engine = getattr(generator, "engine", None)  # of the mask engine's segmenters
         group = 1 if engine is None else engine.encoder_batch
-        results = draw_masks(generator, jobs, how=how, group=group, overwrite=overwrite, report=print_status)
+        results = draw_masks(generator, jobs, how=how, group=group, overwrite=overwrite, report=print_status, on_result=emit)
         document.content.update(segmenter=generator.describe(), device=str(where))
     document.content["images"] = list(map(asdict, results))
     finish({result.source: result.reason for result in results if result.status == "skipped"})
@@ -118,7 +124,7 @@ def _former_json(images: list[str], records: Path | None, document: Document) ->
     files = [given for given in images if given.lower().endswith(".json")]
     if not files:
         return images, records
-    if document.requested and records is None and len(files) == 1 and len(images) > 1:
+    if document.requested and document.lines is None and records is None and len(files) == 1 and len(images) > 1:
         print_error(f"--json {files[0]}: taken as --records {files[0]}; --json without a file prints a document")
         document.requested = False
         return [given for given in images if given != files[0]], Path(files[0])

@@ -9,12 +9,12 @@ import typer
 
 from ...errors import ConfigError
 from ..common import COMMON, MoreStores, Stores, print_status, required
-from ..document import Document, print_table, with_json
+from ..document import Document, print_table, with_json_lines
 
 _KINDS = ("hdf5", "folder", "masks", "npz")
 
 
-@with_json
+@with_json_lines("store", items="stores")
 def info(document: Document, stores: Stores = None, more_stores: MoreStores = None) -> None:
     """Show what is in a store.
 
@@ -34,7 +34,11 @@ def info(document: Document, stores: Stores = None, more_stores: MoreStores = No
     from ...pipeline.shards.reader import open_store
 
     if document.requested:
-        document.content["stores"] = [store_facts(open_store(place)) for place in places]
+        facts = []
+        for place in places:
+            facts.append(store_facts(open_store(place)))
+            document.emit(facts[-1])
+        document.content["stores"] = facts
         return
     for place in places:
         store = open_store(place)
@@ -43,7 +47,7 @@ def info(document: Document, stores: Stores = None, more_stores: MoreStores = No
         print_table(store_title(store), (), rows, plain=store_lines(store))
 
 
-@with_json
+@with_json_lines("store", items="stores")
 def verify(
     document: Document,
     stores: Stores = None,
@@ -63,6 +67,7 @@ def verify(
         problems = verify_store(place, deep)
         end = f"{len(problems)} problems" if problems else f"sound{', masks and codes recomputed' if deep else ''}"
         reports.append({"store": place, "sound": not problems, "deep": deep, "problems": problems})
+        document.emit(reports[-1])
         damaged += bool(problems)
         if not document.requested:
             rows = [problem.partition(": ")[::2] for problem in problems]

@@ -13,12 +13,13 @@ from ...model.evaluate_config import EvaluateConfig
 from ...model.infer_config import InferConfig
 from ...settings import section
 from ..common import COMMON, Checkpoint, Device, Threads, choose_checkpoint, finish, print_result, print_status, required
-from ..document import Document, print_table, with_json
+from ..document import Document, print_table, with_json_lines
 from ..options import Chosen, configured, renamed
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ...model.evaluation.evaluate import Row
     from ...model.inference.upscaler import Upscaler
 
 
@@ -31,7 +32,7 @@ class EvaluateSettings:
 
 
 @configured(EvaluateSettings)
-@with_json
+@with_json_lines("image", items="pictures")
 def evaluate(
     chosen: Chosen[EvaluateSettings],
     document: Document,
@@ -124,6 +125,10 @@ def evaluate(
     if unfinished.replaced:
         print_status(f"{out}: an evaluation with another model, settings or metrics was unfinished there; this one begins anew")
     rows = []
+
+    def emit(row: Row) -> None:
+        document.emit({"benchmark": row.benchmark, "image": row.image, "method": row.method, "seed": row.seed, **row.metrics})
+
     for name, pairs in sets.items():
         before = sum(unfinished.rows(name, pair) is not None for pair in pairs)
         if before:
@@ -156,6 +161,7 @@ def evaluate(
             on_image=done,
             unfinished=unfinished,
             samples=model.samples,
+            on_row=emit,
         )
         bar.close()
     models = models | conventions(model.samples)

@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...model.infer_config import SHIPPED_FOR, InferConfig, OutputConfig, ShippedConfig
 from ...settings import section
 from ..common import COMMON, RUN, Checkpoint, Device, Threads, choose_checkpoint, finish, print_result, print_status, required
-from ..document import Document, with_json
+from ..document import Document, with_json_lines
 from ..options import Chosen, configured
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class InferSettings:
 
 
 @configured(InferSettings)
-@with_json
+@with_json_lines("image", items="images")
 def infer(
     chosen: Chosen[InferSettings],
     document: Document,
@@ -102,10 +102,14 @@ def infer(
     if dry_run:
         _print_plan(planned_results(upscaler, jobs, settings, output=output), upscaler, settings, document=document)
         return
-    results: list[FileResult] = []
-    failed = upscale_files(upscaler, jobs, settings=settings, output=output, report=print_status, on_result=results.append)
-    document.content["images"] = list(map(asdict, results))
-    finish(failed)
+    results: list[dict[str, object]] = []
+
+    def done(result: FileResult) -> None:
+        results.append(asdict(result))
+        document.emit(results[-1])
+
+    document.content["images"] = results
+    finish(upscale_files(upscaler, jobs, settings=settings, output=output, report=print_status, on_result=done))
 
 
 def _print_plan(results: list[FileResult], upscaler: Upscaler, settings: InferConfig, *, document: Document) -> None:
@@ -115,6 +119,7 @@ def _print_plan(results: list[FileResult], upscaler: Upscaler, settings: InferCo
 
     document.content.update(dry_run=True, images=list(map(asdict, results)))
     for result in results:
+        document.emit(asdict(result))
         if result.status != "skipped":
             print_result(result.line())
     pixels = [result.size[0] * result.size[1] for result in results if result.status == "planned" and result.size]

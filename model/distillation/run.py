@@ -26,8 +26,8 @@ from ..training.cost_estimate import TIMED, Pace, Part, time_step, validation_se
 from ..training.distributed import ProcessGroup
 from ..training.logger import Tracker
 from ..training.run import Run, train_stage
-from ..training.run_dir import acquire_run_dir, requested_settings, versions
-from ..training.state import State, steps_done
+from ..training.run_dir import acquire_run_dir, requested_settings, steps_done, versions
+from ..training.state import State
 from ..training.tasks import check_batch
 from ..training.validation import Benchmark, Upscale, held_out, regress, with_perceptual
 from .task import StudentTask

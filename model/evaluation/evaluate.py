@@ -135,6 +135,7 @@ def evaluate(
     on_image: Callable[[str, str, np.ndarray], None] = lambda *_: None,
     unfinished: Unfinished | None = None,
     samples: SampleFormat = RGB8,
+    on_row: Callable[[Row], object] = lambda _: None,
 ) -> list[Row]:
     """Evaluate bicubic upsampling, the RRDB and samples of all seeds on a benchmark.
 
@@ -150,6 +151,7 @@ def evaluate(
         unfinished: the finished images of an interrupted evaluation, and the place to record new ones. Not used if `extras` has
             metrics of whole folders, which need all results.
         samples: of all images.
+        on_row: called with the metrics of each result as soon as they are known, also with those that were finished before.
     """
     rows: list[Row] = []
     more = extras or Measures()
@@ -159,6 +161,8 @@ def evaluate(
             before = kept.rows(benchmark, pair) if kept else None
             if before is not None:
                 rows += before
+                for row in before:
+                    on_row(row)
                 continue
             first, rrdb = len(rows), None if regress is None else regress(pair.lr)
             made = [("bicubic", 0, imresize(pair.lr, scale)), *([] if rrdb is None else [("rrdb", 0, rrdb)])]
@@ -173,6 +177,7 @@ def evaluate(
                         metrics=metrics_of(sr, pair, scale, reference=rrdb, extras=more.images, samples=samples),
                     )
                 )
+                on_row(rows[-1])
                 if more.folders:
                     save_image(sr, Path(scratch, f"{method}-{seed}", f"{number}.png"))
                 on_image(pair.name, method if method != "samdiff" else f"{method}-seed{seed}", sr)

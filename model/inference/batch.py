@@ -6,8 +6,9 @@ import hashlib
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +65,8 @@ class FileResult:
     """Width and height of the output, if it was written."""
     notes: tuple[str, ...] = ()
     """What reading or writing changed or left out."""
+    seconds: float | None = None
+    """Wall time from reading to writing, if it was written."""
 
     def line(self) -> str:
         """One line for people, not for `skipped`."""
@@ -164,11 +167,13 @@ def upscale_files(
     advance = TotalTime(bar, sizes=[math.prod(header_size(job.source) or (0,)) for job in jobs], report=report)
     failed: dict[str, str] = {}
     for number, job in enumerate(jobs, start=1):
+        begun = time.monotonic()
         bar.set_description(printable(job.source.name) + (f" {number}/{len(jobs)}" if len(jobs) > 1 else ""))
         try:
             result = _unchanged(model, job, settings, output=output)
             if result is None:
                 result = _upscale_file(model, job, settings, output=output, guard=guard, on_progress=advance)
+                result = replace(result, seconds=round(time.monotonic() - begun, 3))
         except Exception as error:  # noqa: BLE001 - any other error is reported for this file, and the other files are processed
             known = isinstance(error, SamdiffError)
             if len(jobs) == 1:

@@ -172,6 +172,7 @@ def draw_masks(
     group: int = 1,
     overwrite: bool = False,
     report: Callable[[str], object] = lambda _: None,
+    on_result: Callable[[MaskResult], object] = lambda _: None,
 ) -> list[MaskResult]:
     """Segment and draw images. A failure is the result of its image and does not stop the others.
 
@@ -182,11 +183,14 @@ def draw_masks(
         group: images that are segmented together.
         overwrite: whether files that exist may be replaced.
         report: called with a line for each image that was drawn, and for each note on it.
+        on_result: called with what became of each image: first of those with a `problem`, then of the others as soon as they are finished.
 
     Raises:
         SamdiffError: the only image failed.
     """
-    results: dict[int, MaskResult] = {}
+    results = {number: unused(job) for number, job in enumerate(jobs) if job.problem}
+    for result in results.values():
+        on_result(result)
     work = [(number, job) for number, job in enumerate(jobs) if not job.problem]
     bar = progress(desc="masks", total=len(jobs), unit="image", initial=len(jobs) - len(work))
     read = zip(work, (each for _, each in read_ahead([job.image for _, job in work])), strict=True)
@@ -209,9 +213,10 @@ def draw_masks(
                 for note in decoded.notes:
                     report(f"{job.image.name}: {note}")
                 report(results[number].line(how))
+            on_result(results[number])
             bar.update()
     bar.close()
-    return [results.get(number) or unused(job) for number, job in enumerate(jobs)]
+    return [results[number] for number in range(len(jobs))]
 
 
 Item = tuple[tuple[int, MaskJob], Decoded | ImageError]

@@ -19,7 +19,7 @@ from ...progress import activity, duration
 from ..config import RunConfig
 from ..networks.build import build_rrdb, build_unet
 from .distributed import ProcessGroup
-from .state import steps_done
+from .run_dir import steps_done
 from .tasks import DiffusionTask, RrdbTask
 
 TIMED, CORRECTED = 3, 20

@@ -45,8 +45,8 @@ from .cost_estimate import Pace, expected_pace, measure
 from .distributed import ProcessGroup
 from .logger import Tracker
 from .loop import Stage, run
-from .run_dir import acquire_run_dir, requested_settings, versions
-from .state import State, states, steps_done
+from .run_dir import acquire_run_dir, requested_settings, steps_done, versions
+from .state import State, states
 from .tasks import DiffusionTask, RrdbTask, StageTask, check_inputs, tensors_of, validation_sampler
 from .validation import Benchmark, SheetSaver, Upscale, check_benchmarks, describe, held_out, regress, score, with_perceptual
 

@@ -96,8 +96,10 @@ def _weights_origin(path: Path | None, part: str = "") -> dict[str, str] | None:
     return {"file": path.name, "sha256": weights_digest(checkpoint.part(part) if part else checkpoint.tensors)}
 
 
-def acquire_run_dir(out: Path, requested: dict[str, object], held: ExitStack) -> list[str]:
+def acquire_run_dir(out: Path, requested: dict[str, Any], held: ExitStack) -> list[str]:
     """Lock the folder for this process until `held` is closed, and write `config.json`. Returns lines to report.
+
+    `config.json` of a finished run is left as it is: no step is taken with the settings that were requested now.
 
     Raises:
         BusyError: another process is training into it.
@@ -112,7 +114,8 @@ def acquire_run_dir(out: Path, requested: dict[str, object], held: ExitStack) ->
         raise ConfigError(
             f"{out}: holds {', '.join(foreign[:3])} and no {file.name}, so it is not a run's folder; give another --out"
         )
-    held.enter_context(take_lock(out / "lock", out, "samdiff train"))
+    command, last = ("samdiff distill", "student") if has_student(requested) else ("samdiff train", "diffusion")
+    held.enter_context(take_lock(out / "lock", out, command))
     check_run_folder(out)  # another run may have been here
     reported: list[str] = []
     threads = recorded_threads(out)
@@ -126,9 +129,33 @@ def acquire_run_dir(out: Path, requested: dict[str, object], held: ExitStack) ->
     check_own_files(out, requested)
     sweep_partial(out, below=False, ours=is_run_file)
     mended = repair_log(out / LOG_FILE)
+    if before and (out / MODEL_FILE).exists() and steps_done(out, last) >= requested["train"]["steps"] > 0:
+        return [*mended, *(f"not changed, since the run is finished: {line}" for line in reported)]
     machine = {"versions": versions(), "threads": torch.get_num_threads()}
     LocalStore(out).set(file.name, json.dumps({**requested, **machine}, indent=1, sort_keys=True).encode())
     return [*mended, *(f"changed in this run: {line}" for line in reported), *(_thread_notes(threads) if before else [])]
+
+
+def state_name(stage: str, step: int) -> str:
+    """Name of the file with a stage's state after so many steps."""
+    return f"state-{stage}-{step:08d}.safetensors"
+
+
+def state_steps(out: Path, stage: str) -> list[int]:
+    """Steps of a stage's saved states, ascending; files with other spellings of the same number do not count."""
+    matches = (re.fullmatch(rf"state-{stage}-([0-9]{{8,18}})\.safetensors", path.name) for path in out.glob("state-*"))
+    steps = sorted(int(match[1]) for match in matches if match)
+    return [step for step in steps if (out / state_name(stage, step)).exists()]
+
+
+def steps_done(out: Path, stage: str) -> int:
+    """Steps of a stage's newest saved state."""
+    return max(state_steps(out, stage), default=0)
+
+
+def has_student(requested: Mapping[str, Any]) -> bool:
+    """Whether the settings of `requested_settings` are those of a student."""
+    return bool(requested["student"]["layers"])
 
 
 def recorded_threads(out: Path) -> int | None:
@@ -204,9 +231,7 @@ def check_own_files(out: Path, requested: Mapping[str, Any]) -> None:
 
     A state that cannot be read is left to `state.resume`, whose error says how to resume.
     """
-    of_run = {
-        name: "student" if requested["student"]["layers"] and name != RRDB_FILE else kind for name, kind in _KIND_OF.items()
-    }
+    of_run = {name: "student" if has_student(requested) and name != RRDB_FILE else kind for name, kind in _KIND_OF.items()}
     found = {out / name: kind for name, kind in of_run.items() if (out / name).is_file()}
     found |= {path: "state" for path in sorted(out.glob("state-*")) if _STATE.fullmatch(path.name) and path.is_file()}
     for file, kind in found.items():

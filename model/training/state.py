@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from ..checkpoints.format import (
 from ..checkpoints.plain import brief, whole_number
 from ..config import config_of
 from .optimizer import Guard
-from .run_dir import changes, saved_settings
+from .run_dir import changes, saved_settings, state_name, state_steps
 
 
 @dataclass
@@ -45,22 +44,7 @@ class State:
 
 def states(folder: Path, name: str) -> list[Path]:
     """The saved states of a stage, oldest first. Files with other names, such as copies, are ignored."""
-    return [folder / _file_name(name, step) for step in _steps(folder, name)]
-
-
-def steps_done(folder: Path, name: str) -> int:
-    """Steps of a stage's newest saved state."""
-    return max(_steps(folder, name), default=0)
-
-
-def _steps(folder: Path, name: str) -> list[int]:
-    matches = (re.fullmatch(rf"state-{name}-([0-9]{{8,18}})\.safetensors", path.name) for path in folder.glob("state-*"))
-    steps = sorted(int(match[1]) for match in matches if match)
-    return [step for step in steps if (folder / _file_name(name, step)).exists()]  # without other spellings of the same number
-
-
-def _file_name(name: str, step: int) -> str:
-    return f"state-{name}-{step:08d}.safetensors"
+    return [folder / state_name(name, step) for step in state_steps(folder, name)]
 
 
 def fresh(network: nn.Module, guard: Guard) -> State:
@@ -88,7 +72,7 @@ def save_state(
         tensors |= {f"adam.{key}.{names[index]}": value for key, value in moments.items()}
     facts = {"stage": name, "step": state.step, "position": state.step * batch, "best": state.best}
     facts |= {} if frozen_sha256 is None else {"beneath": frozen_sha256}
-    save_checkpoint(folder / _file_name(name, state.step), Checkpoint("state", tensors, config, facts=facts))
+    save_checkpoint(folder / state_name(name, state.step), Checkpoint("state", tensors, config, facts=facts))
     for old in filter(_is_state, states(folder, name)[:-keep]):
         old.unlink()
 
@@ -157,7 +141,7 @@ def _contradiction(checkpoint: Checkpoint, name: str, file: Path) -> str:
     facts, batch = checkpoint.facts, config_of(checkpoint.config).train.batch
     step = facts.get("step")
     best = facts.get("best")
-    if facts.get("stage") != name or not whole_number(step) or file.name != _file_name(name, step):
+    if facts.get("stage") != name or not whole_number(step) or file.name != state_name(name, step):
         return f"holds step {brief(step)} of stage {brief(facts.get('stage'))}, which contradicts its name"
     if facts.get("position") != step * batch:
         return f"expected sample position {step * batch} ({step} steps of {batch}), got {brief(facts.get('position'))}"

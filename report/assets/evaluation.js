@@ -50,7 +50,7 @@ function fillEvaluation(part, body) {
     }
     const methods = [...new Set(part.rows.map((each) => each[2]))];
     const search = element("input", { type: "search", placeholder: "part of a name", oninput: () => { text = search.value.toLowerCase(); update(); } });
-    const made = panel("Metrics of each image", "The headings sort. A name opens the image.",
+    const made = panel("Metrics of each image", `The headings sort.${viewer ? " A name opens the image." : ""}`,
       element("div", { class: "bar" }, field("Search", search), field("Method", choice([["", "all"], ...methods.map((name) => [name, name])], (value) => { method = value; update(); }))),
       pages.controls, element("div", { class: "scroll" }, element("table", { class: "images" }, element("thead", {}, element("tr", {}, ...heads)), bodyRows)));
     update();

@@ -12,8 +12,8 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 
 
 @contextmanager
-def chromium() -> Iterator[object]:
-    """The browser; the test is skipped, with the reason, where there is none."""
+def chromium(*flags: str) -> Iterator[object]:
+    """The browser with these flags; the test is skipped, with the reason, where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install")
     program = os.environ.get("SAMDIFF_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
@@ -23,6 +23,6 @@ def chromium() -> Iterator[object]:
         pytest.skip(f"{program} does not start: {(version.stderr or version.stdout).strip()[:200]}")
     with playwright.sync_playwright() as driver:
         root = ["--no-sandbox"] if os.geteuid() == 0 else []
-        shown = driver.chromium.launch(executable_path=program, args=root)
+        shown = driver.chromium.launch(executable_path=program, args=[*root, *flags])
         yield shown
         shown.close()

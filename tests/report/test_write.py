@@ -148,6 +148,7 @@ def test_one_of_several_that_cannot_be_shown_is_skipped(tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "the store is not finished" in shown
     assert "no such folder" in shown
+    assert shown.count(f"{tmp_path / 'no'}: ") == 1  # the argument is named once
     parts = json.loads(Document(out.read_text()).scripts[0][1])["parts"]
     assert [part["kind"] for part in parts] == ["run", "store"]
     with pytest.raises(SamdiffError, match="none of the arguments can be shown"):

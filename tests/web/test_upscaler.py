@@ -110,7 +110,17 @@ def test_keyboard_slider_and_what_is_refused(page, tmp_path):
     Image.new("L", (4200, 10)).save(tmp_path / "wide.png")
     page.set_input_files("#file", tmp_path / "wide.png")
     page.locator("#error", has_text="4200 × 10").wait_for()
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "huge.png")  # 110 kB; 3.6 GB if it were decoded
+    page.set_input_files("#file", tmp_path / "huge.png")
+    page.locator("#error", has_text="30000 × 30000 pixels and would become 120000 × 120000").wait_for()
     Image.fromarray(photo(20, 20)).save(tmp_path / "input.png")
+    page.evaluate(
+        "() => { const read = CanvasRenderingContext2D.prototype.getImageData; CanvasRenderingContext2D.prototype.getImageData ="
+        " function () { CanvasRenderingContext2D.prototype.getImageData = read; throw new RangeError('out of memory'); } }"
+    )
+    page.set_input_files("#file", tmp_path / "input.png")
+    page.locator("#error", has_text="not enough memory for a result of 80 × 80 pixels").wait_for()
+    assert page.is_visible("#drop")
     page.set_input_files("#file", tmp_path / "input.png")
     page.wait_for_selector("#work[data-state=done]")
     assert page.is_hidden("#error")

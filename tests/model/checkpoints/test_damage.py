@@ -22,8 +22,8 @@ from samdiff.model.config import config_of, load_config
 from samdiff.model.inference.upscaler import load_model
 from samdiff.model.training.logger import repair_log
 from samdiff.model.training.run import train
-from samdiff.model.training.run_dir import acquire_run_dir
-from samdiff.model.training.state import states, steps_done
+from samdiff.model.training.run_dir import acquire_run_dir, steps_done
+from samdiff.model.training.state import states
 
 from ...helpers import damaged_checkpoints as damage
 from ...helpers.stores import make_store

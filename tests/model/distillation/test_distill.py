@@ -10,7 +10,7 @@ from PIL import Image
 
 from samdiff import load_model, open_store
 from samdiff.cli import main
-from samdiff.errors import CheckpointError, ConfigError
+from samdiff.errors import BusyError, CheckpointError, ConfigError
 from samdiff.model.checkpoints.format import load_checkpoint
 from samdiff.model.checkpoints.publish import default_checkpoint
 from samdiff.model.config import load_config
@@ -19,6 +19,7 @@ from samdiff.model.distillation.task import Teacher
 from samdiff.model.inference.upscaler import load_diffusion
 from samdiff.model.networks.student import Student, bicubic_kernel
 from samdiff.pipeline.degrade.imresize import imresize
+from samdiff.pipeline.storage.lock import take_lock
 
 from ...helpers.models import STUDENT, write_model
 from ...helpers.stores import make_store
@@ -73,6 +74,18 @@ def test_resume_equals_an_uninterrupted_run(tmp_path, teacher):
     without = run(tmp_path, "without", teacher, "student.teacher_share=0")
     assert losses(tmp_path / "without")[0] < losses(tmp_path / "whole")[0]
     assert not torch.equal(load_checkpoint(without).tensors["student.last.bias"], first.tensors["student.last.bias"])
+
+
+def test_a_finished_run_keeps_its_record(tmp_path, teacher):
+    """Settings that are changed after the last step are reported, not recorded; a lock in the folder is named after the command."""
+    run(tmp_path, "r", teacher)
+    before, reported = (tmp_path / "r" / "config.json").read_bytes(), []
+    run(tmp_path, "r", teacher, "student.teacher_share=0", "train.steps=5", report=reported.append)
+    assert "not changed, since the run is finished: student.teacher_share: was 0.5, now 0.0" in reported
+    assert any(line.startswith("student: already finished, 6 steps; nothing to do") for line in reported)
+    assert (tmp_path / "r" / "config.json").read_bytes() == before
+    with take_lock(tmp_path / "r" / "lock", "x", "x"), pytest.raises(BusyError, match="another `samdiff distill` is running"):
+        run(tmp_path, "r", teacher)
 
 
 def test_the_loss_falls_and_ends_the_phase_with_a_perceptual_one(tmp_path, teacher, monkeypatch):

@@ -1,5 +1,6 @@
 """A run's folder: one process at a time, one set of settings, and the reported lines."""
 
+import json
 import os
 import shutil
 import signal
@@ -261,7 +262,12 @@ def test_a_run_of_other_settings_is_refused(tmp_path):
     run(tmp_path, "r", "train.steps=9", "train.lr=5e-4", "validate.steps=3", "train.workers=0")
     reported = []
     train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=9"), CPU, report=reported.append)
+    assert "not changed, since the run is finished: train.lr: was 0.0005, now 0.001" in reported
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["train"]["lr"] == 5e-4  # what it was trained with
+    reported.clear()
+    train([open_store(tmp_path / "a.zarr")], tmp_path / "r", config("train.steps=10"), CPU, report=reported.append)
     assert "changed in this run: train.lr: was 0.0005, now 0.001" in reported
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["train"]["lr"] == 1e-3
     (tmp_path / "r" / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"config.json: damaged"):
         run(tmp_path, "r")
