@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class Segmenter(Protocol):
     def describe(self) -> dict[str, object]:
         """JSON-able facts that decide the masks."""
 
-    def generate_batch(self, images: Iterable[object]) -> Iterator[MaskTable | list[CocoMask]]:
+    def generate_batch(self, images: Iterable[Any]) -> Iterator[MaskTable | list[CocoMask]]:
         """Masks of uint8 [H, W, 3] images, or of the results of its `preprocess_ahead`, in order."""
 
 
