@@ -154,3 +154,25 @@ def test_a_part_of_the_gpu_benchmark_keeps_what_it_measured(gpu, tmp_path, monke
     stopped, failed = (gpu.run_part(part, arguments, limit=5) for part in gpu.PARTS[:2])
     assert (stopped["status"], stopped["results"], stopped["error"]) == ("stopped", {"first": 1}, "stopped after 5 s")
     assert (failed["status"], failed["results"], failed["error"]) == ("failed", {"first": 1}, "ValueError: x")
+
+
+def test_the_training_bundle_holds_what_fits_and_no_held_out_image(monkeypatch, tmp_path, capsys):
+    """Of two folders, in an order that mixes them; what is no image is passed over."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_bundle
+    from PIL import Image
+
+    for folder, count in (("a", 6), ("b", 3)):
+        (tmp_path / folder).mkdir()
+        for k in range(count):
+            Image.new("RGB", (100, 100)).save(tmp_path / folder / f"{k}.png")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "held_out.txt").write_text("a/0.png\nb/1.png\n")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    monkeypatch.setattr(gpu_bundle, "STORE_MIB", 6 * 30000 * gpu_bundle.STORE_BYTES / 2**20 + 0.01)
+    gpu_bundle.choose_photos(tmp_path / "chosen", folders, tmp_path / "held_out.txt", None)
+    chosen = sorted(str(path.relative_to(tmp_path / "chosen")) for path in tmp_path.glob("chosen/*/*"))
+    assert len(chosen) == 6
+    assert {"a", "b"} == {name[0] for name in chosen}
+    assert not {"a/0.png", "b/1.png"} & set(chosen)
+    assert capsys.readouterr().out.startswith("training store: 6 of 7 images; 3 are held out, or no images")
