@@ -123,7 +123,8 @@ def stage(runner: Runner, name: str, count: str, seconds: float, *options: str) 
     try:
         done, rate = speed(folder, kind)
     except (OSError, LookupError, ValueError) as error:
-        print(f"{name}: no step was logged ({error}); see training.txt", flush=True)
+        last = (runner.out / "training.txt").read_text().strip().rpartition("\n")[2]
+        print(f"{name}: no step was logged ({error}); training.txt ends with: {last}", flush=True)
         return
     rest = seconds - (time.monotonic() - begin) - 15  # starting and saving
     steps = done + max(1, int(0.9 * rate * rest))
