@@ -176,3 +176,36 @@ def test_the_training_bundle_holds_what_fits_and_no_held_out_image(monkeypatch, 
     assert {"a", "b"} == {name[0] for name in chosen}
     assert not {"a/0.png", "b/1.png"} & set(chosen)
     assert capsys.readouterr().out.startswith("training store: 6 of 7 images; 3 are held out, or no images")
+
+
+def test_a_run_comes_back_in_pieces_and_is_resumed_from_them(monkeypatch, tmp_path):
+    """The newest state only, no stale piece of a longer earlier run; a run that is there is left alone. Speed is that of the last call."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_run
+
+    monkeypatch.setattr(gpu_run, "PIECE", 10_000)
+    runner = argparse.Namespace(out=tmp_path / "out", work=tmp_path / "work", folder=tmp_path / "bundle")
+    run = runner.work / "flow"
+    for folder in (run, runner.out, runner.folder):
+        folder.mkdir(parents=True)
+    (run / "state-diffusion-00000009.safetensors").write_bytes(b"old")
+    (run / "state-diffusion-00000010.safetensors").write_bytes(os.urandom(35_000))
+    (run / "config.json").write_text('{"train": {"batch": 4}}')
+    lines = [{"stage": "diffusion", "step": step, "samples_per_s": rate} for step, rate in ((1, 4.0), (2, 4.0), (3, 8.0))]
+    (run / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    gpu_run.bring_back(runner, "flow", "state-diffusion-*")
+    assert sorted(path.name for path in runner.out.iterdir()) == [
+        f"flow.tar.{k}" for k in range(len(list(runner.out.iterdir())))
+    ]
+    assert all(path.stat().st_size <= 10_000 for path in runner.out.iterdir())
+    before = {path.name: path.read_bytes() for path in run.iterdir() if "00000009" not in path.name}
+    run.rename(tmp_path / "gone")
+    gpu_run.unpack(runner, "flow")
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert gpu_run.speed(run, "diffusion", 0) == (3, 1.0)
+    assert gpu_run.speed(run, "diffusion", 2) == (3, 2.0)
+    (run / "state-diffusion-00000010.safetensors").write_bytes(b"short")
+    gpu_run.unpack(runner, "flow")  # changes nothing
+    gpu_run.bring_back(runner, "flow", "state-diffusion-*")
+    assert (run / "state-diffusion-00000010.safetensors").read_bytes() == b"short"
+    assert len(list(runner.out.iterdir())) == 2
