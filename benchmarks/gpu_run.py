@@ -195,7 +195,7 @@ def train(runner: Runner, arguments: argparse.Namespace) -> int:
         return 1
     stage(runner, "flow-tiny", "--steps", (0.5 if begun else 0.25) * total, "--preset", "tiny", *options, *rate, *FLOW, *rrdb)
     bring_back(runner, "flow-tiny", "model.safetensors", "state-diffusion-*")
-    if runner.left > 60 and not runner.small:
+    if runner.left > 60:
         stage(runner, "rrdb-small", "--rrdb-steps", runner.left - 15, "--preset", "small", *options, *rate, "--steps", "0")
         bring_back(runner, "rrdb-small", "rrdb.safetensors")
     return int(not (runner.work / "flow-tiny" / "model.safetensors").exists())
