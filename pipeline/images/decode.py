@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD_BYTES = 1 << 29
-"""Bound on the decoded images that wait for the caller, without those in progress."""
+"""Bound on the images that are being decoded or wait for the caller; one is decoded however large it is."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ class Ahead(Iterator[tuple[Item, Result]]):
         items: in the order of the results.
         workers: number of threads.
         ahead: bound on items that are in progress or wait for the caller, besides the one that the caller holds.
-        max_bytes: while the results that wait have so many bytes, no other item begins.
+        max_bytes: no other item begins while the results that wait have so many bytes, with as many for each item in progress as the largest
+            result so far.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Ahead(Iterator[tuple[Item, Result]]):
         self._workers, self._ahead, self._max_bytes = workers, ahead, max_bytes
         self._lock = threading.Lock()  # of the numbers below
         self._waiting: deque[tuple[Item, Future[Result]]] = deque()
-        self._running = self._bytes = 0
+        self._running = self._bytes = self._largest = 0
         self._closed = False
         self._source_reader = SourceReader()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -187,7 +188,7 @@ class Ahead(Iterator[tuple[Item, Result]]):
     def _begin(self) -> None:
         """Begin as many items as the bounds allow; called with the lock. If nothing is waiting any more, at least one begins."""
         while self._running < self._workers and len(self._waiting) < self._ahead and not self._closed:
-            if self._waiting and self._bytes >= self._max_bytes:
+            if self._waiting and self._bytes + self._running * self._largest >= self._max_bytes:
                 return
             for item in self._items:
                 self._waiting.append((item, self._pool.submit(self._run, item)))
@@ -205,6 +206,7 @@ class Ahead(Iterator[tuple[Item, Result]]):
         finally:
             with self._lock:
                 self._running, self._bytes = self._running - 1, self._bytes + size
+                self._largest = max(self._largest, size)
                 self._begin()
 
 

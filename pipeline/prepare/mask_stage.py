@@ -230,8 +230,8 @@ def read_ahead_of(masks: MaskSource, items: Sequence[SourceImage], read: Read) -
             return decoded
         return ReadyImage(decoded, decoded.pixels if preprocess is None else preprocess(decoded.pixels))
 
-    workers = 2 if batch == 1 else min(batch, max(2, usable_cores()))
-    return Ahead(ready, items, workers=workers, ahead=max(4, 2 * batch))
+    ahead = max(4, 2 * batch)
+    return Ahead(ready, items, workers=2 if batch == 1 else min(ahead, max(2, usable_cores())), ahead=ahead)
 
 
 def local_masks(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:

@@ -59,6 +59,22 @@ def test_a_large_result_that_waits_stops_the_others():
         assert next(results, None) is None
 
 
+def test_items_in_progress_count_as_much_as_the_largest_result():
+    """With room for two and a half: four begin before a size is known, then one for each that leaves less than two and a half."""
+    begun: list[int] = []
+
+    def work(number: int, _: object) -> Result:
+        begun.append(number)
+        return Result(number, nbytes=100)
+
+    with Ahead(work, range(20), workers=4, ahead=9, max_bytes=250) as results:
+        for taken, expected in enumerate((4, 4, 5, 6)):
+            until(lambda: len(begun) >= expected)  # noqa: B023 - called at once
+            time.sleep(0.02)
+            assert (taken, len(begun)) == (taken, expected)
+            next(results)
+
+
 def test_small_results_are_bounded_by_their_number():
     begun: list[int] = []
     with Ahead(lambda number, _: begun.append(number), range(9), workers=3, ahead=4) as results:
