@@ -47,7 +47,7 @@ gpu-bench: $(STAMP)
 
 # For a GPU without a network: make gpu-bundle STORE=tiles.zarr, or PHOTOS=folder for a store made of its images.
 gpu-bundle: $(STAMP)
-	$(BIN)/python benchmarks/gpu_bundle.py $(if $(STORE),--store $(STORE)) $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(LIMIT),--limit $(LIMIT))
+	$(BIN)/python benchmarks/gpu_bundle.py $(if $(STORE),--store $(STORE)) $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(REUSE),--reuse $(REUSE)) $(if $(LIMIT),--limit $(LIMIT))
 
 # The upscaler for browsers as static files in build/web; needs npm. Another network: make web CHECKPOINT=runs/student CALIBRATE=photos/ STATIC=128
 web: $(STAMP)

@@ -1,9 +1,10 @@
 """What a GPU without a network needs, as two tar files: `make gpu-bundle`.
 
-    python benchmarks/gpu_bundle.py [--store STORE | --photos FOLDER] [--images FOLDER] [--limit-mib 45]
+    python benchmarks/gpu_bundle.py [--store STORE | --photos FOLDER … [--reuse STORE]] [--images FOLDER] [--limit-mib 45]
 
 build/gpu/check.tar: the code, wheels, MobileSAM's weights from the cache, images; runs the tests and the benchmark.
-build/gpu/train.tar: the code, wheels, a store of training tiles; trains.
+build/gpu/train.tar: the code, wheels, a store of training tiles; trains. The store is made of as many images of the folders as fit, without
+those of docs/shipped/held_out.txt.
 
 On the machine with the GPU (Linux x86-64, Python 3.12, PyTorch with CUDA):
 
@@ -16,12 +17,15 @@ The same files lie unpacked in build/gpu/check and build/gpu/train, so that `pyt
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,11 +34,13 @@ TOP = "samdiff-gpu"
 WHEELS = ("numcodecs", "google-crc32c", "platformdirs", "segment-anything", "pycocotools", "zarr", "donfig")
 """What samdiff and tests/cuda import and an image with PyTorch seldom has; `--wheels` names more."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
-LEFT_OUT = ("docs/", "tests/golden/tiny_", "tests/golden/spe", "tests/golden/v0_1/")
+LEFT_OUT = ("docs/", "tests/golden/tiny_", "tests/golden/spe", "tests/golden/v0_1/", "model/weights/tiny-x4-real")
 """Tracked files that no test or benchmark on a GPU reads."""
 IMAGES = ("astronaut.png", "chelsea.png", "coffee.png")
 """The images of tests/golden that scikit-image ships."""
 STORE_MIB = 30
+STORE_BYTES = 1.3
+"""Bytes of a store per byte of its images as RGB: tiles of small images overlap. Measured 1.2 for images of 512 x 512."""
 
 
 def fetch_wheels(folder: Path, names: list[str], python: str) -> None:
@@ -70,10 +76,37 @@ def copy_weights(cache: Path) -> None:
         shutil.copyfile(file, cache / "weights" / file.name)
 
 
-def make_store(target: Path, photos: Path, limit: int | None) -> None:
+def choose(sizes: dict[str, int], limit: int) -> list[str]:
+    """The names of images whose sizes fit together, in an order that mixes the folders and depends on the names only."""
+    chosen: list[str] = []
+    for name in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
+        if sum(sizes[each] for each in chosen) + sizes[name] <= limit:
+            chosen.append(name)
+    return sorted(chosen)
+
+
+def choose_photos(target: Path, folders: list[Path], without: Path, limit: int | None) -> None:
+    """Copies as many images of the folders as fit into a store, FOLDER/NAME; those listed in a file as FOLDER/NAME are left out."""
+    from PIL import Image, UnidentifiedImageError
+
+    held_out = set(without.read_text().split())
+    files = {f"{path.parent.name}/{path.name}": path for folder in folders for path in sorted(folder.resolve().iterdir())}
+    sizes = {}
+    for name, path in files.items():
+        if name not in held_out:
+            with contextlib.suppress(UnidentifiedImageError, IsADirectoryError), Image.open(path) as image:
+                sizes[name] = 3 * image.width * image.height
+    chosen = choose(sizes, int(STORE_MIB * 2**20 / STORE_BYTES))[:limit]
+    print(f"training store: {len(chosen)} of {len(sizes)} images; {len(files) - len(sizes)} are held out, or no images")
+    for name in chosen:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(files[name], target / name)
+
+
+def make_store(target: Path, photos: Path, reuse: Path | None) -> None:
     """A store of a folder's images with one prompt per image, for training without masks."""
     command = [sys.executable, "-m", "samdiff.cli", "prepare", str(photos), "--out", str(target), "--sam", "mobile_sam"]
-    command += ["--points-per-side", "1", *(["--limit", str(limit)] if limit else [])]
+    command += ["--points-per-side", "1", *(["--reuse", str(reuse)] if reuse else [])]
     subprocess.run(command, check=True)
 
 
@@ -105,7 +138,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=ROOT / "build" / "gpu")
     parser.add_argument("--store", type=Path, help=f"training store of at most {STORE_MIB} MiB")
-    parser.add_argument("--photos", type=Path, help="folder of images of which the training store is made, without --store")
+    parser.add_argument(
+        "--photos", type=Path, nargs="+", help="folders of images of which the training store is made, without --store"
+    )
+    parser.add_argument(
+        "--without",
+        type=Path,
+        default=ROOT / "docs" / "shipped" / "held_out.txt",
+        help="images to leave out: FOLDER/NAME, one a line",
+    )
+    parser.add_argument("--reuse", type=Path, help="store that may have masks of the photos, with the same settings")
     parser.add_argument("--limit", type=int, help="use only so many of the photos")
     parser.add_argument("--images", type=Path, help=f"folder with {', '.join(IMAGES)}; default: scikit-image's")
     parser.add_argument("--wheels", nargs="*", default=[], help="more packages to carry")
@@ -124,7 +166,9 @@ def main() -> None:
             shutil.rmtree(train / "store.zarr", ignore_errors=True)  # our own copy of an earlier call
             shutil.copytree(arguments.store, train / "store.zarr")
         elif not (train / "store.zarr").exists():
-            make_store(train / "store.zarr", arguments.photos, arguments.limit)
+            with tempfile.TemporaryDirectory() as chosen:
+                choose_photos(Path(chosen), arguments.photos, arguments.without, arguments.limit)
+                make_store(train / "store.zarr", Path(chosen), arguments.reuse)
         if (mib := size_of(train / "store.zarr") / 2**20) > STORE_MIB:
             sys.exit(
                 f"the store has {mib:.1f} MiB, expected at most {STORE_MIB}; give fewer images (--limit) or another --store"

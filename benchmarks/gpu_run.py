@@ -3,14 +3,17 @@
     python3 benchmarks/gpu_run.py check [--out out] [--minutes 9]     tests.txt, gpu.json
     python3 benchmarks/gpu_run.py train [--out out] [--minutes 9]     runs' folders as tar files in pieces of at most 15 MiB
 
-`check` a second time resumes with the parts of the benchmark that are missing in --out/gpu.json, or in build/gpu/check/gpu.json. The pieces of a
-run are put together by `cat NAME.tar.* | tar x`; `samdiff train` with the command in `commands.txt` then resumes it, on any device.
+`check` a second time resumes with the parts of the benchmark that are missing in --out/gpu.json, or in build/gpu/check/gpu.json. `train` a second
+time resumes the runs of --work, or the pieces in --out or build/gpu/train: the flow and the RRDB of preset `small`, each for half of the time; the
+first RRDB, which the flow needs as it is, is not trained further. The pieces of a run are put together by `cat NAME.tar.* | tar x`; `samdiff train`
+with the command in `commands.txt` then resumes it, on any device.
 `--device cpu --small` is a rehearsal.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -103,9 +106,9 @@ def check(runner: Runner, arguments: argparse.Namespace) -> int:
     return code
 
 
-def speed(folder: Path, stage: str) -> tuple[int, float]:
-    """(last step, steps/s) in the log of a run."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+def speed(folder: Path, stage: str, lines_before: int) -> tuple[int, float]:
+    """(last step, steps/s) in the log of a run, after so many lines."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()[lines_before:]]
     lines = [line for line in lines if line.get("stage") == stage and "samples_per_s" in line]
     batch = json.loads((folder / "config.json").read_text())["train"]["batch"]
     return lines[-1]["step"], sorted(line["samples_per_s"] for line in lines)[len(lines) // 2] / batch
@@ -115,15 +118,18 @@ def stage(runner: Runner, name: str, count: str, seconds: float, *options: str) 
     """Train one stage for so long: first a fifth of the time at a constant rate, then a falling rate over the steps that still fit."""
     folder, kind = runner.work / name, "rrdb" if count == "--rrdb-steps" else "diffusion"
     store = runner.work / "store.zarr"
+    log = folder / "log.jsonl"
+    lines = len(log.read_text().splitlines()) if log.is_file() else 0
     command = [sys.executable, "-m", "samdiff.cli", "train", str(store), "--out", str(folder), "--device", runner.device]
     command += ["--modulation", "none", *options, "--set", "validate.every=0"]
     begin = time.monotonic()
     first = ["--set", "train.lr_schedule=step", "--set", "train.halve_every=1000000", count, "1000000"]
     runner.run(*command, *first, seconds=max(90.0 if runner.small else 25.0, 0.2 * seconds), log="training.txt")
     try:
-        done, rate = speed(folder, kind)
+        done, rate = speed(folder, kind, lines)
     except (OSError, LookupError, ValueError) as error:
-        print(f"{name}: no step was logged ({error}); see training.txt", flush=True)
+        last = (runner.out / "training.txt").read_text().strip().rpartition("\n")[2]
+        print(f"{name}: no step was logged ({error}); training.txt ends with: {last}", flush=True)
         return
     rest = seconds - (time.monotonic() - begin) - 15  # starting and saving
     steps = done + max(1, int(0.9 * rate * rest))
@@ -143,8 +149,19 @@ def finish(runner: Runner, folder: Path, kind: str, command: list[str]) -> int:
     return steps
 
 
+def unpack(runner: Runner, name: str) -> None:
+    """The pieces of a run that an earlier call brought back, unless the run is there."""
+    for place in (runner.out, runner.folder):
+        pieces = sorted(place.glob(f"{name}.tar.*"), key=lambda piece: int(piece.suffix[1:]))
+        if pieces and not (runner.work / name).exists():
+            with tarfile.open(fileobj=io.BytesIO(b"".join(piece.read_bytes() for piece in pieces))) as tar:
+                tar.extractall(runner.work, filter="data")
+
+
 def bring_back(runner: Runner, name: str, *patterns: str) -> None:
     """A run's folder with the newest states, as a tar file in pieces."""
+    for old in runner.out.glob(f"{name}.tar.*"):
+        old.unlink()  # of an earlier call, which `unpack` has read
     folder, whole = runner.work / name, runner.work / f"{name}.tar"
     files = [sorted(folder.glob(pattern))[-1:] for pattern in (*patterns, "config.json", "log.jsonl")]
     with tarfile.open(whole, "w") as tar:
@@ -167,12 +184,18 @@ def train(runner: Runner, arguments: argparse.Namespace) -> int:
     options = [text for value in common for text in ("--set", value)]
     total = runner.left - 15
     rate = ["--set", "train.lr=5e-4"]
-    stage(runner, "rrdb-tiny", "--rrdb-steps", 0.45 * total, "--preset", "tiny", *options, *rate, "--steps", "0")
+    for name in ("rrdb-tiny", "flow-tiny"):  # the state of `small` is too large to come back
+        unpack(runner, name)
+    begun = any((runner.work / "flow-tiny").glob("state-diffusion-*"))
+    if not begun:
+        stage(runner, "rrdb-tiny", "--rrdb-steps", 0.45 * total, "--preset", "tiny", *options, *rate, "--steps", "0")
     bring_back(runner, "rrdb-tiny", "rrdb.safetensors", "state-rrdb-*")
     rrdb = ["--rrdb", str(runner.work / "rrdb-tiny" / "rrdb.safetensors")]
-    stage(runner, "flow-tiny", "--steps", 0.25 * total, "--preset", "tiny", *options, *rate, *FLOW, *rrdb)
+    if not (runner.work / "rrdb-tiny" / "rrdb.safetensors").exists():
+        return 1
+    stage(runner, "flow-tiny", "--steps", (0.5 if begun else 0.25) * total, "--preset", "tiny", *options, *rate, *FLOW, *rrdb)
     bring_back(runner, "flow-tiny", "model.safetensors", "state-diffusion-*")
-    if runner.left > 60 and not runner.small:
+    if runner.left > 60:
         stage(runner, "rrdb-small", "--rrdb-steps", runner.left - 15, "--preset", "small", *options, *rate, "--steps", "0")
         bring_back(runner, "rrdb-small", "rrdb.safetensors")
     return int(not (runner.work / "flow-tiny" / "model.safetensors").exists())

@@ -4,25 +4,34 @@
 
 FOLDER: images (default: the samples), also written as JPEG into a temporary folder. Each column does all that the one before it does:
 decoding with all checks, then the bicubic LR, or the blind LR, or the bicubic LR made ahead of the caller in two threads.
+
+The last line of a source is the mask stage's own reading: decoding with all checks and resizing for SAM's encoder, images/s of CPU time; and how
+much of it is hidden behind a device that is busy for as long, or for half as long, with each image (a sleep, which leaves the core free).
 """
 
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 
 from samdiff.pipeline.degrade.recipes import degrade
 from samdiff.pipeline.images.decode import map_ahead, read_rgb
+from samdiff.pipeline.images.limits import Limits
 from samdiff.pipeline.images.sources import ImageFile, SourceReader, list_source
-from samdiff.pipeline.prepare.scan import crop_to_scale
+from samdiff.pipeline.masks.generator import MaskGenerator, Preprocessed
+from samdiff.pipeline.prepare.mask_stage import local_masks
+from samdiff.pipeline.prepare.scan import SourceImage, crop_to_scale, read_usable, scan
+from samdiff.pipeline.sam.load import build_segmenter
 from samdiff.runtime import setup_process
 
 RUNS = 3
+Item = TypeVar("Item")
 
 
 def hr_and_lr(image: ImageFile, source_reader: SourceReader, kind: str = "bicubic") -> None:
@@ -30,7 +39,7 @@ def hr_and_lr(image: ImageFile, source_reader: SourceReader, kind: str = "bicubi
     degrade(crop_to_scale(read_rgb(image, source_reader=source_reader).pixels, 4), kind, 4)
 
 
-def rate(images: Sequence[ImageFile], work: Callable[[ImageFile, SourceReader], object], runs: int = RUNS) -> float:
+def rate(images: Sequence[Item], work: Callable[[Item, SourceReader], object], runs: int = RUNS) -> float:
     """Images per second: the median of several rounds."""
     times = []
     with SourceReader() as source_reader:
@@ -53,9 +62,58 @@ def ahead(images: Sequence[ImageFile]) -> float:
     return len(images) / statistics.median(times)
 
 
+class SleepingDevice:
+    """A segmenter with SAM's preprocessing, whose device takes so many seconds for each image and finds no masks."""
+
+    def __init__(self, generator: MaskGenerator, seconds: float = 0.0) -> None:
+        self.preprocess_ahead, self.seconds = generator.preprocess_ahead, seconds
+
+    def describe(self) -> dict[str, object]:
+        """Never stored."""
+        return {}
+
+    def generate_batch(self, images: Iterable[Preprocessed]) -> Iterator[list[dict[str, object]]]:
+        """No masks, late."""
+        for _ in images:
+            time.sleep(self.seconds)
+            yield []
+
+
+def hidden(source: str, generator: MaskGenerator) -> str:
+    """One line: the mask stage's reading alone, and behind a device."""
+    items, read = scan(source), partial(read_usable, scale=4, tile=64, limits=Limits())
+
+    def one(item: SourceImage, source_reader: SourceReader) -> None:
+        generator.preprocess_ahead(read(item, source_reader).pixels)
+
+    def alone(item: SourceImage, source_reader: SourceReader, seconds: float) -> None:
+        one(item, source_reader)
+        time.sleep(seconds)
+
+    def in_turn(seconds: float) -> float:
+        begun = time.perf_counter()
+        with SourceReader() as source_reader:
+            for item in items:
+                alone(item, source_reader, seconds)
+        return (time.perf_counter() - begun) / len(items)
+
+    cpu, wall = rate(items, one), statistics.median(in_turn(0.0) for _ in range(RUNS))
+    shares = []
+    for factor in (1.0, 0.5):
+        seconds, gains = factor * wall, []
+        for _ in range(RUNS):
+            together = in_turn(seconds)
+            begun = time.perf_counter()
+            assert len(list(local_masks(SleepingDevice(generator, seconds), items, read))) == len(items)
+            gains.append((together - (time.perf_counter() - begun) / len(items)) / (together - seconds))
+        shares.append(f"{100 * statistics.median(gains):.0f} % hidden behind a device's {1000 * seconds:.0f} ms per image")
+    return f"{Path(source).name}: read and resized for the encoder {cpu:.1f}/s, {1000 * wall:.0f} ms each; {', '.join(shares)}"
+
+
 def main() -> None:
     """One line for each source and kind of file."""
     setup_process(1)
+    generator = MaskGenerator(build_segmenter("mobile_sam"), points_per_side=1)  # only its preprocessing is used
     for source in sys.argv[1:] or ["samples"]:
         originals = list_source(source)
         with tempfile.TemporaryDirectory() as folder:
@@ -70,6 +128,7 @@ def main() -> None:
                     f"({ours / plain:.2f} of it), with bicubic LR {bicubic:.1f}/s, with blind LR {blind:.1f}/s, "
                     f"bicubic ahead in threads {ahead(images):.1f}/s"
                 )
+        print(hidden(source, generator))
 
 
 if __name__ == "__main__":

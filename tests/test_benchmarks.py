@@ -154,3 +154,58 @@ def test_a_part_of_the_gpu_benchmark_keeps_what_it_measured(gpu, tmp_path, monke
     stopped, failed = (gpu.run_part(part, arguments, limit=5) for part in gpu.PARTS[:2])
     assert (stopped["status"], stopped["results"], stopped["error"]) == ("stopped", {"first": 1}, "stopped after 5 s")
     assert (failed["status"], failed["results"], failed["error"]) == ("failed", {"first": 1}, "ValueError: x")
+
+
+def test_the_training_bundle_holds_what_fits_and_no_held_out_image(monkeypatch, tmp_path, capsys):
+    """Of two folders, in an order that mixes them; what is no image is passed over."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_bundle
+    from PIL import Image
+
+    for folder, count in (("a", 6), ("b", 3)):
+        (tmp_path / folder).mkdir()
+        for k in range(count):
+            Image.new("RGB", (100, 100)).save(tmp_path / folder / f"{k}.png")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "held_out.txt").write_text("a/0.png\nb/1.png\n")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    monkeypatch.setattr(gpu_bundle, "STORE_MIB", 6 * 30000 * gpu_bundle.STORE_BYTES / 2**20 + 0.01)
+    gpu_bundle.choose_photos(tmp_path / "chosen", folders, tmp_path / "held_out.txt", None)
+    chosen = sorted(str(path.relative_to(tmp_path / "chosen")) for path in tmp_path.glob("chosen/*/*"))
+    assert len(chosen) == 6
+    assert {"a", "b"} == {name[0] for name in chosen}
+    assert not {"a/0.png", "b/1.png"} & set(chosen)
+    assert capsys.readouterr().out.startswith("training store: 6 of 7 images; 3 are held out, or no images")
+
+
+def test_a_run_comes_back_in_pieces_and_is_resumed_from_them(monkeypatch, tmp_path):
+    """The newest state only, no stale piece of a longer earlier run; a run that is there is left alone. Speed is that of the last call."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_run
+
+    monkeypatch.setattr(gpu_run, "PIECE", 10_000)
+    runner = argparse.Namespace(out=tmp_path / "out", work=tmp_path / "work", folder=tmp_path / "bundle")
+    run = runner.work / "flow"
+    for folder in (run, runner.out, runner.folder):
+        folder.mkdir(parents=True)
+    (run / "state-diffusion-00000009.safetensors").write_bytes(b"old")
+    (run / "state-diffusion-00000010.safetensors").write_bytes(os.urandom(35_000))
+    (run / "config.json").write_text('{"train": {"batch": 4}}')
+    lines = [{"stage": "diffusion", "step": step, "samples_per_s": rate} for step, rate in ((1, 4.0), (2, 4.0), (3, 8.0))]
+    (run / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    gpu_run.bring_back(runner, "flow", "state-diffusion-*")
+    assert sorted(path.name for path in runner.out.iterdir()) == [
+        f"flow.tar.{k}" for k in range(len(list(runner.out.iterdir())))
+    ]
+    assert all(path.stat().st_size <= 10_000 for path in runner.out.iterdir())
+    before = {path.name: path.read_bytes() for path in run.iterdir() if "00000009" not in path.name}
+    run.rename(tmp_path / "gone")
+    gpu_run.unpack(runner, "flow")
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert gpu_run.speed(run, "diffusion", 0) == (3, 1.0)
+    assert gpu_run.speed(run, "diffusion", 2) == (3, 2.0)
+    (run / "state-diffusion-00000010.safetensors").write_bytes(b"short")
+    gpu_run.unpack(runner, "flow")  # changes nothing
+    gpu_run.bring_back(runner, "flow", "state-diffusion-*")
+    assert (run / "state-diffusion-00000010.safetensors").read_bytes() == b"short"
+    assert len(list(runner.out.iterdir())) == 2

@@ -56,19 +56,36 @@ the cache (`samdiff weights mobile_sam`). Both can be tried on a CPU at small si
 
 ### Without a network
 
-    make gpu-bundle PHOTOS=FOLDER
+    make gpu-bundle PHOTOS="FOLDER …"
 
-(samdiff's authors have built and tried `check.tar`, but not `train.tar`.) This command makes two files of at most 45 MiB: `build/gpu/check.tar` (code, tests, benchmark, wheels, MobileSAM's weights, three images) and `build/gpu/train.tar` (code, wheels, a store of at most 30
-MiB made of the images in FOLDER; or `STORE=…`). The wheels are for Linux on x86-64 and Python 3.12; the machine must have PyTorch with torchvision, NumPy, OpenCV, Pillow,
-safetensors, typer, tqdm, filelock, pytest and hypothesis. Run on that machine:
+makes two files of at most 45 MiB: `build/gpu/check.tar` (code, tests, benchmark, wheels, MobileSAM's weights, three images) and `build/gpu/train.tar` (code, wheels, a store of at most 30 MiB). The store is made of as many images of the folders
+as fit, without those that `docs/shipped/held_out.txt` names; `REUSE=STORE` takes their masks from another store, and `STORE=…` packs a store of yours. The wheels are for Linux on x86-64 and Python 3.12; the machine must have PyTorch with
+torchvision, NumPy, OpenCV, Pillow, safetensors, typer, tqdm, filelock, pytest and hypothesis. Run on that machine:
 
     tar xf check.tar && python3 samdiff-gpu/benchmarks/gpu_run.py check --out results
     tar xf train.tar && python3 samdiff-gpu/benchmarks/gpu_run.py train --out results
 
 Each ends within nine minutes (`--minutes`). The first writes `tests.txt` and `gpu.json`; it resumes with a `gpu.json` that `results` already contains. The second trains an RRDB of preset
 `tiny`, a flow on it, and an RRDB of preset `small`, in bf16. It packs each run's folder into `NAME.tar.0`, `NAME.tar.1`, …, of at most 15 MiB each.
-`cat NAME.tar.* | tar x` unpacks it, and the command in `commands.txt` resumes the run on any device.
+`cat NAME.tar.* | tar x` unpacks it, and the command in `commands.txt` resumes the run on any device. A second call resumes the flow from the pieces in `results`; the state of `small` is too large to come back, so on another machine that run begins again.
 """
+
+TRIED = """
+## What was tried without a GPU
+
+On one busy core of a 2.5 GHz Xeon without a GPU (PyTorch 2.14, Python 3.11), on 2026-11-28:
+
+- `make gpu-bundle` with CID22's training part and CLIC 2025: `check.tar` has 42.5 MiB, `train.tar` 32.9 MiB with a store of 21 of 167 images (115 tiles).
+- `train.tar` was unpacked in an empty folder and run with `--device cpu --small --minutes 10`, by a Python that had only packages that such a machine has. The carried wheels are pure Python, or built for CPython 3.12 on Linux from glibc 2.17 on; those were replaced by the
+  same packages' wheels for Python 3.11. First call: 339 steps of the RRDB and 162 of the flow, six files. Second call, after the runs' folders were removed: it resumed the flow from the pieces, and trained `small`; seven files, the largest of 15 MiB. In an empty folder, the unpacked
+  flow was resumed with the command in `commands.txt` by `samdiff train`.
+- `torch.compile` of encoder and decoder, with the static shapes of CUDA: a small SAM with random weights has as many masks compiled as not, with predicted IoU within 1e-4 and areas within 0.2 % (`tests/pipeline/masks/test_compiled.py`, `pytest -m slow`).
+- The parts `host work` and `copies`, the latter with ordinary memory instead of pinned memory. The other parts were run earlier in the same way, except `masks compiled`.
+- Two and four processes of `torchrun` with gloo have the losses of one (`tests/model/training/test_parallel.py`).
+
+Nothing of this ran on a GPU: no pinned memory, no copy on a side stream, no Triton kernel of `torch.compile`, no bfloat16 on tensor cores, no NCCL. FSDP is not used; [Training](training.md) says why it is not needed.
+"""
+"""Shown until there are results."""
 
 
 def page(whole: dict[str, Any] | None, names: list[str]) -> str:
@@ -76,11 +93,11 @@ def page(whole: dict[str, Any] | None, names: list[str]) -> str:
     head = "# On a GPU\n\nThis page is made by `benchmarks/gpu.py --report`.\n"
     if whole is None:
         nothing = (
-            "\n**Nothing has been measured on a GPU yet, and the tests of `tests/cuda` have not been run on one.** Most of the benchmark's parts were tested on a "
-            "CPU at small sizes; those numbers mean nothing and are not shown. Compiled segmenters and copies between host and device were not tested.\n"
+            "\n**Nothing has been measured on a GPU yet, and the tests of `tests/cuda` have not been run on one.** The same commands were run on a "
+            "CPU at small sizes; those numbers mean nothing and are not shown.\n"
         )
         places = "\n".join(f"- {TITLES[name]}" for name in names)
-        return f"{head}{nothing}{HOW}\n## What will be measured\n\n{places}\n"
+        return f"{head}{nothing}{HOW}{TRIED}\n## What will be measured\n\n{places}\n"
     parts: dict[str, Any] = whole["parts"]
     text = head + _conditions(whole) + _goals(parts)
     for name in names:

@@ -28,9 +28,10 @@ def machine(bench: Bench) -> None:
 def copies(bench: Bench) -> None:
     """Batches of preset `paper` and masks' runs, to the device and back, pinned and not; pinning itself counted and not."""
     record, sizes = bench.record, bench.sizes
+    pin = torch.Tensor.pin_memory
     if bench.device.type != "cuda":
-        record("note", "a CPU has no such copies")
-        return
+        record("note", "a CPU has no pinned memory: copies in ordinary memory")
+        pin = torch.Tensor.clone
     shapes = {
         "batch (HR, uint8)": (sizes.batch, sizes.patch, sizes.patch, 3),
         "batch (noise, float32 as bytes)": (sizes.batch, sizes.patch, sizes.patch, 12),
@@ -38,12 +39,12 @@ def copies(bench: Bench) -> None:
     }
     for name, shape in shapes.items():
         host = torch.zeros(shape, dtype=torch.uint8)
-        pinned, on_device = host.pin_memory(), torch.zeros(shape, dtype=torch.uint8, device=bench.device)
+        pinned, on_device = pin(host), torch.zeros(shape, dtype=torch.uint8, device=bench.device)
         ways = {
             "to the device, ordinary": lambda host=host, on_device=on_device: on_device.copy_(host),
             "to the device, pinned before": lambda p=pinned, on_device=on_device: on_device.copy_(p, non_blocking=True),
             "to the device, pinned in the call": lambda host=host, on_device=on_device: on_device.copy_(
-                host.pin_memory(), non_blocking=True
+                pin(host), non_blocking=True
             ),
             "to the host, ordinary": lambda host=host, on_device=on_device: host.copy_(on_device),
             "to the host, pinned": lambda p=pinned, on_device=on_device: p.copy_(on_device, non_blocking=True),

@@ -61,7 +61,11 @@ class EmbeddingFolder:
         return images * self.crops * self.encoder.file_bytes
 
     def embeddings(
-        self, images: Sequence[np.ndarray], encode: Callable[[Sequence[np.ndarray]], Tensor], device: torch.device
+        self,
+        images: Sequence[np.ndarray],
+        encode: Callable[[Sequence[np.ndarray | Tensor]], Tensor],
+        device: torch.device,
+        resized: Sequence[np.ndarray | Tensor] | None = None,
     ) -> Tensor:
         """Embeddings of images uint8 [H, W, 3] of any sizes, rounded to float16: float32 [B, C', 64, 64] on the device.
 
@@ -69,6 +73,7 @@ class EmbeddingFolder:
             images: at least one.
             encode: computes those that are not kept: `MaskEngine.encode`; not called if all are.
             device: of the result.
+            resized: what `encode` gets instead of the images, one for each; None: the images.
 
         Raises:
             WeightsError: a value is outside the range of float16.
@@ -77,7 +82,8 @@ class EmbeddingFolder:
         keys = [key_of(image, self.encoder) for image in images]
         kept = {key: self._read(key) for key in dict.fromkeys(keys)}
         found = {key: values for key, values in kept.items() if values is not None}
-        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+        inputs = zip(keys, images if resized is None else resized, strict=True)
+        missing = {key: image for key, image in inputs if key not in found}
         self.n_read, self.n_computed = self.n_read + len(found), self.n_computed + len(missing)
         if missing:
             halves = encode(list(missing.values())).to(torch.float16)

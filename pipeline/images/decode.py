@@ -5,6 +5,7 @@ For formats and checks see `pipeline.decoding`.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,9 @@ from .sources import Limits as Limits
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+AHEAD_BYTES = 1 << 29
+"""Bound on the images that are being decoded or wait for the caller; one is decoded however large it is."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -37,6 +41,11 @@ class Decoded:
     """Conversions that changed values, such as 16 bits to 8; one phrase each."""
     kept: Samples | None = None
     """The samples of a store of other than 8-bit RGB; `pixels` is then their `segmenter_view`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of pixels and samples."""
+        return self.pixels.nbytes + (0 if self.kept is None else self.kept.nbytes)
 
     @property
     def samples(self) -> Samples:
@@ -100,37 +109,111 @@ def read_ahead(
 
 
 def map_ahead(
-    work: Callable[[Item, SourceReader], Result], items: Sequence[Item], *, workers: int = 2, ahead: int = 4
+    work: Callable[[Item, SourceReader], Result],
+    items: Sequence[Item],
+    *,
+    workers: int = 2,
+    ahead: int = 4,
+    max_bytes: int = AHEAD_BYTES,
 ) -> Iterator[tuple[Item, Result]]:
-    """Map a function over items in threads ahead of the caller, in order.
-
-    At most `ahead` results wait, besides the one that the caller holds. An exception of `work` is raised in place of its result.
-
-    Args:
-        work: called with an item and a `SourceReader` that all threads share.
-        items: in the order of the results.
-        workers: number of threads.
-        ahead: bound on items that are in progress or wait for the caller.
+    """Map a function over items in threads ahead of the caller, in order; see `Ahead`. The threads start with the first result.
 
     Yields:
-        Each item and its result.
+        Each item and its result. An exception of `work` is raised in place of its result.
     """
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    with SourceReader() as source_reader:
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    with Ahead(work, items, workers=workers, ahead=ahead, max_bytes=max_bytes) as results:
+        yield from results
+
+
+class Ahead(Iterator[tuple[Item, Result]]):
+    """A function mapped over items in threads ahead of the caller, in order. A context manager; the threads start at once.
+
+    No thread waits for the caller: an item begins when a result is taken or another item ends. So an interrupted program ends as soon as
+    the items in progress do.
+
+    Args:
+        work: called with an item and a `SourceReader` that all threads share. Memory is counted by the result's attribute `nbytes`, if any.
+        items: in the order of the results.
+        workers: number of threads.
+        ahead: bound on items that are in progress or wait for the caller, besides the one that the caller holds.
+        max_bytes: no other item begins while the results that wait have so many bytes, with as many for each item in progress as the largest
+            result so far.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Item, SourceReader], Result],
+        items: Sequence[Item],
+        *,
+        workers: int = 2,
+        ahead: int = 4,
+        max_bytes: int = AHEAD_BYTES,
+    ) -> None:
+        self._work, self._items = work, iter(items)
+        self._workers, self._ahead, self._max_bytes = workers, ahead, max_bytes
+        self._lock = threading.Lock()  # of the numbers below
+        self._waiting: deque[tuple[Item, Future[Result]]] = deque()
+        self._running = self._bytes = self._largest = 0
+        self._closed = False
+        self._source_reader = SourceReader()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        with self._lock:
+            self._begin()
+
+    def __enter__(self) -> Ahead[Item, Result]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __next__(self) -> tuple[Item, Result]:
+        with self._lock:
+            if not self._waiting:
+                raise StopIteration
+            item, future = self._waiting.popleft()
+        result = future.result()
+        with self._lock:
+            self._bytes -= _bytes_of(result)
+            self._begin()
+        return item, result
+
+    def close(self) -> None:
+        """Begin nothing more, and wait for the items in progress."""
+        with self._lock:
+            self._closed = True
+            self._waiting.clear()
+        with self._source_reader:  # closed when no thread reads any more
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self) -> None:
+        """Begin as many items as the bounds allow; called with the lock. If nothing is waiting any more, at least one begins."""
+        while self._running < self._workers and len(self._waiting) < self._ahead and not self._closed:
+            if self._waiting and self._bytes + self._running * self._largest >= self._max_bytes:
+                return
+            for item in self._items:
+                self._waiting.append((item, self._pool.submit(self._run, item)))
+                self._running += 1
+                break
+            else:
+                return
+
+    def _run(self, item: Item) -> Result:
+        size = 0
         try:
-            for item in items:
-                waiting.append((item, pool.submit(work, item, source_reader)))
-                if len(waiting) >= ahead:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-                    del future  # frees the pixels before the next image is decoded
-            while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
-                del future
+            result = self._work(item, self._source_reader)
+            size = _bytes_of(result)
+            return result
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            with self._lock:
+                self._running, self._bytes = self._running - 1, self._bytes + size
+                self._largest = max(self._largest, size)
+                self._begin()
+
+
+def _bytes_of(result: object) -> int:
+    size = getattr(result, "nbytes", 0)
+    assert isinstance(size, int)
+    return size
 
 
 def decode_as(data: bytes, name: str, limits: Limits, samples: SampleFormat) -> Decoded:

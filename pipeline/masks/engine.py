@@ -99,8 +99,11 @@ class MaskEngine:
         return [((x0, y0, x1, y1), layer) for (x0, y0, x1, y1), layer in zip(boxes, layers, strict=True)]
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Embeddings of images uint8 [H, W, 3] of any sizes: float32 [B, C, 64, 64], of SAM 2 [B, 4 C, 64, 64].
+    def encode(self, images: Sequence[np.ndarray | Tensor]) -> Tensor:
+        """Embeddings of images of any sizes: float32 [B, C, 64, 64], of SAM 2 [B, 4 C, 64, 64].
+
+        Args:
+            images: uint8 [H, W, 3] each, or what the model's `resized` made of it.
 
         Raises:
             WeightsError: they are not finite.
@@ -122,12 +125,15 @@ class MaskEngine:
             )
         return embeddings
 
-    def _inputs(self, images: Sequence[np.ndarray]) -> list[Tensor]:
-        """Images resized for the encoder, each float32 [1, 3, side, side]; several in threads."""
-        if len(images) == 1:
-            return [self.model.pixels(images[0])]
+    def _inputs(self, images: Sequence[np.ndarray | Tensor]) -> list[Tensor]:
+        """Inputs of the encoder, each float32 [1, 3, side, side]; images that are not resized yet are resized now, several in threads."""
+        if sum(isinstance(image, np.ndarray) for image in images) < 2:
+            return [self.model.pixels(self._resized(image)) for image in images]
         with ThreadPoolExecutor(_RESIZE_THREADS, thread_name_prefix="resize") as pool:
-            return list(pool.map(self.model.pixels, images))
+            return [self.model.pixels(image) for image in pool.map(self._resized, images)]
+
+    def _resized(self, image: np.ndarray | Tensor) -> Tensor:
+        return image if isinstance(image, Tensor) else self.model.resized(image)
 
     def _encode(self, pixels: list[Tensor]) -> Tensor:
         """Embeddings of one batch, [1, 3, side, side] each; with static shapes the batch is padded with its last image."""

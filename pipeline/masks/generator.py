@@ -37,10 +37,27 @@ class _Unit:
     """One crop of one image, an input of the encoder."""
 
     pixels: np.ndarray
+    resized: Tensor | None
+    """For the encoder; None: not yet."""
     crop: tuple[int, int, int, int]
     layer: int
     size: tuple[int, int]
     last: bool
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """An image whose crops are resized for the encoder; see `MaskGenerator.preprocess_ahead`."""
+
+    pixels: np.ndarray
+    """uint8 [H, W, 3] RGB."""
+    crops: tuple[Tensor, ...]
+    """One per crop, on the host."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of the crops."""
+        return sum(crop.nbytes for crop in self.crops)
 
 
 class MaskGenerator:
@@ -104,31 +121,45 @@ class MaskGenerator:
         """Masks of one image (see `masks`) as segment-anything's records; `segmentation` is a COCO RLE."""
         return self.masks(image).records()
 
-    def generate_batch(self, images: Iterable[ImageLike]) -> Iterator[MaskTable]:
+    def preprocess_ahead(self, image: np.ndarray) -> Preprocessed:
+        """What `generate_batch` does with an image before the encoder; its result is given to `generate_batch` instead of the image.
+
+        May be called in other threads while `generate_batch` runs, so that a GPU need not wait for it.
+
+        Args:
+            image: uint8 [H, W, 3] RGB.
+        """
+        boxes = [box for box, _ in self.engine.crops(*image.shape[:2])]
+        return Preprocessed(image, tuple(self.engine.model.resized(image[y0:y1, x0:x1]) for x0, y0, x1, y1 in boxes))
+
+    def generate_batch(self, images: Iterable[ImageLike | Preprocessed]) -> Iterator[MaskTable]:
         """Masks of each image (see `masks`), in order; images may differ in size. At most `encoder_batch` images are in memory at once."""
         engine, parts = self.engine, []
         for group in _groups(self._units(images), engine.encoder_batch):
-            embeddings = self._embeddings([unit.pixels for unit in group])
+            embeddings = self._embeddings(group)
             for unit, embedding in zip(group, embeddings, strict=True):
                 parts.append(engine.masks(embedding, unit.crop, layer=unit.layer, size=unit.size))
                 if unit.last:
                     yield self._merge(parts)
                     parts = []
 
-    def _embeddings(self, pixels: list[np.ndarray]) -> Tensor:
+    def _embeddings(self, units: list[_Unit]) -> Tensor:
         """Of crops: computed, or with `keep_embeddings` taken from the folder."""
+        pixels = [unit.pixels for unit in units]
+        resized = [unit.pixels if unit.resized is None else unit.resized for unit in units]
         if self.embeddings is None:
-            return self.engine.encode(pixels)
-        return self.embeddings.embeddings(pixels, self.engine.encode, self.device)
+            return self.engine.encode(resized)
+        return self.embeddings.embeddings(pixels, self.engine.encode, self.device, resized=resized)
 
-    def _units(self, images: Iterable[ImageLike]) -> Iterator[_Unit]:
+    def _units(self, images: Iterable[ImageLike | Preprocessed]) -> Iterator[_Unit]:
         for given in images:
-            image = _pixels(given)
+            image = given.pixels if isinstance(given, Preprocessed) else _pixels(given)
             size = image.shape[:2]
             crops = self.engine.crops(*size)
+            resized = given.crops if isinstance(given, Preprocessed) else (None,) * len(crops)
             for k, ((x0, y0, x1, y1), layer) in enumerate(crops):
                 last = k == len(crops) - 1
-                yield _Unit(image[y0:y1, x0:x1], (x0, y0, x1, y1), layer=layer, size=size, last=last)
+                yield _Unit(image[y0:y1, x0:x1], resized[k], (x0, y0, x1, y1), layer=layer, size=size, last=last)
 
     def _merge(self, parts: list[MaskTable]) -> MaskTable:
         settings, table = self.settings, parts[0]

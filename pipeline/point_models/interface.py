@@ -42,8 +42,11 @@ class PointModel(Protocol):
     def encode(self, pixels: Tensor) -> Tensor:
         """float32 [B, 3, side, side] -> all that the decoder needs of the images, float32 [B, C', 64, 64] (`GridDecoder.image_side`)."""
 
-    def pixels(self, image: np.ndarray) -> Tensor:
-        """An image uint8 [H, W, 3] as the encoder's input, on the device: float32 [1, 3, side, side]."""
+    def resized(self, image: np.ndarray) -> Tensor:
+        """An image uint8 [H, W, 3] in the size of the encoder's input, on the host, for `pixels`. May be called in another thread, ahead."""
+
+    def pixels(self, resized: Tensor) -> Tensor:
+        """The encoder's input for one image, on the device: float32 [1, 3, side, side]."""
 
     def inside(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of the input that an image of this size fills; what is below and to the right is padding."""

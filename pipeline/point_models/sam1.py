@@ -39,14 +39,16 @@ class Sam1:
         embedding: Tensor = self.sam.image_encoder(pixels)
         return embedding
 
-    def pixels(self, image: np.ndarray) -> Tensor:
-        """Resized (PIL, bilinear, as segment-anything does), normalised, padded: float32 [1, 3, side, side]."""
+    def resized(self, image: np.ndarray) -> Tensor:
+        """uint8 [h, w, 3] on the host: PIL, bilinear, as segment-anything does."""
         height, width = self.inside(image.shape[0], image.shape[1])
-        small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        pixels = torch.from_numpy(small)
-        if self.device.type == "cuda":
-            pixels = pixels.pin_memory()
-        pixels = pixels.to(self.device, non_blocking=True).permute(2, 0, 1)[None]
+        small = torch.from_numpy(np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)))
+        return small.pin_memory() if self.device.type == "cuda" else small
+
+    def pixels(self, resized: Tensor) -> Tensor:
+        """Normalised and padded: float32 [1, 3, side, side]."""
+        height, width = resized.shape[:2]
+        pixels = resized.to(self.device, non_blocking=True).permute(2, 0, 1)[None]
         normal: Tensor = (pixels - self.sam.pixel_mean) / self.sam.pixel_std
         return F.pad(normal, (0, self.side - width, 0, self.side - height))
 

@@ -46,13 +46,16 @@ class Sam2:
             embedding = embedding + self.model.no_mem_embed.view(1, -1, 1, 1)
         return pack(embedding, finer, finest)
 
-    def pixels(self, image: np.ndarray) -> Tensor:
-        """Stretched to a square (bilinear, antialiased, in float32), normalised: float32 [1, 3, side, side]."""
+    def resized(self, image: np.ndarray) -> Tensor:
+        """float32 [1, 3, side, side] on the host: stretched to a square (bilinear, antialiased, in float32) and normalised."""
         given = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
-        pixels = resize(given.float().div(255), [self.side, self.side], antialias=True)
-        if self.device.type == "cuda":
-            pixels = pixels.pin_memory()
-        return normalize(pixels, _MEAN, _STD)[None].to(self.device, non_blocking=True)
+        pixels: Tensor = resize(given.float().div(255), [self.side, self.side], antialias=True)
+        normal = normalize(pixels, _MEAN, _STD)[None]
+        return normal.pin_memory() if self.device.type == "cuda" else normal
+
+    def pixels(self, resized: Tensor) -> Tensor:
+        """The same on the device."""
+        return resized.to(self.device, non_blocking=True)
 
     def inside(self, height: int, width: int) -> tuple[int, int]:
         """The whole input."""

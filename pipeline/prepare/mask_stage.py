@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import ImageError, printable
-from ...runtime import pick_device, progress
+from ...runtime import pick_device, progress, usable_cores
 from ...settings import changed
 from ..embeddings.folder import EmbeddingFolder
 from ..encode.mask_table import MaskTable
-from ..images.decode import Decoded, map_ahead
+from ..images.decode import Ahead, Decoded
 from ..images.sources import SourceReader
 from ..masks.settings import MaskConfig
 from .estimate import Forecast
@@ -200,24 +201,64 @@ def masks_of(decoded: Decoded, table: MaskTable) -> ImageMasks:
     return image_masks(table, "; ".join(notes))
 
 
+@dataclass(frozen=True)
+class ReadyImage:
+    """An image that was decoded and preprocessed ahead."""
+
+    decoded: Decoded
+    given: object
+    """What the segmenter is given: the pixels, or what its `preprocess_ahead` made of them."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of the image and what was made of it."""
+        more = 0 if self.given is self.decoded.pixels else getattr(self.given, "nbytes", 0)
+        return self.decoded.nbytes + (more if isinstance(more, int) else 0)
+
+
+ReadyImages = Ahead[SourceImage, ReadyImage | ImageError]
+
+
+def read_ahead_of(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> ReadyImages:
+    """Begins to read images in threads, and to preprocess them for a segmenter; to be closed. A whole encoder batch waits for the next one."""
+    preprocess: Callable[[np.ndarray], object] | None = getattr(masks, "preprocess_ahead", None)
+    batch = images_per_task(masks)
+
+    def ready(item: SourceImage, source_reader: SourceReader) -> ReadyImage | ImageError:
+        decoded = read(item, source_reader)
+        if isinstance(decoded, ImageError):
+            return decoded
+        return ReadyImage(decoded, decoded.pixels if preprocess is None else preprocess(decoded.pixels))
+
+    ahead = max(4, 2 * batch)
+    return Ahead(ready, items, workers=2 if batch == 1 else min(ahead, max(2, usable_cores())), ahead=ahead)
+
+
 def local_masks(masks: MaskSource, items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
-    """Masks of images by one segmenter, in order; the next images are decoded meanwhile."""
+    """Masks of images by one segmenter, in order; the next images are read and preprocessed meanwhile."""
+    with read_ahead_of(masks, items, read) as images:
+        yield from masks_of_ready(masks, images)
+
+
+def masks_of_ready(masks: MaskSource, ready: Iterable[tuple[SourceImage, ReadyImage | ImageError]]) -> Iterator[Result]:
+    """Masks of images that are read elsewhere, by one segmenter, in order."""
     in_flight: deque[tuple[SourceImage, Decoded]] = deque()  # read by the segmenter, result not yet returned
     refused: deque[tuple[SourceImage, ImageError]] = deque()
 
     expect = getattr(masks, "expect", lambda *_: None)  # only of sources that know images by name
 
-    def images() -> Iterator[np.ndarray]:
-        for item, decoded in map_ahead(read, items):
-            if isinstance(decoded, ImageError):
-                refused.append((item, decoded))
+    def images() -> Iterator[Any]:
+        for item, image in ready:
+            if isinstance(image, ImageError):
+                refused.append((item, image))
                 continue
+            decoded = image.decoded
             reason = expect(item.image_file.name, *decoded.pixels.shape[:2])
             if reason is not None:
                 refused.append((item, ImageError(reason)))
                 continue
             in_flight.append((item, decoded))
-            yield decoded.pixels
+            yield image.given
 
     try:
         for generated in masks.generate_batch(images()):

@@ -52,6 +52,9 @@ class MaskSource(Protocol):
         A source whose masks depend on the image's name also has `expect(name, height, width)`. It is called before each image and
         returns None, or the reason why there are no masks; such images are skipped and listed. Images of equal content but different
         names are then separate images. With `unmatched(names)` it lists what belongs to none of these images, which is a warning.
+
+        A source with `preprocess_ahead(image)` gets its results here instead of images. It is called in other threads, while the masks of
+        earlier images are made. A result's `nbytes` is what it holds besides the image.
         """
 
 

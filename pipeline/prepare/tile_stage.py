@@ -224,6 +224,11 @@ class ImagePair:
     """bool [H, W], see `usable_pixels`; None: pixels of these samples are always valid."""
     place: Place = field(default_factory=Place)
 
+    @property
+    def nbytes(self) -> int:
+        """Of all arrays."""
+        return self.hr.nbytes + self.lr.nbytes + (0 if self.usable is None else self.usable.nbytes)
+
 
 def hr_and_lr(
     item: SourceImage,

@@ -97,6 +97,11 @@ class Samples:
     """bool [H, W]; None: all pixels are valid."""
     place: Place = field(default_factory=Place)
 
+    @property
+    def nbytes(self) -> int:
+        """Of values and validity."""
+        return self.values.nbytes + (0 if self.valid is None else self.valid.nbytes)
+
     def cropped(self, height: int, width: int) -> Samples:
         """The top left part, contiguous."""
         valid = None if self.valid is None else np.ascontiguousarray(self.valid[:height, :width])

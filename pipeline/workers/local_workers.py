@@ -33,6 +33,9 @@ LOOPBACK = "127.0.0.1"
 _MAX_KILLED, _MAX_FAILED = 50, 3
 """Limits of workers in a row without a result that are killed, or exit with an error."""
 
+TASKS_PER_WORKER = 2
+"""One is segmented while the images of the other are read, see `tasks.make_image_masks`."""
+
 _LEAVE = 3  # seconds until a worker that does not exit is killed
 
 _CODE = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from samdiff.pipeline.workers.local_workers import main; main()"
@@ -194,7 +197,7 @@ async def _work(config: WorkerConfig) -> None:
             security=config.security,
             host=LOOPBACK,
             protocol="tls://",
-            nthreads=1,
+            nthreads=TASKS_PER_WORKER,
             local_directory=config.folder,
             death_timeout=60,
             memory_limit=0,  # no limit

@@ -1,6 +1,7 @@
 """Masks on the device against the CPU: the same masks in the same order, for any batch size and with little memory."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +174,16 @@ def test_copies_to_the_host_are_whole(device):
     a, b = fetch(torch.arange(5, device=device), torch.ones(2, 3, device=device))
     assert a.tolist() == [0, 1, 2, 3, 4]
     assert b.shape == (2, 3)
+
+
+@pytest.mark.weights
+def test_images_preprocessed_in_another_thread_give_the_same_masks(on_device, device):
+    """As `prepare` does: resized, and pinned for a GPU, in a thread while the device works."""
+    images = [sample("coffee.png")[: 150 + 30 * k, : 300 - 20 * k] for k in range(9 if device.type == "cuda" else 2)]
+    generator = MaskGenerator(on_device, points_per_side=3)
+    with ThreadPoolExecutor(2) as pool:
+        ahead = pool.map(generator.preprocess_ahead, images)
+        ours = [table.records() for table in generator.generate_batch(ahead)]
+    assert all(crop.is_pinned() == (device.type == "cuda") for crop in generator.preprocess_ahead(images[0]).crops)
+    for records, image in zip(ours, images, strict=True):
+        assert_same_masks(records, generator.generate(image))

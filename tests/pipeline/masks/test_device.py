@@ -197,7 +197,7 @@ def test_images_of_a_batch_are_resized_in_threads():
     engine = generator.engine
     images = [sample("coffee.png")[: 20 + 9 * k, : 90 - 7 * k].copy() for k in range(9)]
     for image, pixels in zip(images, engine._inputs(images), strict=True):
-        assert torch.equal(pixels, engine.model.pixels(image))
+        assert torch.equal(pixels, engine.model.pixels(engine.model.resized(image)))
     assert images_per_task(generator) == 1
     engine.encoder_batch = 8
     assert images_per_task(generator) == images_per_task(MasksFromLR(generator, 4)) == 8
