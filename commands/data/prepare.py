@@ -180,7 +180,15 @@ def prepare(
             facts, where = plan_generator(name, device, lr_scale=lr_scale, **more)
             reads = f"weights of {name} ({where})"
         check_target(target, sources=(images, lr_images), masks=import_masks, embeddings=kept)
-        scanned = scan(images, limit, lr=lr_images, scale=settings.scale, by_name=by_name, limits=settings.limits)
+        scanned = scan(
+            images,
+            limit,
+            lr=lr_images,
+            by_name=by_name,
+            scale=settings.scale,
+            limits=settings.limits,
+            slice_axis=settings.pixels.slice_axis,
+        )
         samples = samples_of(scanned, settings.pixels, settings.limits)
         settings.check_samples(samples)
         attributes = settings.as_attributes(facts, samples)

@@ -111,6 +111,28 @@ class RRDB(nn.Module):
         return with_auxiliary(self.last(features) * 2 - 1, features, self.auxiliary, training=self.training)
 
 
+def start_from_lr(network: RRDB) -> None:
+    """Set weights so that the untrained network returns LR enlarged by nearest neighbour; nothing if it has fewer features than bands.
+
+    The first C features carry the image: no convolution changes them, and the last one reads only them. All other weights stay random, so
+    that they learn as usual. From random weights alone, a training first has to find the image itself, which takes thousands of steps.
+    """
+    bands = network.last.out_channels
+    if network.last.in_channels < bands:
+        return
+    with torch.no_grad():
+        for conv in (network.first, network.trunk, *network.up, network.hr):
+            conv.weight[:bands] = 0
+            assert conv.bias is not None
+            conv.bias[:bands] = 0
+            if conv is not network.trunk:  # its output is added to that of `first`
+                conv.weight[range(bands), range(bands), 1, 1] = 1
+        network.last.weight.zero_()
+        assert network.last.bias is not None
+        network.last.bias.zero_()
+        network.last.weight[range(bands), range(bands), 1, 1] = 1
+
+
 def condition(maps: list[Tensor]) -> Tensor:
     """Every third feature map, concatenated: the U-Net's condition [B, n features, h, w] (official code: `[2::3]`)."""
     return torch.cat(maps[2::3], dim=1)

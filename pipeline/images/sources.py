@@ -6,14 +6,18 @@ Nothing is extracted, so that names in an archive cannot lead out of a folder. F
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
 from functools import partial
 
-from ...errors import ImageError
+from ...errors import ImageError, printable
+from ..decoding.formats import is_volume_name
 from ..storage.regular import open_regular, too_large
+from ..volumes.nifti import HEADER, header_of, slice_bytes, slice_name, unpacked
 from .archives import CHUNK, ArchiveReader, reason_of, unpacked_in_order
 from .listing import MAX_ARCHIVE_GB as MAX_ARCHIVE_GB
 from .listing import SUFFIXES as SUFFIXES
@@ -21,6 +25,8 @@ from .listing import ImageFile as ImageFile
 from .listing import Limits as Limits
 from .listing import Source as Source
 from .listing import list_source as list_source
+
+log = logging.getLogger(__name__)
 
 _MOST_PASSES = 20  # bound on the times that a compressed tar is unpacked; DIV2K in random order takes fewer
 
@@ -48,9 +54,15 @@ class SourceReader(AbstractContextManager["SourceReader"]):
         return b"".join(self.chunks(image_file, limit))
 
     def chunks(self, image_file: ImageFile, limit: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes of an image, at most 1 MiB at a time; see `read`. None: no limit."""
+        """Yield the bytes of an image, at most 1 MiB at a time (a slice: all at once); see `read`. None: no limit."""
         if image_file.problem:
             raise ImageError(image_file.problem)
+        if image_file.slice is not None:
+            data = slice_bytes(self.chunks(replace(image_file, slice=None)), *image_file.slice)
+            if limit is not None and len(data) > limit:
+                raise too_large(len(data), limit)
+            yield data
+            return
         length = 0
         try:
             for part in self._chunks(image_file, limit):
@@ -88,6 +100,39 @@ def hash_images(image_files: Iterable[ImageFile], limit: int | None = None) -> I
             except ImageError:
                 digest = hashlib.sha256(b"unreadable\0" + image_file.name.encode())
             yield digest.hexdigest()
+
+
+def with_slices(image_files: Iterable[ImageFile], *, axis: str) -> list[ImageFile]:
+    """The images of a listing, with the slices of each volume in its place.
+
+    Args:
+        image_files: from `list_source`.
+        axis: of the slices, see `Header.slice_axis`.
+    """
+    images: list[ImageFile] = []
+    with SourceReader() as source_reader:
+        for image_file in image_files:
+            if image_file.problem or not is_volume_name(image_file.name):
+                images.append(image_file)
+                continue
+            head = b""
+            try:
+                for piece in unpacked(source_reader.chunks(image_file)):
+                    head += piece
+                    if len(head) >= HEADER:
+                        break
+                header = header_of(head)
+            except ImageError as error:
+                images.append(replace(image_file, problem=str(error)))
+                continue
+            if header.volumes > 1:
+                log.warning("%s: only the first of %s volumes is read", printable(image_file.name), header.volumes)
+            across = header.slice_axis(axis)
+            images += [
+                replace(image_file, name=slice_name(image_file.name, across, number, header), slice=(across, number))
+                for number in range(header.shape[across])
+            ]
+    return images
 
 
 def check_archives(image_files: Sequence[ImageFile], limits: Limits) -> None:

@@ -177,7 +177,15 @@ def prepare(
         raise ConfigError("--reuse: takes masks of a segmenter, so it cannot be combined with masks from files")
     # before the scan, which may take minutes
     donors = open_reused(reuse, settings.as_attributes(segmenter)) if out.size(ROOT_KEY) is None else []
-    images = scan(source, limit, lr=lr, scale=settings.scale, by_name=by_name, limits=settings.limits)
+    images = scan(
+        source,
+        limit,
+        lr=lr,
+        by_name=by_name,
+        scale=settings.scale,
+        limits=settings.limits,
+        slice_axis=settings.pixels.slice_axis,
+    )
     samples = samples_of(images, settings.pixels, settings.limits)
     settings.check_samples(samples)
     check_donors(donors, samples)

@@ -27,6 +27,9 @@ class PixelConfig:
     view_bands: str = setting("", none="red, green and blue, else the first three")
     """One or three bands that the segmenter sees, by number or name, after --bands."""
 
+    slice_axis: str = setting("auto", choices=("auto", "i", "j", "k"))
+    """NIfTI: axis across which volumes are cut into slices, the file's first, second or third; auto: the one with the largest spacing."""
+
     def __post_init__(self) -> None:
         check(self)
         _ = self.limits, self.no_data

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from samdiff.errors import ConfigError
 from samdiff.model.checkpoints.official_names import RRDB_NAMES, UNET_NAMES, to_official, to_ours
@@ -15,7 +16,7 @@ from samdiff.model.diffusion.residual import from_residual, to_residual
 from samdiff.model.diffusion.sampler import sample
 from samdiff.model.diffusion.schedule import Schedule
 from samdiff.model.networks.build import build_rrdb, build_unet
-from samdiff.model.networks.rrdb import RRDB, condition, condition_channels
+from samdiff.model.networks.rrdb import RRDB, condition, condition_channels, start_from_lr
 from samdiff.model.networks.unet import UNet
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -135,3 +136,27 @@ def test_compiled_unet_equals_eager():
     unet = build_unet(load_config("tiny")).eval().requires_grad_(False)
     x, t, given = torch.randn(1, 3, 32, 32), torch.tensor([40]), torch.randn(1, unet.condition.in_channels, 8, 8)
     torch.testing.assert_close(torch.compile(unet)(x, t, given), unet(x, t, given), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "bands"), [(2, 1), (3, 4), (4, 3)])
+def test_start_from_lr(scale: int, bands: int) -> None:
+    """LR enlarged by nearest neighbour; all weights but those of the last layer get a gradient after one step."""
+    torch.manual_seed(0)
+    network = RRDB(blocks=2, features=8, growth=4, scale=scale, bands=bands)
+    start_from_lr(network)
+    lr = torch.rand(2, bands, 6, 5) * 2 - 1
+    torch.testing.assert_close(network(lr), F.interpolate(lr, scale_factor=scale, mode="nearest"))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (network(lr) - torch.rand(2, bands, 6 * scale, 5 * scale)).abs().mean().backward()
+        optimizer.step()
+    assert all(float(weights.grad.abs().sum()) > 0 for weights in network.parameters())
+
+
+def test_few_features_start_from_random_weights() -> None:
+    torch.manual_seed(0)
+    network, same = RRDB(2, 4, 4, 2, bands=6), RRDB(2, 4, 4, 2, bands=6)
+    same.load_state_dict(network.state_dict())
+    start_from_lr(network)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), same.parameters(), strict=True))
