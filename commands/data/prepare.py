@@ -34,6 +34,7 @@ class PrepareSettings:
     masks: MaskConfig = section(MaskConfig, panel="Masks")
 
 
+_MOST_NOTES = 5  # lines about what reading changed
 DEFAULT_SOURCE = "div2k"
 """What `samdiff prepare` takes where no source is given."""
 
@@ -229,6 +230,8 @@ def prepare(
         else f"written, {report.segmented} images segmented{reused}"
     )
     print_status(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
+    for note, count in list(report.notes.items())[:_MOST_NOTES]:
+        print_status(f"noted of {count} image{'s' * (count != 1)}: {note}")
     reported = {} if report.already_complete else report.skipped  # already reported as warnings
     finish(report.skipped, reported if logging.getLogger().isEnabledFor(logging.WARNING) else {})
 
@@ -245,6 +248,7 @@ def _describe(document: Document, report: Report) -> None:
         reused=report.reused,
         estimate=None if report.estimate is None else asdict(report.estimate),
         skipped=report.skipped,
+        notes=report.notes,
     )
 
 

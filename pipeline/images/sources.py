@@ -57,12 +57,6 @@ class SourceReader(AbstractContextManager["SourceReader"]):
         """Yield the bytes of an image, at most 1 MiB at a time (a slice: all at once); see `read`. None: no limit."""
         if image_file.problem:
             raise ImageError(image_file.problem)
-        if image_file.slice is not None:
-            data = slice_bytes(self.chunks(replace(image_file, slice=None)), *image_file.slice)
-            if limit is not None and len(data) > limit:
-                raise too_large(len(data), limit)
-            yield data
-            return
         length = 0
         try:
             for part in self._chunks(image_file, limit):
@@ -76,6 +70,9 @@ class SourceReader(AbstractContextManager["SourceReader"]):
             raise ImageError(f"cannot be read: {reason_of(error)}") from error
 
     def _chunks(self, image_file: ImageFile, limit: int | None) -> Iterator[bytes]:
+        if image_file.slice is not None:
+            yield slice_bytes(self.chunks(replace(image_file, slice=None)), *image_file.slice)
+            return
         if image_file.member is None:
             with open_regular(image_file.path, limit) as file:
                 yield from iter(partial(file.read, CHUNK), b"")

@@ -86,7 +86,9 @@ def chosen_bands(text: str, names: tuple[str, ...], *, what: str) -> tuple[int, 
         elif part.isdecimal() and 1 <= int(part) <= len(names):
             index = int(part) - 1
         else:
-            listed = ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
+            listed = ", ".join(
+                name if name == str(number) else f"{number} {name}" for number, name in enumerate(names, start=1)
+            )
             raise ConfigError(f"{what}: expected bands of {brief(listed)}, got {brief(part)}")
         indices.append(index)
     if len(set(indices)) != len(indices):
