@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from functools import partial
 from ...errors import ImageError, printable
 from ..decoding.formats import is_volume_name
 from ..storage.regular import open_regular, too_large
-from ..volumes.nifti import HEADER, header_of, slice_bytes, slice_name, unpacked
+from ..volumes.nifti import HEADER, header_of, slice_bytes, slice_name, unpacked, why_too_large
 from .archives import CHUNK, ArchiveReader, reason_of, unpacked_in_order
 from .listing import MAX_ARCHIVE_GB as MAX_ARCHIVE_GB
 from .listing import SUFFIXES as SUFFIXES
@@ -71,7 +72,9 @@ class SourceReader(AbstractContextManager["SourceReader"]):
 
     def _chunks(self, image_file: ImageFile, limit: int | None) -> Iterator[bytes]:
         if image_file.slice is not None:
-            yield slice_bytes(self.chunks(replace(image_file, slice=None)), *image_file.slice)
+            axis, number = image_file.slice
+            most = math.inf if limit is None else limit
+            yield slice_bytes(self.chunks(replace(image_file, slice=None)), axis, number, most_bytes=most)
             return
         if image_file.member is None:
             with open_regular(image_file.path, limit) as file:
@@ -99,12 +102,13 @@ def hash_images(image_files: Iterable[ImageFile], limit: int | None = None) -> I
             yield digest.hexdigest()
 
 
-def with_slices(image_files: Iterable[ImageFile], *, axis: str) -> list[ImageFile]:
+def with_slices(image_files: Iterable[ImageFile], *, axis: str, limits: Limits) -> list[ImageFile]:
     """The images of a listing, with the slices of each volume in its place.
 
     Args:
         image_files: from `list_source`.
         axis: of the slices, see `Header.slice_axis`.
+        limits: bounds on the size of a slice.
     """
     images: list[ImageFile] = []
     with SourceReader() as source_reader:
@@ -119,12 +123,14 @@ def with_slices(image_files: Iterable[ImageFile], *, axis: str) -> list[ImageFil
                     if len(head) >= HEADER:
                         break
                 header = header_of(head)
+                across = header.slice_axis(axis)
+                if problem := why_too_large(header, across, limits.max_bytes):
+                    raise ImageError(problem)
             except ImageError as error:
                 images.append(replace(image_file, problem=str(error)))
                 continue
             if header.volumes > 1:
                 log.warning("%s: only the first of %s volumes is read", printable(image_file.name), header.volumes)
-            across = header.slice_axis(axis)
             images += [
                 replace(image_file, name=slice_name(image_file.name, across, number, header), slice=(across, number))
                 for number in range(header.shape[across])

@@ -74,7 +74,7 @@ def scan(
     limits = limits or Limits()
     image_files = list_source(source, limits)[:limit]
     check_archives(image_files, limits)
-    image_files = with_slices(image_files, axis=slice_axis)[:limit]
+    image_files = with_slices(image_files, axis=slice_axis, limits=limits)[:limit]
     pairs, without = _lr_files(image_files, lr, scale=scale, limits=limits, slice_axis=slice_axis)
     hashes = hash_images(progress(image_files, desc="scan", unit="file"), limits.max_bytes)
     images = [
@@ -101,7 +101,7 @@ def _lr_files(
     """(name of an image -> its LR file, name of an image -> why it has no LR file)."""
     if lr is None:
         return {}, {}
-    lr_files = with_slices(list_source(lr, limits), axis=slice_axis)
+    lr_files = with_slices(list_source(lr, limits), axis=slice_axis, limits=limits)
     usable = [image_file.name for image_file in image_files if not image_file.problem]
     pairs, without = pair_names(usable, [file.name for file in lr_files if not file.problem], scale)
     # An LR file that cannot be read is paired too: the image is then skipped with the reason, when the LR file is read.

@@ -27,6 +27,8 @@ _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 7
 _CODES = {kind: code for code, kind in _TYPES.items()}
 _MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
 """Unit of space (bits 0 to 2 of xyzt_units) -> mm; unknown is taken for mm, as by other programs."""
+MOST_SLICES = 100_000
+"""Largest number of slices of a volume."""
 _PIECE = 1 << 20
 _START = 352  # of the voxels in a file of one slice: the header, and four bytes that say there is no extension
 
@@ -141,23 +143,36 @@ def unpacked(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 break
 
 
-def slice_bytes(pieces: Iterable[bytes], axis: int, number: int) -> bytes:
+def why_too_large(header: Header, axis: int, most_bytes: float) -> str:
+    """Why slices across an axis are not read, empty if they are: too many, or one plane of voxels has more bytes than `most_bytes`."""
+    if header.shape[axis] > MOST_SLICES:
+        return f"a NIfTI volume of {header.shape[axis]} slices, more than {MOST_SLICES}"
+    size = max(math.prod(slice_size(header, axis)), header.shape[0] * header.shape[1]) * header.dtype.itemsize
+    if size > most_bytes:
+        return f"NIfTI: a slice of {size / 1e6:.0f} MB, more than the {most_bytes / 1e6:.0f} MB that an image may have"
+    return ""
+
+
+def slice_bytes(pieces: Iterable[bytes], axis: int, number: int, *, most_bytes: float = math.inf) -> bytes:
     """One slice of the first volume as a NIfTI-1 file of its own, in little-endian byte order.
 
     Args:
         pieces: of the file, from its start.
         axis: 0, 1 or 2, which is cut across.
         number: of the slice, from 0.
+        most_bytes: bound on the bytes of a plane, checked before memory is taken.
 
     Returns:
         The same bytes for the same voxels, type, spacing and scaling, whatever else the header holds.
 
     Raises:
-        ImageError: damaged or cut off, or there is no such slice.
+        ImageError: damaged, cut off or too large, or there is no such slice.
     """
     stream = _Stream(unpacked(pieces))
     head = stream.take(HEADER, least=348)
     header = header_of(head)
+    if problem := why_too_large(header, axis, most_bytes):
+        raise ImageError(problem)
     stream.skip(header.start - len(head), before=head[header.start :])
     if not 0 <= number < header.shape[axis]:
         raise ImageError(f"NIfTI: has no slice {number} along axis {AXES[axis]}")

@@ -11,7 +11,7 @@ import pytest
 from samdiff import open_store
 from samdiff.errors import ImageError
 from samdiff.pipeline.decoding.image_data import decode_image
-from samdiff.pipeline.images.sources import ImageFile, SourceReader, hash_images, list_source, with_slices
+from samdiff.pipeline.images.sources import ImageFile, Limits, SourceReader, hash_images, list_source, with_slices
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.prepare.scan import scan
 from samdiff.pipeline.scientific.read import read_native
@@ -142,8 +142,18 @@ def test_memory_is_that_of_a_plane() -> None:
     tracemalloc.start()
     with pytest.raises(ImageError, match="cut off"):
         slice_bytes([bomb], 2, 20000)
+    with pytest.raises(ImageError, match="NIfTI: a slice of 1800 MB, more than the 100 MB"):
+        slice_bytes([bomb], 2, 0, most_bytes=1e8)
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()
+
+
+def test_a_volume_of_too_many_slices_is_one_line(tmp_path: Path) -> None:
+    head = bytearray(nifti(np.zeros((4, 4, 4), np.int16), version=2))
+    head[16:80] = struct.pack("<8q", 3, 4, 4, 1 << 30, 1, 1, 1, 1)
+    (tmp_path / "a.nii").write_bytes(head)
+    (image,) = with_slices(list_source(tmp_path), axis="k", limits=Limits())
+    assert image.problem == "a NIfTI volume of 1073741824 slices, more than 100000"
 
 
 def test_gzip_members_and_pieces_of_any_size() -> None:
@@ -161,7 +171,7 @@ def test_a_folder_of_volumes_is_a_list_of_slices(tmp_path: Path) -> None:
     (folder / "a.nii.gz").write_bytes(gzip.compress(nifti(values)))
     (folder / "b.nii").write_bytes(nifti(values))
     (folder / "c.nii").write_bytes(b"no volume")
-    images = with_slices(list_source(folder), axis="auto")
+    images = with_slices(list_source(folder), axis="auto", limits=Limits())
     assert [image.name for image in images] == [
         *(f"a_k00{k}.nii" for k in range(5)),
         *(f"b_k00{k}.nii" for k in range(5)),
@@ -206,7 +216,7 @@ def test_prepare(tmp_path: Path) -> None:
 
 def test_other_volumes_along_time_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "t.nii").write_bytes(nifti(volume(shape=(40, 48, 2, 3)), spacing=(1.0, 1.0, 4.0)))
-    assert len(with_slices(list_source(tmp_path), axis="auto")) == 2
+    assert len(with_slices(list_source(tmp_path), axis="auto", limits=Limits())) == 2
     assert [record.message for record in caplog.records] == ["t.nii: only the first of 3 volumes is read"]
 
 
@@ -224,6 +234,6 @@ def test_elsewhere_a_volume_is_named() -> None:
 def test_a_slice_is_read_within_a_limit(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(nifti(volume()))
     image = ImageFile("a_k000.nii", str(tmp_path / "a.nii"), slice=(2, 0))
-    with SourceReader() as reader, pytest.raises(ImageError, match="more than the 0 MB that an image may have"):
+    with SourceReader() as reader, pytest.raises(ImageError, match="NIfTI: a slice of 0 MB, more than the 0 MB"):
         reader.read(image, 1000)
     assert PixelConfig(slice_axis="j").keeps is False
