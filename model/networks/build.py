@@ -1,13 +1,12 @@
-"""The networks of a configuration, with random weights or those that a training starts from."""
+"""The networks of a configuration, with random weights."""
 
 from __future__ import annotations
 
 import torch
 
-from ...pipeline.scientific.sample_format import SampleFormat
 from ..config import RunConfig
 from ..diffusion.noise_scale import SIGNAL
-from .rrdb import RRDB, condition_channels, start_from_lr
+from .rrdb import RRDB, condition_channels
 from .student import Student
 from .unet import UNet
 
@@ -15,15 +14,8 @@ from .unet import UNet
 def build_rrdb(config: RunConfig) -> RRDB:
     """The RRDB of a configuration."""
     m = config.model
-    return RRDB(blocks=m.rrdb_blocks, features=m.rrdb_features, growth=m.rrdb_growth, scale=config.scale, bands=config.bands)
-
-
-def initial_rrdb(config: RunConfig, samples: SampleFormat) -> RRDB:
-    """The RRDB that a training starts from: random for 8-bit RGB, as the published models did, else see `start_from_lr`."""
-    network = build_rrdb(config)
-    if not samples.is_rgb8:
-        start_from_lr(network)
-    return network
+    sizes = {"blocks": m.rrdb_blocks, "features": m.rrdb_features, "growth": m.rrdb_growth}
+    return RRDB(**sizes, scale=config.scale, bands=config.bands, skip=m.rrdb_skip == "bicubic")
 
 
 def build_student(config: RunConfig) -> Student:

@@ -35,7 +35,7 @@ from ..checkpoints.initial import check_given, load_rrdb, of_scale, restore_rrdb
 from ..config import RunConfig, config_of
 from ..diffusion.recommended import as_facts, recommended_for
 from ..inference.upscaler import SuperResolver
-from ..networks.build import build_rrdb, build_unet, initial_rrdb, zero_output
+from ..networks.build import build_rrdb, build_unet, zero_output
 from ..networks.heads import without_auxiliary
 from ..networks.rrdb import RRDB
 from ..networks.unet import UNet
@@ -207,7 +207,7 @@ def _with_rescale(this: Run, rrdb: RRDB) -> Run:
 def _rrdb_stage(this: Run, given: Path | None) -> RRDB:
     """The trained RRDB: from a file, from this run's finished stage one, or trained now."""
     torch.manual_seed(int(mix(this.config.train.seed, Stream.WEIGHTS, 1)) >> 1)
-    network, averaged = initial_rrdb(this.config, this.data.samples), build_rrdb(this.config)
+    network, averaged = build_rrdb(this.config), build_rrdb(this.config)
     finished, steps = given or this.out / RRDB_FILE, this.config.train.rrdb_steps
 
     def model(state: State) -> Checkpoint:
