@@ -258,7 +258,7 @@ def write_sheet(example: Example, folder: Path) -> None:
     """comparison.png: a square of bicubic upsampling, the RRDB's result and HR, twice as large, with the contrast of HR."""
     found = folder / "evaluation" / "pictures" / "test"
     squares = []
-    for method in ("bicubic", "rrdb", "HR"):
+    for method in ("bicubic", "rrdb", "hr"):
         (file,) = found.glob(f"*_{method}.png")
         y, x = example.crop
         squares.append(cv2.imread(str(file))[y : y + SIDE, x : x + SIDE].astype(float))

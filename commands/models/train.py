@@ -135,8 +135,16 @@ def _settings(
     chosen: Chosen[RunConfig], preset: str | None, model: RunConfig | None, *, scale: int, samples: SampleFormat = RGB8
 ) -> RunConfig:
     """See `load_config`."""
-    more = {"bands": samples.count, "rgb8": samples.is_rgb8}
-    return load_config(preset, chosen.file, chosen.sets, scale=scale, **more, named=chosen.named, model=model)
+    return load_config(
+        preset,
+        chosen.file,
+        chosen.sets,
+        scale=scale,
+        bands=samples.count,
+        rgb8=samples.is_rgb8,
+        named=chosen.named,
+        model=model,
+    )
 
 
 def _model(chosen: Chosen[RunConfig], preset: str | None, init_from: Path | None) -> RunConfig | None:
