@@ -255,14 +255,15 @@ def table_row(name: str, example: Example, folder: Path) -> str:
 
 
 def write_sheet(example: Example, folder: Path) -> None:
-    """comparison.png: a square of bicubic upsampling, the RRDB's result and HR, twice as large, with the contrast of HR."""
+    """comparison.png: a square of bicubic upsampling, the RRDB's result and HR, twice as large, with the contrast of HR in each band."""
     found = folder / "evaluation" / "pictures" / "test"
     squares = []
     for method in ("bicubic", "rrdb", "hr"):
         (file,) = found.glob(f"*_{method}.png")
         y, x = example.crop
-        squares.append(cv2.imread(str(file))[y : y + SIDE, x : x + SIDE].astype(float))
-    low, high = np.percentile(squares[-1], (0.5, 99.5))
+        bands = cv2.imread(str(file))[y : y + SIDE, x : x + SIDE].astype(float)
+        squares.append(bands[..., ::-1])  # the scene's bands are blue, green and red
+    low, high = np.percentile(squares[-1], (0.5, 99.5), axis=(0, 1))
     shown = [np.clip((square - low) / (high - low) * 255, 0, 255).astype(np.uint8) for square in squares]
     sheet = cv2.resize(np.hstack(shown), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     cv2.imwrite(str(folder / "comparison.png"), sheet)
