@@ -208,7 +208,15 @@ def train(
         tuned = None
         if init_from is not None and not (preset or file.get("preset")):
             tuned = config_in(load_checkpoint(user_path(init_from, "init_from")), str(init_from))
-        resolved = load_config(preset, file, sets, scale=opened[0].scale, bands=opened[0].samples.count, model=tuned)
+        resolved = load_config(
+            preset,
+            file,
+            sets,
+            scale=opened[0].scale,
+            bands=opened[0].samples.count,
+            rgb8=opened[0].samples.is_rgb8,
+            model=tuned,
+        )
         if tuned is not None:
             report(f"as in {init_from}: preset {resolved.preset}, {taken_from(tuned, resolved)}")
     name = str(opened[0].place).rstrip("/").split("/")[-1].removesuffix(".zarr")

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from samdiff import load_model
-from samdiff.model.evaluation.benchmark import read_pairs
+from samdiff.model.evaluation.benchmark import LrRecipe, read_pairs
 from samdiff.model.evaluation.metrics import mean_of_defined, psnr_y, ssim_y
 from samdiff.model.evaluation.perceptual import load_measures
 from samdiff.model.names import QUALITIES
@@ -78,7 +78,7 @@ def main() -> None:
     metrics = load_measures(["lpips", "dists"], torch.device("cpu")).images
     names = ["method", "PSNR-Y", "SSIM-Y", *(name.upper() for name in metrics), "s per megapixel"]
     for folder in given.folders:
-        pairs = read_pairs(folder, SCALE, blind_seed=given.blind)
+        pairs = read_pairs(folder, SCALE, recipe=None if given.blind is None else LrRecipe("blind", seed=given.blind))
         print(f"\n{folder.resolve().name}, {len(pairs)} images\n\n| {' | '.join(names)} |\n" + "|---" * len(names) + "|")
         for name, load in methods(given.checkpoint).items():
             if given.only and name not in given.only:

@@ -64,6 +64,8 @@ class ModelConfig:
     """Channels of the RRDB."""
     rrdb_growth: int = setting(32, min=1, max=_MOST_CHANNELS)
     """Channels that each dense convolution of the RRDB adds."""
+    rrdb_skip: str = setting("none", choices=("none", "bicubic"))
+    """What the RRDB's output is added to: none (as published), or bicubic (the upsampled LR); bicubic for stores of other than 8-bit RGB."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -269,6 +271,7 @@ def load_config(
     scale: int = 4,
     *,
     bands: int = 3,
+    rgb8: bool = True,
     named: Mapping[str, object] | None = None,
     model: RunConfig | None = None,
 ) -> RunConfig:
@@ -280,6 +283,7 @@ def load_config(
         sets: `section.key=value` texts.
         scale: of the store.
         bands: of the store.
+        rgb8: whether the store has 8-bit RGB, for which there are published networks; else the default of `model.rrdb_skip` is bicubic.
         named: settings by section that are given as named options.
         model: settings of the model for fine-tuning; without a preset, the sections `TAKEN` of it are used in place of the preset's.
 
@@ -289,7 +293,8 @@ def load_config(
     layers = layers_of(file, sets, named)
     given = merge(RunConfig, layers)
     chosen = preset or given.get("preset") or (model.preset if model else "paper")
-    bottom: list[Mapping[str, object]] = [{"scale": scale, "bands": bands}, preset_layer(chosen)]
+    skip: Mapping[str, object] = {} if rgb8 else {"model": {"rrdb_skip": "bicubic"}}
+    bottom: list[Mapping[str, object]] = [{"scale": scale, "bands": bands}, skip, preset_layer(chosen)]
     if model is not None and not (preset or given.get("preset")):
         own = model.as_dict()
         bottom.append({name: own[name] for name in TAKEN})

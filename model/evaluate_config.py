@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..pipeline.degrade.kinds import GAIN, gains_of
 from ..settings import check, setting
 
 
@@ -19,8 +20,10 @@ class EvaluateConfig:
     """Number of samples per image, with seeds 0, 1, …"""
     metrics: str = setting("", none="none", panel="Common")
     """More metrics, separated by commas: lpips, lpips-vgg, dists; with samdiff[iqa] also those of pyiqa: maniqa, fid, …"""
-    degradation: str = setting("bicubic", choices=("bicubic", "blind"), panel="Common")
-    """How LR is made. bicubic: the benchmark's own LR images, else MATLAB's bicubic; blind: always from HR, as by prepare --degradation blind."""
+    degradation: str = setting("bicubic", choices=("bicubic", "blind", "mtf", "kspace"), panel="Common")
+    """How LR is made. bicubic: the benchmark's own LR images, else MATLAB's bicubic; others: always from HR, as by prepare --degradation."""
+    mtf_gains: str = setting("", panel="Common", none=f"{GAIN}")
+    """For mtf: the transfer at the LR Nyquist frequency, one number or one per band."""
     degradation_seed: int = setting(0, min=0, panel="Common")
     """Seed of the blind degradation."""
     save: bool = setting(False, panel="Common")
@@ -32,3 +35,6 @@ class EvaluateConfig:
         check(self)
         if self.degradation_seed and self.degradation != "blind":
             raise ConfigError("degradation_seed: only together with --degradation blind")
+        gains_of(self.mtf_gains)
+        if self.mtf_gains and self.degradation != "mtf":
+            raise ConfigError(f"mtf_gains: only for degradation mtf, got {self.degradation!r}; add --degradation mtf")

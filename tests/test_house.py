@@ -72,6 +72,7 @@ ROOMS = {
         "download",
         "images",
         "scientific",
+        "volumes",
         "decoding",
         "degrade",
         "encode",

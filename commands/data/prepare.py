@@ -34,6 +34,7 @@ class PrepareSettings:
     masks: MaskConfig = section(MaskConfig, panel="Masks")
 
 
+_MOST_NOTES = 5  # lines about what reading changed
 DEFAULT_SOURCE = "div2k"
 """What `samdiff prepare` takes where no source is given."""
 
@@ -180,7 +181,15 @@ def prepare(
             facts, where = plan_generator(name, device, lr_scale=lr_scale, **more)
             reads = f"weights of {name} ({where})"
         check_target(target, sources=(images, lr_images), masks=import_masks, embeddings=kept)
-        scanned = scan(images, limit, lr=lr_images, scale=settings.scale, by_name=by_name, limits=settings.limits)
+        scanned = scan(
+            images,
+            limit,
+            lr=lr_images,
+            by_name=by_name,
+            scale=settings.scale,
+            limits=settings.limits,
+            slice_axis=settings.pixels.slice_axis,
+        )
         samples = samples_of(scanned, settings.pixels, settings.limits)
         settings.check_samples(samples)
         attributes = settings.as_attributes(facts, samples)
@@ -221,6 +230,8 @@ def prepare(
         else f"written, {report.segmented} images segmented{reused}"
     )
     print_status(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
+    for note, count in list(report.notes.items())[:_MOST_NOTES]:
+        print_status(f"noted of {count} image{'s' * (count != 1)}: {note}")
     reported = {} if report.already_complete else report.skipped  # already reported as warnings
     finish(report.skipped, reported if logging.getLogger().isEnabledFor(logging.WARNING) else {})
 
@@ -237,6 +248,7 @@ def _describe(document: Document, report: Report) -> None:
         reused=report.reused,
         estimate=None if report.estimate is None else asdict(report.estimate),
         skipped=report.skipped,
+        notes=report.notes,
     )
 
 

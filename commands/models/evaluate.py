@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...model.evaluation.evaluate import Row
+    from ...model.evaluation.benchmark import LrRecipe
     from ...model.inference.upscaler import Upscaler
 
 
@@ -94,9 +95,9 @@ def evaluate(
     names = [folder.resolve().name for folder in benchmark]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--benchmark: two folders are named {twice[0]}, their metrics could not be told apart; rename one")
-    blind_seed = config.evaluate.degradation_seed if config.evaluate.degradation == "blind" else None
+    recipe = _recipe(config.evaluate)
     read = {
-        name: read_benchmark_folder(folder, model.scale, blind_seed=blind_seed, samples=model.samples)
+        name: read_benchmark_folder(folder, model.scale, recipe=recipe, samples=model.samples)
         for name, folder in zip(names, benchmark, strict=True)
     }
     sets, lr_from = {name: found.pairs for name, found in read.items()}, {name: found.lr_from for name, found in read.items()}
@@ -110,7 +111,7 @@ def evaluate(
     how = provenance(model, settings)
     measured = sorted([*extras.images, *extras.folders]) if extras else []
     decides = {"model": model.sha256, **how, "device": model.device.type, "seeds": seeds, "metrics": measured, "save": save}
-    decides |= {} if blind_seed is None else {"blind_seed": blind_seed}
+    decides |= {} if recipe is None else {"blind_seed": recipe.seed} if recipe.kind == "blind" else {"lr": recipe.describe()}
     decides |= {"metric_models": models}
     claim_outputs([("--out", out / FILE)], inputs, overwrite=True)
     unfinished = Unfinished(out, decides)
@@ -179,6 +180,17 @@ def evaluate(
     unfinished.remove()
     print_status("", f"{how['samdiff-settings'].split(', seed')[0]}; {out}/figures.csv, figures.json, table.md")
     finish(skipped)
+
+
+def _recipe(settings: EvaluateConfig) -> LrRecipe | None:
+    """How LR is made from HR; None: the benchmark's own, else bicubic."""
+    from ...model.evaluation.benchmark import LrRecipe
+    from ...pipeline.degrade.kinds import gains_of
+
+    if settings.degradation == "bicubic":
+        return None
+    gains = gains_of(settings.mtf_gains) if settings.degradation == "mtf" else ()
+    return LrRecipe(settings.degradation, settings.degradation_seed, gains)
 
 
 def _check_samples(settings: EvaluateConfig, model: Upscaler) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ...model.config import PRESETS, RunConfig, load_config, preset_layer, taken_from
+from ...pipeline.scientific.sample_format import RGB8, SampleFormat
 from ..common import COMMON, RUN, Device, MoreStores, Stores, Threads, print_result, print_status, required
 from ..options import Chosen, configured, renamed
 
@@ -81,7 +82,7 @@ def train(
         return
     shards = [*(stores or []), *(more_stores or [])]
     if chosen.only_print and not shards:
-        chosen.show(_settings(chosen, preset, _model(chosen, preset, init_from), scale=scale or 4, bands=3))
+        chosen.show(_settings(chosen, preset, _model(chosen, preset, init_from), scale=scale or 4))
     required("train", STORE=shards)
 
     from ...model.training.distributed import join
@@ -96,7 +97,7 @@ def train(
         raise ConfigError(f"--rrdb {rrdb} replaces stage one, so --rrdb-steps has no effect; leave one out")
     opened = [open_to_stream(path, check_shards=check_shards) for path in shards]
     tuned = _model(chosen, preset, init_from)
-    settings = _settings(chosen, preset, tuned, scale=opened[0].scale, bands=opened[0].samples.count)
+    settings = _settings(chosen, preset, tuned, scale=opened[0].scale, samples=opened[0].samples)
     if settings.is_student:
         raise ConfigError("student.layers: a student is trained by `samdiff distill`; leave the section [student] out")
     chosen.show(settings)
@@ -130,9 +131,20 @@ def train(
         print_status(f"done: {model}; use it with `samdiff infer IMAGE --checkpoint {target}`")
 
 
-def _settings(chosen: Chosen[RunConfig], preset: str | None, model: RunConfig | None, *, scale: int, bands: int) -> RunConfig:
+def _settings(
+    chosen: Chosen[RunConfig], preset: str | None, model: RunConfig | None, *, scale: int, samples: SampleFormat = RGB8
+) -> RunConfig:
     """See `load_config`."""
-    return load_config(preset, chosen.file, chosen.sets, scale=scale, bands=bands, named=chosen.named, model=model)
+    return load_config(
+        preset,
+        chosen.file,
+        chosen.sets,
+        scale=scale,
+        bands=samples.count,
+        rgb8=samples.is_rgb8,
+        named=chosen.named,
+        model=model,
+    )
 
 
 def _model(chosen: Chosen[RunConfig], preset: str | None, init_from: Path | None) -> RunConfig | None:

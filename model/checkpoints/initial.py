@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, printable
 from ..config import RunConfig
 from ..networks.build import build_rrdb, build_unet
 from ..networks.rrdb import RRDB
@@ -23,6 +23,12 @@ def of_scale(path: Path, config: RunConfig, kind: str | None = None) -> Checkpoi
         raise CheckpointError(
             f"{path}: trained on images of {brief(checkpoint.config.get('bands', 3))} bands, the store's have {config.bands}; "
             "start from a model of the same bands, or from none"
+        )
+    own = checkpoint.config.get("model")
+    skip = own.get("rrdb_skip", "none") if isinstance(own, Mapping) else "none"
+    if skip != config.model.rrdb_skip:
+        raise CheckpointError(
+            f"{path}: its RRDB has model.rrdb_skip {brief(skip)}, the run {config.model.rrdb_skip}; add --set model.rrdb_skip={printable(skip)[:20]}"
         )
     return checkpoint
 

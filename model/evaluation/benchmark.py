@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import ConfigError, ImageError, printable
 from ...pipeline.degrade.imresize import imresize
-from ...pipeline.degrade.invalid import usable_pixels
+from ...pipeline.degrade.invalid import BICUBIC_MARGIN, margin_of, usable_pixels
 from ...pipeline.degrade.recipes import degrade
 from ...pipeline.images.listing import ImageFile, list_source
 from ...pipeline.images.pairs import hr_stem, on_common_grid, pair_names, why_not_lr
@@ -40,6 +40,27 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class LrRecipe:
+    """How LR is made from HR, whatever LR images there are; see `degrade`."""
+
+    kind: str
+    """blind, mtf or kspace."""
+    seed: int = 0
+    """Of `blind`."""
+    gains: tuple[float, ...] = ()
+    """Of `mtf`: one per band, or one for all."""
+
+    def describe(self) -> str:
+        """Where LR comes from, for tables."""
+        more = {
+            "blind": f"blind degradation with seed {self.seed}",
+            "mtf": f"a sensor's blur (mtf, gains {', '.join(f'{gain:g}' for gain in self.gains)})",
+            "kspace": "the central part of k-space (kspace)",
+        }
+        return f"made from HR by {'the ' * (self.kind == 'blind')}{more[self.kind]}"
+
+
+@dataclass(frozen=True)
 class BenchmarkImages:
     """The images of a benchmark folder."""
 
@@ -52,14 +73,14 @@ class BenchmarkImages:
 
 
 def read_benchmark_folder(
-    folder: Path, scale: int, *, blind_seed: int | None = None, samples: SampleFormat = RGB8
+    folder: Path, scale: int, *, recipe: LrRecipe | None = None, samples: SampleFormat = RGB8
 ) -> BenchmarkImages:
     """Read the images of a benchmark with their LR.
 
     Args:
         folder: in one of the layouts of `benchmark_layout`.
         scale: s.
-        blind_seed: make LR from HR by the blind degradation with this seed, whatever LR images there are; None: see `BenchmarkImages.lr_from`.
+        recipe: how LR is made from HR, whatever LR images there are; None: see `BenchmarkImages.lr_from`.
         samples: of the model that is evaluated.
 
     Raises:
@@ -82,30 +103,30 @@ def read_benchmark_folder(
     layout = benchmark_layout([name for name in files if name not in skipped], scale, str(printable(folder)))
     if layout.unread:
         log.warning("%s: %s", printable(folder), layout.unread)
-    lows = {} if blind_seed is not None else _lows(layout, scale, folder)
+    lows = {} if recipe is not None else _lows(layout, scale, folder)
     names = _short_names(layout.hr)
     pairs = []
     for name in layout.hr:
         try:
             low = files[lows[name]] if lows else None
-            pairs.append(_pair(names[name], files[name], low, scale=scale, blind_seed=blind_seed, samples=samples))
+            pairs.append(_pair(names[name], files[name], low, scale=scale, recipe=recipe, samples=samples))
         except ImageError as error:
             skipped[name] = str(error).removeprefix(f"{printable(files[name].path)}: ")  # the list names the image
     if not pairs:
         reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in list(skipped.items())[:3])
         raise ImageError(f"--benchmark {folder}: none of its images can be used ({reasons})")
-    lr_from = layout.lr_from if blind_seed is None else f"made from HR by the blind degradation with seed {blind_seed}"
+    lr_from = layout.lr_from if recipe is None else recipe.describe()
     return BenchmarkImages(pairs, lr_from, skipped)
 
 
-def read_pairs(folder: Path, scale: int, *, blind_seed: int | None = None) -> list[Pair]:
+def read_pairs(folder: Path, scale: int, *, recipe: LrRecipe | None = None) -> list[Pair]:
     """The pairs of `read_benchmark_folder`; an image that cannot be used is an error.
 
     Raises:
         ConfigError: as there.
         ImageError: an image cannot be used.
     """
-    benchmark = read_benchmark_folder(folder, scale, blind_seed=blind_seed)
+    benchmark = read_benchmark_folder(folder, scale, recipe=recipe)
     for name, reason in benchmark.skipped.items():
         raise ImageError(f"--benchmark {folder}: {printable(name)}: {reason}")
     return benchmark.pairs
@@ -145,20 +166,24 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _pair(
-    name: str, high: ImageFile, low: ImageFile | None, *, scale: int, blind_seed: int | None, samples: SampleFormat
+    name: str, high: ImageFile, low: ImageFile | None, *, scale: int, recipe: LrRecipe | None, samples: SampleFormat
 ) -> Pair:
     if not samples.is_rgb8:
-        return _sample_pair(name, high, low, scale=scale, samples=samples)
+        return _sample_pair(name, high, low, scale=scale, recipe=recipe, samples=samples)
     whole = open_opaque(Path(high.path))
     shape = whole.shape[:2]
     if min(shape) < scale:
         raise ImageError(f"smaller than the scale: {shape[1]} x {shape[0]} pixels, expected at least {scale} x {scale}")
     of_hr, of_lr = on_common_grid(shape, scale)
     hr = np.ascontiguousarray(whole[of_hr])
-    if blind_seed is not None:
+    if recipe is not None and recipe.kind == "blind":
         rgb = np.ascontiguousarray(np.broadcast_to(np.atleast_3d(hr), (*hr.shape[:2], 3)))
         content = hashlib.sha256(rgb.tobytes()).hexdigest()  # of the pixels: the same for every file format
-        return Pair(name, degrade(rgb, "blind", scale, seed=blind_seed, content=content), rgb)
+        return Pair(name, degrade(rgb, "blind", scale, seed=recipe.seed, content=content), rgb)
+    if recipe is not None:
+        return Pair(
+            name, degrade(np.atleast_3d(hr), recipe.kind, scale, gains=recipe.gains).reshape(_reduced(hr.shape, scale)), hr
+        )
     if low is None:
         return Pair(name, imresize(hr, 1 / scale), hr)
     lr = open_opaque(Path(low.path))
@@ -174,7 +199,14 @@ def _pair(
     return Pair(name, np.ascontiguousarray(lr[of_lr]), hr)
 
 
-def _sample_pair(name: str, high: ImageFile, low: ImageFile | None, *, scale: int, samples: SampleFormat) -> Pair:
+def _reduced(shape: tuple[int, ...], scale: int) -> tuple[int, ...]:
+    """The shape of LR: [h, w] or [h, w, C]."""
+    return shape[0] // scale, shape[1] // scale, *shape[2:]
+
+
+def _sample_pair(
+    name: str, high: ImageFile, low: ImageFile | None, *, scale: int, recipe: LrRecipe | None, samples: SampleFormat
+) -> Pair:
     """A pair of measured values; pixels that are not `usable_pixels` are not scored."""
     whole = read_sample_file(Path(high.path), samples).samples
     shape = whole.values.shape[:2]
@@ -182,7 +214,10 @@ def _sample_pair(name: str, high: ImageFile, low: ImageFile | None, *, scale: in
     if min(shape) < scale:
         raise ImageError(f"smaller than the scale: {shape[1]} x {shape[0]} pixels, expected at least {scale} x {scale}")
     hr = np.ascontiguousarray(whole.values[of_hr])
-    valid = None if whole.valid is None else usable_pixels(whole.valid[of_hr], scale)
+    margin = BICUBIC_MARGIN if recipe is None else margin_of(recipe.kind, scale, recipe.gains)
+    valid = None if whole.valid is None else usable_pixels(whole.valid[of_hr], scale, margin)
+    if recipe is not None:
+        return Pair(name, degrade(hr, recipe.kind, scale, gains=recipe.gains, offset=samples.offset), hr, valid)
     if low is None:
         return Pair(name, imresize(hr, 1 / scale), hr, valid)
     given = read_sample_file(Path(low.path), samples).samples

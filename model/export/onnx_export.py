@@ -30,7 +30,7 @@ class Encoder(nn.Module):
     def forward(self, lr: Tensor) -> tuple[Tensor, Tensor]:
         """Both outputs from one forward pass."""
         maps = self.rrdb.features(lr)
-        return self.rrdb.image(maps[-1]), condition(maps)
+        return self.rrdb.image(maps[-1], lr), condition(maps)
 
 
 def export_onnx(model: SuperResolver, folder: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> list[Path]:

@@ -63,6 +63,10 @@ def network_of(checkpoint: Checkpoint, only: str, name: str) -> RRDB | Student:
         hint = "`samdiff distill` trains one" if only == "student" else "give a diffusion model"
         raise CheckpointError(f"{name}: a checkpoint of kind {checkpoint.kind!r}, which has no {only}; {hint}")
     config = config_in(checkpoint, name)
+    if only == "rrdb" and config.model.rrdb_skip != "none":
+        raise CheckpointError(
+            f"{name}: its RRDB is added to the bicubic upsampling (model.rrdb_skip), which other programs do not do; leave --only and --to esrgan out"
+        )
     network = build_rrdb(config) if only == "rrdb" else build_student(config)
     load_into(network, weights, name)
     return network.eval().requires_grad_(False)

@@ -53,10 +53,11 @@ class TiledPredictor:
         """The RRDB's image [1, 3, H, W], not clipped; `keep`: cache the features for `predict`, as far as they fit."""
 
         def network(tiles: list[Tile]) -> Tensor:
-            maps = self.rrdb.features(torch.cat([self._part(self.lr, tile, 1) for tile in tiles]))
+            lr = torch.cat([self._part(self.lr, tile, 1) for tile in tiles])
+            maps = self.rrdb.features(lr)
             for number, tile in enumerate(tiles if keep else ()):
                 self._keep(tile, [feature_map[number : number + 1] for feature_map in maps])
-            return self.rrdb.image(maps[-1])
+            return self.rrdb.image(maps[-1], lr)
 
         return self._blend(network, None, device)
 

@@ -14,7 +14,8 @@ from .unet import UNet
 def build_rrdb(config: RunConfig) -> RRDB:
     """The RRDB of a configuration."""
     m = config.model
-    return RRDB(blocks=m.rrdb_blocks, features=m.rrdb_features, growth=m.rrdb_growth, scale=config.scale, bands=config.bands)
+    sizes = {"blocks": m.rrdb_blocks, "features": m.rrdb_features, "growth": m.rrdb_growth}
+    return RRDB(**sizes, scale=config.scale, bands=config.bands, skip=m.rrdb_skip == "bicubic")
 
 
 def build_student(config: RunConfig) -> Student:

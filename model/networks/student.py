@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...errors import ConfigError
-from ...pipeline.degrade.imresize import resize_weights
 from ..names import SCALES
+from .base_image import REACH, base_image, bicubic_kernel
 
 SLOPE = 0.1
 """Of LeakyReLU below 0."""
-_REACH = 2  # LR pixels on each side that a bicubic weight can reach
 _FIRST_NOISE = 0.1  # of the usual initial weights, beside the identity
 
 
@@ -63,11 +62,11 @@ class Student(nn.Module):
     @property
     def radius(self) -> int:
         """LR pixels on each side that an output pixel depends on."""
-        return max(len(self.body) + 2, _REACH)
+        return max(len(self.body) + 2, REACH)
 
     def base_image(self, lr: Tensor) -> Tensor:
         """MATLAB's bicubic upsampling before the pixel shuffle, [B, 3 s s, h, w], in any range; at the borders LR is extended by its last pixel."""
-        return F.conv2d(F.pad(lr, (_REACH,) * 4, mode="replicate"), self.base, groups=3)
+        return base_image(lr, self.base)
 
     def residual(self, lr: Tensor) -> Tensor:
         """What the network adds to the base image, before the pixel shuffle, [B, 3 s s, h, w]; images in [0, 1]."""
@@ -90,21 +89,3 @@ class Student(nn.Module):
     @staticmethod
     def _layer(conv: nn.Module, x: Tensor) -> Tensor:
         return F.leaky_relu(conv(x), SLOPE)
-
-
-def bicubic_kernel(scale: int) -> Tensor:
-    """MATLAB's bicubic upsampling as a convolution of three groups followed by a pixel shuffle: float32 [3 s s, 1, 5, 5]."""
-    side = 2 * _REACH + 1
-    axis = torch.zeros(scale, side, device="cpu")
-    if scale == 1:
-        axis[0, _REACH] = 1
-    else:
-        indices, weights = resize_weights(3 * side, 3 * side * scale, scale)
-        centre = 3 * side // 2
-        for phase in range(scale):
-            row = centre * scale + phase
-            for index, weight in zip(indices[row], weights[row], strict=True):
-                if weight:
-                    axis[phase, int(index) - centre + _REACH] += float(weight)
-    kernel = torch.einsum("pi,qj->pqij", axis, axis).reshape(scale**2, 1, side, side)
-    return kernel.repeat(3, 1, 1, 1)

@@ -160,7 +160,7 @@ class DiffusionTask(StageTask):
         with torch.autocast(self.device.type, enabled=False):
             with torch.inference_mode():
                 maps = self.rrdb.features(lr)
-                base = self.rrdb.image(maps[-1])
+                base = self.rrdb.image(maps[-1], lr)
             with torch.no_grad():
                 return condition(maps), base.clamp(-1, 1)
 

@@ -97,6 +97,9 @@ SUFFIXES = tuple(suffix for known in FORMATS for suffix in known.suffixes)
 MEASURED_SUFFIXES = (".dcm", ".dicom", ".ima")
 """Endings of files of measured values only, which `prepare`, `masks` and `infer` read; see `pipeline.scientific`."""
 
+VOLUME_SUFFIXES = (".nii", ".nii.gz")
+"""Endings of volumes, whose slices `prepare` reads; see `pipeline.volumes`."""
+
 UNREAD_SUFFIXES = {
     ".jxl": "JPEG XL",
     ".jxr": "JPEG XR",
@@ -115,7 +118,6 @@ UNREAD_SUFFIXES = {
     ".ico": "ICO",
     ".xcf": "GIMP",
     ".fits": "FITS",
-    ".nii": "NIfTI",
     ".rgb": "SGI",
     ".xbm": "X bitmap",
     ".xpm": "X pixmap",
@@ -147,6 +149,8 @@ _UNREAD: tuple[tuple[int, bytes, str], ...] = (
     (0, b"gimp xcf", "GIMP"),
     (0, b"SIMPLE  =", "FITS"),
     (128, b"DICM", "DICOM"),
+    (344, b"n+1\0", "NIfTI"),
+    (4, b"n+2\0", "NIfTI"),
     (0, b"FUJIFILMCCD-RAW", "camera RAW (Fujifilm)"),
     (0, b"IIU\0", "camera RAW (Panasonic)"),
     (0, b"IIRO", "camera RAW (Olympus)"),
@@ -171,6 +175,11 @@ _BRANDS = ((("avif", "avis"), AVIF), (("heic", "heix", "heim", "heis", "hevc", "
 """Brands of ISO/IEC 23008-12 (HEIF) -> format. An AVIF file may name `mif1` first, so AVIF is looked for first."""
 
 
+def is_volume_name(name: str) -> bool:
+    """Whether a file of this name holds a volume, by its ending."""
+    return name.lower().endswith(VOLUME_SUFFIXES)
+
+
 def recognise(data: bytes, name: str = "") -> ImageFormat:
     """The format of a file's bytes.
 
@@ -187,6 +196,8 @@ def recognise(data: bytes, name: str = "") -> ImageFormat:
         data[128:132] == b"DICM" and PurePosixPath(name).suffix.lower() in MEASURED_SUFFIXES
     ):  # its preamble may be that of a TIFF file
         raise _not_read("DICOM")
+    if data[:2] == b"\x1f\x8b" and is_volume_name(name):
+        raise _not_read("NIfTI")
     for known in FORMATS:
         if data.startswith(known.magic):
             return known
@@ -229,9 +240,9 @@ def suffix_note(known: ImageFormat, name: str) -> list[str]:
 
 
 def _not_read(name: str) -> ImageError:
-    if name == "DICOM":
+    if name in ("DICOM", "NIfTI"):
         return ImageError(
-            "DICOM: measured values, which are no image for display; `samdiff prepare` keeps them (docs/bands.md)"
+            f"{name}: measured values, which are no image for display; `samdiff prepare` keeps them (docs/bands.md)"
         )
     return ImageError(f"{name}, a format that samdiff does not read; save it as PNG")
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import ImageError, printable
 from ...runtime import user_path
-from ..decoding.formats import MEASURED_SUFFIXES, UNREAD_SUFFIXES
+from ..decoding.formats import MEASURED_SUFFIXES, UNREAD_SUFFIXES, is_volume_name
 from ..decoding.formats import SUFFIXES as SUFFIXES
 from ..storage.regular import open_regular, why_not_regular
 from .archives import list_members, reason_of, valid_utf8
@@ -58,6 +58,8 @@ class ImageFile:
     """In a zip: its index. In a tar: the offset of its bytes in the uncompressed archive. None: not in an archive."""
     problem: str = ""
     """Why it cannot be read, as far as the listing shows; empty: no problem is known."""
+    slice: tuple[int, int] | None = None
+    """Of a volume: (axis, number) of the slice that is the image; its bytes are those of a file of one slice."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def is_set_aside(name: str) -> bool:
 def is_image_name(name: str) -> bool:
     """Whether a file has the suffix of an image, of a supported format or of another one."""
     suffix = PurePosixPath(name).suffix.lower()
-    return suffix in SUFFIXES or suffix in MEASURED_SUFFIXES or _why_unread(name) != ""
+    return suffix in SUFFIXES or suffix in MEASURED_SUFFIXES or is_volume_name(name) or _why_unread(name) != ""
 
 
 def stray_images(folder: Path, recursive: bool) -> str:
@@ -227,7 +229,7 @@ def _why_hidden(path: Path, problem: str) -> str:
 def _why_unread(name: str) -> str:
     """Why an image is not used, from its suffix alone; empty if its format is supported, or it is no image."""
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix in SUFFIXES or suffix in MEASURED_SUFFIXES:
+    if suffix in SUFFIXES or suffix in MEASURED_SUFFIXES or is_volume_name(name):
         return ""
     if suffix in UNREAD_SUFFIXES:
         return f"{UNREAD_SUFFIXES[suffix]}, a format that samdiff does not read ({suffix}); save it as PNG"

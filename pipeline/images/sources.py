@@ -6,14 +6,19 @@ Nothing is extracted, so that names in an archive cannot lead out of a folder. F
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
 from functools import partial
 
-from ...errors import ImageError
+from ...errors import ImageError, printable
+from ..decoding.formats import is_volume_name
 from ..storage.regular import open_regular, too_large
+from ..volumes.nifti import HEADER, header_of, slice_bytes, slice_name, unpacked, why_too_large
 from .archives import CHUNK, ArchiveReader, reason_of, unpacked_in_order
 from .listing import MAX_ARCHIVE_GB as MAX_ARCHIVE_GB
 from .listing import SUFFIXES as SUFFIXES
@@ -21,6 +26,8 @@ from .listing import ImageFile as ImageFile
 from .listing import Limits as Limits
 from .listing import Source as Source
 from .listing import list_source as list_source
+
+log = logging.getLogger(__name__)
 
 _MOST_PASSES = 20  # bound on the times that a compressed tar is unpacked; DIV2K in random order takes fewer
 
@@ -48,7 +55,7 @@ class SourceReader(AbstractContextManager["SourceReader"]):
         return b"".join(self.chunks(image_file, limit))
 
     def chunks(self, image_file: ImageFile, limit: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes of an image, at most 1 MiB at a time; see `read`. None: no limit."""
+        """Yield the bytes of an image, at most 1 MiB at a time (a slice: all at once); see `read`. None: no limit."""
         if image_file.problem:
             raise ImageError(image_file.problem)
         length = 0
@@ -64,6 +71,11 @@ class SourceReader(AbstractContextManager["SourceReader"]):
             raise ImageError(f"cannot be read: {reason_of(error)}") from error
 
     def _chunks(self, image_file: ImageFile, limit: int | None) -> Iterator[bytes]:
+        if image_file.slice is not None:
+            axis, number = image_file.slice
+            most = math.inf if limit is None else limit
+            yield slice_bytes(self.chunks(replace(image_file, slice=None)), axis, number, most_bytes=most)
+            return
         if image_file.member is None:
             with open_regular(image_file.path, limit) as file:
                 yield from iter(partial(file.read, CHUNK), b"")
@@ -88,6 +100,42 @@ def hash_images(image_files: Iterable[ImageFile], limit: int | None = None) -> I
             except ImageError:
                 digest = hashlib.sha256(b"unreadable\0" + image_file.name.encode())
             yield digest.hexdigest()
+
+
+def with_slices(image_files: Iterable[ImageFile], *, axis: str, limits: Limits) -> list[ImageFile]:
+    """The images of a listing, with the slices of each volume in its place.
+
+    Args:
+        image_files: from `list_source`.
+        axis: of the slices, see `Header.slice_axis`.
+        limits: bounds on the size of a slice.
+    """
+    images: list[ImageFile] = []
+    with SourceReader() as source_reader:
+        for image_file in image_files:
+            if image_file.problem or not is_volume_name(image_file.name):
+                images.append(image_file)
+                continue
+            head = b""
+            try:
+                for piece in unpacked(source_reader.chunks(image_file)):
+                    head += piece
+                    if len(head) >= HEADER:
+                        break
+                header = header_of(head)
+                across = header.slice_axis(axis)
+                if problem := why_too_large(header, across, limits.max_bytes):
+                    raise ImageError(problem)
+            except ImageError as error:
+                images.append(replace(image_file, problem=str(error)))
+                continue
+            if header.volumes > 1:
+                log.warning("%s: only the first of %s volumes is read", printable(image_file.name), header.volumes)
+            images += [
+                replace(image_file, name=slice_name(image_file.name, across, number, header), slice=(across, number))
+                for number in range(header.shape[across])
+            ]
+    return images
 
 
 def check_archives(image_files: Sequence[ImageFile], limits: Limits) -> None:

@@ -23,6 +23,14 @@ def store_title(store: Store) -> str:
     return f"{store.place}: format {attrs['format']} {attrs['format_version']}, fingerprint {printable(store.fingerprint[:16])}"
 
 
+def note_counts(store: Store) -> dict[str, int]:
+    """Remark of the decoder -> number of used images that have it, the most frequent first; safe to print."""
+    offsets, text = store.table("images/note_offset").astype(np.int64), store.table("images/note").tobytes()
+    noted = np.flatnonzero((np.diff(offsets) > 0) & (store.table("images/status") == 0)).tolist()
+    phrases = (text[offsets[image] : offsets[image + 1]].decode(errors="replace").split("; ") for image in noted)
+    return {printable(phrase): count for phrase, count in Counter(each for found in phrases for each in found).most_common()}
+
+
 def store_rows(store: Store) -> list[tuple[str, str]]:
     """(label, text) for contents, segmenter and settings of a store; safe to print also for an untrusted store."""
     attrs = store.attrs

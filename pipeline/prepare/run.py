@@ -25,6 +25,7 @@ from ..shards.schema import BANDS_VERSION, FORMAT_VERSION, Document
 from ..shards.writer import ROOT_KEY, canonical, digest
 from ..storage.local import KeyStore, Location, key_store_at
 from .estimate import Estimate, Forecast, embeddings_line
+from .info import note_counts
 from .mask_stage import MaskStage, kept_embeddings, local_masks, save_masks, warn_unmatched
 from .reuse import check_donors, open_reused, reuse_masks
 from .scan import SourceImage, read_usable, samples_of, scan
@@ -70,6 +71,8 @@ class Report:
     """Images that were segmented in this run; the others were finished before."""
     skipped: dict[str, str] = field(default_factory=dict)
     """name -> reason."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """What reading changed or left out -> number of images."""
     reused: Mapping[str, int] = field(default_factory=dict)
     """Store of `reuse` -> number of images whose masks this run took from it."""
     estimate: Estimate | None = None
@@ -180,7 +183,15 @@ def prepare(
         raise ConfigError("--reuse: takes masks of a segmenter, so it cannot be combined with masks from files")
     # before the scan, which may take minutes
     donors = open_reused(reuse, settings.as_attributes(segmenter)) if out.size(ROOT_KEY) is None else []
-    images = scan(source, limit, lr=lr, scale=settings.scale, by_name=by_name, limits=settings.limits)
+    images = scan(
+        source,
+        limit,
+        lr=lr,
+        by_name=by_name,
+        scale=settings.scale,
+        limits=settings.limits,
+        slice_axis=settings.pixels.slice_axis,
+    )
     samples = samples_of(images, settings.pixels, settings.limits)
     settings.check_samples(samples)
     check_donors(donors, samples)
@@ -300,6 +311,7 @@ def _report(
         masks=store.n_masks,
         segmented=segmented,
         skipped=store.skipped(),
+        notes=note_counts(store),
         reused=reused or {},
         estimate=estimate,
         already_complete=complete,

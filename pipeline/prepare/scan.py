@@ -13,7 +13,7 @@ from ...errors import ImageError, printable
 from ...runtime import progress
 from ..images.decode import Decoded, Limits
 from ..images.pairs import pair_names, why_not_lr
-from ..images.sources import ImageFile, Source, SourceReader, check_archives, hash_images, list_source
+from ..images.sources import ImageFile, Source, SourceReader, check_archives, hash_images, list_source, with_slices
 from ..images.unchanged import read_unchanged
 from ..scientific.choose import choose_format
 from ..scientific.sample_format import RGB8, SampleFormat
@@ -54,6 +54,7 @@ def scan(
     scale: int = 1,
     by_name: bool = False,
     limits: Limits | None = None,
+    slice_axis: str = "auto",
 ) -> list[SourceImage]:
     """Stage `scan`: list the source's images in order and hash each file.
 
@@ -64,6 +65,7 @@ def scan(
         scale: HR pixels per LR pixel, which may be part of an LR file's name.
         by_name: see `SourceImage`.
         limits: limits on the sizes of images and archives; None: the defaults.
+        slice_axis: see `PixelConfig.slice_axis`; each slice of a volume is an image.
 
     Raises:
         ImageError: a source does not exist, cannot be read or holds no image, no LR file matches an image, or an archive is larger
@@ -72,7 +74,8 @@ def scan(
     limits = limits or Limits()
     image_files = list_source(source, limits)[:limit]
     check_archives(image_files, limits)
-    pairs, without = _lr_files(image_files, lr, scale=scale, limits=limits)
+    image_files = with_slices(image_files, axis=slice_axis, limits=limits)[:limit]
+    pairs, without = _lr_files(image_files, lr, scale=scale, limits=limits, slice_axis=slice_axis)
     hashes = hash_images(progress(image_files, desc="scan", unit="file"), limits.max_bytes)
     images = [
         SourceImage(
@@ -93,12 +96,12 @@ def scan(
 
 
 def _lr_files(
-    image_files: list[ImageFile], lr: Source | None, *, scale: int, limits: Limits
+    image_files: list[ImageFile], lr: Source | None, *, scale: int, limits: Limits, slice_axis: str
 ) -> tuple[Mapping[str, ImageFile], Mapping[str, str]]:
     """(name of an image -> its LR file, name of an image -> why it has no LR file)."""
     if lr is None:
         return {}, {}
-    lr_files = list_source(lr, limits)
+    lr_files = with_slices(list_source(lr, limits), axis=slice_axis, limits=limits)
     usable = [image_file.name for image_file in image_files if not image_file.problem]
     pairs, without = pair_names(usable, [file.name for file in lr_files if not file.problem], scale)
     # An LR file that cannot be read is paired too: the image is then skipped with the reason, when the LR file is read.

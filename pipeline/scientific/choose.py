@@ -23,6 +23,8 @@ File = tuple[str, Callable[[], bytes]]
 """Name of a file, and a function that reads it; it raises ImageError if it cannot be read."""
 _PARTS = (0.1, 99.9)
 """Percentiles of `range auto`, and those that an error shows."""
+_ANY = (-1e27, 1e27)
+"""A range that stands for any; fill values of floating-point files lie beyond it."""
 _NOTABLE = 0.01  # share of pixels that are 0 in all bands, from which they may be a border without data
 
 
@@ -102,6 +104,7 @@ def _without_range(native: Native, config: PixelConfig, name: str) -> SampleForm
 def seen_format(native: Native) -> SampleFormat:
     """The samples of one file for a look at it: all bands, its own nodata value (0 if a GeoTIFF has none and many zeros), any range."""
     plain = _without_range(native, PixelConfig(nodata="none" if native.nodata is None else ""), "")
+    plain = replace(plain, ranges=(_ANY,) * plain.count)
     if native.kind == "GeoTIFF" and native.nodata is None and _zeros(native, plain) > _NOTABLE:
         return replace(plain, nodata=0.0, masked=True)
     return plain
@@ -129,7 +132,7 @@ def _measured(natives: Iterable[Native], format: SampleFormat) -> tuple[tuple[fl
         values = _of_bands(native, format)
         if values.shape[2] != format.count or STORED[native.values.dtype.name] != format.dtype:
             continue
-        valid = valid_pixels(native, values, format.nodata)
+        valid = valid_pixels(native, values, format.nodata, (_ANY,) * format.count)
         seen = values.reshape(-1, format.count) if valid is None else values[valid]
         if len(seen):
             pairs.append(np.percentile(seen, _PARTS, axis=0))

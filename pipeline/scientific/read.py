@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from ...errors import ImageError
-from ..decoding.formats import TIFF
+from ..decoding.formats import TIFF, is_volume_name
+from ..decoding.headers import check_size
 from ..decoding.image_data import ReadConfig, decode_image, decoding
 from ..decoding.tiff_tags import (
     COMPRESSION,
@@ -22,11 +23,12 @@ from ..decoding.tiff_tags import (
     first_directory,
     measured,
 )
+from ..volumes.nifti import is_nifti, read_slice
 from .dicom import SUFFIXES as DICOM_SUFFIXES
 from .dicom import is_dicom, read_dicom
 from .geotiff import read_geotiff
 from .sample_format import RGB8, Band, SampleFormat
-from .samples import Native, Samples, differences, to_samples
+from .samples import Native, Place, Samples, differences, to_samples
 from .tiff_arrays import read_tiff_arrays
 
 _ADVICE = "raise --max-megapixels to use it"
@@ -34,7 +36,7 @@ _ADVICE = "raise --max-megapixels to use it"
 
 def may_be_measured(name: str) -> bool:
     """Whether a file of this name may hold measured values, so that its content has to be looked at."""
-    return PurePosixPath(name).suffix.lower() in (*TIFF.suffixes, *DICOM_SUFFIXES)
+    return PurePosixPath(name).suffix.lower() in (*TIFF.suffixes, *DICOM_SUFFIXES) or is_volume_name(name)
 
 
 def read_native(data: bytes, name: str, *, keep: bool, max_pixels: float) -> Native | None:
@@ -64,6 +66,8 @@ def read_native(data: bytes, name: str, *, keep: bool, max_pixels: float) -> Nat
                 return read_geotiff(data, max_pixels=max_pixels, advice=_ADVICE)
             if measured(tags) or (keep and not _is_image(tags)):
                 return read_tiff_arrays(data, max_pixels=max_pixels, advice=_ADVICE)
+    if is_nifti(data):
+        return _slice(data, max_pixels)
     return _ordinary(data, name, max_pixels) if keep else None
 
 
@@ -77,6 +81,13 @@ def read_samples(data: bytes, name: str, format: SampleFormat, *, max_pixels: fl
     native = read_native(data, name, keep=True, max_pixels=max_pixels)
     assert native is not None
     return to_samples(native, format), (*native.notes, *differences(native, format))
+
+
+def _slice(data: bytes, max_pixels: float) -> Native:
+    """A NIfTI file of one slice. Its values have no range of their own, so that it is measured unless it is given."""
+    values, spacing, notes = read_slice(data)
+    check_size(values.shape[1], values.shape[0], max_pixels=max_pixels, advice=_ADVICE)
+    return Native(values[..., None], "NIfTI", (Band("1"),), place=Place(spacing=spacing), notes=tuple(notes), auto=True)
 
 
 def _is_image(tags: Tags) -> bool:

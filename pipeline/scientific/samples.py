@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -12,6 +13,11 @@ from .sample_format import RGB8, SIGNED_OFFSET, Band, SampleFormat
 
 STORED = {"uint8": "uint8", "uint16": "uint16", "int16": "uint16", "float32": "float32"}
 """Type in a file -> type in a store."""
+
+
+FAR = 1000.0
+"""Floating-point samples that are further outside the range than so many times its length are no data, such as -9999 or 3e38: one of them
+would spoil all LR pixels around it."""
 
 
 @dataclass(frozen=True)
@@ -108,20 +114,31 @@ class Samples:
         return replace(self, values=np.ascontiguousarray(self.values[:height, :width]), valid=valid)
 
 
-def valid_pixels(native: Native, values: np.ndarray, nodata: float | None) -> np.ndarray | None:
+def valid_pixels(
+    native: Native, values: np.ndarray, nodata: float | None, ranges: Sequence[tuple[float, float]] = ()
+) -> np.ndarray | None:
     """bool [H, W]: pixels that have data in every band; None if all have.
 
     Args:
         native: may mark pixels as invalid.
         values: [H, W, C] of the bands that are used, in the file's own values.
         nodata: value without data, maybe NaN; NaN is invalid in any case.
+        ranges: of the bands, if they are known, see `FAR`.
     """
     valid = np.ones(values.shape[:2], bool) if native.valid is None else native.valid.copy()
     if nodata is not None and np.isfinite(nodata):
         valid &= (values != nodata).all(axis=2)
     if values.dtype.kind == "f":
         valid &= np.isfinite(values).all(axis=2)
+        valid &= ~is_far(values, ranges) if ranges else True
     return None if valid.all() else valid
+
+
+def is_far(values: np.ndarray, ranges: Sequence[tuple[float, float]]) -> np.ndarray:
+    """bool [H, W]: pixels with a finite sample that is `FAR` outside of its band's range; [H, W, C] -> [H, W]."""
+    low, high = np.array(ranges, np.float64).T
+    reach = FAR * (high - low)
+    return (np.isfinite(values) & ((values < low - reach) | (values > high + reach))).any(axis=2)
 
 
 def to_samples(native: Native, format: SampleFormat) -> Samples:
@@ -142,7 +159,7 @@ def to_samples(native: Native, format: SampleFormat) -> Samples:
         expected = f"int16 (stored as uint16 + {SIGNED_OFFSET})" if format.offset else format.dtype
         raise ImageError(f"expected samples of {expected}, got {native.values.dtype}; make a store for each kind")
     values = native.values[..., [names.index(name) for name in format.names]]
-    valid = valid_pixels(native, values, format.nodata)
+    valid = valid_pixels(native, values, format.nodata, format.ranges)
     if valid is not None and not format.masked:
         raise ImageError("has pixels without data, but the first image of the store states no nodata value; give --nodata")
     if valid is not None:
@@ -155,7 +172,7 @@ def to_samples(native: Native, format: SampleFormat) -> Samples:
 
 
 def differences(native: Native, format: SampleFormat) -> tuple[str, ...]:
-    """Notes on what a file states and the store does not follow: its own nodata value, and further bands."""
+    """Notes on what a file has and the store does not follow: its own nodata value, further bands, and values far outside the range."""
     notes = []
     own, more = native.nodata, len(native.bands) - format.count
     if own is not None and np.isfinite(own) and own != format.nodata:
@@ -163,6 +180,12 @@ def differences(native: Native, format: SampleFormat) -> tuple[str, ...]:
         notes.append(f"states the nodata value {own:g}, the store's is {stated}: pixels of {own:g} count as data")
     if more > 0:
         notes.append(f"{more} further band{'s' * (more != 1)} left out")
+    names = [band.name for band in native.bands]
+    if native.values.dtype.kind == "f" and set(format.names) <= set(names):
+        used = native.values[..., [names.index(name) for name in format.names]]
+        known = used if format.nodata is None else np.where(used == format.nodata, np.nan, used)
+        if far := int(is_far(known, format.ranges).sum()):
+            notes.append(f"{far} pixel{'s' * (far != 1)} further than {FAR:g} times the range outside of it: taken as no data")
     return tuple(notes)
 
 

@@ -27,6 +27,9 @@ class PixelConfig:
     view_bands: str = setting("", none="red, green and blue, else the first three")
     """One or three bands that the segmenter sees, by number or name, after --bands."""
 
+    slice_axis: str = setting("auto", choices=("auto", "i", "j", "k"))
+    """NIfTI: axis across which volumes are cut into slices, the file's first, second or third; auto: the one with the largest spacing."""
+
     def __post_init__(self) -> None:
         check(self)
         _ = self.limits, self.no_data
@@ -83,7 +86,9 @@ def chosen_bands(text: str, names: tuple[str, ...], *, what: str) -> tuple[int, 
         elif part.isdecimal() and 1 <= int(part) <= len(names):
             index = int(part) - 1
         else:
-            listed = ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
+            listed = ", ".join(
+                name if name == str(number) else f"{number} {name}" for number, name in enumerate(names, start=1)
+            )
             raise ConfigError(f"{what}: expected bands of {brief(listed)}, got {brief(part)}")
         indices.append(index)
     if len(set(indices)) != len(indices):

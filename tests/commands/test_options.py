@@ -100,7 +100,7 @@ def test_all_faces_agree(command, option, tmp_path):
     typed, value = another(option)
     beside = {
         "start_time": ["infer.start=rrdb"],
-        "mtf_gains": ["prepare.degradation=mtf"],
+        "mtf_gains": [f"{option.path[0]}.degradation=mtf"],
         "degradation_seed": ["evaluate.degradation=blind"],
         "compile": ["masks.mode=fast"],
         "fast_share": ["masks.mode=fast"],

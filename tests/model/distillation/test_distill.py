@@ -17,7 +17,8 @@ from samdiff.model.config import load_config
 from samdiff.model.distillation.run import distill
 from samdiff.model.distillation.task import Teacher
 from samdiff.model.inference.upscaler import load_diffusion
-from samdiff.model.networks.student import Student, bicubic_kernel
+from samdiff.model.networks.base_image import bicubic_kernel
+from samdiff.model.networks.student import Student
 from samdiff.pipeline.degrade.imresize import imresize
 from samdiff.pipeline.storage.lock import take_lock
 

@@ -13,7 +13,7 @@ from PIL import Image
 from samdiff.cli import main
 from samdiff.errors import ConfigError, ImageError
 from samdiff.model.evaluate_config import EvaluateConfig
-from samdiff.model.evaluation.benchmark import Pair, benchmark_files, read_benchmark_folder, read_pairs
+from samdiff.model.evaluation.benchmark import LrRecipe, Pair, benchmark_files, read_benchmark_folder, read_pairs
 from samdiff.model.evaluation.benchmark_layout import BICUBIC, benchmark_layout
 from samdiff.model.evaluation.evaluate import Row, metrics_of, summarise, undefined_metrics
 from samdiff.model.evaluation.metrics import psnr_y, ssim_y
@@ -229,16 +229,16 @@ def test_blind_lr_is_made_from_hr(tmp_path):
     (tmp_path / "c").mkdir()
     Image.open(tmp_path / "b/HR/0.png").save(tmp_path / "c/other.bmp")
     Image.open(tmp_path / "b/HR/0.png").convert("L").save(tmp_path / "c/grey.png")
-    found = read_benchmark_folder(tmp_path / "b", 4, blind_seed=7)
+    found = read_benchmark_folder(tmp_path / "b", 4, recipe=LrRecipe("blind", seed=7))
     assert found.lr_from == "made from HR by the blind degradation with seed 7"
     first, second = found.pairs
     digest = hashlib.sha256(first.hr.tobytes()).hexdigest()
     np.testing.assert_array_equal(first.lr, degrade(first.hr, "blind", 4, seed=7, content=digest))
-    grey, other = read_benchmark_folder(tmp_path / "c", 4, blind_seed=7).pairs
+    grey, other = read_benchmark_folder(tmp_path / "c", 4, recipe=LrRecipe("blind", seed=7)).pairs
     np.testing.assert_array_equal(other.lr, first.lr)
     assert grey.hr.shape == (48, 64, 3)
     assert grey.lr.shape == (12, 16, 3)
-    assert np.any(read_benchmark_folder(tmp_path / "b", 4, blind_seed=8).pairs[0].lr != first.lr)
+    assert np.any(read_benchmark_folder(tmp_path / "b", 4, recipe=LrRecipe("blind", seed=8)).pairs[0].lr != first.lr)
     assert np.any(imresize(second.hr, 1 / 4) != second.lr)
 
 

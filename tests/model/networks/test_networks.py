@@ -11,7 +11,7 @@ from samdiff.errors import ConfigError
 from samdiff.model.checkpoints.official_names import RRDB_NAMES, UNET_NAMES, to_official, to_ours
 from samdiff.model.config import load_config
 from samdiff.model.diffusion.modulation import modulation
-from samdiff.model.diffusion.residual import from_residual, to_residual
+from samdiff.model.diffusion.residual import from_residual, to_residual, upsample
 from samdiff.model.diffusion.sampler import sample
 from samdiff.model.diffusion.schedule import Schedule
 from samdiff.model.networks.build import build_rrdb, build_unet
@@ -135,3 +135,30 @@ def test_compiled_unet_equals_eager():
     unet = build_unet(load_config("tiny")).eval().requires_grad_(False)
     x, t, given = torch.randn(1, 3, 32, 32), torch.tensor([40]), torch.randn(1, unet.condition.in_channels, 8, 8)
     torch.testing.assert_close(torch.compile(unet)(x, t, given), unet(x, t, given), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "bands"), [(2, 1), (3, 4), (4, 3), (1, 2)])
+def test_an_rrdb_that_is_added_to_bicubic(scale: int, bands: int) -> None:
+    """Untrained, it is MATLAB's bicubic upsampling; after a step all weights learn; it has the tensors of any RRDB."""
+    torch.manual_seed(0)
+    network, plain = (RRDB(2, 8, 4, scale, bands=bands, skip=skip) for skip in (True, False))
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    lr = torch.rand(2, bands, 6, 5) * 2 - 1
+    expected = upsample(lr, scale)
+    inner = (..., slice(3 * scale, -3 * scale), slice(2 * scale, -2 * scale)) if scale > 1 else (...,)
+    torch.testing.assert_close(network(lr)[inner], expected[inner], atol=1e-5, rtol=0)
+    torch.testing.assert_close(network.image(network.features(lr)[-1], lr), network(lr))
+    torch.testing.assert_close(network.unit((lr + 1) / 2) * 2 - 1, network(lr))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (network(lr) - torch.rand(2, bands, 6 * scale, 5 * scale)).abs().mean().backward()
+        optimizer.step()
+    assert all(float(weights.grad.abs().sum()) > 0 for weights in network.parameters())
+
+
+def test_stores_of_other_samples_have_it_by_default() -> None:
+    assert load_config("tiny").model.rrdb_skip == "none"
+    assert load_config("tiny", bands=1, rgb8=False).model.rrdb_skip == "bicubic"
+    assert load_config("tiny", bands=1, rgb8=False, sets=["model.rrdb_skip=none"]).model.rrdb_skip == "none"
+    assert build_rrdb(load_config("tiny", bands=1, rgb8=False)).base is not None

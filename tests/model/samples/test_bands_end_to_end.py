@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from samdiff import load_model, open_store
+from samdiff.cli import main
 from samdiff.errors import CheckpointError, ConfigError, ImageError
 from samdiff.model.checkpoints.format import load_checkpoint
 from samdiff.model.config import load_config
@@ -15,12 +16,13 @@ from samdiff.model.diffusion.residual import from_model_range, to_model_range
 from samdiff.model.inference.batch import OutputConfig, list_inputs, plan_outputs, upscale_files
 from samdiff.model.inference.upscaler import InferConfig, SuperResolver
 from samdiff.model.networks.build import build_rrdb
+from samdiff.model.networks.rrdb import condition
 from samdiff.model.training.run import train
 from samdiff.model.training.tasks import RrdbTask
 from samdiff.pipeline.decoding.image_data import ReadConfig, decode_image
 from samdiff.pipeline.degrade.imresize import imresize
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
-from samdiff.pipeline.scientific.sample_format import RGB8, Band, SampleFormat
+from samdiff.pipeline.scientific.sample_format import RGB8, Band, SampleFormat, format_in
 from samdiff.pipeline.scientific.settings import PixelConfig
 from samdiff.pipeline.stream.dataset import ShardDataset
 
@@ -40,8 +42,14 @@ STEPS = (
 )
 
 
+def command(*words: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    return int(stopped.value.code or 0)
+
+
 def config(store: Path, *sets: str):
-    return load_config("tiny", sets=[*SMALL_RUN, *STEPS, *sets], scale=2, bands=open_store(store).samples.count)
+    return load_config("tiny", sets=[*SMALL_RUN, *STEPS, *sets], scale=2, bands=open_store(store).samples.count, rgb8=False)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +111,43 @@ def test_geotiff_in_and_out(trained: tuple[Path, Path], tmp_path: Path) -> None:
     assert np.abs(inner - bicubic).mean() < 2500  # an untrained model, but in the units of the data
 
 
+def test_it_is_exported_as_onnx(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Both networks with two bands give PyTorch's results; the samples are beside them."""
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert command("export-model", "--checkpoint", trained[1], "-o", tmp_path / "onnx") == 0
+    rrdb, denoiser = (runtime.InferenceSession(str(tmp_path / "onnx" / name)) for name in ("rrdb.onnx", "denoiser.onnx"))
+    model, random = load_model(trained[1], "cpu"), torch.Generator().manual_seed(0)
+    lr, x = torch.rand(1, 2, 12, 9, generator=random) * 2 - 1, torch.randn(1, 2, 24, 18, generator=random)
+    with torch.inference_mode():
+        maps = model.rrdb.features(lr)
+        image, given = model.rrdb.image(maps[-1], lr), condition(maps)
+        predicted = model.unet(x, torch.tensor([7]), given)
+    found = rrdb.run(None, {"lr": lr.numpy()})
+    np.testing.assert_allclose(found[0], image.numpy(), atol=2e-5)
+    again = denoiser.run(None, {"x": x.numpy(), "t": np.array([7]), "condition": found[1]})[0]
+    np.testing.assert_allclose(again, predicted.numpy(), atol=2e-4)
+    facts = json.loads((tmp_path / "onnx" / "schedule.json").read_text())
+    assert format_in(facts) == open_store(trained[0]).samples
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--to", "esrgan"),
+        ("--only", "rrdb"),
+        ("--only", "rrdb", "--precision", "fp16"),
+        ("--only", "rrdb", "--precision", "int8"),
+    ],
+)
+def test_exports_that_other_programs_read_as_rgb_are_refused(
+    trained: tuple[Path, Path], tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("export-model", "--checkpoint", trained[1], "-o", tmp_path / "one.onnx", *words) != 0
+    assert "--only and --to esrgan: expected 8-bit RGB, got uint16, 2 bands (red, NIR)" in capsys.readouterr().err
+    assert not (tmp_path / "one.onnx").exists()
+
+
 def test_a_finished_result_is_kept(trained: tuple[Path, Path], tmp_path: Path) -> None:
     model = load_model(trained[1], "cpu")
     for name in ("a", "b"):
@@ -132,6 +177,15 @@ def test_an_rgb_model_refuses_measured_values(trained: tuple[Path, Path], tmp_pa
         upscale(load_model(rgb, "cpu"), tmp_path / "a.tif", format="png")
     with pytest.raises(CheckpointError, match="trained on images of 3 bands, the store's have 2"):
         train([open_store(trained[0])], tmp_path / "run", config(trained[0]), CPU, start=rgb)
+
+
+def test_an_rrdb_with_another_skip_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    store, given = open_store(trained[0]), trained[1].parent / "rrdb.safetensors"
+    with pytest.raises(
+        CheckpointError, match="its RRDB has model.rrdb_skip 'bicubic', the run none; add --set model.rrdb_skip=bicubic"
+    ):
+        train([store], tmp_path / "run", config(trained[0], "model.rrdb_skip=none"), CPU, rrdb=given)
+    assert not (tmp_path / "run").exists()
 
 
 def test_settings_that_need_rgb_are_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:

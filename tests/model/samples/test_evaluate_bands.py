@@ -12,7 +12,8 @@ from samdiff.model.config import load_config
 from samdiff.model.networks.build import build_rrdb, build_unet
 from samdiff.model.samples.range_metrics import range_metrics
 from samdiff.pipeline.degrade.imresize import imresize
-from samdiff.pipeline.degrade.invalid import usable_pixels
+from samdiff.pipeline.degrade.invalid import margin_of, usable_pixels
+from samdiff.pipeline.degrade.sensors import kspace, mtf
 from samdiff.pipeline.scientific.sample_format import Band, SampleFormat
 from samdiff.pipeline.scientific.samples import filled
 
@@ -61,6 +62,29 @@ def test_the_table(model: Path, tmp_path: Path) -> None:
     assert "psnr_y" not in table
     assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 4  # bicubic, RRDB, one sample, HR
     assert np.isfinite([row["spectral_angle"] for row in rows]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("mtf", "--mtf-gains", "0.3,0.2"), "made from HR by a sensor's blur (mtf, gains 0.3, 0.2)"),
+        (("kspace",), "made from HR by the central part of k-space (kspace)"),
+    ],
+)
+def test_lr_is_made_as_by_prepare(model: Path, tmp_path: Path, options: tuple[str, ...], expected: str) -> None:
+    values = scene(48, 64, bands=2)
+    write_geotiff(tmp_path / "set" / "a.tif", values, nodata=0, names=("B4", "B5"))
+    words = ("evaluate", "--checkpoint", model, "--benchmark", tmp_path / "set", "--out", tmp_path / "out", "--steps", 2)
+    assert run(*words, "--device", "cpu", "--degradation", *options) == 0
+    valid, kind = (values > 0).all(axis=2), options[0]
+    hr = filled(values, valid)
+    lr = mtf(hr, 2, (0.3, 0.2)) if kind == "mtf" else kspace(hr, 2)
+    usable = usable_pixels(valid, 2, margin_of(kind, 2, (0.2,)))
+    metrics = range_metrics(imresize(lr, 2), hr, FORMAT, scale=2, valid=usable)
+    document = json.loads((tmp_path / "out" / "figures.json").read_text())
+    bicubic = next(row for row in document["pictures"] if row["method"] == "bicubic")
+    assert {name: bicubic[name] for name in metrics} == pytest.approx(metrics)
+    assert document["lr_from"] == {"set": expected}
 
 
 def test_what_needs_rgb_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,48 @@ def test_signed_and_floating_point(tmp_path: Path) -> None:
     assert verify_store(tmp_path / "f.zarr") == []
 
 
+@pytest.mark.parametrize("fill", [3e38, -9999.0, np.inf])
+def test_fill_values_that_no_file_states(tmp_path: Path, fill: float) -> None:
+    """They are no data: the LR pixels around them are made of the nearest data, and are not compared."""
+    floats = np.maximum(scene(bands=1), 7000).astype(np.float32) / 10000
+    clean = floats.copy()
+    floats[20:24, 70] = fill
+    write_geotiff(tmp_path / "in" / "a.tif", floats, names=("B8",))
+    prepare(tmp_path / "in", tmp_path / "a.zarr", Boxes(), config(range="0.7,1.2"))
+    store = open_store(tmp_path / "a.zarr")
+    lr = store.read_tiles("lr", range(len(store)))
+    assert 0.4 < lr.min() <= lr.max() < 1.5
+    valid, places = store.read_tiles("valid", range(len(store))), store.rows("tiles/place", np.arange(len(store)))
+    (row,) = np.flatnonzero((places[:, 1] == 0) & (places[:, 2] == 64))
+    assert not valid[row][18:26, 4:8].any()
+    assert valid[row][:12].all()
+    assert ("4 pixels further than 1000 times the range" in store.note(0)) == np.isfinite(fill)
+    auto = config(range="auto", nodata="-9999" if fill == -9999 else "")
+    prepare(tmp_path / "in", tmp_path / "b.zarr", Boxes(), auto)
+    low, high = open_store(tmp_path / "b.zarr").samples.ranges[0]
+    assert clean.min() <= low < high <= clean.max()
+
+
+def test_what_reading_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, bands in enumerate((2, 3, 3)):
+        write_geotiff(tmp_path / "in" / f"{number}.tif", scene(bands=bands, seed=number), nodata=0, names=NAMES[:bands])
+    report = prepare(tmp_path / "in", tmp_path / "a.zarr", Boxes(), config(range="7000,12000"))
+    assert report.notes == {"1 further band left out": 2}
+
+
+def test_view_bands_of_8_bit_rgb(tmp_path: Path) -> None:
+    """The segmenter sees what is requested; the store then needs version 2, which records it."""
+    (tmp_path / "in").mkdir()
+    rgb = (scene() // 50).astype(np.uint8)
+    (tmp_path / "in" / "a.tif").write_bytes(tiff_bytes(rgb, photometric="rgb"))
+    boxes = Boxes()
+    prepare(tmp_path / "in", tmp_path / "a.zarr", boxes, config(view_bands="3"))
+    low, high = np.percentile(rgb[..., 2], (2, 98))
+    expected = np.clip((rgb[..., 2] - low) / (high - low) * 255 + 0.5, 0, 255).astype(int)
+    assert np.abs(boxes.seen[0] - expected[..., None]).max() <= 1
+    assert open_store(tmp_path / "a.zarr").attrs["sam_view"]["bands"] == ["blue"]
+
+
 def test_a_dark_micrograph(tmp_path: Path) -> None:
     """uint16 that holds 0..235: refused as a photograph, kept with its depth."""
     (tmp_path / "in").mkdir()

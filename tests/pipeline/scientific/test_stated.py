@@ -11,7 +11,7 @@ from samdiff.model.samples.raster_file import off_nodata
 from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.scientific.sample_format import Band, SampleFormat
 from samdiff.pipeline.scientific.samples import Native, differences
-from samdiff.pipeline.scientific.settings import PixelConfig
+from samdiff.pipeline.scientific.settings import PixelConfig, chosen_bands
 from samdiff.report.stores import assembled
 
 from ...helpers.measured import Boxes, scene, write_geotiff
@@ -68,3 +68,8 @@ def test_a_report_shows_them_by_their_range(tmp_path: Path) -> None:
     shown = assembled(store, "hr", np.arange(len(store)), places=places, size=values.shape[:2])
     expected = np.clip((values[40:60, 40:60].astype(float) - 7000) / 5000 * 255 + 0.5, 0, 255).astype(np.uint8)
     assert np.abs(shown[40:60, 40:60].astype(int) - expected).max() <= 1
+
+
+def test_bands_are_listed_once() -> None:
+    with pytest.raises(ConfigError, match=r"--bands: expected bands of '1, 2 NIR, 3', got '4'"):
+        chosen_bands("4", ("1", "NIR", "3"), what="--bands")
