@@ -19,8 +19,8 @@ from ..options import Chosen, configured, renamed
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...model.evaluation.evaluate import Row
     from ...model.evaluation.benchmark import LrRecipe
+    from ...model.evaluation.evaluate import Row
     from ...model.inference.upscaler import Upscaler
 
 

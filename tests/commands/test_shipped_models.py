@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from skimage import data
 
-
 from samdiff import load_model
 from samdiff.cli import main
 from samdiff.model.checkpoints.format import SHIPPED_MODELS, SHIPPED_STUDENT, load_checkpoint
