@@ -80,6 +80,7 @@ On one busy core of a 2.5 GHz Xeon without a GPU (PyTorch 2.14, Python 3.11), on
   same packages' wheels for Python 3.11. First call: 339 steps of the RRDB and 162 of the flow, six files. Second call, after the runs' folders were removed: it resumed the flow from the pieces, and trained `small`; seven files, the largest of 15 MiB. In an empty folder, the unpacked
   flow was resumed with the command in `commands.txt` by `samdiff train`.
 - `torch.compile` of encoder and decoder, with the static shapes of CUDA: a small SAM with random weights has as many masks compiled as not, with predicted IoU within 1e-4 and areas within 0.2 % (`tests/pipeline/masks/test_compiled.py`, `pytest -m slow`).
+- The tests of masks in `tests/cuda`, except the golden images and the compiled segmenter; among them images that are resized in another thread. The tests of training and inference were tried earlier.
 - The parts `host work` and `copies`, the latter with ordinary memory instead of pinned memory. The other parts were run earlier in the same way, except `masks compiled`.
 - Two and four processes of `torchrun` with gloo have the losses of one (`tests/model/training/test_parallel.py`).
 
