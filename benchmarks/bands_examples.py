@@ -95,7 +95,7 @@ EXAMPLES = {
     "ct": Example(
         PYDICOM,
         "pydicom/data/test_files/J2K_pixelrep_mismatch.dcm",
-        prepare="--scale 2 --tile 96 --stride 48 --points-per-side 16",
+        prepare="--scale 2 --nodata -2000 --tile 96 --stride 48 --points-per-side 16",
         train=f"{TRAIN} --rrdb-steps 150 --train.patch 32",
         scale=2,
         crop=(180, 16),
@@ -103,7 +103,7 @@ EXAMPLES = {
     "mr": Example(
         PYDICOM,
         "pydicom/data/test_files/examples_overlay.dcm",
-        prepare="--scale 2 --degradation kspace --tile 96 --stride 48 --points-per-side 16",
+        prepare="--scale 2 --range 0,1200 --degradation kspace --tile 96 --stride 48 --points-per-side 16",
         train=f"{TRAIN} --rrdb-steps 150 --train.patch 32",
         scale=2,
         crop=(110, 10),
