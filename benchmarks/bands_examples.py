@@ -248,9 +248,10 @@ def table_row(name: str, example: Example, folder: Path) -> str:
     """Metrics of bicubic upsampling and of the RRDB, as a row of a table."""
     rows = json.loads((folder / "evaluation" / "figures.json").read_text())["pictures"]
     by_method = {row["method"]: row for row in rows}
-    cells = [
-        f"{by_method['bicubic'].get(metric, np.nan):.4g} -> {by_method['rrdb'].get(metric, np.nan):.4g}" for metric in METRICS
-    ]
+    cells = []
+    for metric in METRICS:
+        values = [by_method[method].get(metric) for method in ("bicubic", "rrdb")]
+        cells.append("" if None in values else " -> ".join(f"{value:.4g}" for value in values))
     return f"| {name} x{example.scale} | " + " | ".join(cells) + " |"
 
 
