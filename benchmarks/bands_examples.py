@@ -98,7 +98,7 @@ EXAMPLES = {
         prepare="--scale 2 --nodata -2000 --tile 96 --stride 48 --points-per-side 16",
         train=f"{TRAIN} --rrdb-steps 150 --train.patch 32",
         scale=2,
-        crop=(180, 16),
+        crop=(240, 0),
     ),
     "mr": Example(
         PYDICOM,
