@@ -95,15 +95,15 @@ EXAMPLES = {
     "ct": Example(
         PYDICOM,
         "pydicom/data/test_files/J2K_pixelrep_mismatch.dcm",
-        prepare="--scale 2 --tile 96 --stride 48 --points-per-side 16",
+        prepare="--scale 2 --nodata -2000 --tile 96 --stride 48 --points-per-side 16",
         train=f"{TRAIN} --rrdb-steps 150 --train.patch 32",
         scale=2,
-        crop=(180, 16),
+        crop=(240, 0),
     ),
     "mr": Example(
         PYDICOM,
         "pydicom/data/test_files/examples_overlay.dcm",
-        prepare="--scale 2 --degradation kspace --tile 96 --stride 48 --points-per-side 16",
+        prepare="--scale 2 --range 0,1200 --degradation kspace --tile 96 --stride 48 --points-per-side 16",
         train=f"{TRAIN} --rrdb-steps 150 --train.patch 32",
         scale=2,
         crop=(110, 10),
@@ -248,9 +248,10 @@ def table_row(name: str, example: Example, folder: Path) -> str:
     """Metrics of bicubic upsampling and of the RRDB, as a row of a table."""
     rows = json.loads((folder / "evaluation" / "figures.json").read_text())["pictures"]
     by_method = {row["method"]: row for row in rows}
-    cells = [
-        f"{by_method['bicubic'].get(metric, np.nan):.4g} -> {by_method['rrdb'].get(metric, np.nan):.4g}" for metric in METRICS
-    ]
+    cells = []
+    for metric in METRICS:
+        values = [by_method[method].get(metric) for method in ("bicubic", "rrdb")]
+        cells.append("" if None in values else " -> ".join(f"{value:.4g}" for value in values))
     return f"| {name} x{example.scale} | " + " | ".join(cells) + " |"
 
 

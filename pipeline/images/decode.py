@@ -19,7 +19,7 @@ from ..decoding.image_data import ReadConfig, decode_image, rgb8
 from ..scientific.choose import seen_format
 from ..scientific.read import may_be_measured, read_native, read_samples
 from ..scientific.sample_format import SampleFormat
-from ..scientific.samples import Samples, rgb8_samples, to_samples
+from ..scientific.samples import Samples, outside_note, rgb8_samples, to_samples
 from ..scientific.view import segmenter_view, view_note
 from .sources import ImageFile, SourceReader
 from .sources import Limits as Limits
@@ -221,7 +221,7 @@ def decode_as(data: bytes, name: str, limits: Limits, samples: SampleFormat) -> 
     if samples.is_rgb8:
         return decode_rgb(data, name, limits)
     read, notes = read_samples(data, name, samples, max_pixels=limits.max_megapixels * 1e6)
-    return Decoded(segmenter_view(read, samples), notes, read)
+    return Decoded(segmenter_view(read, samples), (*notes, *outside_note(read, samples)), read)
 
 
 def decode_rgb(data: bytes, name: str, limits: Limits | None = None) -> Decoded:

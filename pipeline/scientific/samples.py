@@ -15,6 +15,8 @@ STORED = {"uint8": "uint8", "uint16": "uint16", "int16": "uint16", "float32": "f
 """Type in a file -> type in a store."""
 
 
+CLIPPED = 0.005
+"""Share of samples outside the range from which it is noted."""
 FAR = 1000.0
 """Floating-point samples that are further outside the range than so many times its length are no data, such as -9999 or 3e38: one of them
 would spoil all LR pixels around it."""
@@ -187,6 +189,17 @@ def differences(native: Native, format: SampleFormat) -> tuple[str, ...]:
         if far := int(is_far(known, format.ranges).sum()):
             notes.append(f"{far} pixel{'s' * (far != 1)} further than {FAR:g} times the range outside of it: taken as no data")
     return tuple(notes)
+
+
+def outside_note(samples: Samples, format: SampleFormat) -> tuple[str, ...]:
+    """A note if more than `CLIPPED` of the valid samples lie outside the range, such as padding that a file does not state; else none."""
+    low, high = np.array(format.stored_ranges, np.float64).T
+    outside = ((samples.values < low) | (samples.values > high))[... if samples.valid is None else samples.valid]
+    if outside.mean() <= CLIPPED:
+        return ()
+    return (
+        f"more than {CLIPPED:.1%} of its samples lie outside the range and are clipped in training: check --range and --nodata",
+    )
 
 
 def filled(values: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -224,10 +224,21 @@ def test_fill_values_that_no_file_states(tmp_path: Path, fill: float) -> None:
     assert clean.min() <= low < high <= clean.max()
 
 
+def test_samples_outside_the_range_are_noted(tmp_path: Path) -> None:
+    values = scene(bands=1)
+    values[:, :10] = 9000
+    values[40:44] = 60000
+    write_geotiff(tmp_path / "in" / "a.tif", values, names=("B8",))
+    report = prepare(tmp_path / "in", tmp_path / "a.zarr", Boxes(), config(range="5000,14000"))
+    (note,) = report.notes
+    assert note.startswith("more than 0.5% of its samples lie outside the range and are clipped in training")
+    assert not prepare(tmp_path / "in", tmp_path / "b.zarr", Boxes(), config(range="5000,14000", nodata="60000")).notes
+
+
 def test_what_reading_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, bands in enumerate((2, 3, 3)):
         write_geotiff(tmp_path / "in" / f"{number}.tif", scene(bands=bands, seed=number), nodata=0, names=NAMES[:bands])
-    report = prepare(tmp_path / "in", tmp_path / "a.zarr", Boxes(), config(range="7000,12000"))
+    report = prepare(tmp_path / "in", tmp_path / "a.zarr", Boxes(), config(range="4000,15000"))
     assert report.notes == {"1 further band left out": 2}
 
 
