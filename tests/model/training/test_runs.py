@@ -114,7 +114,7 @@ def test_weights_are_known_by_their_content(tmp_path):
     for which in ({"rrdb": other, "start": start}, {"rrdb": given, "start": other}):
         with pytest.raises(ConfigError, match="(rrdb|start)_from.sha256: was '"):
             run(tmp_path, "r", *more, **which)
-    with pytest.raises(ConfigError, match="start_from: was {'file': 'again.safetensors', .* now None"):
+    with pytest.raises(ConfigError, match="start_from: was {'file': 'begin.safetensors', .* now None"):
         run(tmp_path, "r", *more, rrdb=given)
 
 
