@@ -171,6 +171,7 @@ class Ahead(Iterator[tuple[Item, Result]]):
             if not self._waiting:
                 raise StopIteration
             item, future = self._waiting.popleft()
+            self._begin()  # here too, since the result may be an exception
         result = future.result()
         with self._lock:
             self._bytes -= _bytes_of(result)

@@ -95,6 +95,7 @@ def test_an_error_is_raised_in_place_of_its_result():
 
     with Ahead(work, range(6), workers=2, ahead=2) as results:
         assert [next(results)[1] for _ in range(2)] == [0, 1]
+        time.sleep(0.05)  # both errors wait, so no thread begins the next item
         for number in (2, 3):
             with pytest.raises(ImageError, match=f"bad {number}"):
                 next(results)
