@@ -63,26 +63,26 @@ class Cost:
     """CPU seconds of this process per image, in the mask stage."""
 
 
-def warm_up(crew: DaskWorkers, item: SourceImage, read: Read, workers: int) -> None:
+def warm_up(cluster: DaskWorkers, item: SourceImage, read: Read, workers: int) -> None:
     """Process one image per worker, so that each has loaded its segmenter."""
-    crew.client.wait_for_workers(workers)
+    cluster.client.wait_for_workers(workers)
     used: set[str] = set()
     while len(used) < workers:
-        list(crew.records([item] * (workers - len(used)), read))
-        tasks = crew.client.run(lambda dask_worker: dask_worker.state.executed_count)
+        list(cluster.records([item] * (workers - len(used)), read))
+        tasks = cluster.client.run(lambda dask_worker: dask_worker.state.executed_count)
         used = {worker for worker, count in tasks.items() if count}
 
 
-def measure(crew: DaskWorkers, folder: str, images: int, facts: Mapping[str, object]) -> Cost:
+def measure(cluster: DaskWorkers, folder: str, images: int, facts: Mapping[str, object]) -> Cost:
     """One run of `prepare` with running workers."""
     spent: list[float] = []
 
     def stage(items: Sequence[SourceImage], read: Read) -> Iterator[Result]:
-        before, ours, begun = crew.client.run(time.process_time), time.process_time(), time.perf_counter()
-        yield from crew.records(items, read)
+        before, ours, begun = cluster.client.run(time.process_time), time.process_time(), time.perf_counter()
+        yield from cluster.records(items, read)
         spent.append(time.perf_counter() - begun)
         spent.append(time.process_time() - ours)
-        spent.append(sum(crew.client.run(time.process_time).values()) - sum(before.values()))
+        spent.append(sum(cluster.client.run(time.process_time).values()) - sum(before.values()))
 
     with tempfile.TemporaryDirectory() as out:
         begun = time.perf_counter()
@@ -97,7 +97,7 @@ def measure(crew: DaskWorkers, folder: str, images: int, facts: Mapping[str, obj
         total = time.perf_counter() - begun
     assert report.segmented == images, report.skipped
     wall, ours, workers = spent
-    count = len(crew.client.scheduler_info()["workers"])
+    count = len(cluster.client.scheduler_info()["workers"])
     return Cost(rate=images / wall, total=total, worker=workers / images, busy=workers / wall / count, ours=ours / images)
 
 
@@ -132,20 +132,20 @@ def main() -> None:
     read = partial(read_usable, scale=4, tile=64, limits=Limits())
     costs: dict[int, list[Cost]] = {workers: [] for workers in COUNTS}
     with ExitStack() as stack:
-        crews = {}
+        clusters = {}
         for workers in COUNTS:
             begun = time.perf_counter()
             make = partial(make_generator, "mobile_sam", "cpu", **settings)
-            crews[workers] = stack.enter_context(DaskWorkers(make, facts, workers=workers))
-            warm_up(crews[workers], item, read, workers=workers)
+            clusters[workers] = stack.enter_context(DaskWorkers(make, facts, workers=workers))
+            warm_up(clusters[workers], item, read, workers=workers)
             print(f"{workers} workers: start and first images {time.perf_counter() - begun:.1f} s", flush=True)
         longest = 0.0
         for _ in range(arguments.rounds):
             begun = time.monotonic()
             if begun + longest > end:
                 break
-            for workers, crew in crews.items():
-                costs[workers].append(measure(crew, arguments.folder, arguments.images, facts))
+            for workers, cluster in clusters.items():
+                costs[workers].append(measure(cluster, arguments.folder, arguments.images, facts))
                 print(report(workers, costs[workers][-1]), flush=True)
             longest = max(longest, time.monotonic() - begun)
     one, two = (median(costs[workers]) for workers in COUNTS)

@@ -1,8 +1,8 @@
 """Our network in the browser beside UpscalerJS's esrgan-slim x4: seconds per megapixel of output, and PSNR on Y, on one page in Chromium.
 
-    make web CHECKPOINT=runs/student ONLY=student && mv build/web build/student
-    make web
-    taskset -c 0 python benchmarks/web_peers.py FOLDER build/student build/web [--backends wasm] [--rounds 3] [--report FILE] [--save FOLDER]
+    make web ONLY=rrdb STATIC=128 CALIBRATE=photos/ && mv build/web build/rrdb
+    make web STATIC=128 CALIBRATE=photos/
+    taskset -c 0 python benchmarks/web_peers.py FOLDER build/web build/rrdb [--backends wasm] [--rounds 3] [--report FILE] [--save FOLDER]
 
 FOLDER as for `samdiff evaluate`; scale 4. The others are folders of `make web`, whose own worker runs on the page. UpscalerJS, its model and
 TensorFlow.js come from npm into `--packages` (build/npm/peers); all versions are fixed below.

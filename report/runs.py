@@ -65,8 +65,8 @@ def read_run(
     elif not any("validation" in line for line in lines):
         notes = (
             *notes,
-            "The run has no validation, so there is no PSNR and no SSIM. Training validates with --benchmark, or on images that "
-            "validate.images holds out: at most a tenth of the store's.",
+            "The run has no validation, so there is no PSNR or SSIM. To get them, train with --benchmark, or set validate.images, "
+            "which holds out at most a tenth of the store's images.",
         )
     return RunPart(
         title=printable(folder),

@@ -82,7 +82,7 @@ async function start(file) {
   for (const id of ['ours', 'bicubic']) [$(id).width, $(id).height] = sides;
   if (!['ours', 'bicubic'].every((id) => holds($(id)))) {
     showWork(false);
-    showError(`This browser has not enough memory for a result of ${sides.join(' × ')} pixels. Close other tabs, crop the image, or use “samdiff infer”.`);
+    showError(`This browser does not have enough memory for a result of ${sides.join(' × ')} pixels. Close other tabs, crop the image, or use “samdiff infer”.`);
     return;
   }
   $('stack').style.setProperty('--fit', `${(72 * sides[0]) / sides[1]}vh`);  // the whole image is visible

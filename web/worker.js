@@ -16,7 +16,7 @@ async function load({ provider, model }) {
   const answer = await fetch(new URL(`./models/${model.file}`, import.meta.url));
   if (!answer.ok) throw new Error(`${model.file}: ${answer.status} ${answer.statusText}`);
   const former = session;
-  session = undefined;  // it cannot be released twice, if the next one cannot be made
+  session = undefined;  // so that a failed load does not release it a second time
   await former?.release();
   session = await ort.InferenceSession.create(new Uint8Array(await answer.arrayBuffer()), { executionProviders: [isGpu ? 'webgpu' : 'wasm'] });
   manifest = model;

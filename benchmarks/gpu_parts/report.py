@@ -67,7 +67,7 @@ torchvision, NumPy, OpenCV, Pillow, safetensors, typer, tqdm, filelock, pytest a
 
 Each ends within nine minutes (`--minutes`). The first writes `tests.txt` and `gpu.json`; it resumes with a `gpu.json` that `results` already contains. The second trains an RRDB of preset
 `tiny`, a flow on it, and an RRDB of preset `small`, in bf16. It packs each run's folder into `NAME.tar.0`, `NAME.tar.1`, …, of at most 15 MiB each.
-`cat NAME.tar.* | tar x` unpacks it, and the command in `commands.txt` resumes the run on any device. A second call resumes the flow from the pieces in `results`; the state of `small` is too large to come back, so on another machine that run begins again.
+`cat NAME.tar.* | tar x` unpacks it, and the command in `commands.txt` resumes the run on any device. A second call resumes the flow from the pieces in `results`; the state of `small` is too large to be packed, so on another machine that run starts again.
 """
 
 TRIED = """
@@ -75,16 +75,16 @@ TRIED = """
 
 On one busy core of a 2.5 GHz Xeon without a GPU (PyTorch 2.14, Python 3.11), on 2026-11-28:
 
-- `make gpu-bundle` with CID22's training part and CLIC 2025: `check.tar` has 42.5 MiB, `train.tar` 32.9 MiB with a store of 21 of 167 images (115 tiles).
-- `train.tar` was unpacked in an empty folder and run with `--device cpu --small --minutes 10`, by a Python that had only packages that such a machine has. The carried wheels are pure Python, or built for CPython 3.12 on Linux from glibc 2.17 on; those were replaced by the
+- `make gpu-bundle` with CID22's training part and CLIC 2025: `check.tar` is 42.5 MiB; `train.tar` is 32.9 MiB, with a store of 21 of 167 images (115 tiles).
+- `train.tar` was unpacked in an empty folder and run with `--device cpu --small --minutes 10`, in a Python environment with only the packages named above. The carried wheels are pure Python, or built for CPython 3.12 on Linux from glibc 2.17 on; those were replaced by the
   same packages' wheels for Python 3.11. First call: 339 steps of the RRDB and 162 of the flow, six files. Second call, after the runs' folders were removed: it resumed the flow from the pieces, and trained `small`; seven files, the largest of 15 MiB. In an empty folder, the unpacked
   flow was resumed with the command in `commands.txt` by `samdiff train`.
 - `torch.compile` of encoder and decoder, with the static shapes of CUDA: a small SAM with random weights has as many masks compiled as not, with predicted IoU within 1e-4 and areas within 0.2 % (`tests/pipeline/masks/test_compiled.py`, `pytest -m slow`).
 - The tests of masks in `tests/cuda`, except the golden images and the compiled segmenter; among them images that are resized in another thread. The tests of training and inference were tried earlier.
-- The parts `host work` and `copies`, the latter with ordinary memory instead of pinned memory. The other parts were run earlier in the same way, except `masks compiled`.
-- Two and four processes of `torchrun` with gloo have the losses of one (`tests/model/training/test_parallel.py`).
+- The parts `host work` and `copies`, the latter with pageable memory instead of pinned memory. The other parts were run earlier in the same way, except `masks compiled`.
+- Two and four processes of `torchrun` with gloo give the losses of one process (`tests/model/training/test_parallel.py`).
 
-Nothing of this ran on a GPU: no pinned memory, no copy on a side stream, no Triton kernel of `torch.compile`, no bfloat16 on tensor cores, no NCCL. FSDP is not used; [Training](training.md) says why it is not needed.
+Not tried, since it needs a GPU: pinned memory, copies on a side stream, Triton kernels of `torch.compile`, bfloat16 on tensor cores, NCCL. FSDP is not used; [Training](training.md) says why it is not needed.
 """
 """Shown until there are results."""
 
@@ -94,8 +94,8 @@ def page(whole: dict[str, Any] | None, names: list[str]) -> str:
     head = "# On a GPU\n\nThis page is made by `benchmarks/gpu.py --report`.\n"
     if whole is None:
         nothing = (
-            "\n**Nothing has been measured on a GPU yet, and the tests of `tests/cuda` have not been run on one.** The same commands were run on a "
-            "CPU at small sizes; those numbers mean nothing and are not shown.\n"
+            "\n**Nothing has been measured on a GPU yet, and the tests of `tests/cuda` have not been run on one.** Most of these "
+            "measurements and tests were tried on a CPU at small sizes (see below); those numbers mean nothing and are not shown.\n"
         )
         places = "\n".join(f"- {TITLES[name]}" for name in names)
         return f"{head}{nothing}{HOW}{TRIED}\n## What will be measured\n\n{places}\n"

@@ -30,7 +30,7 @@ def copies(bench: Bench) -> None:
     record, sizes = bench.record, bench.sizes
     pin = torch.Tensor.pin_memory
     if bench.device.type != "cuda":
-        record("note", "a CPU has no pinned memory: copies in ordinary memory")
+        record("note", "a CPU has no pinned memory: copies in pageable memory")
         pin = torch.Tensor.clone
     shapes = {
         "batch (HR, uint8)": (sizes.batch, sizes.patch, sizes.patch, 3),

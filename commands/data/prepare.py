@@ -231,7 +231,7 @@ def prepare(
     )
     print_status(f"{target} {done}: {report.images - len(report.skipped)} images, {report.tiles} tiles, {report.masks} masks")
     for note, count in list(report.notes.items())[:_MOST_NOTES]:
-        print_status(f"noted of {count} image{'s' * (count != 1)}: {note}")
+        print_status(f"note on {count} image{'s' * (count != 1)}: {note}")
     reported = {} if report.already_complete else report.skipped  # already reported as warnings
     finish(report.skipped, reported if logging.getLogger().isEnabledFor(logging.WARNING) else {})
 

@@ -28,7 +28,7 @@ def of_scale(path: Path, config: RunConfig, kind: str | None = None) -> Checkpoi
     skip = own.get("rrdb_skip", "none") if isinstance(own, Mapping) else "none"
     if skip != config.model.rrdb_skip:
         raise CheckpointError(
-            f"{path}: its RRDB has model.rrdb_skip {brief(skip)}, the run {config.model.rrdb_skip}; add --set model.rrdb_skip={printable(skip)[:20]}"
+            f"{path}: its RRDB was trained with model.rrdb_skip={brief(skip)}, this run has {config.model.rrdb_skip}; add --set model.rrdb_skip={printable(skip)[:20]}"
         )
     return checkpoint
 

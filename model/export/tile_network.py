@@ -65,7 +65,7 @@ def network_of(checkpoint: Checkpoint, only: str, name: str) -> RRDB | Student:
     config = config_in(checkpoint, name)
     if only == "rrdb" and config.model.rrdb_skip != "none":
         raise CheckpointError(
-            f"{name}: its RRDB is added to the bicubic upsampling (model.rrdb_skip), which other programs do not do; leave --only and --to esrgan out"
+            f"{name}: its RRDB's output is added to the bicubic upsampling (model.rrdb_skip), which other programs do not do; leave out --only and --to esrgan"
         )
     network = build_rrdb(config) if only == "rrdb" else build_student(config)
     load_into(network, weights, name)

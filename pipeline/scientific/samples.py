@@ -187,7 +187,9 @@ def differences(native: Native, format: SampleFormat) -> tuple[str, ...]:
         used = native.values[..., [names.index(name) for name in format.names]]
         known = used if format.nodata is None else np.where(used == format.nodata, np.nan, used)
         if far := int(is_far(known, format.ranges).sum()):
-            notes.append(f"{far} pixel{'s' * (far != 1)} further than {FAR:g} times the range outside of it: taken as no data")
+            notes.append(
+                f"{far} pixel{'s' * (far != 1)} outside the range by more than {FAR:g} times its length: treated as nodata"
+            )
     return tuple(notes)
 
 
@@ -198,7 +200,7 @@ def outside_note(samples: Samples, format: SampleFormat) -> tuple[str, ...]:
     if outside.mean() <= CLIPPED:
         return ()
     return (
-        f"more than {CLIPPED:.1%} of its samples lie outside the range and are clipped in training: check --range and --nodata",
+        f"more than {100 * CLIPPED:g} % of the samples lie outside the range, and training clips them; check --range and --nodata",
     )
 
 

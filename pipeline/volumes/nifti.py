@@ -77,7 +77,7 @@ def header_of(head: bytes) -> Header:
         ImageError: no NIfTI file of one part, damaged, or voxels of a type that is not kept (complex, RGB, 64-bit integers).
     """
     if not is_nifti(head):
-        raise ImageError("not a NIfTI file of one part (.nii, .nii.gz)")
+        raise ImageError("not a single-file NIfTI (.nii, .nii.gz); pairs of .hdr and .img are not read")
     order = "<" if head[0] in (0x5C, 0x1C) else ">"
     if head[4:5] == b"n" and len(head) >= HEADER:
         code = struct.unpack_from(f"{order}h", head, 12)[0]
@@ -94,12 +94,12 @@ def header_of(head: bytes) -> Header:
     else:
         raise ImageError("NIfTI: cut off within its header")
     if not 1 <= dims[0] <= 7 or not all(1 <= size < 1 << 31 for size in dims[1 : dims[0] + 1]):
-        raise ImageError("NIfTI: damaged: impossible dimensions")
+        raise ImageError("NIfTI: damaged header: invalid dimensions")
     if not (math.isfinite(start) and 0 <= start < 1 << 31):
-        raise ImageError("NIfTI: damaged: its voxels have no valid place")
+        raise ImageError("NIfTI: damaged header: invalid offset of the voxels")
     if code not in _TYPES:
         raise ImageError(
-            f"NIfTI with voxels of type {code} (such as complex or RGB), which are not kept; convert it to float32"
+            f"NIfTI of datatype {code}, which is not read (integers of up to 32 bits and floats are); convert it to float32"
         )
     sizes = [*dims[1 : dims[0] + 1], 1, 1, 1]
     known = [abs(x) * _MM.get(units & 7, 1.0) if math.isfinite(x) and x != 0 else math.nan for x in distances[1:4]]
@@ -230,7 +230,7 @@ def read_slice(data: bytes) -> tuple[np.ndarray, tuple[float, float] | None, lis
     stored = np.frombuffer(part, header.dtype).reshape(height, width)
     values, notes = _in_units(stored.astype(header.dtype.newbyteorder("=")), header.scaling)
     if values.size and (values == values.flat[0]).all():
-        raise ImageError("all samples are equal, as in a slice beside the body")
+        raise ImageError("all samples are equal, as in a slice outside of the body")
     columns, lines = (other for other in range(3) if other != axis)
     spacing = header.spacing[lines], header.spacing[columns]
     return values, None if any(map(math.isnan, spacing)) else spacing, notes

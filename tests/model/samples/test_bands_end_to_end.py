@@ -182,7 +182,8 @@ def test_an_rgb_model_refuses_measured_values(trained: tuple[Path, Path], tmp_pa
 def test_an_rrdb_with_another_skip_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
     store, given = open_store(trained[0]), trained[1].parent / "rrdb.safetensors"
     with pytest.raises(
-        CheckpointError, match="its RRDB has model.rrdb_skip 'bicubic', the run none; add --set model.rrdb_skip=bicubic"
+        CheckpointError,
+        match="its RRDB was trained with model.rrdb_skip='bicubic', this run has none; add --set model.rrdb_skip=bicubic",
     ):
         train([store], tmp_path / "run", config(trained[0], "model.rrdb_skip=none"), CPU, rrdb=given)
     assert not (tmp_path / "run").exists()

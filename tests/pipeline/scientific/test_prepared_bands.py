@@ -217,7 +217,7 @@ def test_fill_values_that_no_file_states(tmp_path: Path, fill: float) -> None:
     (row,) = np.flatnonzero((places[:, 1] == 0) & (places[:, 2] == 64))
     assert not valid[row][18:26, 4:8].any()
     assert valid[row][:12].all()
-    assert ("4 pixels further than 1000 times the range" in store.note(0)) == np.isfinite(fill)
+    assert ("4 pixels outside the range by more than 1000 times" in store.note(0)) == np.isfinite(fill)
     auto = config(range="auto", nodata="-9999" if fill == -9999 else "")
     prepare(tmp_path / "in", tmp_path / "b.zarr", Boxes(), auto)
     low, high = open_store(tmp_path / "b.zarr").samples.ranges[0]
@@ -231,7 +231,7 @@ def test_samples_outside_the_range_are_noted(tmp_path: Path) -> None:
     write_geotiff(tmp_path / "in" / "a.tif", values, names=("B8",))
     report = prepare(tmp_path / "in", tmp_path / "a.zarr", Boxes(), config(range="5000,14000"))
     (note,) = report.notes
-    assert note.startswith("more than 0.5% of its samples lie outside the range and are clipped in training")
+    assert note.startswith("more than 0.5 % of the samples lie outside the range, and training clips them")
     assert not prepare(tmp_path / "in", tmp_path / "b.zarr", Boxes(), config(range="5000,14000", nodata="60000")).notes
 
 

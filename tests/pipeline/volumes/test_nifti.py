@@ -122,11 +122,11 @@ def test_as_nibabel_reads_it(tmp_path: Path) -> None:
         (lambda data: data[:400], "cut off"),
         (lambda data: gzip.compress(data)[:-3000], "cut off"),
         (lambda data: gzip.compress(data)[:2000] + b"\xff" * 9000, "gzip data are damaged"),
-        (lambda data: data[:40] + struct.pack("<8h", 9, *[3] * 7) + data[56:], "impossible dimensions"),
-        (lambda data: data[:40] + struct.pack("<8h", 3, -1, 2, 2, 1, 1, 1, 1) + data[56:], "impossible dimensions"),
-        (lambda data: data[:70] + struct.pack("<h", 32) + data[72:], "voxels of type 32"),
-        (lambda data: data[:108] + struct.pack("<f", np.nan) + data[112:], "no valid place"),
-        (lambda data: b"x" + data[1:], "not a NIfTI file"),
+        (lambda data: data[:40] + struct.pack("<8h", 9, *[3] * 7) + data[56:], "invalid dimensions"),
+        (lambda data: data[:40] + struct.pack("<8h", 3, -1, 2, 2, 1, 1, 1, 1) + data[56:], "invalid dimensions"),
+        (lambda data: data[:70] + struct.pack("<h", 32) + data[72:], "datatype 32"),
+        (lambda data: data[:108] + struct.pack("<f", np.nan) + data[112:], "invalid offset of the voxels"),
+        (lambda data: b"x" + data[1:], "not a single-file NIfTI"),
     ],
 )
 def test_damage(change, message: str) -> None:
@@ -177,7 +177,7 @@ def test_a_folder_of_volumes_is_a_list_of_slices(tmp_path: Path) -> None:
         *(f"b_k00{k}.nii" for k in range(5)),
         "c.nii",
     ]
-    assert images[-1].problem == "not a NIfTI file of one part (.nii, .nii.gz)"
+    assert images[-1].problem == "not a single-file NIfTI (.nii, .nii.gz); pairs of .hdr and .img are not read"
     hashes = list(hash_images(images[:10]))
     assert hashes[:5] == hashes[5:]  # equal slices are segmented once
     assert len(set(hashes)) == 5
@@ -194,7 +194,7 @@ def test_prepare(tmp_path: Path) -> None:
     boxes = Boxes()
     report = prepare(folder, tmp_path / "a.zarr", boxes, settings)
     assert (report.images, len(boxes.seen)) == (5, 4)
-    assert report.skipped == {"brain_k004.nii": "all samples are equal, as in a slice beside the body"}
+    assert report.skipped == {"brain_k004.nii": "all samples are equal, as in a slice outside of the body"}
     store = open_store(tmp_path / "a.zarr")
     assert (store.samples.dtype, store.samples.offset, store.samples.names) == ("uint16", 32768, ("1",))
     low, high = np.percentile(values[..., :4].reshape(-1, 4), (0.1, 99.9), axis=0)
