@@ -200,7 +200,7 @@ def outside_note(samples: Samples, format: SampleFormat) -> tuple[str, ...]:
     if outside.mean() <= CLIPPED:
         return ()
     return (
-        f"more than {100 * CLIPPED:g} % of the samples lie outside the range, and training clips them; check --range and --nodata",
+        f"more than {100 * CLIPPED:g} % of the samples lie outside the range, and training clips them: check --range and --nodata",
     )
 
 
