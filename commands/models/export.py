@@ -48,7 +48,7 @@ def export_model(
 
     Without --only, RRDB and denoiser as ONNX files with dynamic sizes.
     """
-    from ...model.checkpoints.format import SHIPPED_STUDENT
+    from ...model.checkpoints.format import SHIPPED_MODELS, SHIPPED_STUDENT
     from ...model.checkpoints.publish import checkpoint_files
 
     if to not in ("onnx", "esrgan"):
@@ -59,7 +59,10 @@ def export_model(
         raise ConfigError(f"{used[0]}: only together with --only; give --only rrdb or --only student")
     if to == "esrgan" and (used or only not in (None, "rrdb")):
         raise ConfigError(f"--to esrgan: exports the RRDB's weights; leave {used[0] if used else '--only'} out")
-    path = Path(SHIPPED_STUDENT) if checkpoint is None and only == "student" else choose_checkpoint(checkpoint)
+    if checkpoint is None and only == "student":
+        path = SHIPPED_MODELS[SHIPPED_STUDENT]
+    else:
+        path = choose_checkpoint(checkpoint)
     target = out or Path(to)
     if to == "esrgan" or only is not None:
         _one_network(

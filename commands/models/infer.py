@@ -153,4 +153,7 @@ def _named(model: str | None, checkpoint: Path | None) -> Path | None:
         raise ConfigError(
             f"--model {model}: names a model that comes with samdiff, so it cannot be combined with --checkpoint; leave one out"
         )
-    return Path(SHIPPED_FOR[model])
+    from ...model.checkpoints.format import SHIPPED_MODELS
+
+    name = Path(SHIPPED_FOR[model])
+    return SHIPPED_MODELS[str(name)] if name.exists() else name  # not a file of that name here

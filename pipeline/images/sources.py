@@ -18,7 +18,7 @@ from functools import partial
 from ...errors import ImageError, printable
 from ..decoding.formats import is_volume_name
 from ..storage.regular import open_regular, too_large
-from ..volumes.nifti import HEADER, header_of, slice_bytes, slice_name, unpacked, why_too_large
+from ..volumes.nifti import checked_volume, slice_bytes, slice_names
 from .archives import CHUNK, ArchiveReader, reason_of, unpacked_in_order
 from .listing import MAX_ARCHIVE_GB as MAX_ARCHIVE_GB
 from .listing import SUFFIXES as SUFFIXES
@@ -110,31 +110,26 @@ def with_slices(image_files: Iterable[ImageFile], *, axis: str, limits: Limits) 
         axis: of the slices, see `Header.slice_axis`.
         limits: bounds on the size of a slice.
     """
-    images: list[ImageFile] = []
+    given, images = list(image_files), list[ImageFile]()
+    names = {image_file.name for image_file in given}
     with SourceReader() as source_reader:
-        for image_file in image_files:
+        for image_file in given:
             if image_file.problem or not is_volume_name(image_file.name):
                 images.append(image_file)
                 continue
-            head = b""
             try:
-                for piece in unpacked(source_reader.chunks(image_file)):
-                    head += piece
-                    if len(head) >= HEADER:
-                        break
-                header = header_of(head)
-                across = header.slice_axis(axis)
-                if problem := why_too_large(header, across, limits.max_bytes):
-                    raise ImageError(problem)
+                header, across = checked_volume(source_reader.chunks(image_file), axis, limits.max_bytes)
             except ImageError as error:
                 images.append(replace(image_file, problem=str(error)))
                 continue
             if header.volumes > 1:
                 log.warning("%s: only the first of %s volumes is read", printable(image_file.name), header.volumes)
-            images += [
-                replace(image_file, name=slice_name(image_file.name, across, number, header), slice=(across, number))
-                for number in range(header.shape[across])
-            ]
+            made, repeated = slice_names(image_file.name, across, header), 1
+            while not names.isdisjoint(made):  # such as those of a.nii and a.nii.gz
+                repeated += 1
+                made = slice_names(image_file.name, across, header, repeated=repeated)
+            names.update(made)
+            images += [replace(image_file, name=name, slice=(across, number)) for number, name in enumerate(made)]
     return images
 
 

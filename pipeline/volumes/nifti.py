@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from ...errors import ImageError
 from ..decoding.formats import VOLUME_SUFFIXES as SUFFIXES
+from .stream import PIECE, Stream, unpacked
 
 HEADER = 540
 """Bytes that `header_of` needs: the length of a NIfTI-2 header."""
@@ -29,7 +29,8 @@ _MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
 """Unit of space (bits 0 to 2 of xyzt_units) -> mm; unknown is taken for mm, as by other programs."""
 MOST_SLICES = 100_000
 """Largest number of slices of a volume."""
-_PIECE = 1 << 20
+MOST_UNPACKED = 1 << 38
+"""Bound on the bytes that are unpacked for all slices of a packed volume: a quarter of an hour or more."""
 _START = 352  # of the voxels in a file of one slice: the header, and four bytes that say there is no extension
 
 
@@ -114,33 +115,43 @@ def header_of(head: bytes) -> Header:
     )
 
 
-def unpacked(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The bytes of a file; those of a gzip file unpacked, at most 1 MiB at a time, so that it cannot take more memory than that.
+def checked_volume(pieces: Iterable[bytes], axis: str, most_bytes: float) -> tuple[Header, int]:
+    """The header and the axis of the slices of a volume that is read to its end, so that damage anywhere is known before its first slice is used.
+
+    Args:
+        pieces: of the file, from its start.
+        axis: see `Header.slice_axis`.
+        most_bytes: bound on the bytes of a slice.
 
     Raises:
-        ImageError: the gzip data are damaged or cut off.
+        ImageError: damaged, cut off, too large, or its slices take too long to unpack.
     """
-    unpacker, packed, begun = zlib.decompressobj(31), None, False
-    for piece in pieces:
-        if packed is None and piece:
-            packed = piece[:2] == b"\x1f\x8b"
-        if not packed:
+    packed: list[bool] = []
+
+    def noted() -> Iterator[bytes]:
+        for piece in pieces:
+            if piece and not packed:
+                packed.append(piece[:2] == b"\x1f\x8b")
             yield piece
-            continue
-        while piece or begun:
-            if not begun and piece[:1] != b"\x1f":
-                return  # padding after the last member
-            try:
-                made = unpacker.decompress(piece, _PIECE)
-            except zlib.error as error:
-                raise ImageError("NIfTI: its gzip data are damaged") from error
-            if made:
-                yield made
-            begun, piece = not unpacker.eof, unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
-            if unpacker.eof:  # another member may follow, as bgzip writes them
-                unpacker = zlib.decompressobj(31)
-            elif not piece and len(made) < _PIECE:
-                break
+
+    stream = Stream(unpacked(noted()))
+    head = stream.take(HEADER, least=0)
+    header = header_of(head)
+    across = header.slice_axis(axis)
+    if problem := why_too_large(header, across, most_bytes):
+        raise ImageError(problem)
+    size = math.prod(header.shape) * header.dtype.itemsize
+    if packed[:1] == [True] and size * header.shape[across] > MOST_UNPACKED:
+        raise ImageError(
+            f"NIfTI: each of its {header.shape[across]} slices is unpacked from {size / 1e9:.1f} GB, which takes too long; "
+            "unpack the file (gunzip), or cut it into smaller ones"
+        )
+    stream.skip(header.start - len(head), before=head[header.start :])
+    plane = math.prod(header.shape[:2]) * header.dtype.itemsize
+    for _ in range(header.shape[2]):
+        stream.take(plane)
+    stream.drain((header.volumes - 1) * size + PIECE)  # other volumes, and padding
+    return header, across
 
 
 def why_too_large(header: Header, axis: int, most_bytes: float) -> str:
@@ -168,7 +179,7 @@ def slice_bytes(pieces: Iterable[bytes], axis: int, number: int, *, most_bytes: 
     Raises:
         ImageError: damaged, cut off or too large, or there is no such slice.
     """
-    stream = _Stream(unpacked(pieces))
+    stream = Stream(unpacked(pieces))
     head = stream.take(HEADER, least=348)
     header = header_of(head)
     if problem := why_too_large(header, axis, most_bytes):
@@ -197,11 +208,15 @@ def slice_size(header: Header, axis: int) -> tuple[int, int]:
     return header.shape[columns], header.shape[lines]
 
 
-def slice_name(name: str, axis: int, number: int, header: Header) -> str:
-    """The name of a slice as an image: `brain.nii.gz` -> `brain_k007.nii`, with as many digits as the last one needs, at least 3."""
+def slice_names(name: str, axis: int, header: Header, *, repeated: int = 1) -> list[str]:
+    """The names of the slices as images: `brain.nii.gz` -> `brain_k007.nii`, with as many digits as the last one needs, at least 3.
+
+    `repeated` tells volumes apart whose slices would have the same names: `brain (2)_k007.nii`.
+    """
     stem = name[: -len(next(suffix for suffix in reversed(SUFFIXES) if name.lower().endswith(suffix)))]
     digits = max(3, len(str(header.shape[axis] - 1)))
-    return f"{stem}_{AXES[axis]}{number:0{digits}}.nii"
+    again = f" ({repeated})" if repeated > 1 else ""
+    return [f"{stem}{again}_{AXES[axis]}{number:0{digits}}.nii" for number in range(header.shape[axis])]
 
 
 def read_slice(data: bytes) -> tuple[np.ndarray, tuple[float, float] | None, list[str]]:
@@ -265,35 +280,3 @@ def _file_of(values: np.ndarray, *, spacing: tuple[float, float], scaling: tuple
     head[123] = 2  # mm
     head[344:348] = b"n+1\0"
     return bytes(head) + plain.tobytes()
-
-
-class _Stream:
-    """Bytes from pieces, taken from the front."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, b""
-
-    def take(self, count: int, *, least: int | None = None) -> bytes:
-        """The next `count` bytes; ImageError if there are fewer than `least` (default: `count`).
-
-        Memory grows with what is there, not with what a header claims.
-        """
-        parts, have = [self._rest], len(self._rest)
-        while have < count:
-            piece = next(self._pieces, None)
-            if piece is None:
-                break
-            parts.append(piece)
-            have += len(piece)
-        whole = b"".join(parts)
-        if len(whole) < (count if least is None else least):
-            raise ImageError("NIfTI: cut off")
-        self._rest = whole[count:]
-        return whole[:count]
-
-    def skip(self, count: int, *, before: bytes = b"") -> None:
-        """Leave `count` bytes out; a negative count gives back `before`, the end of what was taken."""
-        if count < 0:
-            self._rest = before + self._rest
-        while count > 0:
-            count -= len(self.take(min(count, _PIECE)))

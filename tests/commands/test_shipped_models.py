@@ -37,8 +37,10 @@ def test_the_student_is_smaller_still_and_beats_bicubic():
     assert student > psnr_y(imresize(lr, 4), hr, 4) + 1.5
 
 
-def test_a_student_is_exported_without_a_checkpoint(tmp_path):
-    """`--only student` alone means the student that comes with samdiff."""
+def test_a_student_is_exported_without_a_checkpoint(tmp_path, monkeypatch):
+    """`--only student` alone means the student that comes with samdiff, also where a file has its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shipped-student").write_bytes(b"not a model")
     with pytest.raises(SystemExit, match="^0$"):
         main(["export-model", "--only", "student", "--static", "48", "-o", str(tmp_path / "s.onnx")])
     manifest = json.loads((tmp_path / "s.json").read_text())

@@ -16,7 +16,8 @@ from samdiff.pipeline.prepare.run import PrepareConfig, prepare
 from samdiff.pipeline.prepare.scan import scan
 from samdiff.pipeline.scientific.read import read_native
 from samdiff.pipeline.scientific.settings import PixelConfig
-from samdiff.pipeline.volumes.nifti import header_of, read_slice, slice_bytes, unpacked
+from samdiff.pipeline.volumes.nifti import header_of, read_slice, slice_bytes
+from samdiff.pipeline.volumes.stream import unpacked
 
 from ...helpers.measured import Boxes
 
@@ -162,6 +163,49 @@ def test_gzip_members_and_pieces_of_any_size() -> None:
     for size in (7, 1000, len(packed)) if len(packed) < 100_000 else (1000, len(packed)):
         pieces = [packed[at : at + size] for at in range(0, len(packed), size)]
         assert b"".join(unpacked(pieces)) == data
+
+
+def listed(folder: Path, data: bytes, name: str = "a.nii.gz") -> list[ImageFile]:
+    """The listing of a folder with one file."""
+    folder.mkdir()
+    (folder / name).write_bytes(data)
+    return with_slices(list_source(folder), axis="k", limits=Limits())
+
+
+def test_a_volume_that_is_damaged_anywhere_is_skipped_as_a_whole(tmp_path: Path) -> None:
+    """A flipped bit may change voxels without an error until the end of the file, where the checksum is."""
+    values = np.random.default_rng(0).integers(0, 50, (64, 64, 40)).astype(np.int16)
+    packed = bytearray(gzip.compress(nifti(values), 1))
+    assert len(listed(tmp_path / "whole", bytes(packed))) == 40
+    for number, at in enumerate((len(packed) // 3, len(packed) // 2)):
+        flipped = bytearray(packed)
+        flipped[at] ^= 4
+        (image,) = listed(tmp_path / f"flipped{number}", bytes(flipped))
+        assert "gzip data are" in image.problem
+    (image,) = listed(tmp_path / "cut", bytes(packed[: len(packed) // 2]))
+    assert "cut off" in image.problem
+    (image,) = listed(tmp_path / "short", nifti(values)[:-1], "a.nii")
+    assert image.problem == "NIfTI: cut off"
+    (image,) = listed(tmp_path / "long", gzip.compress(nifti(values) + bytes(4 << 20)))
+    assert "more bytes than its header states" in image.problem
+
+
+def test_a_packed_volume_that_takes_too_long_is_refused_at_once(tmp_path: Path) -> None:
+    """1000 slices, each unpacked from 4 GB; nothing but the header is unpacked."""
+    head = bytearray(nifti(np.zeros((4, 4, 4), np.uint8)))
+    head[40:56] = struct.pack("<8h", 3, 2000, 2000, 1000, 1, 1, 1, 1)
+    (image,) = listed(tmp_path / "in", gzip.compress(bytes(head)))
+    assert "unpacked from 4.0 GB, which takes too long; unpack the file" in image.problem
+
+
+def test_slices_of_two_volumes_have_different_names(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.nii").write_bytes(nifti(volume()))
+    (folder / "a.nii.gz").write_bytes(gzip.compress(nifti(volume() + 1)))
+    names = [image.name for image in with_slices(list_source(folder), axis="k", limits=Limits())]
+    assert len(set(names)) == len(names) == 10
+    assert (names[0], names[5]) == ("a_k000.nii", "a (2)_k000.nii")
 
 
 def test_a_folder_of_volumes_is_a_list_of_slices(tmp_path: Path) -> None:
