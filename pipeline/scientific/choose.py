@@ -48,6 +48,11 @@ def choose_format(files: Iterable[File], config: PixelConfig, *, max_pixels: flo
     if config.limits is not None:
         limits = (config.limits,) * format.count
     elif config.range == AUTO or (native.auto and native.limits is None):
+        if config.nodata == "" and format.nodata is None and (fill := _likely_fill(native, format)) is not None:
+            raise ConfigError(
+                f"{printable(name)}: more than {_NOTABLE:.0%} of its pixels are {fill:g} in all bands, far below all others, and no nodata value is "
+                f"stated; give --nodata {fill:g} if that means no data, else --nodata none"
+            )
         others = (other for _, other in readable if other is not None)
         limits = _measured(chain([native], others), format)
     elif native.limits is not None:
@@ -123,6 +128,17 @@ def _of_bands(native: Native, format: SampleFormat) -> np.ndarray:
 def _zeros(native: Native, format: SampleFormat) -> float:
     """Share of pixels that are 0 in all bands."""
     return float((_of_bands(native, format) == 0).all(axis=2).mean())
+
+
+def _likely_fill(native: Native, format: SampleFormat) -> float | None:
+    """A negative value, such as -9999, that many pixels have in all bands and that is further from all others than those are from each other."""
+    values = _of_bands(native, format).astype(np.float64)
+    known = values[np.abs(values) < _ANY[1]]
+    least = known.min(initial=0.0)
+    others = known[known > least]
+    if least >= 0 or not others.size or (values == least).all(axis=2).mean() <= _NOTABLE:
+        return None
+    return float(least) if others.min() - least > others.max() - others.min() else None
 
 
 def _measured(natives: Iterable[Native], format: SampleFormat) -> tuple[tuple[float, float], ...]:

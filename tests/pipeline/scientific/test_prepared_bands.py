@@ -235,6 +235,19 @@ def test_samples_outside_the_range_are_noted(tmp_path: Path) -> None:
     assert not prepare(tmp_path / "in", tmp_path / "b.zarr", Boxes(), config(range="5000,14000", nodata="60000")).notes
 
 
+def test_a_fill_value_that_no_file_states_is_asked_for(tmp_path: Path) -> None:
+    """With it, an automatic range would be from -9999 to 4, and a model would learn nothing."""
+    (tmp_path / "in").mkdir()
+    values = np.random.default_rng(0).uniform(0, 4, (96, 96, 1)).astype(np.float32)
+    values[:20] = -9999
+    write_geotiff(tmp_path / "in" / "a.tif", values, names=("height",))
+    with pytest.raises(ConfigError, match="more than 1% of its pixels are -9999 in all bands, .* give --nodata -9999"):
+        prepare(tmp_path / "in", tmp_path / "a.zarr", Boxes(), config(range="auto"))
+    report = prepare(tmp_path / "in", tmp_path / "b.zarr", Boxes(), config(range="auto", nodata="-9999"))
+    assert report.images == 1
+    assert open_store(tmp_path / "b.zarr").samples.ranges[0][0] >= 0
+
+
 def test_what_reading_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, bands in enumerate((2, 3, 3)):
         write_geotiff(tmp_path / "in" / f"{number}.tif", scene(bands=bands, seed=number), nodata=0, names=NAMES[:bands])
