@@ -119,7 +119,7 @@ def test_keyboard_slider_and_what_is_refused(page, tmp_path):
         " function () { CanvasRenderingContext2D.prototype.getImageData = read; throw new RangeError('out of memory'); } }"
     )
     page.set_input_files("#file", tmp_path / "input.png")
-    page.locator("#error", has_text="not enough memory for a result of 80 × 80 pixels").wait_for()
+    page.locator("#error", has_text="does not have enough memory for a result of 80 × 80 pixels").wait_for()
     assert page.is_visible("#drop")
     page.set_input_files("#file", tmp_path / "input.png")
     page.wait_for_selector("#work[data-state=done]")
